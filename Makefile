@@ -1,0 +1,43 @@
+# Python 3.10 or newer is all this needs; the first target builds the environment, once.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test lint types unit clean
+
+demo: $(VENV)/installed
+	@mkdir -p demo
+	@$(VENV)/bin/talkingface generate examples/portrait.jpg examples/speech.wav \
+		-o demo/talking.mp4 --sheet demo/sheet.png --overwrite
+	@echo "the talking video: $(CURDIR)/demo/talking.mp4"
+	@echo "its frames:        $(CURDIR)/demo/sheet.png"
+
+test: lint types unit
+
+lint: $(VENV)/developing
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/developing
+	$(VENV)/bin/mypy
+
+unit: $(VENV)/developing
+	$(VENV)/bin/python -m pytest
+
+# Debian keeps `venv` in a package of its own; without it this says so and leaves nothing half made.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is older than 3.10: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: no venv module: apt-get install python3-venv" >&2; exit 2; }
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/developing: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,209 @@
+"""The command line: options in, one line per result out. The only place that prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from talkingface import __version__
+from talkingface.errors import BadRequest, TalkingFaceError
+
+if TYPE_CHECKING:
+    from talkingface.pipeline import Box, JobResult, Progress
+
+# Everything heavy is imported inside the commands: `talkingface --help` answers at once.
+app = typer.Typer(
+    help="One portrait and one speech recording in, a video of that face speaking out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+prepare_app = typer.Typer(
+    help="Turn a corpus into training shards.", no_args_is_help=True, rich_markup_mode=None
+)
+train_app = typer.Typer(
+    help="Train the lip reader or a generator.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(prepare_app, name="prepare")
+app.add_typer(train_app, name="train")
+
+FACE_HELP = "which face: N, the N-th largest (from 1), or x,y,width,height in pixels"
+Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
+MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that exists")]
+FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
+
+
+@app.command()
+def generate(
+    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    speech: Annotated[Path, typer.Argument(help="a recording, or a video with sound")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")],
+    model: Model = "cran",
+    face: FaceChoice = None,
+    crop: Crop = False,
+    max_size: MaxSize = 1280,
+    sheet: Annotated[
+        Path | None, typer.Option(help="also write frames side by side as this .png")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a talking video of one portrait and one recording.
+
+    Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
+    """
+    number, box = parse_face(face)
+    from talkingface import pipeline
+
+    job = pipeline.Job(portrait, speech, output, sheet, crop, number, box, max_size, overwrite)
+    job.check()
+    speaker = pipeline.load(model, device)
+    with _bar("frames") as progress:
+        result = speaker.run(job, progress)
+    _report(result)
+    if sheet is not None:
+        print(f"{sheet}: contact sheet")
+
+
+@app.command()
+def batch(
+    portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
+    speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
+    out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
+    model: Model = "cran",
+    crop: Crop = False,
+    max_size: MaxSize = 1280,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a video of every portrait with every recording; a failed one does not stop the others.
+
+    Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
+    """
+    from talkingface import pipeline
+
+    jobs = pipeline.plan(
+        portraits, speech, out_dir, crop=crop, max_size=max_size, overwrite=overwrite
+    )
+    speaker = pipeline.load(model, device)
+    pipeline.make_folder(out_dir)
+    results = speaker.generate_many(jobs, _report)
+    failed = sum(result.error is not None for result in results)
+    print(f"{len(results) - failed} of {len(results)} videos written to {out_dir}")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models, their size, data, licence and measures.
+
+    Example: talkingface models
+    """
+    from talkingface import weights
+
+    for info in weights.listing():
+        size = f"{info.parameters / 1e6:.2f} M parameters"
+        print(f"{info.name}: family {info.family}, {size}, licence {info.licence}")
+        print(f"    {'data' if info.path else 'what'}: {info.training_data}")
+        if info.metrics:
+            print("    " + ", ".join(f"{key} {value:g}" for key, value in info.metrics.items()))
+        if info.sha256:
+            print(f"    sha256: {info.sha256}")
+
+
+@app.command()
+def sheet(
+    source: Annotated[Path, typer.Argument(metavar="VIDEO", help="a video file")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .png to write")],
+    every: Annotated[int, typer.Option(help="one frame in so many (at 25 fps)")] = 3,
+    seconds: Annotated[float, typer.Option(help="how much of the video's beginning")] = 3.0,
+    columns: Annotated[int, typer.Option(help="pictures in a row")] = 13,
+    side: Annotated[int, typer.Option(help="pixels of each picture's side")] = 128,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lay frames of a video side by side in one picture.
+
+    Example: talkingface sheet talking.mp4 -o sheet.png --every 2
+    """
+    from talkingface import media, picture, pipeline, video
+
+    media.check_output(output, overwrite)
+    frames = video.read_frames(source)
+    shown = pipeline.contact_sheet(frames, seconds=seconds, every=every, columns=columns, side=side)
+    picture.write_png(output, shown, overwrite)
+    print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"talkingface {__version__}")
+
+
+def parse_face(text: str | None) -> tuple[int | None, Box | None]:
+    """`--face`: "2" -> (2, None); "10,20,64,64" -> (None, the box). Raises BadRequest."""
+    if text is None:
+        return None, None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return None, (x, y, width, height)
+    if len(numbers) == 1 and numbers[0] == int(numbers[0]):
+        return int(numbers[0]), None
+    raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
+
+
+def _report(result: JobResult) -> None:
+    """One line of a finished job; a failed one's goes to standard error."""
+    if result.error is not None:
+        _complain(result.error)
+        return
+    length = result.frames / 25
+    print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
+
+
+def _complain(error: TalkingFaceError) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Progress]:
+    """A progress bar on standard error while somebody is looking."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (what, progress.BarColumn(), progress.MofNCompleteColumn())
+    hidden = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The `talkingface` command. A user's error is one line on standard error and exit code 2."""
+    # Threads that wait by spinning bring a busy machine to a crawl; torch reads this on import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(argv)
+    except TalkingFaceError as error:
+        _complain(error)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

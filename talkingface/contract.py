@@ -1,0 +1,83 @@
+"""The one idea: every generator is the same function. Shapes, ranges and units, written once.
+
+    identity         = model.encode(portrait)                   # once per face
+    generated, state = model(identity, speech, state=None)      # as often as you like
+
+Streaming is not a feature but a consequence: call again with the state you got.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from talkingface.audio import SpeechSpec
+from talkingface.geometry import CropSpec
+
+LANDMARKS = 68  # iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67
+LIPS = slice(48, 68)
+INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """Aligned face crops.
+
+    image: (B, 3, S, S) float, RGB in [-1, 1].
+    landmarks: (B, 68, 2) float, (x, y) in [0, 1] of the crop, iBUG order.
+    """
+
+    image: Tensor
+    landmarks: Tensor
+
+    def to(self, device: torch.device | str) -> Portrait:
+        """The same portrait on another device."""
+        return Portrait(self.image.to(device), self.landmarks.to(device))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generator makes of T windows of speech.
+
+    frames: (B, T, 3, S, S) in [-1, 1].
+    mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour; None where a model has none.
+    colour: (B, T, 3, S, S) in [-1, 1], the new colour (or motion) map; None where a model has none.
+    landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them; None where it does not.
+    """
+
+    frames: Tensor
+    mask: Tensor | None = None
+    colour: Tensor | None = None
+    landmarks: Tensor | None = None
+
+
+State = Any  # opaque: None, a tensor or a tuple of tensors, batch first
+
+
+class GeneratorConfig(Protocol):
+    """What every generator's frozen config says, beside its own sizes."""
+
+    speech: SpeechSpec
+    crop: CropSpec
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Every entry of the model registry; also a torch.nn.Module.
+
+    No sample of a batch influences another, no frame depends on speech beyond its own window, and
+    a clip fed in any chunking gives the same frames (to float noise).
+    """
+
+    config: Any
+
+    def encode(self, portrait: Portrait) -> Any:
+        """Everything about the face that does not depend on speech."""
+
+    def __call__(
+        self, identity: Any, speech: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """speech: (B, T, hops, coefficients), one window of features per 25 fps video frame."""

@@ -1,0 +1,287 @@
+"""What training reads: a memory-mapped cache of decoded clips, and batches as a function of (seed, step).
+
+A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2) float32 in [0, 1],
+`sound.npy` (640 N,) int16 at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from talkingface.audio import (
+    FPS,
+    HOPS_PER_FRAME,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    SpeechSpec,
+    windows,
+)
+from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
+from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig, augment_faces, augment_speech
+from talkingface.errors import BadShard
+from talkingface.models.lipreader import GRID_WORDS
+
+WORD_INDEX = {word: index for index, word in enumerate(GRID_WORDS)}
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """One clip of a cache. words: (word, start, end) in seconds; empty where times are unknown."""
+
+    key: str
+    speaker: str
+    split: str
+    start: int
+    frames: int
+    words: tuple[tuple[str, float, float], ...] = ()
+    silent: bool = False  # a still portrait: no speech, the mouth stays as it is
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Cache:
+    """The decoded clips, opened read-only."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            rows = json.loads((folder / "clips.json").read_text())
+            self.frames: NDArray[np.uint8] = np.load(folder / "frames.npy", mmap_mode="r")
+            self.landmarks: NDArray[np.float32] = np.load(folder / "landmarks.npy")
+            self.sound: NDArray[np.int16] = np.load(folder / "sound.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise BadShard(f"{folder} is not a training cache ({error}); run `talkingface prepare`") from error
+        self.clips = [
+            ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])}) for row in rows
+        ]
+
+    def split(self, *names: str) -> list[ClipInfo]:
+        """The clips of these splits."""
+        return [c for c in self.clips if c.split in names]
+
+    def samples(self, clip: ClipInfo, first: int, count: int) -> Tensor:
+        """(count,) float samples from `first`, relative to the clip; silence outside it."""
+        begin, end = clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME
+        low, high = max(begin, begin + first), max(begin, min(end, begin + first + count))
+        out = torch.zeros(count)
+        if high > low:
+            part = torch.from_numpy(self.sound[low:high].astype(np.float32) / 32768)
+            out[low - begin - first : high - begin - first] = part
+        return out
+
+    def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
+        """(frames,) gap of the inner lips, of the crop's side."""
+        points = self.landmarks[clip.start : clip.start + clip.frames]
+        gap: NDArray[np.float32] = points[:, INNER_BOTTOM, 1] - points[:, INNER_TOP, 1]
+        return gap
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of T frames in a row.
+
+    portrait: the identity picture, from the same clip. frames: (B, T, 3, S, S) in [-1, 1].
+    landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame
+    before the first. silent: (B,) bool, still portraits. word: (B,) index of a word spoken within the
+    sample, -1 where there is none; span: (B, 2), its first frame and the one after its last.
+    """
+
+    portrait: Portrait
+    frames: Tensor
+    landmarks: Tensor
+    speech: Tensor
+    before: Tensor
+    silent: Tensor
+    word: Tensor
+    span: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How batches are drawn. balance: a speaker's weight is (clips) ** balance; 0 = all alike."""
+
+    batch: int = 8
+    frames: int = 15
+    balance: float = 0.5
+    silent: float = 0.1  # share of still portraits, where the cache has any
+    pictures: bool = True  # False: landmarks and speech only
+    augment: AugmentConfig = AugmentConfig()
+
+
+def draw_batch(
+    cache: Cache, clips: list[ClipInfo], spec: SpeechSpec, config: SampleConfig, seed: tuple[int, ...]
+) -> Batch:
+    """The batch of this seed: the same arguments give the same bits."""
+    rng = np.random.default_rng(seed)
+    speaking = [c for c in clips if not c.silent and c.frames > config.frames]
+    still = [c for c in clips if c.silent]
+    counts: dict[str, int] = {}
+    for clip in speaking:
+        counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
+    weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in speaking])
+    chosen = rng.choice(len(speaking), config.batch, p=weights / weights.sum())
+    samples = []
+    for index in chosen:
+        if still and rng.random() < config.silent:
+            samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
+        else:
+            samples.append(_sample(cache, speaking[index], spec, config, rng))
+    return _collate(samples)
+
+
+def _sample(
+    cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
+) -> dict[str, Any]:
+    speed = 1.0  # pictures cannot be drawn between frames, landmarks can
+    if not config.pictures:
+        speed = 1 + config.augment.speed * rng.uniform(-1, 1)
+        speed = min(speed, (clip.frames - 1) / config.frames)
+    first = int(rng.integers(0, clip.frames - int(np.ceil((config.frames - 1) * speed))))
+    wanted = first + np.arange(config.frames) * speed
+    identity = _identity_frame(cache, clip, wanted.astype(int), rng)
+    rows = np.concatenate([[identity, max(0, first - 1)], wanted])
+    frames, landmarks = _faces(cache, clip, rows, config, rng)
+    shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
+    middle = (first + 0.5) * SAMPLES_PER_FRAME
+    begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
+    count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
+    samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
+    speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
+    word, span = _word(clip, first, config.frames, rng)
+    return {
+        "frames": frames,
+        "landmarks": landmarks,
+        "speech": speech,
+        "silent": False,
+        "word": word,
+        "span": span,
+    }
+
+
+def _word(
+    clip: ClipInfo, first: int, frames: int, rng: np.random.Generator
+) -> tuple[int, tuple[int, int]]:
+    """One of the clip's words that lies within the sample, and its frames in the sample."""
+    found = []
+    for word, start, end in clip.words:
+        span = (round(start * FPS) - first, max(round(end * FPS), round(start * FPS) + 1) - first)
+        if word in WORD_INDEX and span[0] >= 0 and span[1] <= frames:
+            found.append((WORD_INDEX[word], span))
+    if not found:
+        return -1, (0, frames)
+    return found[int(rng.integers(len(found)))]
+
+
+def _still_sample(
+    cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
+) -> dict[str, Any]:
+    """A portrait in silence: quiet noise in, the same picture out."""
+    frames, landmarks = _faces(cache, clip, np.zeros(config.frames + 2), config, rng)
+    count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
+    noise = torch.from_numpy(rng.standard_normal(count)).float() * 10 ** rng.uniform(-6, -2.5)
+    return {
+        "frames": frames,
+        "landmarks": landmarks,
+        "speech": _speech(noise, spec, rng, config),
+        "silent": True,
+        "word": -1,
+        "span": (0, config.frames),
+    }
+
+
+def _identity_frame(
+    cache: Cache, clip: ClipInfo, wanted: NDArray[np.int64], rng: np.random.Generator
+) -> int:
+    """A frame of the clip outside the wanted ones: half the time nearly closed lips, as portraits have
+    them; otherwise, of three drawn, the one whose mouth differs most from the wanted ones."""
+    others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
+    if len(others) == 0:
+        others = np.array([0, clip.frames - 1])
+    if rng.random() < 0.5:
+        order = others[np.argsort(cache.aperture(clip)[others])]
+        return int(order[rng.integers(max(1, len(order) // 4))])
+    drawn = rng.choice(others, 3)
+    lips = cache.landmarks[clip.start : clip.start + clip.frames, LIPS]
+    distance = np.abs(lips[drawn] - lips[wanted].mean(0)).sum((1, 2))
+    return int(drawn[int(distance.argmax())])
+
+
+def _at_speed(samples: Tensor, speed: float, count: int) -> Tensor:
+    """(count,) samples of a tape that runs `speed` times as fast, linear between samples."""
+    if speed == 1.0:
+        return samples[:count]
+    place = torch.arange(count) * speed
+    low = place.floor().long().clamp(max=len(samples) - 2)
+    return torch.lerp(samples[low], samples[low + 1], (place - low).float())
+
+
+def _faces(
+    cache: Cache,
+    clip: ClipInfo,
+    rows: NDArray[np.float64],
+    config: SampleConfig,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames and landmarks at these (fractional) times of the clip, one change for all."""
+    low = rows.astype(int)
+    part = (rows - low)[:, None, None]
+    points = cache.landmarks[clip.start : clip.start + clip.frames]
+    landmarks = points[low] * (1 - part) + points[np.minimum(low + 1, len(points) - 1)] * part
+    if config.pictures:
+        frames = cache.frames[clip.start + low]
+    else:
+        frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
+    return augment_faces(frames, landmarks, rng, config.augment)
+
+
+def _speech(
+    samples: Tensor, spec: SpeechSpec, rng: np.random.Generator, config: SampleConfig
+) -> Tensor:
+    hops = augment_speech(samples, spec, rng, config.augment)
+    return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
+
+
+def _collate(samples: list[dict[str, Any]]) -> Batch:
+    frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))
+    frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    landmarks = torch.from_numpy(np.stack([s["landmarks"] for s in samples]))
+    return Batch(
+        Portrait(frames[:, 0], landmarks[:, 0]),
+        frames[:, 2:],
+        landmarks[:, 2:],
+        torch.stack([s["speech"] for s in samples]),
+        frames[:, 1],
+        torch.tensor([s["silent"] for s in samples]),
+        torch.tensor([s["word"] for s in samples]),
+        torch.tensor([s["span"] for s in samples]),
+    )
+
+
+def prefetch(make: Callable[[int], Any], first: int, last: int, ahead: int = 2) -> Iterator[Any]:
+    """make(step) for step in [first, last), computed in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(make, step) for step in range(first, min(first + ahead, last))]
+        for step in range(first, last):
+            ready = waiting.pop(0)
+            if step + ahead < last:
+                waiting.append(pool.submit(make, step + ahead))
+            yield ready.result()
+
+
+def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
+    """All windows of a clip as they are: (frames, hops, coefficients)."""
+    sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
+    return windows(sound, spec, clip.frames)
+

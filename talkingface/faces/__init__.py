@@ -1,0 +1,20 @@
+"""Faces: found, measured with 68 landmarks, followed through video, aligned into crops.
+
+Importing this is cheap; the two networks are loaded when the first face is looked for.
+"""
+
+from talkingface.faces.align import Aligned, Track, align, pose, track
+from talkingface.faces.detect import Face, Tracker, choose_face, face_in_box, find_faces
+
+__all__ = [
+    "Aligned",
+    "Face",
+    "Track",
+    "Tracker",
+    "align",
+    "choose_face",
+    "face_in_box",
+    "find_faces",
+    "pose",
+    "track",
+]

@@ -1,0 +1,180 @@
+"""Similarity transforms, the aligned crop, and the way back into the picture.
+
+A similarity is a (2, 3) float64 matrix [sR | t] that maps picture pixels (x, y) to crop pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+
+# The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
+# (-0.5, 0) and (0.5, 0), mirrored and averaged. Unit: the distance of the eye centres.
+MEAN_FACE: Array = np.array([
+    (-1.075, 0.043), (-1.065, 0.263), (-1.046, 0.489), (-0.948, 0.923),
+    (-0.854, 1.117), (-0.736, 1.369), (-0.479, 1.605), (-0.197, 1.751),
+    (0.000, 1.774), (0.197, 1.751), (0.479, 1.605), (0.736, 1.369),
+    (0.854, 1.117), (0.948, 0.923), (1.046, 0.489), (1.065, 0.263),
+    (1.075, 0.043), (-0.889, -0.235), (-0.795, -0.319), (-0.645, -0.363),
+    (-0.452, -0.349), (-0.228, -0.316), (0.228, -0.316), (0.452, -0.349),
+    (0.645, -0.363), (0.795, -0.319), (0.889, -0.235), (0.000, -0.047),
+    (0.000, 0.205), (0.000, 0.434), (0.000, 0.574), (-0.209, 0.704),
+    (-0.125, 0.756), (0.000, 0.765), (0.125, 0.756), (0.209, 0.704),
+    (-0.698, -0.006), (-0.602, -0.063), (-0.440, -0.072), (-0.270, 0.031),
+    (-0.416, 0.054), (-0.573, 0.057), (0.270, 0.031), (0.440, -0.072),
+    (0.602, -0.063), (0.698, -0.006), (0.573, 0.057), (0.416, 0.054),
+    (-0.394, 1.096), (-0.231, 1.004), (-0.119, 0.971), (0.000, 0.996),
+    (0.119, 0.971), (0.231, 1.004), (0.394, 1.096), (0.227, 1.247),
+    (0.124, 1.286), (0.000, 1.296), (-0.124, 1.286), (-0.227, 1.247),
+    (-0.358, 1.095), (-0.098, 1.089), (0.000, 1.095), (0.098, 1.089),
+    (0.358, 1.095), (0.098, 1.127), (0.000, 1.133), (-0.098, 1.127),
+])  # fmt: skip
+
+# iBUG indices after a left-right mirror: MIRROR[i] is the point that lands on point i's place.
+MIRROR = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1)]
+    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+)
+
+# Points that speech does not move: brows, nose bridge, eyes.
+STABLE = np.array([*range(17, 31), *range(36, 48)])
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """Where an aligned face sits in its square crop; lives in each model's config.
+
+    size: pixels of the side; eye_distance, eye_y: of the side. Chin margin: the 95th percentile of
+    chins ends at eye_y + 2.0 eye_distance, an open mouth adds about 0.3.
+    """
+
+    size: int = 128
+    eye_distance: float = 0.3125
+    eye_y: float = 0.3125
+
+    def template(self) -> Array:
+        """(68, 2) crop pixels of the mean face."""
+        return (MEAN_FACE * self.eye_distance + [0.5, self.eye_y]) * self.size
+
+
+def fit_similarity(source: Array, target: Array) -> Array:
+    """Least-squares similarity from (N, 2) to (N, 2) points (Umeyama 1991, no reflection): (2, 3)."""
+    s, t = source @ [1, 1j], target @ [1, 1j]
+    s0, t0 = s.mean(), t.mean()
+    spread = float((np.abs(s - s0) ** 2).sum())
+    if spread == 0.0:
+        raise ValueError("a similarity needs at least two different points")
+    a = ((t - t0) * np.conj(s - s0)).sum() / spread
+    return _matrix(a, t0 - a * s0)
+
+
+def _matrix(a: complex, b: complex) -> Array:
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def invert(matrix: Array) -> Array:
+    """The similarity that undoes `matrix`."""
+    a, b = complex(matrix[0, 0], matrix[1, 0]), complex(matrix[0, 2], matrix[1, 2])
+    return _matrix(1 / a, -b / a)
+
+
+def transform(points: Array, matrix: Array) -> Array:
+    """Apply a similarity to (..., 2) points."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def crop_matrix(landmarks: Array, spec: CropSpec) -> Array:
+    """The similarity that brings one face ((68, 2) picture pixels) into its crop, by stable points."""
+    return fit_similarity(landmarks[STABLE], spec.template()[STABLE])
+
+
+def smooth_matrices(matrices: Array, window: int = 9) -> Array:
+    """(T, 2, 3) similarities smoothed over time with a Hann window of `window` frames.
+
+    Smoothed are log-scale and angle, and where the crop's centre lies in the picture.
+    """
+    centre = np.array([64.0, 64.0])
+    logs = np.log(matrices[:, 0, 0] + 1j * matrices[:, 1, 0])
+    inverse = np.stack([transform(centre, invert(m)) for m in matrices])
+    tracks = np.column_stack([logs.real, np.unwrap(logs.imag), inverse])
+    kernel = np.hanning(window + 2)[1:-1]
+    pad = window // 2
+    padded = np.pad(tracks, ((pad, pad), (0, 0)), mode="reflect" if len(tracks) > pad else "edge")
+    weights = kernel / kernel.sum()
+    smooth = np.stack([np.convolve(c, weights, mode="valid") for c in padded.T], axis=1)
+    out = []
+    for log_scale, angle, x, y in smooth[: len(matrices)]:
+        a = np.exp(log_scale + 1j * angle)
+        out.append(_matrix(a, complex(*centre) - a * complex(x, y)))
+    return np.stack(out)
+
+
+def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
+    """The aligned crop, (size, size, 3) uint8; a picture much larger than its crop is area-averaged."""
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if scale < 0.75:  # shrink first, or the warp would skip pixels
+        height, width = picture.shape[:2]
+        shrunk = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        fx, fy = shrunk[0] / width, shrunk[1] / height
+        matrix = matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ [0.5 / fx - 0.5, 0.5 / fy - 0.5]
+        matrix[:, 0] /= fx
+        matrix[:, 1] /= fy
+    out = cv2.warpAffine(
+        picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(out, dtype=np.uint8)
+
+
+class Paster:
+    """Puts generated crops back into their picture, feathered.
+
+    What the crop changed is added to the picture, so pores and hair of a large picture stay where
+    nothing moves; where the crop changed much, the picture's own detail would be a ghost of the old
+    mouth and gives way to the crop.
+    """
+
+    def __init__(self, picture: Picture, matrix: Array, crop: Picture, feather: float = 0.08) -> None:
+        """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own crop (S, S, 3)."""
+        size = crop.shape[0]
+        corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]]), invert(matrix))
+        height, width = picture.shape[:2]
+        x0, y0 = np.clip(np.floor(corners.min(0)).astype(int), 0, [width - 1, height - 1])
+        x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
+        self._picture = picture
+        self._region = (slice(y0, y1), slice(x0, x1))
+        self._shape = (int(x1 - x0), int(y1 - y0))
+        back = matrix.copy()
+        back[:, 2] += matrix[:, :2] @ [float(x0), float(y0)]
+        self._matrix = back
+        self._crop = crop.astype(np.float32)
+        ramp = np.clip((np.arange(size) + 0.5) / (feather * size), 0, 1)
+        edge = (ramp * ramp[::-1]).astype(np.float32)
+        self._feather = self._up(edge[:, None] * edge[None])[..., None]
+        self._base = picture[self._region].astype(np.float32)
+        self._detail = self._up(self._crop) - self._base
+
+    def _up(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = cv2.warpAffine(
+            values, self._matrix, self._shape, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        )
+        return np.asarray(out, dtype=np.float32)
+
+    def __call__(self, generated: Picture) -> Picture:
+        """The whole picture with this generated crop (S, S, 3) in it."""
+        change = generated.astype(np.float32) - self._crop
+        much = cv2.GaussianBlur(np.abs(change).mean(2), (0, 0), 2.0)
+        give_way = np.clip((much - 4.0) / 12.0, 0, 1)
+        up = self._up(np.dstack([change, give_way]))
+        mixed = self._base + self._feather * (up[..., :3] + up[..., 3:] * self._detail)
+        out = self._picture.copy()
+        out[self._region] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+        return out

@@ -1,0 +1,259 @@
+"""Opening what people give us, and leaving no half-written file behind.
+
+PyAV is imported inside the functions: training needs only torch, numpy and OpenCV, and every model
+imports `audio`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.errors import OutputError, UnreadableMedia
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+FILE_KINDS = "expected a wav, mp3, m4a, flac, ogg, opus, mp4, mkv, webm, mov, avi or mpg file"
+# Containers whose header tells the length, so that a file cut short can be told from a short one.
+_LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
+_LENGTH_TOLERANCE = 0.25  # seconds
+_GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
+# What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
+_AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
+
+
+def require_file(path: Path, kind: str) -> None:
+    """Raises UnreadableMedia when `path` is missing, no regular file, or empty."""
+    if path.is_dir():
+        raise UnreadableMedia(f"{path}: is a folder; expected {kind}")
+    if not path.exists():
+        raise UnreadableMedia(f"{path}: no such file; expected {kind}")
+    if not path.is_file():
+        raise UnreadableMedia(f"{path}: is no regular file; expected {kind}")
+    if path.stat().st_size == 0:
+        raise UnreadableMedia(f"{path}: is empty (0 bytes); expected {kind}")
+
+
+def _require_whole(path: Path) -> None:
+    """Raises UnreadableMedia when an mp4 or wav is shorter than its own boxes say.
+
+    Sizes as in ISO 14496-12 (section 4.2) and in RIFF; a recorder that was stopped hard leaves 0 or
+    all ones in RIFF, which tells nothing.
+    """
+    found, end = path.stat().st_size, 0
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            size = int.from_bytes(head[4:8], "little")
+            end = size - 64 if 0 < size < 2**32 - 1 else 0  # writers count the header differently
+        elif head[4:8] == b"ftyp":
+            while end + 8 <= found:
+                file.seek(end)
+                box = file.read(16)
+                size = int.from_bytes(box[:4], "big")
+                if size == 1:  # a 64-bit size follows
+                    size = int.from_bytes(box[8:16], "big")
+                if size < 8 or not box[4:8].isalnum():  # 0: to the end of the file
+                    break
+                end += size
+    if end > found:
+        raise UnreadableMedia(
+            f"{path}: cut short: {found} bytes, at least {end} expected; copy or download it again"
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """A recording or video, open for reading; what fails inside is raised as UnreadableMedia."""
+    import av
+
+    require_file(path, "a sound or video file")
+    try:
+        _require_whole(path)
+        # absolute: FFmpeg reads "a:b.wav" as a protocol; whitelist: a playlist must not reach out
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
+            yield container
+    except (av.FFmpegError, PermissionError) as error:
+        raise UnreadableMedia(
+            f"{path}: damaged, cut short or of an unknown kind ({error.strerror}); {FILE_KINDS}"
+        ) from error
+
+
+def video_stream(container: InputContainer) -> VideoStream | None:
+    """The first moving picture; None when there is none (a cover or a photograph is no video)."""
+    from av.stream import Disposition
+
+    if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+        return None
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    return None
+
+
+def decoded(
+    path: Path, container: InputContainer, stream: AudioStream | VideoStream
+) -> Iterator[Any]:
+    """The decoded frames of one stream, one by one.
+
+    Raises UnreadableMedia at the end when the file stops before the length that its header tells.
+    """
+    end = 0.0
+    for packet in container.demux():
+        if packet.pts is not None and packet.time_base is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index == stream.index:
+            yield from packet.decode()
+    _check_length(path, container, end)
+
+
+def _check_length(path: Path, container: InputContainer, end: float) -> None:
+    if container.format.name.split(",")[0] not in _LENGTH_IN_HEADER or not container.duration:
+        return
+    declared = container.duration / 1e6
+    found = end - (container.start_time or 0) / 1e6
+    if found < declared - _LENGTH_TOLERANCE:
+        raise UnreadableMedia(
+            f"{path}: cut short: its header tells {declared:.2f} s, only {found:.2f} s are there; "
+            "copy or download it again"
+        )
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound that is decoded while it is read: chunks are (channels, n) float32."""
+
+    rate: int
+    channels: int
+    chunks: Iterator[NDArray[np.float32]]
+
+
+def open_sound(path: Path, rate: int | None = None, channels: int | None = None) -> Sound:
+    """The sound of a recording or of a video, resampled to `rate` and mixed to 1 or 2 `channels`.
+
+    None keeps the recording's own rate (48 kHz if AAC does not know it) and channels (one, their
+    mean, if it has more than two). Time 0 is the first sample, or the first frame of a video: a
+    sound track that starts later or earlier is padded or cut; holes are filled with silence.
+    Raises UnreadableMedia, also while the chunks are read.
+    """
+    with opened(path) as container:
+        if not container.streams.audio:
+            kind = "a video without sound" if video_stream(container) else "no sound file"
+            raise UnreadableMedia(f"{path}: is {kind}; expected a recording or a video with sound")
+        source = container.streams.audio[0]
+        if source.rate <= 0:
+            raise UnreadableMedia(f"{path}: its sound track cannot be decoded; {FILE_KINDS}")
+        rate = rate or (source.rate if source.rate in _AAC_RATES else 48_000)
+        channels = channels or (source.channels if source.channels <= 2 else 1)
+    return Sound(rate, channels, _chunks(path, rate, channels))
+
+
+def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32]]:
+    with opened(path) as container:
+        stream = container.streams.audio[0]
+        video = video_stream(container)
+        origin = None
+        if video is not None and video.start_time is not None and video.time_base is not None:
+            origin = float(video.start_time * video.time_base)
+        frames = decoded(path, container, stream)
+        lead = None
+        for own, time in _resampled(frames, rate):
+            samples = _mixed(own, channels)
+            if lead is None:
+                lead = 0 if origin is None or time is None else round((time - origin) * rate)
+                if lead > 0:
+                    yield np.zeros((channels, lead), np.float32)
+            cut = min(max(0, -lead), samples.shape[1])
+            lead += cut
+            if samples.shape[1] > cut:
+                yield samples[:, cut:]
+
+
+def _resampled(
+    frames: Iterator[AudioFrame], rate: int
+) -> Iterator[tuple[NDArray[np.float32], float | None]]:
+    """(own channels, n) samples, each with the time at which its recording starts."""
+    import av
+
+    resampler, kind, start, end = None, None, None, 0.0
+    for frame in frames:
+        now = (frame.sample_rate, frame.layout.name, frame.format.name)
+        gap = 0.0 if resampler is None or frame.time is None else frame.time - end
+        if resampler is None or now != kind or gap > _GAP:
+            if resampler is not None:  # a recording that changes its format, or has a hole
+                yield from ((_samples(out), start) for out in resampler.resample(None))
+                hole = round(gap * rate) if gap > _GAP else 0
+                yield np.zeros((frame.layout.nb_channels, hole), np.float32), start
+            resampler, kind = av.AudioResampler("fltp", frame.layout, rate), now
+            start = frame.time if start is None else start
+        end = (end if frame.time is None else frame.time) + frame.samples / frame.sample_rate
+        yield from ((_samples(out), start) for out in resampler.resample(frame))
+    if resampler is not None:
+        yield from ((_samples(out), start) for out in resampler.resample(None))
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    return np.asarray(frame.to_ndarray(), dtype=np.float32)
+
+
+def _mixed(samples: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """To one channel by the mean: FFmpeg's own mix of floats is louder than its parts and clips."""
+    if samples.shape[0] == channels:
+        return samples
+    return np.repeat(samples.mean(0, keepdims=True), channels, axis=0)
+
+
+def check_output(path: Path | str, overwrite: bool = False) -> None:
+    """Call before the work starts: raises OutputError when `path` cannot or must not be written."""
+    path = Path(path)
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no regular file; give another name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; give another name or --overwrite")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {folder} cannot be written to; choose another one")
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary name beside `path`: renamed to it on success, removed on any failure."""
+    check_output(path, overwrite)
+    part = path.absolute().parent / f".{secrets.token_hex(8)}.part"
+    try:
+        yield part
+        check_output(path, overwrite)  # somebody else may have written it meanwhile
+        with writing(path, OSError):
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds (the disk's or FFmpeg's) are raised as an OutputError naming `path`."""
+    try:
+        yield
+    except kinds as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        reason = "the disk is full: free some room" if full else "choose another place"
+        said = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written ({said}); {reason}") from error

@@ -1,0 +1,1 @@
+"""Measures of a generated clip against the real one. NumPy in, numbers out."""

@@ -1,0 +1,54 @@
+"""The model registry: family name -> (class, config), preset name -> config, and configs as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+from torch import nn
+
+from talkingface.errors import UnknownModel
+from talkingface.models import baselines, cran, lipreader
+
+FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "cran": (cran.Cran, cran.CranConfig),
+    "still": (baselines.Still, baselines.StillConfig),
+    "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
+    "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
+}
+PRESETS: dict[str, Any] = {**cran.PRESETS, **baselines.PRESETS}
+
+
+def build(config: Any) -> nn.Module:
+    """A fresh, randomly initialised generator of this config's family."""
+    return FAMILIES[config.family][0](config)
+
+
+def config_to_json(config: Any) -> str:
+    """A config dataclass as one line of JSON, for a weights file's header."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+
+
+def config_from_json(text: str) -> Any:
+    """The config that `config_to_json` wrote; unknown families and fields are errors."""
+    values = json.loads(text)
+    family = values.get("family")
+    if family not in FAMILIES:
+        raise UnknownModel(f"no model family is called {family!r}; known: {', '.join(FAMILIES)}")
+    return _revive(FAMILIES[family][1], values)
+
+
+def _revive(kind: Any, value: Any) -> Any:
+    """JSON values back to the dataclass (and tuples) they came from."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise UnknownModel(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+        return kind(**{name: _revive(hints[name], item) for name, item in value.items()})
+    if isinstance(kind, types.GenericAlias) and kind.__origin__ is tuple:
+        return tuple(value)
+    return value

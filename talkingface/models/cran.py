@@ -1,0 +1,424 @@
+"""CRAN: the conditional recurrent generator of Song et al. 2019 (Sec. 3.2, Fig. 1 and 2; Sec. 5).
+
+    z_I = E_I(I*)                      once per face
+    z_A_t = E_A(A_t)                   per window of speech
+    h_t = GRU([z_I, z_A_t], h_{t-1})   the hybrid feature
+    I_t = Dec(h_t, skips of E_I)       U-Net skips keep the identity
+
+Beyond the paper, each switched off in `cran-paper`: a head on the hybrid feature that predicts
+where the lips and the jaw go (`lips`), a decoder that sees that motion as a map (`lips="guide"`),
+only the lower face decoded (`window`), and an output that composites new colour with the identity
+picture (`output="composite"`, ATVGnet's idea) or with the identity picture bent along (`"warp"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Generated, Portrait, State
+from talkingface.geometry import CropSpec
+from talkingface.models.blocks import Up, base_grid, border_ramp, conv, repeat_frames
+
+# The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
+SPEAKING = (*range(4, 13), *range(48, 68))
+FLOW_UNIT = 0.05  # one unit of the lip head, in crop sides (6.4 px at 128)
+
+
+@dataclass(frozen=True)
+class CranConfig:
+    """Sizes and switches; the defaults are the lean preset, `cran`.
+
+    scheme: Fig. 1a "frame", 1b "sequential", 1c "recurrent", and Sec. 5 "natural".
+    window: rows and columns (top, bottom, left, right) of the crop that are decoded.
+    lips: "off", "auxiliary" (a loss on the hybrid feature) or "guide" (the decoder sees it too).
+    lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
+    """
+
+    family: str = "cran"
+    speech: SpeechSpec = field(
+        default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
+    )
+    crop: CropSpec = field(default_factory=CropSpec)
+    scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
+    output: Literal["direct", "composite", "warp"] = "warp"
+    lips: Literal["off", "auxiliary", "guide"] = "guide"
+    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    audio_channels: tuple[int, ...] = (32, 64, 128)
+    audio_strides: tuple[int, ...] = (2, 2, 2)
+    audio_norm: str = "group"
+    audio_features: int = 256
+    audio_layers: int = 1
+    image_channels: tuple[int, ...] = (24, 48, 64)
+    image_features: int = 64
+    hidden: int = 256
+    gru_layers: int = 2
+    seed_channels: int = 32
+    decoder_channels: tuple[int, ...] = (64, 32, 16)
+    last_channels: int = 16
+    kernel: int = 3
+    transposed: bool = False
+    identity_dropout: float = 0.5
+    lip_gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What `Cran.encode` keeps of a face: everything that does not depend on speech."""
+
+    portrait: Portrait
+    features: Tensor  # (B, image_features): z_I
+    skips: tuple[Tensor, ...]  # maps of E_I, largest first
+
+
+class Cran(nn.Module):
+    """The generator. `encode` a face once, then call with windows of speech."""
+
+    ramp: Tensor
+    grid: Tensor
+    guide_grid: Tensor
+    speech_mean: Tensor
+    speech_std: Tensor
+
+    def __init__(self, config: CranConfig) -> None:
+        super().__init__()
+        self.config = config
+        top, bottom, left, right = config.window
+        self.shape = (bottom - top, right - left)
+        strides = 2 ** len(config.image_channels)
+        if self.shape[0] % strides or self.shape[1] % strides:
+            raise ValueError(f"the window {config.window} must divide by {strides}")
+        self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
+        self._build_encoders()
+        self._build_decoder()
+        whole = self.shape == (config.crop.size, config.crop.size)
+        ramp = torch.ones(1, *self.shape) if whole else border_ramp(*self.shape, edge=6)
+        if bottom == config.crop.size and not whole:  # the window ends where the crop ends
+            ramp = torch.cat([ramp[:, :-6], ramp[:, -7:-6].expand(-1, 6, -1)], dim=1)
+        self.register_buffer("ramp", ramp, persistent=False)
+        self.register_buffer("grid", base_grid(*self.shape), persistent=False)
+        half = base_grid(self.shape[0] // 2, self.shape[1] // 2)
+        self.register_buffer("guide_grid", half, persistent=False)
+        self.register_buffer("speech_mean", torch.zeros(config.speech.coefficients))
+        self.register_buffer("speech_std", torch.ones(config.speech.coefficients))
+
+    def _build_encoders(self) -> None:
+        c = self.config
+        layers: list[nn.Module] = []
+        height, width, channels = c.speech.hops, c.speech.coefficients, 1
+        for outputs, stride in zip(c.audio_channels, c.audio_strides, strict=True):
+            layers.append(conv(channels, outputs, 3, stride, c.audio_norm))
+            height, width, channels = -(-height // stride), -(-width // stride), outputs
+        layers += [nn.Flatten(), nn.Linear(channels * height * width, c.audio_features)]
+        for _ in range(c.audio_layers - 1):
+            layers += [nn.ReLU(inplace=True), nn.Linear(c.audio_features, c.audio_features)]
+        self.audio_encoder = nn.Sequential(*layers)
+        sizes = [3, *c.image_channels]
+        self.image_encoder = nn.ModuleList(
+            conv(a, b, c.kernel, 2) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+        self.image_head = nn.Linear(
+            sizes[-1] * self.seed_shape[0] * self.seed_shape[1], c.image_features
+        )
+        previous = c.image_features if c.scheme == "natural" else 0
+        self.gru = nn.GRU(
+            c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
+        )
+        points = 2 * len(SPEAKING)
+        if c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
+            nn.init.zeros_(self.gru.weight_ih_l0[:, c.audio_features :])
+            self.lip_head = nn.Linear(c.hidden, points)
+            self.lip_neutral = nn.Sequential(
+                nn.Linear(2 * 68, 64), nn.LeakyReLU(0.2), nn.Linear(64, points)
+            )
+
+    def _build_decoder(self) -> None:
+        c = self.config
+        seed = c.seed_channels * self.seed_shape[0] * self.seed_shape[1]
+        self.seed = nn.Linear(c.hidden + c.image_features, seed)
+        guide = 6 if c.lips == "guide" else 0
+        ups, inputs = [], c.seed_channels
+        for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
+            ups.append(Up(inputs + skip + guide, outputs, c.kernel, c.transposed))
+            inputs = outputs
+        self.ups = nn.ModuleList(ups)
+        self.last = conv(inputs, c.last_channels, c.kernel)
+        self.head = nn.Conv2d(c.last_channels, 3 if c.output == "direct" else 4, c.kernel, 1, c.kernel // 2)
+        if c.output != "direct":
+            nn.init.constant_(self.head.bias[3:], -2.0)  # type: ignore[index]  # begin as the identity
+        if c.output == "warp":
+            self.flow_head = nn.Conv2d(c.decoder_channels[-2], 2, 3, 1, 1)
+            nn.init.zeros_(self.flow_head.weight)
+            nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
+
+    # --- the face, once -------------------------------------------------------------------------
+
+    def encode(self, portrait: Portrait) -> Identity:
+        """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
+        features, skips = self._encode_image(self._cut(portrait.image))
+        return Identity(portrait, features, skips)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        top, bottom, left, right = self.config.window
+        return image[..., top:bottom, left:right]
+
+    def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        skips, x = [], window
+        for layer in self.image_encoder:
+            x = layer(x)
+            skips.append(x)
+        return self.image_head(x.flatten(1)), tuple(skips)
+
+    # --- speech to hybrid feature ---------------------------------------------------------------
+
+    def forward(
+        self,
+        identity: Identity,
+        speech: Tensor,
+        state: State = None,
+        guide: Tensor | None = None,
+        teacher: Tensor | None = None,
+    ) -> tuple[Generated, State]:
+        """See `contract.Generator`.
+
+        guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
+        teacher: (B, T, 3, S, S) the frames before, real ones, for the schemes that look back.
+        """
+        audio = self.encode_audio(speech)
+        if self.config.scheme in ("sequential", "natural"):
+            return self._step_by_step(identity, audio, state, guide, teacher)
+        hybrid, state = self._hybrid(identity.features, audio, state)
+        return self._draw(identity, identity.features, identity.skips, hybrid, guide), state
+
+    def encode_audio(self, speech: Tensor) -> Tensor:
+        """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
+        x = (speech - self.speech_mean) / self.speech_std
+        out: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
+        return out.unflatten(0, speech.shape[:2])
+
+    def _hybrid(
+        self, face: Tensor, audio: Tensor, state: State, previous: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """The GRU on [z_I, z_A_t] (Fig. 2); "frame" forgets its state at every frame (Fig. 1a)."""
+        frames = audio.shape[1]
+        if self.training and self.config.identity_dropout > 0:
+            keep = torch.rand(len(face), 1, device=face.device) >= self.config.identity_dropout
+            face = face * keep
+        parts = [audio, face.unsqueeze(1).expand(-1, frames, -1)]
+        if previous is not None:
+            parts.append(previous)
+        hybrid = torch.cat(parts, dim=-1)
+        if self.config.scheme in ("frame", "sequential"):
+            out, _ = self.gru(hybrid.flatten(0, 1).unsqueeze(1))
+            return out.reshape(len(audio), frames, -1), None
+        out, state = self.gru(hybrid, state)
+        return out, state
+
+    def _step_by_step(
+        self, identity: Identity, audio: Tensor, state: State, guide: Tensor | None, teacher: Tensor | None
+    ) -> tuple[Generated, State]:
+        """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
+        recurrent, before = (None, self._cut(identity.portrait.image)) if state is None else state
+        pictures = []
+        for t in range(audio.shape[1]):
+            if teacher is not None:
+                before = self._cut(teacher[:, t])
+            seen, skips = self._encode_image(before)
+            natural = self.config.scheme == "natural"
+            face, maps = (identity.features, identity.skips) if natural else (seen, skips)
+            extra = seen.unsqueeze(1) if natural else None
+            hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
+            shown = None if guide is None else guide[:, t : t + 1]
+            pictures.append(self._draw(identity, face, maps, hybrid, shown))
+            before = self._cut(pictures[-1].frames[:, 0]).detach()
+        return _join(pictures), (recurrent, before)
+
+    # --- hybrid feature to lips -----------------------------------------------------------------
+
+    def predict_landmarks(self, landmarks: Tensor, hybrid: Tensor) -> Tensor:
+        """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved.
+
+        The head speaks of displacement from a neutral mouth; how far the identity's own mouth is
+        from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
+        """
+        centred = (landmarks - self._template(landmarks)).flatten(1) / FLOW_UNIT
+        moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(1)
+        out = landmarks.unsqueeze(1).repeat(1, hybrid.shape[1], 1, 1)
+        out[:, :, list(SPEAKING)] += moved.unflatten(-1, (-1, 2)).to(out.dtype) * FLOW_UNIT
+        return out
+
+    def _template(self, like: Tensor) -> Tensor:
+        crop = self.config.crop
+        return torch.as_tensor(crop.template() / crop.size, dtype=like.dtype, device=like.device)
+
+    def speak(self, identity: Identity, speech: Tensor, state: State = None) -> Tensor:
+        """Only the landmarks (B, T, 68, 2), no picture: pre-training and measuring (recurrent)."""
+        hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), state)
+        return self.predict_landmarks(identity.portrait.landmarks, hybrid)
+
+    def guide_maps(self, identity: Tensor, target: Tensor) -> Tensor:
+        """Lip motion as a picture at half the window's size: (N, 68, 2) twice -> (N, 6, H/2, W/2).
+
+        Channels: backward flow (x, y) in FLOW_UNITs, lips (target, identity), opening (target, identity).
+        """
+        top, _, left, _ = self.config.window
+        scale = torch.tensor([self.shape[1], self.shape[0]], device=identity.device)
+        offset = torch.tensor([left, top], device=identity.device)
+
+        def place(points: Tensor) -> Tensor:  # [0, 1] of the crop -> [-1, 1] of the window
+            return (points.float() * self.config.crop.size - offset) / scale * 2 - 1
+
+        here, there = place(identity), place(target)
+        aspect = self.shape[1] / self.shape[0]
+        points = list(SPEAKING)
+        near = _bumps(self.guide_grid, there[:, points], 0.11, aspect)
+        step = (identity[:, points] - target[:, points]).float() / FLOW_UNIT
+        flow = torch.einsum("nphw,npc->nchw", near, step) / (near.sum(1, keepdim=True) + 0.05)
+        lips = [_bumps(self.guide_grid, p[:, 48:68], 0.06, aspect).sum(1, keepdim=True) for p in (there, here)]
+        opening = [self._opening(p, aspect) for p in (there, here)]
+        return torch.cat([flow, *lips, *opening], dim=1)
+
+    def _opening(self, points: Tensor, aspect: float) -> Tensor:
+        """(N, 1, H/2, W/2): how open the mouth is, drawn where it is open (inner lips 61-63, 65-67)."""
+        upper, lower = points[:, [61, 62, 63]], points[:, [67, 66, 65]]
+        gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
+        spots = _bumps(self.guide_grid, (upper + lower) / 2, 0.1, aspect)
+        return (spots * gap.unsqueeze(-1)).sum(1, keepdim=True)
+
+    # --- hybrid feature to picture --------------------------------------------------------------
+
+    def _draw(
+        self,
+        identity: Identity,
+        face: Tensor,
+        skips: tuple[Tensor, ...],
+        hybrid: Tensor,
+        guide: Tensor | None,
+    ) -> Generated:
+        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features."""
+        config, (batch, frames) = self.config, hybrid.shape[:2]
+        own = identity.portrait.landmarks
+        landmarks = None if config.lips == "off" else self.predict_landmarks(own, hybrid)
+        maps = None
+        if config.lips == "guide" and landmarks is not None:
+            shown = landmarks if guide is None else guide
+            maps = self.guide_maps(repeat_frames(own, frames), shown.flatten(0, 1))
+        features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
+        x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
+        window = repeat_frames(self._cut(identity.portrait.image), frames)
+        made, mask, colour = self._compose(x.float(), motion, window)
+        picture = self._into_crop(repeat_frames(identity.portrait.image, frames), made)
+        shape = (batch, frames)
+        return Generated(
+            picture.unflatten(0, shape),
+            None if mask is None else self._into_crop(torch.zeros_like(picture[:, :1]), mask).unflatten(0, shape),
+            self._into_crop(torch.zeros_like(picture), colour).unflatten(0, shape),
+            landmarks,
+        )
+
+    def _decode(
+        self, features: Tensor, skips: tuple[Tensor, ...], frames: int, maps: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        x = F.leaky_relu(self.seed(features), 0.2).unflatten(1, (-1, *self.seed_shape))
+        x = x.contiguous(memory_format=torch.channels_last)
+        flow = None
+        for level, up in enumerate(self.ups):
+            parts = [x, repeat_frames(skips[-1 - level], frames)]
+            if maps is not None:
+                parts.append(F.adaptive_avg_pool2d(maps, x.shape[-2:]).to(x.dtype))
+            x = up(torch.cat(parts, dim=1))
+            if level == len(self.ups) - 2 and self.config.output == "warp":
+                flow = self.flow_head(x).float()
+                if maps is not None:
+                    flow = flow + maps[:, :2]
+        return self.head(self.last(x)), flow
+
+    def _compose(
+        self, x: Tensor, flow: Tensor | None, window: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Direct output, or mask * colour + (1 - mask) * the identity's (bent) picture."""
+        colour = torch.tanh(x[:, :3])
+        if self.config.output == "direct":
+            return colour * self.ramp + window * (1 - self.ramp), None, colour
+        mask = torch.sigmoid(x[:, 3:]) * self.ramp
+        if flow is not None:
+            size = self.config.crop.size
+            scale = torch.tensor([size / self.shape[1], size / self.shape[0]], device=x.device)
+            step = F.interpolate(flow, self.shape, mode="bilinear", align_corners=False) * self.ramp
+            grid = self.grid + step.permute(0, 2, 3, 1) * (2 * FLOW_UNIT * scale)
+            window = F.grid_sample(window, grid, padding_mode="border", align_corners=False)
+        return mask * colour + (1 - mask) * window, mask, colour
+
+    def _into_crop(self, picture: Tensor, window: Tensor) -> Tensor:
+        top, bottom, left, right = self.config.window
+        if window.shape[-2:] == picture.shape[-2:]:
+            return window
+        out = picture.clone()
+        out[..., top:bottom, left:right] = window
+        return out
+
+
+def _bumps(grid: Tensor, points: Tensor, width: float, aspect: float) -> Tensor:
+    """(N, P, H, W): a round Gaussian of `width` (in half window widths) on each of (N, P, 2) points."""
+    dx = grid[0, :, 0][None, None] - points[..., :1]  # (N, P, W)
+    dy = (grid[:, 0, 1][None, None] - points[..., 1:]) / aspect  # (N, P, H)
+    scale = -0.5 / width**2
+    return torch.exp(dy.square() * scale).unsqueeze(-1) * torch.exp(dx.square() * scale).unsqueeze(-2)
+
+
+def _join(parts: list[Generated]) -> Generated:
+    """Frames made one by one, as one clip."""
+
+    def cat(tensors: list[Tensor | None]) -> Tensor | None:
+        present = [t for t in tensors if t is not None]
+        return torch.cat(present, dim=1) if present else None
+
+    return Generated(
+        torch.cat([p.frames for p in parts], dim=1),
+        cat([p.mask for p in parts]),
+        cat([p.colour for p in parts]),
+        cat([p.landmarks for p in parts]),
+    )
+
+
+PRESETS = {
+    "cran": CranConfig(),
+    # Published sizes (released code: audio 16-256 channels, image 16-128, GRU 1024, ConvT 5x5 decoder).
+    "cran-paper": CranConfig(
+        speech=SpeechSpec(),
+        output="direct",
+        lips="off",
+        window=(0, 128, 0, 128),
+        audio_channels=(16, 32, 64, 128, 256),
+        audio_strides=(1, 2, 1, 1, 2),
+        audio_norm="batch",
+        audio_features=512,
+        audio_layers=2,
+        image_channels=(16, 32, 64, 128),
+        image_features=512,
+        hidden=1024,
+        gru_layers=1,
+        seed_channels=256,
+        decoder_channels=(196, 128, 80, 48),
+        kernel=5,
+        transposed=True,
+        identity_dropout=0.0,
+    ),
+    # Random and tiny: every command line is tested with it, offline and in seconds.
+    "cran-tiny": CranConfig(
+        audio_channels=(8, 8, 8),
+        audio_features=16,
+        image_channels=(8, 8, 8),
+        image_features=8,
+        hidden=16,
+        gru_layers=1,
+        seed_channels=4,
+        decoder_channels=(8, 8, 8),
+        last_channels=8,
+    ),
+}

@@ -1,0 +1,188 @@
+"""The spatial-temporal critics of Song et al. 2019 (Sec. 3.3): D_I on frames, D_V on sequences.
+
+Both answer with a map of logits, one per patch, for pictures of any height and width from 32 up:
+the whole crop or only the window that speech moves. The paper names no sizes; `PUBLISHED_*` are
+those of the authors' released code, `LEAN_*` are for few data: spectral norm in place of batch or
+instance statistics, so that no sample of a batch influences another even in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+SMALLEST = 32  # pixels: four strides of 2 leave a 2 x 2 map
+SLOPE = 0.2  # of the leaky ReLU
+
+Norm = Literal["none", "instance", "batch"]
+
+
+@dataclass(frozen=True)
+class FrameCriticConfig:
+    """D_I: 3x3 convolutions of stride 2, then 1x1 to one logit per patch. Default: 0.098 M weights.
+
+    channels: of each convolution; norm: after each of them; spectral: spectral norm of every layer.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    norm: Norm = "instance"
+    spectral: bool = False
+
+
+@dataclass(frozen=True)
+class VideoCriticConfig:
+    """D_V: 3-D convolutions of stride (1, 2, 2), no padding in time. Default: 1.119 M weights.
+
+    channels: of each convolution but the last, which answers with one logit per patch;
+    time_kernels: frames that each convolution sees, the last one's too.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256)
+    time_kernels: tuple[int, ...] = (3, 3, 3, 3)
+    norm: Norm = "batch"
+    spectral: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.time_kernels) != len(self.channels) + 1:
+            raise ValueError(
+                f"{len(self.channels)} channels need {len(self.channels) + 1} time kernels, "
+                f"not {len(self.time_kernels)}"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Frames that one logit sees: the shortest clip that can be judged."""
+        return 1 + sum(kernel - 1 for kernel in self.time_kernels)
+
+
+PUBLISHED_FRAME_CRITIC = FrameCriticConfig()
+PUBLISHED_VIDEO_CRITIC = VideoCriticConfig()
+LEAN_FRAME_CRITIC = FrameCriticConfig(channels=(24, 48, 96), norm="none", spectral=True)
+LEAN_VIDEO_CRITIC = VideoCriticConfig(
+    channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none", spectral=True
+)
+
+
+class SpectralNorm(nn.Module):
+    """Divides a weight by its largest singular value (Miyato et al. 2018), one power step per call.
+
+    Our own, because the power iteration must stay in float32 under autocast, and because a critic
+    in eval mode must not change.
+    """
+
+    left: Tensor
+
+    def __init__(self, weight: Tensor, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps = eps
+        matrix = weight.detach().flatten(1).float()
+        left = F.normalize(torch.randn(matrix.shape[0], device=weight.device), dim=0)
+        for _ in range(15):  # so that the first step already sees a norm near 1
+            left = self._step(matrix, left)[0]
+        self.register_buffer("left", left)
+
+    def _step(self, matrix: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        right = F.normalize(matrix.T @ left, dim=0, eps=self.eps)
+        return F.normalize(matrix @ right, dim=0, eps=self.eps), right
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """weight: (out, ...); the same shape, of largest singular value 1."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1).float()
+            with torch.no_grad():
+                left, right = self._step(matrix, self.left)
+                if self.training:
+                    self.left.copy_(left)
+            return weight / (left @ matrix @ right).clamp_min(self.eps).to(weight.dtype)
+
+
+def _normalised(layer: nn.Conv2d | nn.Conv3d, spectral: bool) -> nn.Module:
+    """The layer with initial weights N(0, 0.02) as the authors', or under spectral norm."""
+    nn.init.normal_(layer.weight, 0.0, 0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    if spectral:
+        # A logit of 1-Lipschitz layers starts near 0 whatever the scale of the weights.
+        nn.init.orthogonal_(layer.weight)
+        parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    return layer
+
+
+def _norm(kind: Norm, dimensions: Literal[2, 3], channels: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels) if dimensions == 2 else nn.InstanceNorm3d(channels)
+    batch = nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm3d(channels)
+    nn.init.normal_(batch.weight, 1.0, 0.02)
+    return batch
+
+
+def _check(frames: Tensor, shortest: int) -> None:
+    if frames.ndim != 5 or frames.shape[2] != 3 or min(frames.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"a critic takes (B, T, 3, H, W) with H, W >= {SMALLEST}, not {tuple(frames.shape)}"
+        )
+    if frames.shape[1] < shortest:
+        raise ValueError(f"this critic needs {shortest} frames or more, not {frames.shape[1]}")
+
+
+class FrameCritic(nn.Module):
+    """D_I of Eq. 3: is this frame real? Frames are judged one by one."""
+
+    frames = 1  # that one logit sees
+
+    def __init__(self, config: FrameCriticConfig = PUBLISHED_FRAME_CRITIC) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        for inside, outside in pairwise((3, *config.channels)):
+            convolution = nn.Conv2d(inside, outside, 3, stride=2, padding=1)
+            layers += [
+                _normalised(convolution, config.spectral),
+                _norm(config.norm, 2, outside),
+                nn.LeakyReLU(SLOPE),
+            ]
+        layers.append(_normalised(nn.Conv2d(config.channels[-1], 1, 1), config.spectral))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (B, T, 3, H, W) in [-1, 1]; logits (B, T, h, w) float32, high where real."""
+        _check(frames, self.frames)
+        logits: Tensor = self.layers(frames.flatten(0, 1))
+        return logits.float().reshape(*frames.shape[:2], *logits.shape[-2:])
+
+
+class VideoCritic(nn.Module):
+    """D_V of Eq. 4: does this sequence move as real ones do?"""
+
+    def __init__(self, config: VideoCriticConfig = PUBLISHED_VIDEO_CRITIC) -> None:
+        super().__init__()
+        self.config = config
+        self.frames = config.frames
+        layers: list[nn.Module] = []
+        widths = (3, *config.channels, 1)
+        for (inside, outside), kernel in zip(pairwise(widths), config.time_kernels, strict=True):
+            convolution = nn.Conv3d(
+                inside, outside, (kernel, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)
+            )
+            layers.append(_normalised(convolution, config.spectral))
+            if outside != 1:
+                layers += [_norm(config.norm, 3, outside), nn.LeakyReLU(SLOPE)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (B, T, 3, H, W) in [-1, 1]; logits (B, T - frames + 1, h, w) float32."""
+        _check(frames, self.frames)
+        logits: Tensor = self.layers(frames.transpose(1, 2))[:, 0]
+        return logits.float()
+
+    def valid(self, valid: Tensor) -> Tensor:
+        """(B, T) bool, frames that are no padding -> (B, T - frames + 1), logits that see none."""
+        return valid.unfold(1, self.frames, 1).all(-1)

@@ -1,0 +1,467 @@
+"""A portrait and a recording in, a talking video out: pictures and paths outside, tensors inside.
+
+Everything is generated in chunks with the state carried on: a long recording needs no more memory
+than a short one, and `generate` and `stream` are the same code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from talkingface import __version__, audio, faces, media, picture, video, weights
+from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
+from talkingface.contract import Generated, Portrait, State
+from talkingface.errors import BadRequest, OutputError, TalkingFaceError
+from talkingface.faces import Aligned
+from talkingface.geometry import CropSpec, Paster
+from talkingface.weights import WeightsInfo
+
+Picture = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
+Progress = Callable[[int, int], None]  # called with (frames done, frames in all)
+PathLike = str | Path
+
+CHUNK = FPS  # frames per call of the model: one second
+SMALLEST_MAX_SIZE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a model made beside one frame's colours; None where it makes none.
+
+    mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
+    colour: (S, S, 3) uint8, the new colour.
+    landmarks: (68, 2) float32 in [0, 1] of the crop.
+    """
+
+    mask: NDArray[np.float32] | None
+    colour: Picture | None
+    landmarks: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make: files in, files out. The options are those of `TalkingFace.generate`."""
+
+    image: PathLike
+    audio: PathLike
+    output: PathLike
+    sheet: PathLike | None = None
+    crop: bool = False
+    face: int | None = None
+    box: Box | None = None
+    max_size: int = 1280
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Before any work: raises OutputError when an output must not or cannot be written."""
+        video.check_output(self.output, self.overwrite)
+        taken = [Path(self.image).absolute(), Path(self.audio).absolute()]
+        for path in [self.output] if self.sheet is None else [self.output, self.sheet]:
+            if Path(path).absolute() in taken:
+                raise OutputError(f"{path}: is given twice; an output needs a name of its own")
+            taken.append(Path(path).absolute())
+        if self.sheet is not None:
+            media.check_output(self.sheet, self.overwrite)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job. frames: written; seconds: it took; error: None when it succeeded."""
+
+    job: Job
+    frames: int
+    seconds: float
+    error: TalkingFaceError | None = None
+
+
+@dataclass(frozen=True)
+class _Sitter:
+    """A face ready to speak: its encoding, and what brings a crop (S, S, 3) into the picture."""
+
+    identity: Any
+    paste: Callable[[Picture], Picture]
+
+
+def load(name: PathLike, device: str = "cpu") -> TalkingFace:
+    """A generator by its name (see `weights.listing`) or the path of its weights file.
+
+    device: as torch names it, or "auto": the first accelerator if there is one.
+    Raises UnknownModel, BadWeights, BadRequest (the device).
+    """
+    model, info = weights.load_with_info(name, _device(device))
+    return TalkingFace(model, info)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadRequest(f"device {name!r} is unknown: give auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise BadRequest(
+            f"device {name!r}: this machine has {count} CUDA devices: give auto or cpu"
+        )
+    return device
+
+
+def align(
+    image: PathLike | Picture,
+    *,
+    face: int | None = None,
+    box: Box | None = None,
+    spec: CropSpec | None = None,
+) -> Aligned:
+    """The aligned face of a picture, as generators see it.
+
+    image: a file, or (H, W, 3) uint8 RGB. face: the N-th largest (from 1) instead of the largest;
+    box: (x, y, width, height) of the face in pixels; not both. spec: the crop's geometry.
+    Raises UnreadableMedia, NoFaceFound, BadRequest.
+    """
+    return _align(*_read_picture(image), face, box, spec or CropSpec())
+
+
+def _align(whole: Picture, name: str, face: int | None, box: Box | None, spec: CropSpec) -> Aligned:
+    if face is not None and box is not None:
+        raise BadRequest("give the face's number or its box, not both")
+    return faces.align(whole, faces.choose_face(whole, number=face, box=box, name=name), spec)
+
+
+def _read_picture(image: PathLike | Picture) -> tuple[Picture, str]:
+    if isinstance(image, (str, Path)):
+        return picture.read(Path(image)), str(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise BadRequest(
+            f"a picture must be (H, W, 3) uint8 RGB, this array is {image.shape} {image.dtype}"
+        )
+    return image, "picture"
+
+
+def _read_sound(sound: PathLike | NDArray[np.floating[Any]] | Tensor) -> Tensor:
+    """(N,) float32 at 16 kHz of a file, or of an array that is that already."""
+    if isinstance(sound, (str, Path)):
+        return audio.load(sound)
+    samples = torch.as_tensor(sound)
+    _check_samples(samples)
+    if samples.shape[0] < SAMPLES_PER_FRAME:
+        raise BadRequest(
+            f"a sound needs at least {SAMPLES_PER_FRAME} samples (one video frame, 40 ms at "
+            f"16 kHz), this array has {samples.shape[0]}"
+        )
+    return samples.float().cpu()
+
+
+def _check_samples(samples: Tensor) -> None:
+    if samples.ndim != 1 or not samples.is_floating_point():
+        raise BadRequest(
+            f"a sound must be (N,) floats in [-1, 1] at 16 kHz, this array is "
+            f"{tuple(samples.shape)} {samples.dtype}"
+        )
+    if not bool(torch.isfinite(samples).all()):
+        raise BadRequest("a sound must be finite numbers, this array has NaN or infinite ones")
+
+
+class TalkingFace:
+    """A generator that takes pictures and recordings. Make one with `talkingface.load`."""
+
+    def __init__(self, model: nn.Module, info: WeightsInfo) -> None:
+        self.model = model
+        self.info = info
+        self._config: Any = model.config
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    @property
+    def tag(self) -> str:
+        """What every written video says of itself."""
+        file = f", weights sha256 {self.info.sha256[:16]}" if self.info.sha256 else ""
+        return (
+            f"Synthetic video: generated from one picture and a sound by talkingface "
+            f"{__version__}, model {self.info.name}{file}"
+        )
+
+    def generate(
+        self,
+        image: PathLike | Picture,
+        audio: PathLike | NDArray[np.floating[Any]] | Tensor,
+        *,
+        crop: bool = False,
+        face: int | None = None,
+        box: Box | None = None,
+        max_size: int = 1280,
+    ) -> Video:
+        """The face of `image` speaking `audio`, as a video whose frames are made when asked for.
+
+        image: a file, or (H, W, 3) uint8 RGB.
+        audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz.
+        crop: only the aligned face, not the whole picture.
+        face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture.
+        max_size: a larger picture is shrunk to this many pixels on its long side.
+        The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
+        Raises UnreadableMedia, NoFaceFound, BadRequest.
+        """
+        sitter = self._seat(image, crop, face, box, max_size)
+        source = Path(audio) if isinstance(audio, (str, Path)) else None
+        return Video(self, sitter, _read_sound(audio), source)
+
+    def stream(
+        self,
+        image: PathLike | Picture,
+        chunks: Iterable[NDArray[np.floating[Any]] | Tensor],
+        *,
+        crop: bool = False,
+        face: int | None = None,
+        box: Box | None = None,
+        max_size: int = 1280,
+    ) -> Iterator[Picture]:
+        """Live: chunks of sound ((N,) floats at 16 kHz, any lengths) in, frames out once complete.
+
+        A frame needs `model.config.speech.latency` seconds of sound after its end (0.16 s); when
+        the chunks end, silence stands in for what is missing. The frames are those of `generate`.
+        """
+        sitter = self._seat(image, crop, face, box, max_size)
+        return self._frames(sitter, map(_live_samples, chunks))
+
+    def run(self, job: Job, progress: Progress | None = None) -> JobResult:
+        """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
+        return self._run(job, self._seat_job, progress)
+
+    def generate_many(
+        self, jobs: Sequence[Job], progress: Callable[[JobResult], None] | None = None
+    ) -> list[JobResult]:
+        """One result per job, in order; a job that fails says so in its result and stops no other.
+
+        Neighbouring jobs with the same face share its detection and encoding. progress: called with
+        each result as it comes.
+        """
+        seats: dict[tuple[Any, ...], _Sitter] = {}
+
+        def seated(job: Job) -> _Sitter:
+            key = (str(job.image), job.crop, job.face, job.box, job.max_size)
+            if key not in seats:
+                seat = self._seat_job(job)
+                seats.clear()
+                seats[key] = seat
+            return seats[key]
+
+        results = []
+        for job in jobs:
+            start = time.monotonic()
+            try:
+                result = self._run(job, seated, None)
+            except TalkingFaceError as error:
+                result = JobResult(job, 0, time.monotonic() - start, error)
+            results.append(result)
+            if progress is not None:
+                progress(result)
+        return results
+
+    def _run(
+        self, job: Job, seat: Callable[[Job], _Sitter], progress: Progress | None
+    ) -> JobResult:
+        start = time.monotonic()
+        job.check()
+        sitter = seat(job)
+        made = Video(self, sitter, _read_sound(job.audio), Path(job.audio))
+        frames = made.save(job.output, overwrite=job.overwrite, progress=progress)
+        if job.sheet is not None:
+            picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
+        return JobResult(job, frames, time.monotonic() - start)
+
+    def _seat_job(self, job: Job) -> _Sitter:
+        return self._seat(job.image, job.crop, job.face, job.box, job.max_size)
+
+    def _seat(
+        self,
+        image: PathLike | Picture,
+        crop: bool,
+        face: int | None,
+        box: Box | None,
+        max_size: int,
+    ) -> _Sitter:
+        """Everything that is done once per face. The face is aligned at the picture's full size."""
+        if max_size < SMALLEST_MAX_SIZE:
+            raise BadRequest(f"max_size is {max_size}: give at least {SMALLEST_MAX_SIZE} pixels")
+        whole, name = _read_picture(image)
+        aligned = _align(whole, name, face, box, self._config.crop)
+        identity = self._encode(aligned)
+        if crop:
+            return _Sitter(identity, lambda frame: frame)
+        small, matrix = _shrink(whole, aligned.matrix, max_size)
+        return _Sitter(identity, Paster(small, matrix, aligned.crop))
+
+    @torch.inference_mode()
+    def _encode(self, aligned: Aligned) -> Any:
+        landmarks = torch.from_numpy(np.asarray(aligned.landmarks, dtype=np.float32))
+        portrait = Portrait(video.to_tensor(aligned.crop)[None], landmarks[None])
+        return self.model.encode(portrait.to(self._device))  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def _speak(self, identity: Any, speech: Tensor, state: State) -> tuple[Generated, State]:
+        result: tuple[Generated, State] = self.model(identity, speech[None].to(self._device), state)
+        return result
+
+    def _generated(self, identity: Any, sound: Iterable[Tensor]) -> Iterator[Generated]:
+        """The model's answers to a sound that comes in pieces, about CHUNK frames at a time."""
+        windows, state = WindowStream(self._config.speech), None
+        for samples in sound:
+            for part in samples.split(CHUNK * SAMPLES_PER_FRAME):
+                speech = windows.push(part)
+                if len(speech):
+                    generated, state = self._speak(identity, speech, state)
+                    yield generated
+        speech = windows.finish()
+        if len(speech):
+            yield self._speak(identity, speech, state)[0]
+
+    def _frames(self, sitter: _Sitter, sound: Iterable[Tensor]) -> Iterator[Picture]:
+        for generated in self._generated(sitter.identity, sound):
+            for frame in video.to_uint8(generated.frames[0]):
+                yield sitter.paste(frame)
+
+
+def _live_samples(chunk: NDArray[np.floating[Any]] | Tensor) -> Tensor:
+    samples = torch.as_tensor(chunk)
+    _check_samples(samples)
+    return samples.float().cpu()
+
+
+def _shrink(
+    whole: Picture, matrix: NDArray[np.float64], max_size: int
+) -> tuple[Picture, NDArray[np.float64]]:
+    """The picture with its long side at most `max_size`, both sides even, and its crop matrix.
+
+    A picture that is small enough stays as it is (the mp4 pads an odd side by one pixel).
+    """
+    height, width = whole.shape[:2]
+    scale = max_size / max(height, width)
+    if scale >= 1:
+        return whole, matrix
+    size = tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
+    small = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    # One similarity for both axes: rounding the sides moves it by under a pixel.
+    scale = float(np.sqrt(size[0] * size[1] / (width * height)))
+    to_whole = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]])
+    combined = matrix[:, :2] @ to_whole
+    combined[:, 2] += matrix[:, 2]
+    return small, combined
+
+
+class Video:
+    """A talking video whose frames are made when they are asked for; iterate as often as you like.
+
+    Frames are (H, W, 3) uint8 RGB; `fps` is 25; `len` is known before any frame is made.
+    """
+
+    fps = FPS
+
+    def __init__(
+        self, speaker: TalkingFace, sitter: _Sitter, sound: Tensor, source: Path | None
+    ) -> None:
+        """sound: (N,) at 16 kHz; source: the file it came from, muxed at its own quality."""
+        self._speaker, self._sitter = speaker, sitter
+        self._sound, self._source = sound, source
+
+    def __len__(self) -> int:
+        return audio.frame_count(self._sound.shape[0])
+
+    def __iter__(self) -> Iterator[Picture]:
+        return self._speaker._frames(self._sitter, [self._sound])
+
+    def maps(self) -> Iterator[Maps]:
+        """What the model makes beside the colours, frame by frame (generates anew)."""
+        for made in self._speaker._generated(self._sitter.identity, [self._sound]):
+            for t in range(made.frames.shape[1]):
+                yield Maps(
+                    None if made.mask is None else _array(made.mask[0, t, 0]),
+                    None if made.colour is None else video.to_uint8(made.colour[0, t]),
+                    None if made.landmarks is None else _array(made.landmarks[0, t]),
+                )
+
+    def save(
+        self, path: PathLike, *, overwrite: bool = False, progress: Progress | None = None
+    ) -> int:
+        """Write an mp4 with the sound and a tag that says it is synthetic; returns its frames.
+
+        On any failure nothing is left behind and an earlier file stays. Raises OutputError.
+        """
+        sound = self._sound if self._source is None else self._source
+        tag = self._speaker.tag
+        frames = self if progress is None else self._reported(progress)
+        return video.write(path, frames, sound, fps=FPS, tag=tag, overwrite=overwrite)
+
+    def _reported(self, progress: Progress) -> Iterator[Picture]:
+        total = len(self)
+        for done, frame in enumerate(self, start=1):
+            yield frame
+            progress(done, total)
+
+    def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
+        """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
+        bare = _Sitter(self._sitter.identity, lambda frame: frame)
+        frames = self._speaker._frames(bare, [self._sound])
+        return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
+
+
+def contact_sheet(
+    frames: Iterable[Picture],
+    *,
+    seconds: float = 3.0,
+    every: int = 3,
+    columns: int = 13,
+    side: int = 128,
+) -> Picture:
+    """Every `every`-th frame ((H, W, 3) uint8, 25 fps) of the first seconds, side by side in rows.
+
+    side: pixels of each picture. Raises BadRequest when there is nothing to show.
+    """
+    if min(every, columns, side) < 1 or seconds <= 0:
+        raise BadRequest("a contact sheet needs seconds, every, columns and side above 0")
+    count = max(1, round(seconds * FPS))
+    shown = list(islice(frames, 0, count, every))
+    rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    labels = [
+        f"{start * every / FPS:.2f} s, one frame in {every}"
+        for start in range(0, len(shown), columns)
+    ]
+    return video.contact_sheet(rows, labels, side=side)
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
+
+
+def plan(
+    portraits: Sequence[PathLike], recordings: Sequence[PathLike], folder: PathLike, **options: Any
+) -> list[Job]:
+    """Every portrait with every recording, as `folder`/<portrait>-<recording>.mp4.
+
+    options: as in `Job`. Raises BadRequest when two of them would have the same name.
+    """
+    jobs: dict[Path, Job] = {}
+    for image in portraits:
+        for sound in recordings:
+            output = Path(folder) / f"{Path(image).stem}-{Path(sound).stem}.mp4"
+            if output in jobs:
+                raise BadRequest(f"{output} would be written twice: give files of different names")
+            jobs[output] = Job(image, sound, output, **options)
+    return list(jobs.values())
+
+
+def make_folder(path: PathLike) -> None:
+    """Make a folder, and those it is in, unless it is there. Raises OutputError."""
+    with media.writing(Path(path), OSError):
+        Path(path).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,313 @@
+"""Video in at 25 frames per second, video out with its sound, and pictures of frames side by side.
+
+Frames outside networks are (H, W, 3) uint8 RGB, inside (..., 3, H, W) float in [-1, 1]; converted
+here and nowhere else. PyAV is imported inside the functions (see `media`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from talkingface import media
+from talkingface.audio import FPS, SAMPLE_RATE
+from talkingface.errors import OutputError, UnreadableMedia
+from talkingface.media import Sound
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Picture = NDArray[np.uint8]
+
+_BT709 = 1  # ITU-T H.273: the code of its primaries, its transfer curve and its matrix alike
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says of itself.
+
+    fps: frames per second, on average; width, height: pixels as shown (after its rotation);
+    seconds: length; has_audio: a sound track is there; tag: its comment, where `write` puts `tag`.
+    """
+
+    fps: float
+    width: int
+    height: int
+    seconds: float
+    has_audio: bool
+    tag: str | None
+
+
+def to_tensor(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    given = pictures if isinstance(pictures, Tensor) else np.ascontiguousarray(pictures)
+    return torch.as_tensor(given).movedim(-1, -3).float() / 127.5 - 1.0
+
+
+def to_uint8(frames: Tensor) -> NDArray[np.uint8]:
+    """(..., 3, H, W) float in [-1, 1] -> (..., H, W, 3) uint8; what lies outside is clipped."""
+    levels = ((frames.detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.movedim(-3, -1).cpu().numpy())
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Size, rate and length of a video. Raises UnreadableMedia."""
+    path = Path(path)
+    with media.opened(path) as container:
+        stream = _required_stream(path, container)
+        first = next(media.decoded(path, container, stream), None)
+        if first is None:
+            raise UnreadableMedia(f"{path}: a video without a single frame")
+        height, width = _upright(first).shape[:2]
+        length = (container.duration or 0) / 1e6
+        if stream.duration and stream.time_base:
+            length = float(stream.duration * stream.time_base)
+        return VideoInfo(
+            fps=float(stream.average_rate or FPS),
+            width=width,
+            height=height,
+            seconds=length,
+            has_audio=bool(container.streams.audio),
+            tag=container.metadata.get("comment"),
+        )
+
+
+def _required_stream(path: Path, container: InputContainer) -> VideoStream:
+    stream = media.video_stream(container)
+    if stream is None:
+        raise UnreadableMedia(f"{path}: has no video; {media.FILE_KINDS}")
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _upright(frame: VideoFrame) -> Picture:
+    """(H, W, 3) RGB, turned as the file's display matrix says."""
+    turns = round(frame.rotation / 90) % 4
+    picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    return np.ascontiguousarray(picture, dtype=np.uint8)
+
+
+def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
+    """The frames of a video, (H, W, 3) uint8 RGB, at `fps` whatever its own rate is.
+
+    Output frame k shows the source frame whose time stamp lies nearest to k / fps; a source frame
+    that is shown twice is the same array twice. Raises UnreadableMedia, also half-way when the rest
+    is damaged or missing.
+    """
+    path = Path(path)
+    with media.opened(path) as container:
+        stream = _required_stream(path, container)
+        step = 1 / (stream.average_rate or Fraction(FPS))
+        shown, given, start = None, 0, None
+        now = Fraction(0)
+        for frame in media.decoded(path, container, stream):
+            start, before, now = _times(frame, start, now, step)
+            if shown is not None:
+                picture = None
+                while Fraction(given, fps) < (before + now) / 2:
+                    picture = _upright(shown) if picture is None else picture
+                    yield picture
+                    given += 1
+            shown = frame
+        if shown is None:
+            raise UnreadableMedia(f"{path}: a video without a single frame")
+        missing = max(given == 0, round((now + step) * fps) - given)
+        yield from itertools.repeat(_upright(shown), missing)
+
+
+def _times(
+    frame: VideoFrame, start: Fraction | None, last: Fraction, step: Fraction
+) -> tuple[Fraction, Fraction, Fraction]:
+    """(the clip's start, the time of the frame before, this frame's time), seconds."""
+    if frame.pts is not None and frame.time_base is not None:
+        stamp = frame.pts * frame.time_base
+        if start is None:
+            return stamp, Fraction(0), Fraction(0)
+        return start, last, max(last, stamp - start)
+    return (start, last, last + step) if start is not None else (Fraction(0), last, last)
+
+
+def check_output(path: Path | str, overwrite: bool = False) -> None:
+    """Call before the work starts: raises OutputError when `write` could not write `path`."""
+    if Path(path).suffix.lower() != ".mp4":
+        raise OutputError(f"{path}: videos are written as mp4; give a name that ends in .mp4")
+    media.check_output(path, overwrite)
+
+
+def write(
+    path: Path | str,
+    frames: Iterable[Picture],
+    sound: Path | str | Tensor | NDArray[np.float32] | None,
+    *,
+    fps: int = FPS,
+    tag: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write an mp4 (H.264 yuv420p, AAC, faststart) while the frames come; returns how many came.
+
+    frames: (H, W, 3) uint8 RGB of one size; an odd size is padded by one row or column.
+    sound: a recording or video, muxed at its own rate and channels, or (N,) samples at 16 kHz; it
+    is cut where the frames end. tag: the file's comment, to say that the video is synthetic.
+    The file appears under its name when it is complete; on any failure nothing is left and an
+    earlier file stays. Raises OutputError, UnreadableMedia (the sound) and what `frames` raises.
+    """
+    path = Path(path)
+    check_output(path, overwrite)
+    track = _sound_track(sound)
+    source = iter(frames)
+    first = next(source, None)
+    if first is None:
+        raise OutputError(f"{path}: nothing to write, there are no frames")
+    with media.replacing(path, overwrite) as part, _Mp4(path, part, first, track, fps, tag) as mp4:
+        for picture in itertools.chain([first], source):
+            mp4.add(picture)
+        mp4.finish()
+    return mp4.frames
+
+
+def _sound_track(sound: Path | str | Tensor | NDArray[np.float32] | None) -> Sound | None:
+    if sound is None:
+        return None
+    if isinstance(sound, (str, Path)):
+        return media.open_sound(Path(sound))
+    samples = torch.as_tensor(sound).detach().cpu().float().numpy().reshape(1, -1)
+    return Sound(SAMPLE_RATE, 1, iter([samples]))
+
+
+class _Mp4:
+    """An mp4 under construction. Sound is fed frame by frame, so the muxer holds almost nothing."""
+
+    def __init__(
+        self, path: Path, part: Path, first: Picture, sound: Sound | None, fps: int, tag: str | None
+    ) -> None:
+        import av
+
+        self._path, self._sound, self._fps = path, sound, fps
+        self._size = first.shape
+        self._errors = (av.FFmpegError, OSError)
+        self._queue = np.zeros((sound.channels if sound else 1, 0), np.float32)
+        self._samples = 0
+        self.frames = 0
+        with media.writing(path, *self._errors):
+            options = {"movflags": "+faststart"}
+            self._container = av.open(str(part), "w", format="mp4", container_options=options)
+            if tag is not None:
+                self._container.metadata["comment"] = tag
+            self._video = self._add_video(first)
+            self._audio = self._add_audio(sound) if sound else None
+
+    def _add_video(self, first: Picture) -> VideoStream:
+        options = {"crf": "18", "preset": "veryfast"}
+        stream = self._container.add_stream("libx264", rate=self._fps, options=options)
+        stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = _BT709
+        context.color_range = 1  # "limited": luma 16-235
+        return stream
+
+    def _add_audio(self, sound: Sound) -> AudioStream:
+        layout = "mono" if sound.channels == 1 else "stereo"
+        stream = self._container.add_stream("aac", rate=sound.rate, layout=layout)
+        stream.bit_rate = min(96_000, 4 * sound.rate) * sound.channels
+        return stream
+
+    def __enter__(self) -> _Mp4:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with media.writing(self._path, *self._errors):
+            self._container.close()
+
+    def add(self, picture: Picture) -> None:
+        """One more frame, and the sound that belongs under it."""
+        import av
+
+        if picture.shape != self._size:
+            raise ValueError(f"frame {self.frames} is {picture.shape}, the first was {self._size}")
+        height, width = self._size[:2]
+        padding = ((0, height % 2), (0, width % 2), (0, 0))
+        even = np.pad(picture, padding, mode="edge") if height % 2 or width % 2 else picture
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
+        frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
+        self.frames += 1
+        with media.writing(self._path, *self._errors):
+            self._container.mux(self._video.encode(frame))
+        if self._sound is not None:
+            self._feed(self._sound, self.frames * self._sound.rate // self._fps)
+
+    def _feed(self, sound: Sound, until: int) -> None:
+        """Encode the sound up to sample `until`, or to its end."""
+        import av
+
+        while self._samples < until:
+            if self._queue.shape[1] == 0:
+                chunk = next(sound.chunks, None)
+                if chunk is None:
+                    return
+                self._queue = chunk
+            take = min(until - self._samples, self._queue.shape[1])
+            part, self._queue = self._queue[:, :take], self._queue[:, take:]
+            layout = "mono" if sound.channels == 1 else "stereo"
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", layout)
+            frame.sample_rate = sound.rate
+            frame.pts, frame.time_base = self._samples, Fraction(1, sound.rate)
+            self._samples += take
+            self._encode_sound(frame)
+
+    def _encode_sound(self, frame: Any) -> None:
+        assert self._audio is not None
+        with media.writing(self._path, *self._errors):
+            self._container.mux(self._audio.encode(frame))
+
+    def finish(self) -> None:
+        """Give out what the encoders still hold."""
+        with media.writing(self._path, *self._errors):
+            self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._encode_sound(None)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Picture]], labels: Sequence[str], *, side: int = 128, gap: int = 2
+) -> Picture:
+    """Rows of pictures ((H, W, 3) uint8), each row under its label, as one picture to look at.
+
+    Every picture is fitted into a square of `side` pixels; rows may differ in length.
+    """
+    if len(rows) != len(labels):
+        raise ValueError(f"{len(rows)} rows, but {len(labels)} labels")
+    columns = max(len(row) for row in rows)
+    title = 18
+    width = gap + columns * (side + gap)
+    sheet = np.full((len(rows) * (title + side + gap), width, 3), 255, np.uint8)
+    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        y = r * (title + side + gap)
+        place = (gap + 2, y + title - 5)
+        cv2.putText(sheet, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        for c, picture in enumerate(row):
+            x = gap + c * (side + gap)
+            small = _fitted(picture, side)
+            sheet[y + title : y + title + small.shape[0], x : x + small.shape[1]] = small
+    return sheet
+
+
+def _fitted(picture: Picture, side: int) -> Picture:
+    scale = side / max(picture.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how), dtype=np.uint8)

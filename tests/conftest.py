@@ -1,0 +1,64 @@
+"""What several test files need: the example files, the tiny random model, the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import talkingface
+from talkingface.cli import main
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line did: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the real command line in this process: cli("generate", "a.jpg", ...)."""
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    """A face of nobody, 768x768."""
+    return EXAMPLES / "portrait.jpg"
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """A sentence of 2.98 s: 75 frames."""
+    return EXAMPLES / "speech.wav"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> talkingface.TalkingFace:
+    """The tiny random model of every command line test."""
+    return talkingface.load("cran-tiny")

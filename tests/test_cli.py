@@ -1,0 +1,346 @@
+"""The real command line, with the tiny random model: what it writes, and every way it says no."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Cli, Ran
+
+import talkingface
+from talkingface import picture, video, weights
+from talkingface.cli import parse_face
+from talkingface.errors import BadRequest
+
+TINY = ("--model", "cran-tiny", "--device", "cpu")
+
+
+def write_wav(path: Path, samples: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(b"\0\0" * samples)
+    return path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder and what is in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assert_refused(ran: Ran, *says: str) -> None:
+    """Exit code 2, nothing on standard output, one line of error that says all this."""
+    assert ran.code == 2 and ran.out == ""
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1, ran.err
+    for text in says:
+        assert text in ran.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a command's output goes; the test fails when a refused command leaves a trace there."""
+    where = tmp_path / "out"
+    where.mkdir()
+    (where / "earlier.mp4").write_bytes(b"mine")
+    yield where
+    assert snapshot(where) == {"earlier.mp4": b"mine"}
+
+
+def test_a_video_and_its_sheet(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
+    out, png = tmp_path / "talking.mp4", tmp_path / "sheet.png"
+    ran = cli("generate", portrait, speech, "-o", out, "--sheet", png, "--max-size", 256, *TINY)
+    assert ran.code == 0 and ran.err == ""
+    assert re.match(rf"{out}: 3\.00 s, 75 frames, in [\d.]+ s\n{png}: contact sheet\n", ran.out)
+    assert len(list(video.read_frames(out))) == 75
+    tag = video.probe(out).tag
+    assert tag is not None and talkingface.__version__ in tag and "Synthetic" in tag
+    assert picture.read(png).shape[1] > 13 * 128
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png", "talking.mp4"]
+
+
+def test_crop_and_overwrite(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
+    out = tmp_path / "face.mp4"
+    out.write_bytes(b"old")
+    ran = cli("generate", portrait, speech, "-o", out, "--crop", "--overwrite", *TINY)
+    assert ran.code == 0
+    info = video.probe(out)
+    assert (info.width, info.height) == (128, 128)
+
+
+def test_weights_by_path(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.safetensors", tmp_path / "face.mp4"
+    weights.save(path, weights.load("cran-tiny"), training_data="none", licence="MIT")
+    ran = cli("generate", portrait, speech, "-o", out, "--crop", "--model", path)
+    assert ran.code == 0
+    assert f"model mine, weights sha256 {weights.load_with_info(path)[1].sha256[:16]}" in str(
+        video.probe(out).tag
+    )
+
+
+def test_batch_goes_on_after_a_failure(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "videos"
+    bad = write_wav(tmp_path / "short.wav", 5)
+    sounds = ("--speech", bad, "--speech", speech)
+    ran = cli("batch", portrait, *sounds, "--out-dir", out, "--crop", *TINY)
+    assert ran.code == 2
+    assert [path.name for path in out.iterdir()] == ["portrait-speech.mp4"]
+    assert ran.err.startswith("error: ") and "short.wav" in ran.err and ran.err.count("\n") == 1
+    assert f"1 of 2 videos written to {out}" in ran.out
+
+
+def test_sheet_of_a_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "clip.mp4", tmp_path / "sheet.png"
+    video.write(path, [np.full((64, 64, 3), 8 * t, np.uint8) for t in range(25)], None)
+    ran = cli("sheet", path, "-o", out, "--every", 5, "--columns", 3)
+    assert ran.code == 0 and picture.read(out).shape[1] > 3 * 128
+    assert_refused(cli("sheet", path, "-o", out), "exists already")
+    assert_refused(cli("sheet", path, "-o", out, "--overwrite", "--every", 0), "above 0")
+
+
+def test_models_and_version(cli: Cli) -> None:
+    listed = cli("models")
+    assert listed.code == 0
+    for info in weights.listing():
+        assert f"{info.name}: family {info.family}" in listed.out
+        assert info.training_data in listed.out and info.sha256 in listed.out
+    assert cli("version").out == f"talkingface {talkingface.__version__}\n"
+
+
+# --- inputs that are wrong -----------------------------------------------------------------------
+
+Bad = Callable[[Path], Path]
+
+
+def missing(folder: Path) -> Path:
+    return folder / "none.wav"
+
+
+def text_named_wav(folder: Path) -> Path:
+    path = folder / "text.wav"
+    path.write_text("This is no sound at all.\n" * 40)
+    return path
+
+
+def truncated_mp4(folder: Path) -> Path:
+    path = folder / "cut.mp4"
+    noise = np.random.default_rng(0)
+    frames = noise.integers(0, 255, (50, 64, 64, 3), dtype=np.uint8)
+    video.write(path, list(frames), noise.uniform(-0.5, 0.5, 32_000).astype(np.float32))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def video_without_sound(folder: Path) -> Path:
+    path = folder / "mute.mp4"
+    video.write(path, [np.zeros((64, 64, 3), np.uint8)] * 10, None)
+    return path
+
+
+def zero_bytes(folder: Path) -> Path:
+    path = folder / "zero.wav"
+    path.touch()
+    return path
+
+
+def no_samples(folder: Path) -> Path:
+    return write_wav(folder / "none.wav", 0)
+
+
+def five_samples(folder: Path) -> Path:
+    return write_wav(folder / "five.wav", 5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (missing, "no such file"),
+        (text_named_wav, "unknown kind"),
+        (truncated_mp4, "cut short"),
+        (video_without_sound, "a video without sound"),
+        (zero_bytes, "is empty (0 bytes)"),
+        (no_samples, "sound"),
+        (five_samples, "5 samples"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_wrong_sound(
+    cli: Cli, portrait: Path, tmp_path: Path, folder: Path, bad: Bad, says: str
+) -> None:
+    path = bad(tmp_path)
+    ran = cli("generate", portrait, path, "-o", folder / "talking.mp4", *TINY)
+    assert_refused(ran, str(path), says)
+
+
+def text_named_jpg(folder: Path) -> Path:
+    path = folder / "text.jpg"
+    path.write_text("This is no picture at all.\n" * 40)
+    return path
+
+
+def cut_jpg(folder: Path) -> Path:
+    path = folder / "cut.jpg"
+    whole = (Path(__file__).parents[1] / "examples" / "portrait.jpg").read_bytes()
+    path.write_bytes(whole[:300])
+    return path
+
+
+def no_face(folder: Path) -> Path:
+    path = folder / "hills.png"
+    x = np.linspace(0, 12, 320)
+    hills = np.uint8(100 + 60 * np.sin(x)[None, :, None] * np.cos(x)[:, None, None])
+    cv2.imwrite(str(path), np.repeat(hills, 3, axis=2))
+    return path
+
+
+def one_pixel(folder: Path) -> Path:
+    path = folder / "dot.png"
+    cv2.imwrite(str(path), np.zeros((1, 1, 3), np.uint8))
+    return path
+
+
+def huge(folder: Path) -> Path:
+    path = folder / "huge.png"
+    cv2.imwrite(str(path), np.zeros((12_000, 12_000), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (missing, "no such file"),
+        (zero_bytes, "is empty (0 bytes)"),
+        (text_named_jpg, "picture"),
+        (cut_jpg, "picture"),
+        (no_face, "no face found in 320x320 pixels"),
+        (one_pixel, "1x1 pixels"),
+        (huge, "no face found"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_wrong_picture(
+    cli: Cli, speech: Path, tmp_path: Path, folder: Path, bad: Bad, says: str
+) -> None:
+    path = bad(tmp_path)
+    ran = cli("generate", path, speech, "-o", folder / "talking.mp4", *TINY)
+    assert_refused(ran, str(path), says)
+
+
+@pytest.mark.parametrize("choice", ["9", "0", "5000,5000,20,20", "1,2,0,0", "left", "1,2,3", "1.5"])
+def test_a_wrong_face(cli: Cli, portrait: Path, speech: Path, folder: Path, choice: str) -> None:
+    out = folder / "talking.mp4"
+    assert_refused(cli("generate", portrait, speech, "-o", out, "--face", choice, *TINY), "face")
+
+
+def test_a_wrong_model(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path, folder: Path
+) -> None:
+    def ask(model: object) -> Ran:
+        return cli("generate", portrait, speech, "-o", folder / "a.mp4", "--model", model)
+
+    assert_refused(ask("cran-tinny"), "did you mean 'cran-tiny'?", "known:")
+    damaged = tmp_path / "damaged.safetensors"
+    assert_refused(ask(damaged), str(damaged), "No such file")
+    weights.save(damaged, weights.load("cran-tiny"), training_data="none", licence="MIT")
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    assert_refused(ask(damaged), str(damaged), "not a whole safetensors file (5000 bytes")
+
+
+def test_a_wrong_option(cli: Cli, portrait: Path, speech: Path, folder: Path) -> None:
+    def ask(*options: object) -> Ran:
+        return cli("generate", portrait, speech, "-o", folder / "a.mp4", *TINY, *options)
+
+    assert_refused(ask("--max-size", 3), "at least 64")
+    assert_refused(ask("--device", "toaster"), "'toaster'", "give auto")
+
+
+# --- outputs that cannot be ----------------------------------------------------------------------
+
+
+def test_an_output_that_must_not_be_written(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path, folder: Path
+) -> None:
+    def ask(output: object, *options: object) -> Ran:
+        return cli("generate", portrait, speech, "-o", output, *TINY, *options)
+
+    earlier = folder / "earlier.mp4"
+    assert_refused(ask(earlier), str(earlier), "--overwrite")
+    assert_refused(ask(folder / "a.mp4", "--sheet", earlier), str(earlier), "exists already")
+    assert_refused(ask(folder), str(folder))
+    assert_refused(ask(folder / "talking.avi"), "mp4")
+    assert_refused(ask(folder / "none" / "a.mp4"), "does not exist")
+    assert_refused(ask("/proc/a.mp4"), "/proc/a.mp4")
+    both = folder / "a.mp4"
+    assert_refused(ask(both, "--sheet", both), "given twice")
+    mine = tmp_path / "speech.mp4"
+    mine.write_bytes(speech.read_bytes())
+    ran = cli("generate", portrait, mine, "-o", mine, "--overwrite", *TINY)
+    assert_refused(ran, "given twice")
+    assert mine.read_bytes() == speech.read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
+def test_a_folder_that_is_not_ours(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    ran = cli("generate", portrait, speech, "-o", closed / "a.mp4", *TINY)
+    assert_refused(ran, "cannot be written to")
+
+
+def test_the_output_is_looked_at_before_the_long_work(
+    cli: Cli, portrait: Path, folder: Path
+) -> None:
+    ran = cli("generate", "no.jpg", "no.wav", "-o", folder / "earlier.mp4", "--model", "no")
+    assert_refused(ran, "earlier.mp4")
+    ran = cli("generate", "no.jpg", "no.wav", "-o", folder / "a.mp4", "--model", "no")
+    assert_refused(ran, "no model is called 'no'")
+    ran = cli("generate", "no.jpg", "no.wav", "-o", folder / "a.mp4", *TINY)
+    assert_refused(ran, "no.jpg")
+    ran = cli("generate", portrait, "no.wav", "-o", folder / "a.mp4", *TINY)
+    assert_refused(ran, "no.wav")
+
+
+def limited(folder: Path, portrait: Path, speech: Path, *options: str) -> Ran:
+    """In a process that may write no file beyond 40 kB: what a full disk looks like, half-way."""
+    out = str(folder / "earlier.mp4")
+    done = subprocess.run(
+        [sys.executable, "-m", "talkingface.cli", "generate", portrait, speech, "-o", out]
+        + [*TINY, "--overwrite", *options],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_full_disk_half_way(portrait: Path, speech: Path, folder: Path) -> None:
+    assert_refused(limited(folder, portrait, speech), "earlier.mp4", "the disk is full")
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+def test_a_usage_error_is_exit_2_too(cli: Cli) -> None:
+    ran = cli("generate", "a.jpg", "b.wav")
+    assert ran.code == 2 and "--output" in ran.err
+
+
+def test_face_choices() -> None:
+    assert parse_face(None) == (None, None)
+    assert parse_face("2") == (2, None)
+    assert parse_face("10,20.5,64,64") == (None, (10.0, 20.5, 64.0, 64.0))
+    for text in ("", "two", "1,2", "1.5", "nan", "inf", "1,2,3,nan"):
+        with pytest.raises(BadRequest):
+            parse_face(text)

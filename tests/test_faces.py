@@ -1,0 +1,249 @@
+"""Faces: against MediaPipe's own numbers, and properties that hold for any picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from talkingface.errors import NoFaceFound
+from talkingface.faces import (
+    Face,
+    Tracker,
+    align,
+    choose_face,
+    face_in_box,
+    find_faces,
+    pose,
+    track,
+)
+from talkingface.geometry import Array, CropSpec, Picture, transform
+
+ROOT = Path(__file__).parent.parent
+SPEC = CropSpec()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Picture:
+    bgr = cv2.imread(str(ROOT / "examples" / "portrait.jpg"))
+    assert bgr is not None
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def face(portrait: Picture) -> Face:
+    return find_faces(portrait)[0]
+
+
+def eyes_apart(landmarks: Array) -> float:
+    return float(np.linalg.norm(landmarks[36:42].mean(0) - landmarks[42:48].mean(0)))
+
+
+def distance(found: Array, expected: Array) -> float:
+    """Mean over the points, as a part of the interocular distance."""
+    return float(np.linalg.norm(found - expected, axis=1).mean()) / eyes_apart(expected)
+
+
+def moved(picture: Picture, scale: float, degrees: float) -> tuple[Picture, Array]:
+    height, width = picture.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
+    out = cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(out, dtype=np.uint8), np.asarray(matrix)
+
+
+def canvas(height: int, width: int) -> Picture:
+    noise = np.random.default_rng(0).integers(80, 120, (height, width, 3))
+    return noise.astype(np.uint8)
+
+
+def test_points_are_those_of_mediapipe(face: Face) -> None:
+    pinned = json.loads((ROOT / "tests" / "fixtures" / "portrait_mesh.json").read_text())
+    expected = np.array(pinned["mesh"])
+    apart = eyes_apart(face.landmarks)
+    off = np.abs(face.mesh - expected) / apart
+    assert off.mean() < 0.004
+    assert off[:, :2].max() < 0.02
+    assert face.score > 0.95
+
+
+def test_landmarks_are_in_ibug_order(face: Face) -> None:
+    points = face.landmarks
+    assert points.shape == (68, 2)
+    left_eye, right_eye, mouth = points[36:42].mean(0), points[42:48].mean(0), points[48:].mean(0)
+    assert left_eye[0] < points[30, 0] < right_eye[0]
+    assert left_eye[1] < points[30, 1] < mouth[1] < points[8, 1]
+    assert points[19, 1] < left_eye[1]
+    assert points[0, 0] < left_eye[0] < right_eye[0] < points[16, 0]
+    assert points[51, 1] < points[62, 1] <= points[66, 1] < points[57, 1]
+
+
+@pytest.mark.parametrize(("scale", "degrees"), [(0.6, 0.0), (0.9, 12.0), (0.8, -25.0)])
+def test_landmarks_move_with_the_picture(
+    portrait: Picture, face: Face, scale: float, degrees: float
+) -> None:
+    turned, matrix = moved(portrait, scale, degrees)
+    found = find_faces(turned)
+    assert len(found) == 1
+    assert distance(found[0].landmarks, transform(face.landmarks, matrix)) < 0.025
+
+
+def test_largest_first_and_small_in_large(portrait: Picture) -> None:
+    picture = canvas(2400, 3200)
+    small, large = (cv2.resize(portrait, (side, side)) for side in (360, 900))
+    picture[100:460, 2700:3060] = small
+    picture[1300:2200, 300:1200] = large
+    found = find_faces(picture)
+    assert len(found) == 2
+    assert found[0].box[2] > found[1].box[2]
+    alone = find_faces(np.asarray(small, dtype=np.uint8))[0]
+    assert distance(found[1].landmarks - [2700, 100], alone.landmarks) < 0.03
+
+
+def test_face_that_fills_its_picture_or_is_cut(portrait: Picture, face: Face) -> None:
+    x, y, width, height = (round(value) for value in face.box)
+    filled = cv2.resize(portrait[y : y + height, x : x + width], (100, 100))
+    assert len(find_faces(np.asarray(filled, dtype=np.uint8))) == 1
+    cut = portrait[:, x + width // 10 :]
+    found = find_faces(cut)
+    assert len(found) == 1
+    assert distance(found[0].landmarks + np.array([x + width // 10, 0]), face.landmarks) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (90, 3000), (300, 300)])
+def test_no_face_no_answer(shape: tuple[int, int]) -> None:
+    picture = canvas(*shape)
+    assert find_faces(picture) == []
+    assert Tracker().update(picture) is None
+    with pytest.raises(
+        NoFaceFound, match=rf"me\.png: no face found in {shape[1]}x{shape[0]} pixels.*--face"
+    ):
+        choose_face(picture, name="me.png")
+
+
+def test_huge_picture_is_searched_shrunk(portrait: Picture) -> None:
+    picture = np.zeros((6000, 6000, 3), np.uint8)
+    picture[2000:5000, 2000:5000] = cv2.resize(portrait, (3000, 3000))
+    found = find_faces(picture)
+    assert len(found) == 1
+    assert found[0].box[2] > 1000
+
+
+def test_choose_by_number_and_box(portrait: Picture, face: Face) -> None:
+    assert choose_face(portrait, number=1).box == face.box
+    with pytest.raises(NoFaceFound, match=r"picture: no face number 2, there is 1 face"):
+        choose_face(portrait, number=2)
+    boxed = choose_face(portrait, box=face.box)
+    assert distance(boxed.landmarks, face.landmarks) < 0.02
+    for outside in ((9000.0, 0.0, 50.0, 50.0), (10.0, 10.0, 0.0, 50.0)):
+        with pytest.raises(
+            NoFaceFound, match=r"x\.jpg: the face box .* is outside the picture, which is"
+        ):
+            choose_face(portrait, box=outside, name="x.jpg")
+
+
+def test_a_box_is_believed_even_without_a_face() -> None:
+    drawn = face_in_box(canvas(200, 200), (50, 50, 100, 100))
+    assert drawn.score < 0.5
+    assert np.isfinite(drawn.mesh).all()
+
+
+def test_aligned_crop_is_found_again_in_place(portrait: Picture, face: Face) -> None:
+    aligned = align(portrait, face, SPEC)
+    assert aligned.crop.shape == (128, 128, 3)
+    assert aligned.landmarks.dtype == np.float32
+    again = find_faces(aligned.crop)
+    assert len(again) == 1
+    assert distance(again[0].landmarks / 128, aligned.landmarks.astype(np.float64)) < 0.02
+    eyes = aligned.landmarks[36:48].mean(0)
+    assert np.abs(eyes - [0.5, SPEC.eye_y]).max() < 0.03
+
+
+def test_tracker_follows_loses_and_finds(portrait: Picture, face: Face) -> None:
+    tracker = Tracker()
+    steps = [moved(portrait, 0.7, degrees) for degrees in (0.0, 4.0, 8.0)]
+    for picture, matrix in steps:
+        found = tracker.update(picture)
+        assert found is not None
+        assert distance(found.landmarks, transform(face.landmarks, matrix)) < 0.025
+    assert tracker.update(canvas(*portrait.shape[:2])) is None
+    assert tracker.update(portrait) is not None
+
+
+def test_track_bridges_a_gap(portrait: Picture) -> None:
+    small = np.asarray(cv2.resize(portrait, (256, 256)), dtype=np.uint8)
+    clip = [np.roll(small, 2 * step, axis=1) for step in range(6)]
+    clip[2] = canvas(256, 256)
+    seen = track(iter(clip), SPEC)
+    assert seen.found.tolist() == [True, True, False, True, True, True]
+    assert seen.crops.shape == (6, 128, 128, 3)
+    assert seen.landmarks.shape == (6, 68, 2)
+    middle = (seen.landmarks[1] + seen.landmarks[3]) / 2
+    assert np.abs(seen.landmarks[2] - middle).max() < 0.02
+    spread = seen.landmarks[:, 36:48].mean(1).std(0).max()
+    assert spread < 0.01  # the crop follows the face
+
+
+def test_natural_pose_keeps_the_motion(portrait: Picture) -> None:
+    small = np.asarray(cv2.resize(portrait, (256, 256)), dtype=np.uint8)
+    clip = [np.roll(small, 3 * step, axis=1) for step in range(5)]
+    seen = track(clip, SPEC, natural_pose=True)
+    assert (seen.matrices == seen.matrices[0]).all()
+    scale = float(np.hypot(*seen.matrices[0][:, 0]))
+    walked = (seen.landmarks[4] - seen.landmarks[0])[:, 0].mean() * SPEC.size
+    assert walked == pytest.approx(12 * scale, rel=0.1)
+
+
+def test_track_without_a_face_says_so() -> None:
+    with pytest.raises(NoFaceFound, match=r"no face found in any of 2 frames of 64x48 pixels"):
+        track([canvas(48, 64)] * 2, SPEC)
+    with pytest.raises(NoFaceFound, match=r"any of 0 frames"):
+        track([], SPEC)
+
+
+def rotation(axis: int, degrees: float) -> Array:
+    """Right-handed about x, y or z."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    out = np.eye(3)
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    out[a, a], out[a, b], out[b, a], out[b, b] = c, -s, s, c
+    return out
+
+
+def test_pose_reads_rotations(face: Face) -> None:
+    # x is right, y down, z away: turned about x (right-handed) a face looks down, about y to the
+    # picture's left, about z it turns clockwise
+    yaw, pitch, roll = pose(face.mesh)
+    level = face.mesh @ np.linalg.inv(axes(face.mesh)).T
+    yaw0, pitch0, roll0 = pose(level)
+    assert abs(yaw0) < 1e-6
+    assert abs(roll0) < 1e-6
+    assert pose(level @ rotation(1, 20).T)[0] == pytest.approx(-20, abs=1e-6)
+    assert pose(level @ rotation(0, 15).T)[1] == pytest.approx(pitch0 + 15, abs=1e-6)
+    assert pose(level @ rotation(2, 10).T)[2] == pytest.approx(10, abs=1e-6)
+    assert max(abs(yaw), abs(pitch), abs(roll)) < 15
+
+
+def axes(mesh: Array) -> Array:
+    """Columns: the head's own right, down and away."""
+    across = (mesh[[454, 356, 263, 362]] - mesh[[234, 127, 33, 133]]).sum(0)
+    down = (mesh[[152, 148, 377]] - mesh[[10, 109, 338]]).sum(0)
+    across /= np.linalg.norm(across)
+    down -= across * (across @ down)
+    down /= np.linalg.norm(down)
+    return np.stack([across, down, np.cross(across, down)], axis=1)
+
+
+def test_import_loads_no_weights() -> None:
+    script = (
+        "import talkingface.faces, talkingface.faces.networks as n;"
+        "print(n.mesh.cache_info().currsize + n.detector.cache_info().currsize)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "0"

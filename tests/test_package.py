@@ -1,0 +1,148 @@
+"""What the package promises: its names, a light import, a README whose commands run, a whole wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXAMPLES, Cli
+
+import talkingface
+from talkingface import picture, video, weights
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich"}
+
+
+def test_exported_names() -> None:
+    assert set(talkingface.__all__) == {
+        "Job",
+        "JobResult",
+        "TalkingFace",
+        "TalkingFaceError",
+        "Video",
+        "__version__",
+        "align",
+        "load",
+    }
+    assert all(getattr(talkingface, name) is not None for name in talkingface.__all__)
+    assert set(talkingface.__all__) <= set(dir(talkingface))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = talkingface.nonsense  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("module", ["talkingface", "talkingface.cli"])
+def test_the_import_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & HEAVY == set()
+
+
+def test_the_version_is_said_once() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", talkingface.__version__)
+    assert f"## {talkingface.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert README.count("\n") < 150
+    for name in ["README.md", "CONTRIBUTING.md", "examples/README.md"]:
+        page = ROOT / name
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{name} points to {link}"
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("talkingface ")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every file that the README names, and a shipped `cran` that is tiny."""
+    small = np.ascontiguousarray(picture.read(EXAMPLES / "portrait.jpg")[::3, ::3])
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    for name in ("portrait", "anna", "ben"):
+        picture.write_png(tmp_path / f"{name}.jpg", small)
+    picture.write_png(tmp_path / "group.jpg", np.hstack([small, small]))
+    for name in ("speech.wav", "speech.m4a", "hello.wav", "bye.wav"):
+        shutil.copy(EXAMPLES / "speech.wav", tmp_path / name)
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    monkeypatch.setattr(weights, "SHIPPED", shipped)
+    source = tmp_path / "tiny.safetensors"
+    weights.save(source, weights.load("cran-tiny"), training_data="none", licence="MIT")
+    weights.register("cran", source)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_commands_run_as_written(desk: Path, cli: Cli) -> None:
+    run = [words for words in commands() if words[1] in {"generate", "batch", "sheet", "models"}]
+    assert len(run) >= 6
+    for words in run:
+        ran = cli(*words[1:])
+        assert ran.code == 0 and ran.err == "", (words, ran)
+    made = {path.name for path in desk.glob("**/*.mp4")}
+    assert made >= {"talking.mp4", "second.mp4", "face.mp4", "anna-hello.mp4", "ben-bye.mp4"}
+
+
+def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
+    for words in commands():
+        group = words[1:3] if words[1] in {"prepare", "train"} else words[1:2]
+        shown = cli(*group, "--help")
+        assert shown.code == 0, words
+        assert all(option in shown.out for option in words if option.startswith("-")), words
+
+
+def test_the_readme_python_runs_as_written(desk: Path) -> None:
+    (block,) = blocks("python")
+    exec(compile(block, "README.md", "exec"), {})
+    assert video.probe(desk / "talking.mp4").has_audio
+
+
+def test_every_command_has_help_with_an_example(cli: Cli) -> None:
+    def names(text: str) -> list[str]:
+        listed = text.split("Commands:\n")[1] if "Commands:\n" in text else ""
+        return re.findall(r"^  ([a-z-]+) ", listed, re.MULTILINE)
+
+    todo, seen = [[name] for name in names(cli("--help").out)], 0
+    assert len(todo) >= 7
+    while todo:
+        path = todo.pop()
+        shown = cli(*path, "--help").out
+        inner = names(shown)
+        todo += [[*path, name] for name in inner]
+        if not inner and path != ["version"]:
+            seen += 1
+            assert f"Example: talkingface {' '.join(path)}" in " ".join(shown.split()), path
+    assert seen >= 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="needs hatchling")
+def test_the_wheel_is_whole(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    wanted = [
+        path.relative_to(ROOT).as_posix()
+        for kind in ("*.py", "*.safetensors", "*.json", "py.typed")
+        for path in (ROOT / "talkingface").rglob(kind)
+    ]
+    assert set(wanted) <= inside and "talkingface/py.typed" in inside
+    assert any(name.endswith("licenses/NOTICE") for name in inside)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from talkingface import picture
+from talkingface.errors import OutputError, UnreadableMedia
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_LINEAR))
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    done, encoded = cv2.imencode(path.suffix, array)
+    assert done
+    path.write_bytes(encoded.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a b é 顔.png"])
+def test_lossless_pictures_come_back_bit_for_bit(
+    tmp_path: Path, rgb: np.ndarray, name: str
+) -> None:
+    assert np.array_equal(picture.read(save(tmp_path / name, rgb[..., ::-1])), rgb)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_lossy_pictures_keep_their_colours(tmp_path: Path, rgb: np.ndarray, name: str) -> None:
+    read = picture.read(save(tmp_path / name, rgb[..., ::-1]))
+    assert np.abs(read.astype(int) - rgb).mean() < 5  # RGB and BGR differ by far more
+    assert np.abs(read[..., ::-1].astype(int) - rgb).mean() > 20
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_and_grey(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    deep = rgb[..., ::-1].astype(np.uint16) * 257
+    assert np.array_equal(picture.read(save(tmp_path / f"deep{suffix}", deep)), rgb)
+    grey = np.repeat(rgb[..., :1], 3, axis=2)
+    assert np.array_equal(picture.read(save(tmp_path / f"grey{suffix}", rgb[..., 0])), grey)
+    assert np.array_equal(picture.read(save(tmp_path / f"g16{suffix}", deep[..., 2])), grey)
+
+
+@pytest.mark.parametrize(("suffix", "depth"), [(".png", 8), (".png", 16), (".webp", 8)])
+def test_transparency_is_composited_on_white(
+    tmp_path: Path, rgb: np.ndarray, suffix: str, depth: int
+) -> None:
+    alpha = np.tile(np.linspace(0, 255, 64).round(), (48, 1))[..., None]
+    given = np.dstack([rgb[..., ::-1], alpha])
+    given = given.astype(np.uint16) * 257 if depth == 16 else given.astype(np.uint8)
+    expected = (rgb * alpha + 255.0 * (255.0 - alpha)) / 255.0
+    path = tmp_path / f"a{suffix}"
+    parameters = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []  # 101: lossless
+    path.write_bytes(cv2.imencode(suffix, given, parameters)[1].tobytes())
+    assert np.abs(picture.read(path) - expected).max() <= 0.51
+
+
+def test_cmyk_jpeg_has_the_colours_of_its_inks() -> None:
+    read = picture.read(FIXTURES / "cmyk.jpg").astype(int)
+    inks = {(8, 8): (255, 0, 0), (8, 56): (0, 255, 0), (56, 8): (0, 0, 255)}
+    inks[56, 56] = (127, 127, 127)
+    for (y, x), colour in inks.items():
+        assert np.abs(read[y, x] - colour).max() <= 3, (y, x)
+
+
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_orientation_is_honoured(tmp_path: Path, rgb: np.ndarray, orientation: int) -> None:
+    path = save(tmp_path / "a.jpg", rgb[..., ::-1])
+    upright = picture.read(path)
+    plain = path.read_bytes()
+    entry = struct.pack("<HHIHH", 274, 3, 1, orientation, 0)
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + b"\0" * 4
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    path.write_bytes(plain[:2] + segment + plain[2:])
+    assert np.array_equal(picture.read(path), TURNS[orientation](upright))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
+def test_the_header_tells_the_size(tmp_path: Path, suffix: str) -> None:
+    for height, width in [(48, 64), (301, 33)]:
+        path = save(tmp_path / f"a{suffix}", np.zeros((height, width, 3), np.uint8))
+        assert picture.header_size(path.read_bytes()) == (width, height)
+    path = save(tmp_path / f"one{suffix}", np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(UnreadableMedia, match="too small, 1x1 pixels; expected at least 32x32"):
+        picture.read(path)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, rgb: np.ndarray) -> None:
+    path = save(tmp_path / "bomb.png", rgb)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    path.write_bytes(bytes(data))
+    with pytest.raises(UnreadableMedia, match=r"too large, 60000x60000 pixels; .*200 megapixels"):
+        picture.read(path)
+
+
+def test_a_large_picture_is_shrunk_by_averaging(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 9000)
+    wide = np.repeat(np.tile(ramp[None], (64, 1)).astype(np.uint8)[..., None], 3, axis=2)
+    read = picture.read(save(tmp_path / "wide.png", wide))
+    assert read.shape == (29, 4096, 3)
+    assert np.abs(read[10, :, 0] - np.linspace(0, 255, 4096)).max() <= 1.5
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
+def test_a_picture_cut_short_is_refused(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    path = save(tmp_path / f"a{suffix}", noise)
+    whole = path.read_bytes()
+    for share in (0.1, 0.6):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UnreadableMedia, match=r"a\.\w+: (a damaged picture|not a JPEG)"):
+            picture.read(path)
+    assert capfd.readouterr().err == ""  # one clear line is the error's, OpenCV keeps quiet
+
+
+def test_what_is_no_picture(tmp_path: Path) -> None:
+    text, empty = tmp_path / "text.jpg", tmp_path / "empty.png"
+    text.write_text("hello, world")
+    empty.touch()
+    cases = {text: "not a JPEG", empty: "is empty", tmp_path: "is a folder"}
+    cases[tmp_path / "none.png"] = "no such file"
+    for path, found in cases.items():
+        with pytest.raises(UnreadableMedia, match=found) as caught:
+            picture.read(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_write_png_is_complete_or_nothing(tmp_path: Path, rgb: np.ndarray) -> None:
+    path = tmp_path / "out.png"
+    picture.write_png(path, rgb)
+    assert np.array_equal(picture.read(path), rgb)
+    with pytest.raises(OutputError, match=r"out\.png: exists already"):
+        picture.write_png(path, rgb)
+    picture.write_png(path, 255 - rgb, overwrite=True)
+    assert np.array_equal(picture.read(path), 255 - rgb)
+    with pytest.raises(OutputError, match="does not exist; create it first"):
+        picture.write_png(tmp_path / "none" / "out.png", rgb)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]

@@ -1,0 +1,308 @@
+"""Pictures and sounds in, frames and files out: whole, streamed, pasted back, many at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import talkingface
+from talkingface import audio, faces, geometry, picture, pipeline, video
+from talkingface.errors import BadRequest, NoFaceFound, OutputError, UnreadableMedia
+from talkingface.pipeline import Job, TalkingFace
+
+
+@pytest.fixture(scope="module")
+def sound(speech: Path) -> np.ndarray:
+    """1.4 s of the sentence: 35 frames, the last one partial."""
+    return audio.load(speech)[8000 : 8000 + 34 * 640 + 100].numpy()
+
+
+@pytest.fixture(scope="module")
+def face(portrait: Path) -> np.ndarray:
+    """384x384: small, to be quick."""
+    return np.ascontiguousarray(picture.read(portrait)[::2, ::2])
+
+
+def close(first: Any, second: Any) -> None:
+    """Equal to float noise: one level of 255 where a rounding falls the other way."""
+    a, b = (np.stack(list(frames)).astype(int) for frames in (first, second))
+    assert a.shape == b.shape and np.abs(a - b).max() <= 1
+
+
+def test_frames_come_as_often_as_asked(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray
+) -> None:
+    made = tiny.generate(face, sound)
+    first, second = list(made), list(made)
+    assert len(made) == len(first) == 35 and made.fps == 25
+    assert all(frame.shape == face.shape and frame.dtype == np.uint8 for frame in first)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_crop_is_the_bare_face(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
+    frames = list(tiny.generate(face, sound, crop=True))
+    assert {frame.shape for frame in frames} == {(128, 128, 3)}
+    own = talkingface.align(face).crop
+    rows = slice(0, 50)  # the model decodes the lower face only
+    assert all(np.array_equal(frame[rows], own[rows]) for frame in frames)
+
+
+def test_a_still_face_gives_the_picture_back_pixel_for_pixel(
+    face: np.ndarray, sound: np.ndarray
+) -> None:
+    frames = list(talkingface.load("still").generate(face, sound))
+    assert len(frames) == 35 and all(np.array_equal(frame, face) for frame in frames)
+
+
+def test_only_the_face_changes(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
+    aligned = talkingface.align(face)
+    corners = np.array([[0.0, 0.0], [128, 0], [0, 128], [128, 128]])
+    low, high = (
+        f(geometry.transform(corners, geometry.invert(aligned.matrix)), axis=0)
+        for f in (np.min, np.max)
+    )
+    outside = np.ones(face.shape[:2], bool)
+    outside[int(low[1]) : int(high[1]) + 2, int(low[0]) : int(high[0]) + 2] = False
+    frames = list(tiny.generate(face, sound))
+    assert outside.any() and any(not np.array_equal(frame, face) for frame in frames)
+    assert all(np.array_equal(frame[outside], face[outside]) for frame in frames)
+
+
+@pytest.mark.parametrize("size", [1, 333, 640, 5000, 100_000])
+def test_streamed_equals_whole(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, size: int
+) -> None:
+    chunks = [sound[start : start + size] for start in range(0, len(sound), size)]
+    if size == 1:  # also: empty chunks, and tensors
+        chunks = [sound[:0], sound[:1], torch.from_numpy(sound[1:2]), sound[2:], sound[:0]]
+    streamed = tiny.stream(face, chunks, crop=True)
+    close(streamed, tiny.generate(face, sound, crop=True))
+
+
+def test_a_frame_comes_as_soon_as_its_sound_is_there(tiny: TalkingFace, face: np.ndarray) -> None:
+    given = 0
+
+    def chunks() -> Any:
+        nonlocal given
+        for _ in range(40):
+            given += 160
+            yield np.zeros(160, np.float32)
+
+    spec = tiny.model.config.speech
+    for number, _ in enumerate(tiny.stream(face, chunks(), crop=True), start=1):
+        needed = number * 640 + spec.latency * 16_000
+        if given < 6400:
+            assert needed <= given < needed + 160
+
+
+def test_the_length_of_a_chunk_changes_nothing(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(tiny.generate(face, sound, crop=True))
+    monkeypatch.setattr(pipeline, "CHUNK", 3)
+    close(tiny.generate(face, sound, crop=True), whole)
+
+
+def test_a_long_sound_is_never_in_the_model_at_once(
+    tiny: TalkingFace, face: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest, speak = 0, TalkingFace._speak
+
+    def spy(self: TalkingFace, identity: Any, speech: torch.Tensor, state: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(speech))
+        return speak(self, identity, speech, state)
+
+    monkeypatch.setattr(TalkingFace, "_speak", spy)
+    made = tiny.generate(face, np.zeros(20 * 16_000, np.float32), crop=True)
+    assert sum(1 for _ in made) == 500
+    assert longest <= pipeline.CHUNK + 1
+
+
+def test_maps_are_what_the_model_made(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray
+) -> None:
+    made = tiny.generate(face, sound)
+    maps = list(made.maps())
+    assert len(maps) == 35
+    for one in maps:
+        assert one.mask is not None and one.mask.shape == (128, 128)
+        assert 0 <= one.mask.min() and one.mask.max() <= 1
+        assert one.colour is not None and one.colour.dtype == np.uint8
+        assert one.landmarks is not None and one.landmarks.shape == (68, 2)
+    still = next(talkingface.load("still").generate(face, sound).maps())
+    assert still.mask is None and still.colour is None
+
+
+def test_saved_with_its_sound_and_a_tag(
+    tiny: TalkingFace, portrait: Path, speech: Path, tmp_path: Path
+) -> None:
+    path, calls = tmp_path / "talking.mp4", []
+    made = tiny.generate(portrait, speech, max_size=256)
+    assert made.save(path, progress=lambda done, total: calls.append((done, total))) == 75
+    assert calls == [(done, 75) for done in range(1, 76)]
+    info = video.probe(path)
+    assert (info.width, info.height, info.fps) == (256, 256, 25) and info.has_audio
+    assert info.seconds == pytest.approx(3.0, abs=0.04)
+    assert info.tag == tiny.tag
+    assert info.tag is not None and info.tag.startswith("Synthetic video")
+    assert talkingface.__version__ in info.tag and "cran-tiny" in info.tag
+    heard, said = audio.load(path), audio.load(speech)
+    count = min(len(heard), len(said)) - 640
+    assert np.corrcoef(heard[:count], said[:count])[0, 1] > 0.95
+
+
+def test_an_earlier_file_stays_unless_told(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "talking.mp4"
+    path.write_bytes(b"mine")
+    made = tiny.generate(face, sound, crop=True)
+    with pytest.raises(OutputError, match="exists"):
+        made.save(path)
+    assert path.read_bytes() == b"mine"
+    made.save(path, overwrite=True)
+    assert len(list(video.read_frames(path))) == 35
+
+
+@pytest.mark.parametrize(("width", "height", "most"), [(3001, 1999, 1280), (700, 1001, 500)])
+def test_a_large_picture_is_shrunk_and_its_crop_stays_in_place(
+    width: int, height: int, most: int
+) -> None:
+    whole = np.zeros((height, width, 3), np.uint8)
+    matrix = np.array([[0.2, -0.05, -30.0], [0.05, 0.2, -80.0]])
+    small, combined = pipeline._shrink(whole, matrix, most)
+    rows, columns = small.shape[:2]
+    assert max(rows, columns) == most and rows % 2 == 0 and columns % 2 == 0
+    points = np.array([[0.0, 0.0], [width - 1, 0], [0, height - 1], [width / 2, height / 3]])
+    shrunk = (points + 0.5) * [columns / width, rows / height] - 0.5  # pixel centres
+    moved = geometry.transform(shrunk, combined) - geometry.transform(points, matrix)
+    assert np.abs(moved).max() < 0.5 * 0.2 * width / columns  # half a small pixel, in the crop
+
+
+def test_a_small_picture_keeps_its_pixels() -> None:
+    whole = np.zeros((101, 77, 3), np.uint8)
+    matrix = np.eye(2, 3)
+    assert pipeline._shrink(whole, matrix, 101)[0] is whole
+
+
+def test_one_of_two_faces(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
+    two = np.full((384, 576, 3), 128, np.uint8)
+    two[:, :384], two[100:292, 384:] = face, face[::2, ::2]
+    largest, second = talkingface.align(two), talkingface.align(two, face=2)
+    assert geometry.invert(largest.matrix)[0, 2] < 350 < geometry.invert(second.matrix)[0, 2]
+    boxed = talkingface.align(two, box=(400.0, 125.0, 160.0, 160.0))
+    assert np.abs(boxed.landmarks - second.landmarks).max() < 0.02
+    frames = list(tiny.generate(two, sound, face=2))
+    assert all(np.array_equal(frame[:, :350], two[:, :350]) for frame in frames)
+    with pytest.raises(NoFaceFound):
+        tiny.generate(two, sound, face=3)
+    with pytest.raises(BadRequest, match="not both"):
+        tiny.generate(two, sound, face=1, box=(0.0, 0.0, 9.0, 9.0))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.zeros(639, np.float32), "at least 640 samples"),
+        (np.zeros((2, 16_000), np.float32), "(2, 16000)"),
+        (np.zeros(16_000, np.int16), "int16"),
+        (np.full(16_000, np.nan, np.float32), "NaN"),
+    ],
+)
+def test_a_wrong_sound_is_refused(
+    tiny: TalkingFace, face: np.ndarray, bad: np.ndarray, says: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        tiny.generate(face, bad)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 3), np.float32),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+)
+def test_a_wrong_picture_is_refused(tiny: TalkingFace, bad: Any, sound: np.ndarray) -> None:
+    with pytest.raises(BadRequest, match=r"must be \(H, W, 3\) uint8 RGB"):
+        tiny.generate(bad, sound)
+
+
+def test_a_wrong_device_or_size_is_refused(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray
+) -> None:
+    with pytest.raises(BadRequest, match="give auto, cpu, cuda"):
+        talkingface.load("cran-tiny", device="toaster")
+    with pytest.raises(BadRequest, match="CUDA devices"):
+        talkingface.load("cran-tiny", device="cuda:99")
+    with pytest.raises(BadRequest, match="at least 64"):
+        tiny.generate(face, sound, max_size=63)
+    assert talkingface.load("cran-tiny", device="auto").tag == tiny.tag
+
+
+def test_a_failed_job_stops_no_other(
+    tiny: TalkingFace,
+    portrait: Path,
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked, choose = [], faces.choose_face
+    monkeypatch.setattr(
+        faces, "choose_face", lambda *a, **k: looked.append(k["name"]) or choose(*a, **k)
+    )
+    taken = tmp_path / "taken.mp4"
+    taken.write_bytes(b"mine")
+    jobs = [
+        Job(portrait, speech, tmp_path / "a.mp4", crop=True),
+        Job(portrait, speech, taken, crop=True),
+        Job(portrait, tmp_path / "none.wav", tmp_path / "b.mp4", crop=True),
+        Job(tmp_path / "none.jpg", speech, tmp_path / "c.mp4", crop=True),
+        Job(portrait, speech, tmp_path / "d.mp4", crop=True, sheet=tmp_path / "d.png"),
+    ]
+    seen: list[pipeline.JobResult] = []
+    results = tiny.generate_many(jobs, seen.append)
+    assert results == seen and [result.job for result in results] == jobs
+    kinds = [type(result.error) for result in results]
+    assert kinds == [type(None), OutputError, UnreadableMedia, UnreadableMedia, type(None)]
+    assert [result.frames for result in results] == [75, 0, 0, 0, 75]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.mp4", "d.mp4", "d.png", "taken.mp4"] and taken.read_bytes() == b"mine"
+    assert looked == [str(portrait)], "one face is looked for once"
+
+
+def test_every_portrait_with_every_recording() -> None:
+    jobs = pipeline.plan(["x/anna.jpg", "ben.png"], ["hello.wav", "bye.mp3"], "out", crop=True)
+    assert [Path(job.output) for job in jobs] == [
+        Path("out/anna-hello.mp4"),
+        Path("out/anna-bye.mp4"),
+        Path("out/ben-hello.mp4"),
+        Path("out/ben-bye.mp4"),
+    ]
+    assert all(job.crop for job in jobs)
+    with pytest.raises(BadRequest, match="written twice"):
+        pipeline.plan(["x/anna.jpg", "y/anna.jpg"], ["hello.wav"], "out")
+
+
+def test_a_contact_sheet_has_a_place_for_every_frame(face: np.ndarray, sound: np.ndarray) -> None:
+    made = talkingface.load("still").generate(face, sound)
+    sheet = made.contact_sheet(seconds=1.0, every=5, columns=3)  # frames 0, 5 ... 20
+    own = talkingface.align(face).crop
+    found = [
+        (y, x)
+        for y in range(sheet.shape[0] - 127)
+        for x in range(sheet.shape[1] - 127)
+        if np.array_equal(sheet[y, x], own[0, 0])
+        and np.array_equal(sheet[y : y + 128, x : x + 128], own)
+    ]
+    assert len(found) == 5 and len({y for y, _ in found}) == 2
+    with pytest.raises(BadRequest):
+        made.contact_sheet(every=0)
