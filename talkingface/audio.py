@@ -30,7 +30,7 @@ assert _rest == 0, "a video frame must be a whole number of hops"
 
 @dataclass(frozen=True)
 class SpeechSpec:
-    """The audio features of one model; lives in its config, so features cannot disagree with weights.
+    """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
     kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped) or "log_mel".
     coefficients: how many per hop; hops: how many 10 ms hops per window (35 = the paper's 350 ms),
@@ -47,6 +47,8 @@ class SpeechSpec:
     floor: float = 1e-4  # smallest mel power: what is quieter is silence
 
     def __post_init__(self) -> None:
+        if self.hops <= HOPS_PER_FRAME:
+            raise ValueError(f"a window must be longer than a frame ({HOPS_PER_FRAME} hops)")
         most = self.mels - 1 if self.kind == "mfcc" else self.mels
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
@@ -79,7 +81,7 @@ def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def mel_filters(mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """(N_FFT // 2 + 1, mels) triangular filters on the HTK mel scale, peak 1 (librosa: htk, norm=None)."""
+    """(N_FFT // 2 + 1, mels) triangles on the HTK mel scale, peak 1 (librosa: htk, norm=None)."""
     low, high = _hz_to_mel(np.array([low_hz, high_hz]))
     edges = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
     bins = np.arange(N_FFT // 2 + 1)[:, None] * SAMPLE_RATE / N_FFT
@@ -90,7 +92,7 @@ def mel_filters(mels: int, low_hz: float, high_hz: float) -> Tensor:
 
 @lru_cache(maxsize=16)
 def dct_matrix(mels: int, coefficients: int) -> Tensor:
-    """(mels, coefficients): orthonormal DCT-II, rows 1 ... coefficients (0, the level, is dropped)."""
+    """(mels, coefficients): orthonormal DCT-II, rows 1 ... coefficients; the level is dropped."""
     n, k = np.arange(mels)[:, None], np.arange(1, coefficients + 1)[None]
     return torch.from_numpy(np.cos(np.pi * k * (n + 0.5) / mels) * np.sqrt(2.0 / mels)).float()
 
@@ -102,7 +104,8 @@ def hop_power(samples: Tensor, spec: SpeechSpec) -> Tensor:
     """
     sound = samples[..., 1:] - spec.preemphasis * samples[..., :-1]
     frames = sound.unfold(-1, WINDOW, HOP) * torch.hann_window(WINDOW, device=samples.device)
-    return torch.fft.rfft(frames, n=N_FFT).abs().square()
+    power: Tensor = torch.fft.rfft(frames, n=N_FFT).abs().square()
+    return power
 
 
 def hop_features(samples: Tensor, spec: SpeechSpec) -> Tensor:
@@ -132,7 +135,7 @@ def windows(sound: Tensor, spec: SpeechSpec, frames: int | None = None) -> Tenso
 
 
 class WindowStream:
-    """The same windows, chunk by chunk: push samples as they come, get the frames that are complete."""
+    """The same windows, chunk by chunk: push samples as they come, get the frames now complete."""
 
     def __init__(self, spec: SpeechSpec) -> None:
         self.spec = spec
@@ -141,7 +144,7 @@ class WindowStream:
         self._given = 0
 
     def push(self, samples: Tensor) -> Tensor:
-        """Append (N,) samples; returns (T, hops, coefficients) of the T >= 0 frames now complete."""
+        """Append (N,) samples; (T, hops, coefficients) of the T >= 0 frames now complete."""
         self._pushed += samples.shape[-1]
         self._buffer = torch.cat([self._buffer, samples.float()])
         ready = (self._buffer.shape[0] - self.spec.samples) // SAMPLES_PER_FRAME + 1

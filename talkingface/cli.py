@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from talkingface.errors import BadRequest, TalkingFaceError
 
 if TYPE_CHECKING:
     from talkingface.pipeline import Box, JobResult, Progress
+    from talkingface.training.loop import LoopOptions, Recipe
 
 # Everything heavy is imported inside the commands: `talkingface --help` answers at once.
 app = typer.Typer(
@@ -40,6 +42,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
 MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that exists")]
+RunFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="folder for checkpoint, log, sheets and weights")
+]
+Minutes = Annotated[float | None, typer.Option(help="stop early; a later call goes on")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
 
 
@@ -145,6 +152,89 @@ def sheet(
     print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
 
 
+@prepare_app.command("grid")
+def prepare_grid(
+    source: Annotated[Path, typer.Argument(help="the corpus: <speaker>/<clip>.mpg")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
+    workers: Annotated[int, typer.Option(help="processes at once")] = 2,
+) -> None:
+    """Track and align the faces of GRID, cut words and sound, write shards; resumes what it began.
+
+    Example: talkingface prepare grid GRID -o shards
+    """
+    from talkingface.data import prepare
+
+    with _bar("clips") as progress:
+        table = prepare.prepare("grid", source, output, workers=workers, progress=progress)
+    print(table)
+
+
+@train_app.command("lipreader")
+def train_lipreader(
+    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
+    output: RunFolder,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the lip reader that the generator's third critic begins from; goes on where it stopped.
+
+    Example: talkingface train lipreader shards -o runs/lipreader
+    """
+    from talkingface import pipeline
+    from talkingface.data.dataset import Cache
+    from talkingface.training import loop, recipes
+
+    recipe = recipes.LipReaderRecipe(Cache(shards), device=pipeline.find_device(device), seed=seed)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+@train_app.command("cran")
+def train_cran(
+    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
+    output: RunFolder,
+    preset: Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")] = "cran",
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a generator, first without and then with its critics; goes on where it stopped.
+
+    Example: talkingface train cran shards -o runs/cran --minutes 60
+    """
+    from talkingface import pipeline
+    from talkingface.data.dataset import Cache
+    from talkingface.training import loop, presets, recipes
+
+    if preset not in presets.CRAN:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.CRAN)}")
+    recipe = recipes.CranRecipe(
+        presets.CRAN[preset], Cache(shards), device=pipeline.find_device(device), seed=seed
+    )
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+@app.command()
+def evaluate(
+    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .jsonl to write")],
+    model: Annotated[list[str], typer.Option(help="a model to judge; repeat for more")],
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure models on held-out clips, beside real video and the still picture.
+
+    Example: talkingface evaluate shards --model cran -o results.jsonl
+    """
+    from talkingface import evaluate as evaluation
+    from talkingface import media
+
+    media.check_output(output, overwrite)
+    with _bar("clips") as progress:
+        table = evaluation.evaluate(shards, model, output, device=device, progress=progress)
+    print(table)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -159,10 +249,10 @@ def parse_face(text: str | None) -> tuple[int | None, Box | None]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) == 4:
+    if len(numbers) == 4 and all(math.isfinite(number) for number in numbers):
         x, y, width, height = numbers
         return None, (x, y, width, height)
-    if len(numbers) == 1 and numbers[0] == int(numbers[0]):
+    if len(numbers) == 1 and numbers[0].is_integer():
         return int(numbers[0]), None
     raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
 
@@ -178,6 +268,15 @@ def _report(result: JobResult) -> None:
 
 def _complain(error: TalkingFaceError) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
+    """The shared loop under a progress bar, and where its files are."""
+    from talkingface.training import loop
+
+    with _bar("steps") as progress:
+        done = loop.run(recipe, folder, options, lambda step, losses: progress(step, recipe.steps))
+    print(f"{folder}: {done} of {recipe.steps} steps; log.jsonl and weights.safetensors are there")
 
 
 @contextmanager
@@ -199,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
     # Threads that wait by spinning bring a busy machine to a crawl; torch reads this on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(argv)
+        app(argv, prog_name="talkingface")
     except TalkingFaceError as error:
         _complain(error)
         raise SystemExit(2) from None

@@ -43,9 +43,10 @@ class Generated:
     """What a generator makes of T windows of speech.
 
     frames: (B, T, 3, S, S) in [-1, 1].
-    mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour; None where a model has none.
-    colour: (B, T, 3, S, S) in [-1, 1], the new colour (or motion) map; None where a model has none.
-    landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them; None where it does not.
+    mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour.
+    colour: (B, T, 3, S, S) in [-1, 1], the new colour (or motion) map.
+    landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them.
+    The last three are None where a model has none.
     """
 
     frames: Tensor

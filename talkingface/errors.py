@@ -2,7 +2,7 @@
 
 
 class TalkingFaceError(Exception):
-    """Base of every error a user can cause. The text names the file, what was found and what to do."""
+    """Base of every error a user can cause: its text names the file, the finding and what to do."""
 
 
 class UnreadableMedia(TalkingFaceError):

@@ -38,9 +38,12 @@ MEAN_FACE: Array = np.array([
 
 # iBUG indices after a left-right mirror: MIRROR[i] is the point that lands on point i's place.
 MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+    [
+        *(*range(16, -1, -1), *range(26, 16, -1)),
+        *(27, 28, 29, 30, *range(35, 30, -1)),
+        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+    ]
 )
 
 # Points that speech does not move: brows, nose bridge, eyes.
@@ -65,7 +68,7 @@ class CropSpec:
 
 
 def fit_similarity(source: Array, target: Array) -> Array:
-    """Least-squares similarity from (N, 2) to (N, 2) points (Umeyama 1991, no reflection): (2, 3)."""
+    """Least-squares similarity of (N, 2) to (N, 2) points (Umeyama 1991, no reflection): (2, 3)."""
     s, t = source @ [1, 1j], target @ [1, 1j]
     s0, t0 = s.mean(), t.mean()
     spread = float((np.abs(s - s0) ** 2).sum())
@@ -91,7 +94,7 @@ def transform(points: Array, matrix: Array) -> Array:
 
 
 def crop_matrix(landmarks: Array, spec: CropSpec) -> Array:
-    """The similarity that brings one face ((68, 2) picture pixels) into its crop, by stable points."""
+    """The similarity that brings a face, (68, 2) picture px, into its crop, by stable points."""
     return fit_similarity(landmarks[STABLE], spec.template()[STABLE])
 
 
@@ -117,7 +120,7 @@ def smooth_matrices(matrices: Array, window: int = 9) -> Array:
 
 
 def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
-    """The aligned crop, (size, size, 3) uint8; a picture much larger than its crop is area-averaged."""
+    """The aligned crop, (size, size, 3) uint8; a much larger picture is area-averaged."""
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if scale < 0.75:  # shrink first, or the warp would skip pixels
         height, width = picture.shape[:2]
@@ -142,8 +145,10 @@ class Paster:
     mouth and gives way to the crop.
     """
 
-    def __init__(self, picture: Picture, matrix: Array, crop: Picture, feather: float = 0.08) -> None:
-        """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own crop (S, S, 3)."""
+    def __init__(
+        self, picture: Picture, matrix: Array, crop: Picture, feather: float = 0.08
+    ) -> None:
+        """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own, (S, S, 3)."""
         size = crop.shape[0]
         corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]]), invert(matrix))
         height, width = picture.shape[:2]

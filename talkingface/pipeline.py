@@ -97,14 +97,14 @@ class _Sitter:
 def load(name: PathLike, device: str = "cpu") -> TalkingFace:
     """A generator by its name (see `weights.listing`) or the path of its weights file.
 
-    device: as torch names it, or "auto": the first accelerator if there is one.
-    Raises UnknownModel, BadWeights, BadRequest (the device).
+    device: see `find_device`. Raises UnknownModel, BadWeights, BadRequest (the device).
     """
-    model, info = weights.load_with_info(name, _device(device))
+    model, info = weights.load_with_info(name, find_device(device))
     return TalkingFace(model, info)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """That device; "auto" is the first accelerator if there is one. Raises BadRequest."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

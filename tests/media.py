@@ -40,8 +40,10 @@ def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str) -> Path:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), "fltp", layout)
         frame.sample_rate, frame.pts = rate, 0
         resampler = av.AudioResampler(stream.format.name, layout, rate)
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(part))
+        pieces = [*resampler.resample(frame), *resampler.resample(None)] if sound.size else []
+        container.start_encoding()
+        for piece in pieces:
+            container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
     return path
 

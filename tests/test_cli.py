@@ -315,9 +315,9 @@ def test_the_output_is_looked_at_before_the_long_work(
 def limited(folder: Path, portrait: Path, speech: Path, *options: str) -> Ran:
     """In a process that may write no file beyond 40 kB: what a full disk looks like, half-way."""
     out = str(folder / "earlier.mp4")
+    command = [sys.executable, "-m", "talkingface.cli", "generate", portrait, speech, "-o", out]
     done = subprocess.run(
-        [sys.executable, "-m", "talkingface.cli", "generate", portrait, speech, "-o", out]
-        + [*TINY, "--overwrite", *options],
+        [*command, *TINY, "--overwrite", *options],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),

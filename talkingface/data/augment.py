@@ -48,10 +48,10 @@ def augment_faces(
     frames, landmarks = _geometry(frames, landmarks, rng, config)
     if rng.random() < config.mirror:
         frames = frames[:, :, ::-1]
-        landmarks = landmarks[:, MIRROR] * [-1, 1] + [1, 0]
+        landmarks = (landmarks[:, MIRROR] * [-1, 1] + [1, 0]).astype(np.float32)
     if config.colour > 0 or config.light > 0:
         frames = _colour(frames, rng, config)
-    return frames, landmarks.astype(np.float32)
+    return frames, landmarks
 
 
 def _geometry(
@@ -123,12 +123,14 @@ def augment_speech(
     if rng.random() < config.masking:
         width = int(rng.integers(4, N_FFT // 16))
         low = int(rng.integers(0, N_FFT // 2 - width))
-        power = torch.cat([power[..., :low], 0 * power[..., low : low + width], power[..., low + width :]], -1)
+        power = torch.cat(
+            [power[..., :low], 0 * power[..., low : low + width], power[..., low + width :]], -1
+        )
     return power_features(power, spec)
 
 
 def _scale_frequency(power: Tensor, factor: float) -> Tensor:
-    """power'(f) = power(f * factor), linear between bins; what lies above the band repeats its edge."""
+    """power'(f) = power(f * factor), linear between bins; above the band its edge is repeated."""
     bins = power.shape[-1]
     place = (torch.arange(bins) * factor).clamp(max=bins - 1.001)
     low = place.floor().long()
@@ -142,7 +144,8 @@ def _noise(samples: Tensor, rng: np.random.Generator) -> Tensor:
     white = torch.fft.rfft(torch.from_numpy(rng.standard_normal(len(samples))).float())
     tilt = torch.arange(1, len(white) + 1).float() ** -float(rng.uniform(0, 1))
     noise = torch.fft.irfft(white * tilt, n=len(samples))
-    return samples + noise * level / noise.square().mean().sqrt().clamp(min=1e-9)
+    out: Tensor = samples + noise * level / noise.square().mean().sqrt().clamp(min=1e-9)
+    return out
 
 
 def _room(samples: Tensor, rng: np.random.Generator) -> Tensor:
@@ -153,5 +156,8 @@ def _room(samples: Tensor, rng: np.random.Generator) -> Tensor:
     tail *= rng.uniform(0.1, 0.5) / np.sqrt((tail**2).sum())
     tail[0] = 1.0
     size = 1 << (len(samples) + length).bit_length()
-    spectrum = torch.fft.rfft(samples, n=size) * torch.fft.rfft(torch.from_numpy(tail).float(), n=size)
-    return torch.fft.irfft(spectrum, n=size)[: len(samples)]
+    spectrum = torch.fft.rfft(samples, n=size) * torch.fft.rfft(
+        torch.from_numpy(tail).float(), n=size
+    )
+    out: Tensor = torch.fft.irfft(spectrum, n=size)[: len(samples)]
+    return out

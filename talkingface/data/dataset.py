@@ -1,4 +1,4 @@
-"""What training reads: a memory-mapped cache of decoded clips, and batches as a function of (seed, step).
+"""What training reads: a memory-mapped cache of clips, and batches as a function of (seed, step).
 
 A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2) float32 in [0, 1],
 `sound.npy` (640 N,) int16 at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
@@ -27,7 +27,7 @@ from talkingface.audio import (
     windows,
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
-from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig, augment_faces, augment_speech
+from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.errors import BadShard
 from talkingface.models.lipreader import GRID_WORDS
 
@@ -58,9 +58,12 @@ class Cache:
             self.landmarks: NDArray[np.float32] = np.load(folder / "landmarks.npy")
             self.sound: NDArray[np.int16] = np.load(folder / "sound.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise BadShard(f"{folder} is not a training cache ({error}); run `talkingface prepare`") from error
+            raise BadShard(
+                f"{folder} is not a training cache ({error}); run `talkingface prepare`"
+            ) from error
         self.clips = [
-            ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])}) for row in rows
+            ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])})
+            for row in rows
         ]
 
     def split(self, *names: str) -> list[ClipInfo]:
@@ -90,8 +93,8 @@ class Batch:
 
     portrait: the identity picture, from the same clip. frames: (B, T, 3, S, S) in [-1, 1].
     landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame
-    before the first. silent: (B,) bool, still portraits. word: (B,) index of a word spoken within the
-    sample, -1 where there is none; span: (B, 2), its first frame and the one after its last.
+    before the first. silent: (B,) bool, still portraits. word: (B,) index of a word spoken within
+    the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
     """
 
     portrait: Portrait
@@ -117,11 +120,15 @@ class SampleConfig:
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
     pictures: bool = True  # False: landmarks and speech only
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 def draw_batch(
-    cache: Cache, clips: list[ClipInfo], spec: SpeechSpec, config: SampleConfig, seed: tuple[int, ...]
+    cache: Cache,
+    clips: list[ClipInfo],
+    spec: SpeechSpec,
+    config: SampleConfig,
+    seed: tuple[int, ...],
 ) -> Batch:
     """The batch of this seed: the same arguments give the same bits."""
     rng = np.random.default_rng(seed)
@@ -204,8 +211,11 @@ def _still_sample(
 def _identity_frame(
     cache: Cache, clip: ClipInfo, wanted: NDArray[np.int64], rng: np.random.Generator
 ) -> int:
-    """A frame of the clip outside the wanted ones: half the time nearly closed lips, as portraits have
-    them; otherwise, of three drawn, the one whose mouth differs most from the wanted ones."""
+    """A frame of the clip outside the wanted ones.
+
+    Half the time nearly closed lips, as portraits have them; otherwise, of three drawn, the one
+    whose mouth differs most from the wanted ones.
+    """
     others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
     if len(others) == 0:
         others = np.array([0, clip.frames - 1])
@@ -284,4 +294,3 @@ def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
     """All windows of a clip as they are: (frames, hops, coefficients)."""
     sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
     return windows(sound, spec, clip.frames)
-

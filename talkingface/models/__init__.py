@@ -1,4 +1,4 @@
-"""The model registry: family name -> (class, config), preset name -> config, and configs as JSON."""
+"""The model registry: family -> (class, config), preset name -> config; configs as JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def _revive(kind: Any, value: Any) -> Any:
         unknown = set(value) - set(hints)
         if unknown:
             raise UnknownModel(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
-        return kind(**{name: _revive(hints[name], item) for name, item in value.items()})
+        made: Any = kind  # mypy: is_dataclass narrows to something that cannot be called
+        return made(**{name: _revive(hints[name], item) for name, item in value.items()})
     if isinstance(kind, types.GenericAlias) and kind.__origin__ is tuple:
         return tuple(value)
     return value

@@ -14,6 +14,7 @@ picture (`output="composite"`, ATVGnet's idea) or with the identity picture bent
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -119,9 +120,7 @@ class Cran(nn.Module):
             layers += [nn.ReLU(inplace=True), nn.Linear(c.audio_features, c.audio_features)]
         self.audio_encoder = nn.Sequential(*layers)
         sizes = [3, *c.image_channels]
-        self.image_encoder = nn.ModuleList(
-            conv(a, b, c.kernel, 2) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
         self.image_head = nn.Linear(
             sizes[-1] * self.seed_shape[0] * self.seed_shape[1], c.image_features
         )
@@ -148,7 +147,9 @@ class Cran(nn.Module):
             inputs = outputs
         self.ups = nn.ModuleList(ups)
         self.last = conv(inputs, c.last_channels, c.kernel)
-        self.head = nn.Conv2d(c.last_channels, 3 if c.output == "direct" else 4, c.kernel, 1, c.kernel // 2)
+        self.head = nn.Conv2d(
+            c.last_channels, 3 if c.output == "direct" else 4, c.kernel, 1, c.kernel // 2
+        )
         if c.output != "direct":
             nn.init.constant_(self.head.bias[3:], -2.0)  # type: ignore[index]  # begin as the identity
         if c.output == "warp":
@@ -189,6 +190,19 @@ class Cran(nn.Module):
         guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
         teacher: (B, T, 3, S, S) the frames before, real ones, for the schemes that look back.
         """
+        window, state = self.draw_window(identity, speech, state, guide, teacher)
+        whole = identity.portrait.image
+        return self._into_crop(window, whole.unsqueeze(1)), state
+
+    def draw_window(
+        self,
+        identity: Identity,
+        speech: Tensor,
+        state: State = None,
+        guide: Tensor | None = None,
+        teacher: Tensor | None = None,
+    ) -> tuple[Generated, State]:
+        """`forward`, but pictures are only the decoded window: what training needs."""
         audio = self.encode_audio(speech)
         if self.config.scheme in ("sequential", "natural"):
             return self._step_by_step(identity, audio, state, guide, teacher)
@@ -220,7 +234,12 @@ class Cran(nn.Module):
         return out, state
 
     def _step_by_step(
-        self, identity: Identity, audio: Tensor, state: State, guide: Tensor | None, teacher: Tensor | None
+        self,
+        identity: Identity,
+        audio: Tensor,
+        state: State,
+        guide: Tensor | None,
+        teacher: Tensor | None,
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
         recurrent, before = (None, self._cut(identity.portrait.image)) if state is None else state
@@ -235,7 +254,7 @@ class Cran(nn.Module):
             hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
             shown = None if guide is None else guide[:, t : t + 1]
             pictures.append(self._draw(identity, face, maps, hybrid, shown))
-            before = self._cut(pictures[-1].frames[:, 0]).detach()
+            before = pictures[-1].frames[:, 0].detach()
         return _join(pictures), (recurrent, before)
 
     # --- hybrid feature to lips -----------------------------------------------------------------
@@ -247,7 +266,9 @@ class Cran(nn.Module):
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
         """
         centred = (landmarks - self._template(landmarks)).flatten(1) / FLOW_UNIT
-        moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(1)
+        moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(
+            1
+        )
         out = landmarks.unsqueeze(1).repeat(1, hybrid.shape[1], 1, 1)
         out[:, :, list(SPEAKING)] += moved.unflatten(-1, (-1, 2)).to(out.dtype) * FLOW_UNIT
         return out
@@ -264,7 +285,7 @@ class Cran(nn.Module):
     def guide_maps(self, identity: Tensor, target: Tensor) -> Tensor:
         """Lip motion as a picture at half the window's size: (N, 68, 2) twice -> (N, 6, H/2, W/2).
 
-        Channels: backward flow (x, y) in FLOW_UNITs, lips (target, identity), opening (target, identity).
+        Channels: backward flow (x, y) in FLOW_UNITs; lips and opening, each of target and identity.
         """
         top, _, left, _ = self.config.window
         scale = torch.tensor([self.shape[1], self.shape[0]], device=identity.device)
@@ -279,12 +300,15 @@ class Cran(nn.Module):
         near = _bumps(self.guide_grid, there[:, points], 0.11, aspect)
         step = (identity[:, points] - target[:, points]).float() / FLOW_UNIT
         flow = torch.einsum("nphw,npc->nchw", near, step) / (near.sum(1, keepdim=True) + 0.05)
-        lips = [_bumps(self.guide_grid, p[:, 48:68], 0.06, aspect).sum(1, keepdim=True) for p in (there, here)]
+        lips = [
+            _bumps(self.guide_grid, p[:, 48:68], 0.06, aspect).sum(1, keepdim=True)
+            for p in (there, here)
+        ]
         opening = [self._opening(p, aspect) for p in (there, here)]
         return torch.cat([flow, *lips, *opening], dim=1)
 
     def _opening(self, points: Tensor, aspect: float) -> Tensor:
-        """(N, 1, H/2, W/2): how open the mouth is, drawn where it is open (inner lips 61-63, 65-67)."""
+        """(N, 1, H/2, W/2): how open the mouth is, drawn where it opens (inner lips 61-63, 65-67)."""
         upper, lower = points[:, [61, 62, 63]], points[:, [67, 66, 65]]
         gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
         spots = _bumps(self.guide_grid, (upper + lower) / 2, 0.1, aspect)
@@ -312,12 +336,11 @@ class Cran(nn.Module):
         x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
         window = repeat_frames(self._cut(identity.portrait.image), frames)
         made, mask, colour = self._compose(x.float(), motion, window)
-        picture = self._into_crop(repeat_frames(identity.portrait.image, frames), made)
         shape = (batch, frames)
         return Generated(
-            picture.unflatten(0, shape),
-            None if mask is None else self._into_crop(torch.zeros_like(picture[:, :1]), mask).unflatten(0, shape),
-            self._into_crop(torch.zeros_like(picture), colour).unflatten(0, shape),
+            made.unflatten(0, shape),
+            None if mask is None else mask.unflatten(0, shape),
+            colour.unflatten(0, shape),
             landmarks,
         )
 
@@ -342,10 +365,10 @@ class Cran(nn.Module):
         self, x: Tensor, flow: Tensor | None, window: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Direct output, or mask * colour + (1 - mask) * the identity's (bent) picture."""
-        colour = torch.tanh(x[:, :3])
+        colour = torch.tanh(x[:, :3].contiguous())
         if self.config.output == "direct":
             return colour * self.ramp + window * (1 - self.ramp), None, colour
-        mask = torch.sigmoid(x[:, 3:]) * self.ramp
+        mask = torch.sigmoid(x[:, 3:].contiguous()) * self.ramp
         if flow is not None:
             size = self.config.crop.size
             scale = torch.tensor([size / self.shape[1], size / self.shape[0]], device=x.device)
@@ -354,21 +377,35 @@ class Cran(nn.Module):
             window = F.grid_sample(window, grid, padding_mode="border", align_corners=False)
         return mask * colour + (1 - mask) * window, mask, colour
 
-    def _into_crop(self, picture: Tensor, window: Tensor) -> Tensor:
-        top, bottom, left, right = self.config.window
-        if window.shape[-2:] == picture.shape[-2:]:
+    def _into_crop(self, window: Generated, picture: Tensor) -> Generated:
+        """The window's pictures in a whole crop: around it the identity, nothing in the maps."""
+        size = self.config.crop.size
+        if self.shape == (size, size):
             return window
-        out = picture.clone()
-        out[..., top:bottom, left:right] = window
-        return out
+        top, bottom, left, right = self.config.window
+
+        def place(part: Tensor, around: Tensor) -> Tensor:
+            whole = around.expand(*part.shape[:3], size, size).to(part.dtype).clone()
+            whole[..., top:bottom, left:right] = part
+            return whole
+
+        nothing = picture.new_zeros(1, 1, 1, 1, 1)
+        return Generated(
+            place(window.frames, picture),
+            None if window.mask is None else place(window.mask, nothing),
+            None if window.colour is None else place(window.colour, nothing),
+            window.landmarks,
+        )
 
 
 def _bumps(grid: Tensor, points: Tensor, width: float, aspect: float) -> Tensor:
-    """(N, P, H, W): a round Gaussian of `width` (in half window widths) on each of (N, P, 2) points."""
+    """(N, P, H, W): a round Gaussian of `width` (half window widths) at each of (N, P, 2)."""
     dx = grid[0, :, 0][None, None] - points[..., :1]  # (N, P, W)
     dy = (grid[:, 0, 1][None, None] - points[..., 1:]) / aspect  # (N, P, H)
     scale = -0.5 / width**2
-    return torch.exp(dy.square() * scale).unsqueeze(-1) * torch.exp(dx.square() * scale).unsqueeze(-2)
+    return torch.exp(dy.square() * scale).unsqueeze(-1) * torch.exp(dx.square() * scale).unsqueeze(
+        -2
+    )
 
 
 def _join(parts: list[Generated]) -> Generated:
@@ -388,7 +425,7 @@ def _join(parts: list[Generated]) -> Generated:
 
 PRESETS = {
     "cran": CranConfig(),
-    # Published sizes (released code: audio 16-256 channels, image 16-128, GRU 1024, ConvT 5x5 decoder).
+    # Published sizes (released code: audio 16-256, image 16-128, GRU 1024, ConvT 5x5 decoder).
     "cran-paper": CranConfig(
         speech=SpeechSpec(),
         output="direct",

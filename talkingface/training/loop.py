@@ -1,8 +1,9 @@
 """The training loop: dumb, shared, resumable. What is learned is the recipe's business.
 
-Every step's batch and noise come from (seed, step, rank), and a checkpoint is written to a temporary
-name and renamed: a run that was killed and resumed gives the same bits. It runs as one process, or
-under `torchrun` with as many as there are; recipes call `average_gradients` before they step.
+Every step's batch and noise come from (seed, step, rank), and a checkpoint is written to a
+temporary name and renamed: a run that was killed and resumed gives the same bits. It runs as one
+process, or under `torchrun` with as many as there are; recipes call `average_gradients` before
+they step.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(self.target.parameters(), self.source.parameters(), strict=True):
             mine.lerp_(theirs, 1 - decay)
-        for mine, theirs in zip(self.target.buffers(), self.source.buffers(), strict=True):
-            mine.copy_(theirs)
+        for own, new in zip(self.target.buffers(), self.source.buffers(), strict=True):
+            own.copy_(new)
 
 
 def run(

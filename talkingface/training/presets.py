@@ -17,7 +17,16 @@ CRAN = {
         model=MODELS["cran"],
         stages=(
             Stage(3000, {"lips": 1.0}, 2e-3, 24, 40, pictures=False, schedule="cosine"),
-            Stage(9000, LEAN_WEIGHTS, 8e-4, 8, 15, real_guide=0.75, schedule="cosine"),
+            Stage(
+                9000,
+                LEAN_WEIGHTS,
+                8e-4,
+                8,
+                15,
+                real_guide=0.75,
+                speech_rate=0.05,
+                schedule="cosine",
+            ),
         ),
         betas=(0.9, 0.98),
         decay=1e-2,

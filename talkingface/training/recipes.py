@@ -1,5 +1,5 @@
-"""Each paper's training step, on one screen: forward once, each critic on `fake.detach()`, one dict of
-named losses, one dict of weights, total = their dot product (Eq. 5). An ablation is a missing key.
+"""Each paper's training step, on one screen: forward once, each critic on `fake.detach()`, one dict
+of named losses, one dict of weights, total = their dot product (Eq. 5); a missing key ablates.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ from talkingface.models.discriminators import (
 from talkingface.models.lipreader import LeanLipReader, LipReader, cut_words
 from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
 
+HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 
 
@@ -55,6 +56,7 @@ class Stage:
 
     lips (predicted landmarks), pixels (Eq. 1), gradient, mask, image (Eq. 3), video (Eq. 4),
     reading (Eq. 2). real_guide: share of samples whose decoder sees the real lips' motion.
+    speech_rate: factor on the learning rate of what hears and moves the lips, once it has learned.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class Stage:
     batch: int = 8
     frames: int = 15
     real_guide: float = 0.0
+    speech_rate: float = 1.0
     pictures: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
 
@@ -100,7 +103,12 @@ class CranRecipe:
         reader: LipReader | None = None,
         seed: int = 0,
     ) -> None:
-        self.training, self.cache, self.device, self.seed = training, cache, torch.device(device), seed
+        self.training, self.cache, self.device, self.seed = (
+            training,
+            cache,
+            torch.device(device),
+            seed,
+        )
         self.clips = cache.split(*splits)
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in training.stages)
@@ -121,11 +129,11 @@ class CranRecipe:
         for module in self.modules.values():
             module.to(self.device)
         for module in (self.model, self.ema, self.image_critic):
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, self.ema, training.average)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(
-                self.modules[name].parameters(), betas=training.betas, weight_decay=training.decay
+                _groups(self.modules[name]), betas=training.betas, weight_decay=training.decay
             )
             for name in ("model", "image_critic", "video_critic", "reader")
         }
@@ -156,9 +164,7 @@ class CranRecipe:
         config = SampleConfig(
             stage.batch, stage.frames, t.balance, t.silent, stage.pictures, t.augment
         )
-        return draw_batch(
-            self.cache, self.clips, t.model.speech, config, (self.seed, step, rank())
-        )
+        return draw_batch(self.cache, self.clips, t.model.speech, config, (self.seed, step, rank()))
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """Eq. 5: L = L_rec + λ_I L_I + λ_V L_V + λ_l L_l, then each critic on the same frames."""
@@ -185,16 +191,15 @@ class CranRecipe:
             landmarks = self.model.speak(self._faceless(batch.portrait), batch.speech)
             return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
-        generated, _ = self.model(
-            identity, batch.speech, guide=self._guide(identity, batch, stage), teacher=self._teacher(batch)
-        )
-        made, real = self._cut(generated.frames), self._cut(batch.frames)
+        guide, teacher = self._guide(identity, batch, stage), self._teacher(batch)
+        generated, _ = self.model.draw_window(identity, batch.speech, None, guide, teacher)
+        made, real = generated.frames, self._cut(batch.frames)
         weight = self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made, real, weight)}
         if "gradient" in stage.weights:
             terms["gradient"] = gradient_loss(made, real, weight)
         if "mask" in stage.weights and generated.mask is not None:
-            terms["mask"] = self._cut(generated.mask).float().mean()
+            terms["mask"] = generated.mask.float().mean()
         if "lips" in stage.weights and generated.landmarks is not None:
             terms["lips"] = self._lip_loss(generated.landmarks, batch)
         return made, real, terms
@@ -213,9 +218,7 @@ class CranRecipe:
             terms["reading"] = lip_reading_generator_loss(self._read(made, batch), batch.word)
         return terms
 
-    def _critics(
-        self, batch: Batch, fake: Tensor, real: Tensor, stage: Stage
-    ) -> dict[str, Tensor]:
+    def _critics(self, batch: Batch, fake: Tensor, real: Tensor, stage: Stage) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         with self._precision():
             for name, critic in (("image", self.image_critic), ("video", self.video_critic)):
@@ -226,10 +229,15 @@ class CranRecipe:
             if "reading" in stage.weights and self.training.reading != "frozen":
                 self.reader.train()
                 terms["critic/reading"] = lip_reading_critic_loss(
-                    self._read(real, batch), self._read(fake, batch), batch.word, self.training.reading
+                    self._read(real, batch),
+                    self._read(fake, batch),
+                    batch.word,
+                    self.training.reading,
                 )
         for name, loss in terms.items():
-            self._learn({"image": "image_critic", "video": "video_critic"}.get(name[7:], "reader"), loss)
+            self._learn(
+                {"image": "image_critic", "video": "video_critic"}.get(name[7:], "reader"), loss
+            )
         return terms
 
     def _learn(self, name: str, loss: Tensor) -> None:
@@ -258,7 +266,7 @@ class CranRecipe:
         return landmark_loss(error, torch.zeros_like(error), velocity=2.0)
 
     def _guide(self, identity: Identity, batch: Batch, stage: Stage) -> Tensor | None:
-        """Which lips the decoder is shown: the real ones for a share of samples, else its own head's."""
+        """Which lips the decoder is shown: the real ones for a share of samples, else its own."""
         if self.training.model.lips != "guide" or stage.real_guide <= 0:
             return None
         with torch.no_grad():
@@ -268,7 +276,7 @@ class CranRecipe:
         return torch.where(real, batch.landmarks + jitter, own)
 
     def _teacher(self, batch: Batch) -> Tensor | None:
-        """The real frames before, for the schemes that look back; else their own (FIELD: p = 0.5)."""
+        """The real frames before, for schemes that look back; else their own, as at test time."""
         if self.training.model.scheme not in ("sequential", "natural"):
             return None
         if float(torch.rand(())) >= self.training.teacher_forcing:
@@ -280,7 +288,7 @@ class CranRecipe:
         return frames[..., top:bottom, left:right]
 
     def _mouth(self, landmarks: Tensor) -> Tensor | None:
-        """(B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them (a Gaussian of 15 px at 128)."""
+        """(B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them (Gaussian, 15 px at 128)."""
         if self.training.mouth_weight <= 1:
             return None
         size = self.training.model.crop.size
@@ -316,7 +324,7 @@ class CranRecipe:
             yield clip, real, landmarks, made
 
     def validate(self, step: int) -> dict[str, float]:
-        """Held-out sentences, identity = first frame: pixel error against still, and the lip head."""
+        """Held-out sentences, identity = first frame: pixels against still, and the lip head."""
         rows: dict[str, list[float]] = {"window_l1": [], "still_l1": []}
         for _, real, landmarks, made in self._held_out_clips():
             frames = made.frames[0].cpu()
@@ -362,17 +370,22 @@ def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int) -> Non
         part = (local + 1) / stage.steps
         rate *= min(1.0, part / 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * (stage.speech_rate if group["hears"] else 1.0)
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Parameters of what hears (audio encoder, GRU, lip head), and the others."""
+    named = list(module.named_parameters())
+    hears = [p for name, p in named if isinstance(module, Cran) and name.split(".")[0] in HEARING]
+    others = [p for p in module.parameters() if all(p is not q for q in hears)]
+    return [{"params": p, "hears": flag} for p, flag in ((others, False), (hears, True)) if p]
 
 
 @contextmanager
 def _held_still(*critics: nn.Module) -> Iterator[None]:
-    """Gradients pass through the critics but do not gather in them; dropout and norms stand still."""
+    """Gradients pass through the critics, but do not gather in them; norms stand still."""
     for critic in critics:
         critic.requires_grad_(False).eval()
     yield
     for critic in critics:
         critic.requires_grad_(True)
-
-
-__all__ = ["CranRecipe", "CranTraining", "Stage", "replace"]

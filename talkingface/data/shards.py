@@ -1,0 +1,300 @@
+"""Shards: tar files in WebDataset layout, and the memory-mapped cache that training opens.
+
+A clip is four members of one name: `.jpg` (its crops, one below the other, quality 95, colour not
+subsampled), `.landmarks.npy`, `.wav` (16 kHz, 16 bit) and `.json` (everything else, and the CRC-32
+of the other three). The same clips give the same bytes. Needs torch, numpy and OpenCV only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import wave
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from talkingface.contract import LANDMARKS
+from talkingface.data.clip import Clip
+from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.errors import BadShard
+from talkingface.media import writing
+
+VERSION = 1
+PATTERN = "shard-*.tar"
+CACHE_FILES = ("frames.npy", "landmarks.npy", "sound.npy", "clips.json")
+_KINDS = ("jpg", "landmarks.npy", "wav", "json")
+_QUALITY = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
+_MEND = "prepare the corpus again, or copy the shard again"
+
+
+def write(path: Path, clips: Iterable[Clip]) -> int:
+    """Write a shard; it appears under its name when it is whole. Returns how many clips it holds.
+
+    Raises OutputError when the disk is full or cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    count = 0
+    try:
+        with writing(path, OSError):
+            with tarfile.open(part, "w") as archive:
+                for clip in clips:
+                    for kind, data in _members(clip):
+                        member = tarfile.TarInfo(f"{clip.key}.{kind}")  # time 0, nobody's
+                        member.size = len(data)
+                        archive.addfile(member, io.BytesIO(data))
+                    count += 1
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
+    strip = clip.crops.reshape(-1, *clip.crops.shape[2:])
+    good, jpeg = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), _QUALITY)
+    if not good:
+        raise ValueError(f"clip {clip.key}: its crops {clip.crops.shape} do not fit into a JPEG")
+    landmarks = io.BytesIO()
+    np.save(landmarks, clip.landmarks, allow_pickle=False)
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
+        file.writeframes(clip.sound.astype("<i2").tobytes())
+    data = {"jpg": jpeg.tobytes(), "landmarks.npy": landmarks.getvalue(), "wav": sound.getvalue()}
+    facts = {
+        "version": VERSION,
+        "frames": len(clip.crops),
+        "size": clip.crops.shape[1],
+        "speaker": clip.speaker,
+        "split": clip.split,
+        "sentence": clip.sentence,
+        "words": clip.words,
+        "silent": clip.silent,
+        "info": clip.info,
+        "crc32": {kind: zlib.crc32(content) for kind, content in data.items()},
+    }
+    yield from data.items()
+    yield "json", json.dumps(facts, sort_keys=True).encode()
+
+
+def read(path: Path) -> Iterator[Clip]:
+    """The clips of a shard, one by one. Raises BadShard, naming the file and its bad member."""
+    data: dict[str, bytes] = {}
+    key = ""
+    for name, content in _contents(path):
+        stem, _, kind = name.partition(".")
+        if data and stem != key:
+            raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
+        key = stem
+        data[kind] = content
+        if all(kind in data for kind in _KINDS):
+            yield _clip(path, key, data)
+            data = {}
+    if data:
+        raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
+
+
+def _lacking(data: dict[str, bytes]) -> str:
+    return ", ".join(kind for kind in _KINDS if kind not in data)
+
+
+def _contents(path: Path, ending: str = "") -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the members with this ending."""
+    name = "its first member"
+    try:
+        _check_end(path)
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                name = member.name
+                if not name.endswith(ending):
+                    continue
+                file = archive.extractfile(member)
+                content = file.read() if file is not None else b""
+                if len(content) != member.size or file is None:
+                    raise BadShard(f"{path}: {name} is cut short; {_MEND}")
+                yield name, content
+    except (tarfile.TarError, OSError) as error:
+        raise BadShard(f"{path}: damaged after {name} ({error}); {_MEND}") from error
+
+
+def _check_end(path: Path) -> None:
+    """tarfile takes a file that stops between two members for whole: look for the end's mark."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
+        mark = file.read()
+    if len(mark) != 2 * tarfile.BLOCKSIZE or any(mark):
+        raise BadShard(f"{path}: cut short, the end of the archive is missing; {_MEND}")
+
+
+def _facts(path: Path, name: str, content: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(content)
+        version = facts["version"]
+        words = tuple((str(w), float(a), float(b)) for w, a, b in facts["words"])
+        facts = {**facts, "frames": int(facts["frames"]), "size": int(facts["size"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadShard(f"{path}: {name} is damaged ({error!r}); {_MEND}") from error
+    if version != VERSION:
+        raise BadShard(
+            f"{path}: {name} has version {version}, this release reads {VERSION}; prepare the "
+            "corpus again"
+        )
+    return {**facts, "words": words}
+
+
+def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
+    facts = _facts(path, f"{key}.json", data["json"])
+    arrays: dict[str, Any] = {}
+    for kind, decode in (("jpg", _crops), ("landmarks.npy", _landmarks), ("wav", _sound)):
+        try:
+            if zlib.crc32(data[kind]) != facts["crc32"][kind]:
+                raise ValueError("its checksum differs")
+            arrays[kind] = decode(data[kind], facts["frames"], facts["size"])
+        except (ValueError, KeyError, TypeError, EOFError, wave.Error, cv2.error) as error:
+            raise BadShard(f"{path}: {key}.{kind} is damaged ({error}); {_MEND}") from error
+    try:
+        return Clip(
+            key=key,
+            crops=arrays["jpg"],
+            landmarks=arrays["landmarks.npy"],
+            sound=arrays["wav"],
+            **{name: facts[name] for name in ("speaker", "words", "sentence", "split")},
+            **{name: facts[name] for name in ("silent", "info")},
+        )
+    except (ValueError, KeyError) as error:
+        raise BadShard(f"{path}: {key}.json is damaged ({error!r}); {_MEND}") from error
+
+
+def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
+    strip = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if strip is None or strip.shape != (frames * size, size, 3):
+        found = "no picture" if strip is None else f"{strip.shape[1]}x{strip.shape[0]} pixels"
+        raise ValueError(f"{found}, expected {size}x{frames * size}")
+    rgb = cv2.cvtColor(strip, cv2.COLOR_BGR2RGB)
+    return np.asarray(rgb.reshape(frames, size, size, 3), dtype=np.uint8)
+
+
+def _landmarks(data: bytes, frames: int, _: int) -> NDArray[np.float32]:
+    points = np.load(io.BytesIO(data), allow_pickle=False)
+    if points.shape != (frames, LANDMARKS, 2):
+        raise ValueError(f"shape {points.shape}, expected {(frames, LANDMARKS, 2)}")
+    return np.asarray(points, dtype=np.float32)
+
+
+def _sound(data: bytes, frames: int, _: int) -> NDArray[np.int16]:
+    with wave.open(io.BytesIO(data), "rb") as file:
+        kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.int16)
+    if kind != (1, 2, SAMPLE_RATE) or len(samples) != frames * SAMPLES_PER_FRAME:
+        raise ValueError(f"{len(samples)} samples of {kind}")
+    return samples
+
+
+def find(folder: Path) -> list[Path]:
+    """The shards of a folder, in order. Raises BadShard when there is none."""
+    paths = sorted(folder.glob(PATTERN))
+    if not paths:
+        raise BadShard(f"{folder}: no shards ({PATTERN}) in it; run `talkingface prepare`")
+    return paths
+
+
+def open_cache(shards: Path, cache: Path | None = None) -> Cache:
+    """What training reads, built from the shards first where it is missing or older.
+
+    cache: its folder, `shards`/cache by default. A folder that is a cache itself is opened as it
+    is. Raises BadShard, and OutputError when the cache cannot be written.
+    """
+    if all((shards / name).is_file() for name in CACHE_FILES):
+        return Cache(shards)
+    return Cache(build_cache(shards, shards / "cache" if cache is None else cache))
+
+
+def build_cache(shards: Path, cache: Path) -> Path:
+    """Decode the shards of a folder into a cache folder; nothing is done when it is of them.
+
+    One clip is in memory at a time. The folder appears under its name when it is whole; of
+    several processes that ask for it, one builds and the others wait. Raises BadShard, OutputError.
+    """
+    paths = find(shards)
+    with writing(cache, OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with cache.with_name(f".{cache.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made_of = _fingerprint(paths)
+            mark = cache / "shards.txt"
+            if mark.is_file() and mark.read_text() == made_of:
+                return cache
+            part = cache.with_name(f".{cache.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            _fill(part, paths)
+            (part / "shards.txt").write_text(made_of)
+            shutil.rmtree(cache, ignore_errors=True)
+            part.rename(cache)
+    return cache
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    """Changes when a shard is added, removed or written again."""
+    lines = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return f"version {VERSION}, {len(paths)} shards, {digest}\n"
+
+
+def _fill(folder: Path, paths: list[Path]) -> None:
+    """Write the files of `dataset.Cache`; frames are counted first, so that they can be mapped."""
+    known = [_facts(p, name, data) for p in paths for name, data in _contents(p, ".json")]
+    total = sum(facts["frames"] for facts in known)
+    sizes = {facts["size"] for facts in known}
+    if len(sizes) != 1:
+        raise BadShard(
+            f"{paths[0].parent}: crops of {sorted(sizes)} pixels in one folder, expected one size; "
+            "prepare the corpus again into an empty folder"
+        )
+    (size,) = sizes
+    mapped = np.lib.format.open_memmap
+    frames = mapped(folder / "frames.npy", "w+", np.uint8, (total, size, size, 3))
+    landmarks = mapped(folder / "landmarks.npy", "w+", np.float32, (total, LANDMARKS, 2))
+    sound = mapped(folder / "sound.npy", "w+", np.int16, (total * SAMPLES_PER_FRAME,))
+    rows, seen, start = [], dict[str, Path](), 0
+    for path in paths:
+        for clip in read(path):
+            if clip.key in seen:
+                raise BadShard(f"{path}: clip {clip.key} is in {seen[clip.key].name} too")
+            seen[clip.key] = path
+            end = start + len(clip.crops)
+            frames[start:end], landmarks[start:end] = clip.crops, clip.landmarks
+            sound[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME] = clip.sound
+            rows.append(asdict(_row(clip, start)))
+            start = end
+    for array in (frames, landmarks, sound):
+        array.flush()
+    (folder / "clips.json").write_text(json.dumps(rows))
+
+
+def _row(clip: Clip, start: int) -> ClipInfo:
+    return ClipInfo(
+        key=clip.key,
+        speaker=clip.speaker,
+        split=clip.split,
+        start=start,
+        frames=len(clip.crops),
+        words=clip.words,
+        silent=clip.silent,
+        info={**clip.info, "sentence": clip.sentence},
+    )

@@ -1,0 +1,210 @@
+"""The contract, for every entry of the registry: range, streaming, no leak, causality."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from talkingface import models
+from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
+from talkingface.contract import LANDMARKS, Generator, Portrait
+from talkingface.models.cran import FLOW_UNIT, PRESETS, SPEAKING, Cran, CranConfig
+
+TINY = PRESETS["cran-tiny"]
+SMALL_PAPER = replace(
+    PRESETS["cran-paper"],
+    audio_channels=(4, 8, 8, 8, 8),
+    audio_features=16,
+    image_channels=(4, 8, 8, 8),
+    image_features=16,
+    hidden=16,
+    seed_channels=8,
+    decoder_channels=(8, 8, 8, 8),
+    last_channels=8,
+)
+CONFIGS: dict[str, Any] = {
+    "cran": TINY,
+    "cran-direct": replace(TINY, output="direct", lips="off"),
+    "cran-composite": replace(TINY, output="composite", lips="auxiliary"),
+    "cran-frame": replace(TINY, scheme="frame"),
+    "cran-sequential": replace(TINY, scheme="sequential"),
+    "cran-natural": replace(TINY, scheme="natural", window=(0, 128, 0, 128)),
+    "cran-paper": SMALL_PAPER,
+    "still": models.PRESETS["still"],
+}
+MOVING = [name for name in CONFIGS if name != "still"]
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    model = models.build(CONFIGS[name]).eval()
+    for module in model.modules():  # random masks and flows, so that nothing is trivially zero
+        if isinstance(module, nn.Conv2d) and module.out_channels <= 4:
+            nn.init.normal_(module.weight, 0, 0.1)
+    return model
+
+
+def _portrait(batch: int) -> Portrait:
+    generator = torch.Generator().manual_seed(1)
+    spec = TINY.crop
+    points = torch.from_numpy(spec.template() / spec.size).float()
+    noise = 0.01 * torch.randn(batch, LANDMARKS, 2, generator=generator)
+    # smooth as faces are: on white noise a warp would turn float noise of the flow into pixels
+    coarse = torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1
+    image = nn.functional.interpolate(coarse, (spec.size, spec.size), mode="bilinear")
+    return Portrait(image, points + noise)
+
+
+def _speech(spec: SpeechSpec, batch: int, frames: int) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, frames, spec.hops, spec.coefficients, generator=generator)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shape_and_range(name: str) -> None:
+    model = _model(name)
+    assert isinstance(model, Generator)
+    with torch.inference_mode():
+        made, _ = model(model.encode(_portrait(2)), _speech(model.config.speech, 2, 5))
+    assert made.frames.shape == (2, 5, 3, 128, 128)
+    assert made.frames.abs().max() <= 1 + 1e-6
+    if made.mask is not None:
+        assert made.mask.shape == (2, 5, 1, 128, 128)
+        assert 0 <= made.mask.min() and made.mask.max() <= 1
+    if made.landmarks is not None:
+        assert made.landmarks.shape == (2, 5, LANDMARKS, 2)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1, 1, 1), (3, 4), (5, 1, 1)])
+def test_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> None:
+    model = _model(name)
+    speech = _speech(model.config.speech, 2, 7)
+    with torch.inference_mode():
+        identity = model.encode(_portrait(2))
+        whole, _ = model(identity, speech)
+        state, parts = None, []
+        for part in speech.split(chunks, dim=1):
+            made, state = model(identity, part, state)
+            parts.append(made.frames)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole.frames, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_no_sample_influences_another(name: str) -> None:
+    model = _model(name)
+    portrait, speech = _portrait(3), _speech(model.config.speech, 3, 4)
+    with torch.inference_mode():
+        together, _ = model(model.encode(portrait), speech)
+        middle = Portrait(portrait.image[1:2], portrait.landmarks[1:2])
+        alone, _ = model(model.encode(middle), speech[1:2])
+    torch.testing.assert_close(together.frames[1:2], alone.frames, atol=2e-5, rtol=0)
+    assert (together.frames[0] - together.frames[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_no_frame_hears_speech_beyond_its_own_window(name: str) -> None:
+    """By gradient: frame t depends on its window, nothing after it, and (recurrent) the past."""
+    model = _model(name)
+    speech = _speech(model.config.speech, 1, 6).requires_grad_()
+    portrait = _portrait(1)
+    made, _ = model(model.encode(portrait), speech)
+    window = made.frames[0, 3][:, 64:]
+    (gradient,) = torch.autograd.grad((window * torch.randn_like(window)).sum(), speech)
+    per_frame = gradient[0].abs().amax((1, 2))
+    assert per_frame[3] > 0
+    assert per_frame[4:].max() == 0
+    if CONFIGS[name].scheme in ("frame", "sequential"):  # the frame before is detached by design
+        assert per_frame[:3].max() == 0
+    else:
+        assert per_frame[:3].min() > 0
+
+
+def test_windows_overlap_as_the_hops_say() -> None:
+    """A model sees speech only through windows: a sample reaches the frames that hold it."""
+    from talkingface.audio import SAMPLES_PER_FRAME, windows
+
+    spec = SpeechSpec()
+    sound = torch.zeros(640 * 30, requires_grad=True)
+    made = windows(sound + 0.1 * torch.randn(640 * 30), spec)
+    (gradient,) = torch.autograd.grad(made[12].square().sum(), sound)
+    heard = gradient.nonzero()[:, 0]
+    first = 12 * SAMPLES_PER_FRAME + spec.first_sample
+    assert first <= heard.min() <= first + 2
+    assert first + spec.samples - 3 <= heard.max() < first + spec.samples
+    assert HOPS_PER_FRAME * 640 / 4 == SAMPLES_PER_FRAME
+
+
+def test_published_sizes() -> None:
+    """Counts of the released code: audio encoder 4.20 M, image encoder 4.47 M, GRU 6.30 M."""
+    model = Cran(PRESETS["cran-paper"])
+    count = {n: sum(p.numel() for p in m.parameters()) / 1e6 for n, m in model.named_children()}
+    assert count["audio_encoder"] == pytest.approx(4.20, abs=0.01)
+    assert count["image_encoder"] + count["image_head"] == pytest.approx(4.47, abs=0.01)
+    assert count["gru"] == pytest.approx(6.30, abs=0.01)
+
+
+def test_lean_preset_is_lean() -> None:
+    """At most 6 M parameters and 0.6 GMAC per frame with the identity cached."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = Cran(PRESETS["cran"]).eval()
+    assert sum(p.numel() for p in model.parameters()) <= 6e6
+    with torch.no_grad():
+        identity = model.encode(_portrait(1))
+        with FlopCounterMode(display=False) as counter:
+            model(identity, _speech(model.config.speech, 1, 4))
+    assert counter.get_total_flops() / 2 / 4 <= 0.6e9
+
+
+def test_guide_maps_are_still_where_nothing_moves_and_point_back_where_it_does() -> None:
+    model = _model("cran")
+    landmarks = _portrait(1).landmarks
+    still = model.guide_maps(landmarks, landmarks)
+    assert still[:, :2].abs().max() == 0
+    moved = landmarks.clone()
+    moved[:, list(SPEAKING), 1] += 0.02  # all lips and the jaw 2.56 px down
+    maps = model.guide_maps(landmarks, moved)
+    top, _, left, _ = model.config.window
+    x, y = (moved[0, 57] * 128 - torch.tensor([left, top])) / 2
+    at_lip = maps[0, :2, round(float(y)), round(float(x))]
+    assert at_lip[0].abs() < 1e-5
+    assert at_lip[1].item() == pytest.approx(-0.02 / FLOW_UNIT, rel=0.05)
+
+
+def test_warp_carries_the_picture_with_the_lips() -> None:
+    """Mask shut, no learned flow: lips guided 4 px down show the identity 4 px higher."""
+    config: CranConfig = replace(TINY, output="warp")
+    model = Cran(config).eval()
+    nn.init.zeros_(model.head.weight)
+    nn.init.constant_(model.head.bias, -30.0)
+    portrait = _portrait(1)
+    y = torch.linspace(-1, 1, 128)[:, None].expand(128, 128)
+    portrait = Portrait(y.expand(1, 3, 128, 128).contiguous(), portrait.landmarks)
+    guide = portrait.landmarks[:, None].clone()
+    guide[:, :, list(SPEAKING), 1] += 4 / 128
+    with torch.inference_mode():
+        made, _ = model(model.encode(portrait), _speech(config.speech, 1, 1), guide=guide)
+    column, row = (guide[0, 0, 57] * 128).round().int().tolist()
+    shift = (made.frames[0, 0, 0, row, column] - portrait.image[0, 0, row, column]) / (
+        y[1, 0] - y[0, 0]
+    )
+    assert shift.item() == pytest.approx(-4.0, abs=0.4)
+    outside = made.frames[0, 0, :, :56]
+    assert torch.equal(outside, portrait.image[0, :, :56])
+
+
+def test_config_survives_json() -> None:
+    for config in (*models.PRESETS.values(), *CONFIGS.values()):
+        assert models.config_from_json(models.config_to_json(config)) == config
+
+
+def test_template_lies_in_the_window() -> None:
+    top, bottom, left, right = TINY.window
+    mouth = TINY.crop.template()[48:68]
+    assert np.all(mouth > [left + 8, top + 8]) and np.all(mouth < [right - 8, bottom - 8])
