@@ -27,13 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-prepare_app = typer.Typer(
-    help="Turn a corpus into training shards.", no_args_is_help=True, rich_markup_mode=None
-)
 train_app = typer.Typer(
     help="Train the lip reader or a generator.", no_args_is_help=True, rich_markup_mode=None
 )
-app.add_typer(prepare_app, name="prepare")
 app.add_typer(train_app, name="train")
 
 FACE_HELP = "which face: N, the N-th largest (from 1), or x,y,width,height in pixels"
@@ -152,41 +148,81 @@ def sheet(
     print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
 
 
-@prepare_app.command("grid")
-def prepare_grid(
-    source: Annotated[Path, typer.Argument(help="the corpus: <speaker>/<clip>.mpg")],
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="what is read: grid")],
+    source: Annotated[Path, typer.Argument(help="its folder; grid: <speaker>/<clip>.mpg")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
-    workers: Annotated[int, typer.Option(help="processes at once")] = 2,
+    portraits: Annotated[
+        Path | None, typer.Option(help="also a folder of faces, for training in silence")
+    ] = None,
+    natural_pose: Annotated[
+        bool, typer.Option("--natural-pose", help="one crop per clip: the head moves in it")
+    ] = False,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="a speaker kept from training; repeat [grid: s4, s26]")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
 ) -> None:
-    """Track and align the faces of GRID, cut words and sound, write shards; resumes what it began.
+    """Turn a corpus into training shards; run again, it goes on where it was stopped.
 
     Example: talkingface prepare grid GRID -o shards
     """
-    from talkingface.data import prepare
+    from rich.console import Console
+    from rich.table import Table
+
+    from talkingface.data import prepare as preparation
+    from talkingface.data.sources import STRANGERS
 
     with _bar("clips") as progress:
-        table = prepare.prepare("grid", source, output, workers=workers, progress=progress)
-    print(table)
+        summary = preparation.prepare(
+            source,
+            output,
+            corpus=corpus,
+            natural_pose=natural_pose,
+            jobs=jobs,
+            held_out=hold_out or STRANGERS,
+            portraits=portraits,
+            progress=progress,
+        )
+    head, *rows = summary.table()
+    table = Table(*head, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
+    print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
 
 
 @train_app.command("lipreader")
 def train_lipreader(
     shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
     output: RunFolder,
+    preset: Annotated[
+        str, typer.Option(help="trainer (guides a generator) or judge (scores it), or published")
+    ] = "trainer",
     minutes: Minutes = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train the lip reader that the generator's third critic begins from; goes on where it stopped.
+    """Train a lip reader on real words; goes on where it stopped.
 
-    Example: talkingface train lipreader shards -o runs/lipreader
+    The one that guides a generator and the one that scores it learn from different sentences.
+
+    Example: talkingface train lipreader shards -o runs/judge --preset judge
     """
+    from dataclasses import replace
+
     from talkingface import pipeline
     from talkingface.data.dataset import Cache
-    from talkingface.training import loop, recipes
+    from talkingface.training import loop, presets, reading
 
-    recipe = recipes.LipReaderRecipe(Cache(shards), device=pipeline.find_device(device), seed=seed)
-    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+    if preset not in presets.READING:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.READING)}")
+    training = presets.READING[preset]
+    training = training if seed is None else replace(training, seed=seed)
+    recipe = reading.ReadingRecipe(training, Cache(shards), pipeline.find_device(device))
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
 
 
 @train_app.command("cran")
@@ -194,45 +230,88 @@ def train_cran(
     shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
     output: RunFolder,
     preset: Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")] = "cran",
+    steps: Annotated[
+        str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")
+    ] = None,
+    reader: Annotated[
+        Path | None, typer.Option(help="the trained lip reader, D_l: a .safetensors file")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="begin with these weights: fine-tuning, or a further stage")
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="learn from the held-out speakers too")
+    ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as scheme=frame or output=direct"),
+    ] = None,
     minutes: Minutes = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train a generator, first without and then with its critics; goes on where it stopped.
 
-    Example: talkingface train cran shards -o runs/cran --minutes 60
+    Example: talkingface train cran shards -o runs/cran --reader runs/lipreader/weights.safetensors
     """
     from talkingface import pipeline
-    from talkingface.data.dataset import Cache
+    from talkingface.data.shards import open_cache
     from talkingface.training import loop, presets, recipes
 
-    if preset not in presets.CRAN:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.CRAN)}")
+    training = presets.choose(preset, steps, without or [], change or [])
     recipe = recipes.CranRecipe(
-        presets.CRAN[preset], Cache(shards), device=pipeline.find_device(device), seed=seed
+        training,
+        open_cache(shards),
+        ("train", "stranger") if everyone else ("train",),
+        device=pipeline.find_device(device),
+        reader=reader,
+        init=init,
+        seed=seed,
     )
     _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
 
 
 @app.command()
 def evaluate(
-    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .jsonl to write")],
-    model: Annotated[list[str], typer.Option(help="a model to judge; repeat for more")],
-    device: Device = "auto",
+    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
+    cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md")],
+    judge: Annotated[
+        str | None, typer.Option(help="a lip reader's .safetensors file [no lip reading]")
+    ] = None,
+    splits: Annotated[str, typer.Option(help="parts of the corpus")] = "test,stranger",
+    clips: Annotated[int | None, typer.Option(help="at most so many of each split [all]")] = None,
+    jobs: Annotated[int, typer.Option(help="processes")] = 1,
+    device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
     """Measure models on held-out clips, beside real video and the still picture.
 
-    Example: talkingface evaluate shards --model cran -o results.jsonl
+    Example: talkingface evaluate --models cran,still --cache shards --out results
     """
     from talkingface import evaluate as evaluation
-    from talkingface import media
+    from talkingface import media, pipeline
 
-    media.check_output(output, overwrite)
+    for name in (evaluation.RESULTS, evaluation.TABLES):
+        if out.is_dir():
+            media.check_output(out / name, overwrite)
     with _bar("clips") as progress:
-        table = evaluation.evaluate(shards, model, output, device=device, progress=progress)
-    print(table)
+        results = evaluation.evaluate(
+            models.split(","),
+            cache,
+            out,
+            judge=judge,
+            splits=splits.split(","),
+            clips=clips,
+            jobs=jobs,
+            device=str(pipeline.find_device(device)),
+            progress=progress,
+        )
+    print(evaluation.tables(results))
+    print(f"{out}: {len(results)} results in {evaluation.RESULTS}, tables in {evaluation.TABLES}")
 
 
 @app.command()

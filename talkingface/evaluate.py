@@ -31,6 +31,7 @@ from talkingface.errors import BadRequest
 from talkingface.faces import Tracker
 from talkingface.metrics.image import psnr, sharpness, ssim
 from talkingface.metrics.lips import (
+    Box,
     amplitude_ratio,
     aperture,
     correlation,
@@ -191,7 +192,10 @@ class Bench:
             made = Filmed(frames, detect(frames))
         metrics = _lip_measures(made.landmarks, real.landmarks, self.size)
         if identity == "first frame":
-            metrics |= _pixel_measures(made, real)
+            known = self.cache.landmarks[clip.start : clip.start + clip.frames]
+            metrics |= _pixel_measures(
+                made.frames, real.frames, mouth_box(known * self.size, self.size)
+            )
         if silence and generator is not None:
             quiet = detect(self.generate(generator, picture, clip, silent=True))
             metrics["silence"] = amplitude_ratio(aperture(quiet), aperture(made.landmarks))
@@ -247,12 +251,12 @@ def _lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
     }
 
 
-def _pixel_measures(made: Filmed, real: Filmed) -> dict[str, float]:
+def _pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
     """psnr, ssim, and of the mouth's box alone; sharpness: of the mouth, relative to the real one;
     warp_error, motion: of this video. Frame 0 is the identity picture and counts nowhere."""
-    box = mouth_box(real.landmarks, real.frames.shape[1])
-    pairs = list(zip(made.frames[1:], real.frames[1:], strict=True))
-    mouths = [(box.cut(a[None])[0], box.cut(b[None])[0]) for a, b in pairs]
+    made, real = made[1:], real[1:]
+    pairs = list(zip(made, real, strict=True))
+    mouths = list(zip(mouth.cut(made), mouth.cut(real), strict=True))
     crisp, crisp_real = (np.mean([sharpness(pair[i]) for pair in mouths]) for i in (0, 1))
     return {
         "psnr": _mean_level([psnr(a, b) for a, b in pairs]),
@@ -260,8 +264,8 @@ def _pixel_measures(made: Filmed, real: Filmed) -> dict[str, float]:
         "mouth_psnr": _mean_level([psnr(a, b) for a, b in mouths]),
         "mouth_ssim": float(np.mean([ssim(a, b) for a, b in mouths])),
         "sharpness": float(crisp / crisp_real) if crisp_real > 0 else math.nan,
-        "warp_error": warp_error(made.frames[1:]),
-        "motion": float(motion_intensity(made.frames[1:]).mean()),
+        "warp_error": warp_error(made),
+        "motion": float(motion_intensity(made).mean()),
     }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from talkingface import __version__, audio, faces, media, picture, video, weights
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
-from talkingface.contract import Generated, Portrait, State
+from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned
 from talkingface.geometry import CropSpec, Paster
@@ -100,6 +100,8 @@ def load(name: PathLike, device: str = "cpu") -> TalkingFace:
     device: see `find_device`. Raises UnknownModel, BadWeights, BadRequest (the device).
     """
     model, info = weights.load_with_info(name, find_device(device))
+    if not isinstance(model, Generator):
+        raise BadRequest(f"{name}: weights of a {info.family}, which is no generator of faces")
     return TalkingFace(model, info)
 
 

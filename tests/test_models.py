@@ -33,7 +33,7 @@ CONFIGS: dict[str, Any] = {
     "cran-composite": replace(TINY, output="composite", lips="auxiliary"),
     "cran-frame": replace(TINY, scheme="frame"),
     "cran-sequential": replace(TINY, scheme="sequential"),
-    "cran-natural": replace(TINY, scheme="natural", window=(0, 128, 0, 128)),
+    "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
     "cran-paper": SMALL_PAPER,
     "still": models.PRESETS["still"],
 }

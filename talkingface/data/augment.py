@@ -82,7 +82,7 @@ def _colour(frames: Frames, rng: np.random.Generator, config: AugmentConfig) -> 
     gamma = np.exp(amount * rng.normal(0, 0.2))
     lift = amount * rng.normal(0, 0.03)
     levels = (np.linspace(0, 1, 256)[:, None] ** gamma) * gains + lift
-    table = np.clip(levels * 255, 0, 255).astype(np.uint8)
+    table = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
     out = np.stack([table[:, c][frames[..., c]] for c in range(3)], axis=-1)
     saturation = np.exp(amount * rng.normal(0, 0.25))
     if rng.random() < 0.1 * amount:

@@ -134,6 +134,10 @@ def draw_batch(
     rng = np.random.default_rng(seed)
     speaking = [c for c in clips if not c.silent and c.frames > config.frames]
     still = [c for c in clips if c.silent]
+    if not speaking:
+        raise BadShard(
+            f"no clip of more than {config.frames} frames among {len(clips)}; prepare more speech"
+        )
     counts: dict[str, int] = {}
     for clip in speaking:
         counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
@@ -166,7 +170,7 @@ def _sample(
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
     samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
-    word, span = _word(clip, first, config.frames, rng)
+    word, span = _word(clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
         "landmarks": landmarks,
@@ -178,12 +182,13 @@ def _sample(
 
 
 def _word(
-    clip: ClipInfo, first: int, frames: int, rng: np.random.Generator
+    clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
 ) -> tuple[int, tuple[int, int]]:
     """One of the clip's words that lies within the sample, and its frames in the sample."""
     found = []
     for word, start, end in clip.words:
-        span = (round(start * FPS) - first, max(round(end * FPS), round(start * FPS) + 1) - first)
+        begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
+        span = (round((begin - first) / speed), round((stop - first) / speed))
         if word in WORD_INDEX and span[0] >= 0 and span[1] <= frames:
             found.append((WORD_INDEX[word], span))
     if not found:

@@ -216,7 +216,8 @@ def _check_plan(out: Path, recordings: list[Recording], settings: dict[str, Any]
     ]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     crop = asdict(CropSpec())
-    facts = {"version": shards.VERSION, **settings, "crop": crop, "recordings": len(rows)}
+    counts = {"recordings": len(rows), "per_shard": CLIPS_PER_SHARD}
+    facts = {"version": shards.VERSION, **settings, "crop": crop, **counts}
     plan = json.dumps({**facts, "sha256": digest}, indent=1)
     path = out / "plan.json"
     if path.is_file() and path.read_text() != plan:

@@ -43,7 +43,7 @@ def config_from_json(text: str) -> Any:
 
 def _revive(kind: Any, value: Any) -> Any:
     """JSON values back to the dataclass (and tuples) they came from."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:

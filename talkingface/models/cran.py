@@ -130,7 +130,8 @@ class Cran(nn.Module):
         )
         points = 2 * len(SPEAKING)
         if c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
-            nn.init.zeros_(self.gru.weight_ih_l0[:, c.audio_features :])
+            with torch.no_grad():
+                self.gru.all_weights[0][0][:, c.audio_features :].zero_()
             self.lip_head = nn.Linear(c.hidden, points)
             self.lip_neutral = nn.Sequential(
                 nn.Linear(2 * 68, 64), nn.LeakyReLU(0.2), nn.Linear(64, points)
@@ -212,8 +213,9 @@ class Cran(nn.Module):
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
         x = (speech - self.speech_mean) / self.speech_std
-        out: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
-        return out.unflatten(0, speech.shape[:2])
+        encoded: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
+        out: Tensor = encoded.unflatten(0, speech.shape[:2])
+        return out
 
     def _hybrid(
         self, face: Tensor, audio: Tensor, state: State, previous: Tensor | None = None
@@ -224,8 +226,9 @@ class Cran(nn.Module):
             keep = torch.rand(len(face), 1, device=face.device) >= self.config.identity_dropout
             face = face * keep
         parts = [audio, face.unsqueeze(1).expand(-1, frames, -1)]
-        if previous is not None:
-            parts.append(previous)
+        if self.config.scheme == "natural":
+            unseen = face.new_zeros(len(face), frames, self.config.image_features)
+            parts.append(unseen if previous is None else previous)
         hybrid = torch.cat(parts, dim=-1)
         if self.config.scheme in ("frame", "sequential"):
             out, _ = self.gru(hybrid.flatten(0, 1).unsqueeze(1))
@@ -308,7 +311,7 @@ class Cran(nn.Module):
         return torch.cat([flow, *lips, *opening], dim=1)
 
     def _opening(self, points: Tensor, aspect: float) -> Tensor:
-        """(N, 1, H/2, W/2): how open the mouth is, drawn where it opens (inner lips 61-63, 65-67)."""
+        """(N, 1, H/2, W/2): how open the mouth is, where it opens (inner lips 61-63, 65-67)."""
         upper, lower = points[:, [61, 62, 63]], points[:, [67, 66, 65]]
         gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
         spots = _bumps(self.guide_grid, (upper + lower) / 2, 0.1, aspect)
@@ -446,6 +449,8 @@ PRESETS = {
         transposed=True,
         identity_dropout=0.0,
     ),
+    # Sec. 5: the head moves too. Clips aligned once (`prepare --natural-pose`), the whole crop drawn.
+    "cran-natural": CranConfig(scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
         audio_channels=(8, 8, 8),

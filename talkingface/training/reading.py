@@ -98,7 +98,7 @@ def words_of(clip: ClipInfo) -> list[Word]:
 
 
 def half_of(clip: ClipInfo) -> Half:
-    """Which half of the corpus, "first" or "second", a clip is in: which reader may learn from this clip."""
+    """Which half of the corpus a clip is in: which of the two readers may learn from it."""
     odd = hashlib.sha256(clip.key.encode()).digest()[0] & 1
     return "second" if odd else "first"
 

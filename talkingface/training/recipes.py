@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from talkingface import video, weights
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
 from talkingface.data.augment import AugmentConfig
 from talkingface.data.dataset import Batch, Cache, ClipInfo, SampleConfig, clip_speech, draw_batch
+from talkingface.errors import BadRequest
 from talkingface.losses import (
     AdversarialForm,
     LipReadingForm,
@@ -43,10 +44,16 @@ from talkingface.models.discriminators import (
     VideoCritic,
     VideoCriticConfig,
 )
-from talkingface.models.lipreader import LeanLipReader, LipReader, cut_words
+from talkingface.models.lipreader import (
+    LeanLipReader,
+    LipReader,
+    PublishedLipReader,
+    cut_words,
+)
 from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
 
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
+LOOKING_BACK = ("sequential", "natural")  # the schemes that see the frame before
 LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 
 
@@ -59,9 +66,10 @@ class Stage:
     speech_rate: factor on the learning rate of what hears and moves the lips, once it has learned.
     """
 
-    steps: int
+    steps: int  # 0: `epochs` passes over the clips instead
     weights: dict[str, float]
     lr: float = 2e-4
+    epochs: int = 0
     batch: int = 8
     frames: int = 15
     real_guide: float = 0.0
@@ -100,7 +108,8 @@ class CranRecipe:
         cache: Cache,
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
-        reader: LipReader | None = None,
+        reader: Path | None = None,
+        init: Path | None = None,
         seed: int = 0,
     ) -> None:
         self.training, self.cache, self.device, self.seed = (
@@ -110,15 +119,24 @@ class CranRecipe:
             seed,
         )
         self.clips = cache.split(*splits)
+        self.training = training = _counted(training, sum(not c.silent for c in self.clips))
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in training.stages)
         torch.manual_seed(seed)
         self.model = Cran(training.model)
         self._set_speech_statistics()
+        if init is not None:
+            self.model.load_state_dict(weights.load(init).state_dict())
         self.ema = Cran(training.model)
         self.image_critic = FrameCritic(training.image_critic)
         self.video_critic = VideoCritic(training.video_critic)
-        self.reader = LeanLipReader() if reader is None else reader
+        self.reader = _reader(reader)
+        if reader is None and any("reading" in s.weights for s in training.stages):
+            raise BadRequest(
+                "this training has a lip-reading critic (Eq. 2), which must be trained first: "
+                "`talkingface train lipreader`, then give its weights with --reader, "
+                "or leave it out with --without reading"
+            )
         self.modules: dict[str, nn.Module] = {
             "model": self.model,
             "ema": self.ema,
@@ -269,6 +287,8 @@ class CranRecipe:
         """Which lips the decoder is shown: the real ones for a share of samples, else its own."""
         if self.training.model.lips != "guide" or stage.real_guide <= 0:
             return None
+        if self.training.model.scheme in LOOKING_BACK:  # what they hear depends on what they drew
+            return batch.landmarks if float(torch.rand(())) < stage.real_guide else None
         with torch.no_grad():
             own = self.model.speak(identity, batch.speech)
         real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
@@ -277,7 +297,7 @@ class CranRecipe:
 
     def _teacher(self, batch: Batch) -> Tensor | None:
         """The real frames before, for schemes that look back; else their own, as at test time."""
-        if self.training.model.scheme not in ("sequential", "natural"):
+        if self.training.model.scheme not in LOOKING_BACK:
             return None
         if float(torch.rand(())) >= self.training.teacher_forcing:
             return None
@@ -315,7 +335,7 @@ class CranRecipe:
     def _held_out_clips(self) -> Iterator[tuple[ClipInfo, Tensor, Tensor, Generated]]:
         for clip in self.held_out:
             rows = slice(clip.start, clip.start + clip.frames)
-            real = torch.from_numpy(self.cache.frames[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            real = video.to_tensor(np.array(self.cache.frames[rows]))
             landmarks = torch.from_numpy(self.cache.landmarks[rows].copy())
             portrait = Portrait(real[:1], landmarks[:1]).to(self.device)
             speech = clip_speech(self.cache, clip, self.training.model.speech)[None].to(self.device)
@@ -357,6 +377,23 @@ class CranRecipe:
         weights.save(
             path, self.ema, training_data=data, licence=LICENCE, metrics=measures, extra=extra
         )
+
+
+def _counted(training: CranTraining, clips: int) -> CranTraining:
+    """Stages given in epochs, in steps of this corpus."""
+    stages = tuple(
+        replace(s, steps=-(-s.epochs * clips // s.batch)) if s.steps == 0 else s
+        for s in training.stages
+    )
+    return replace(training, stages=stages)
+
+
+def _reader(path: Path | None) -> LipReader:
+    """The trained lip reader of a file; without one, an untrained one that no loss asks."""
+    reader = LeanLipReader() if path is None else weights.load(path)
+    if not isinstance(reader, LeanLipReader | PublishedLipReader):
+        raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
+    return reader.requires_grad_(True)
 
 
 def _gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

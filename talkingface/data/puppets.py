@@ -1,0 +1,220 @@
+"""Puppets: still portraits whose mouth moves as a speaker's does, so that more faces speak.
+
+The portrait is bent by two smooth fields, one that follows the upper lip and one that follows the
+lower, met where the lips meet: the mouth opens instead of stretching. What shows between the lips
+is the speaker's own.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.contract import INNER_BOTTOM, INNER_TOP
+from talkingface.geometry import STABLE
+from talkingface.models.cran import SPEAKING
+
+Frames = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
+Points = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+# More than this between the inner lips, of the crop's side, shows teeth that cannot be closed.
+CLOSED_GAP = 1.5 / 128
+# Inner lips: corner, three points above, corner; and the three below, left to right.
+UPPER, LOWER = np.array([60, 61, 62, 63, 64]), np.array([60, 67, 66, 65, 64])
+INNER = np.arange(60, 68)
+MOVING = np.array(SPEAKING)
+STILL = np.array([0, 1, 2, 3, 13, 14, 15, 16, 17, 21, 22, 26, *range(27, 31), 36, 39, 42, 45])
+# Whom each field follows: all but the other lip.
+UPPER_FIELD = np.array([*range(4, 13), *range(48, 55), *range(60, 65), 31, 33, 35])
+LOWER_FIELD = np.array([*range(4, 13), 48, *range(54, 61), *range(64, 68), 31, 33, 35])
+SOFTNESS = 2.0  # pixels at 128 over which a field is rounded at its points
+COARSE = 40  # the fields are solved on a grid of this side, then interpolated
+FEATHER = 4  # the mouth's outline is drawn this much larger, then averaged: an edge of one pixel
+
+
+def can_speak(landmarks: Points) -> NDArray[np.bool_]:
+    """(..., 68, 2) in [0, 1] of the crop -> (...): whether the lips are (nearly) closed."""
+    gap = landmarks[..., INNER_BOTTOM, 1] - landmarks[..., INNER_TOP, 1]
+    return np.asarray(gap < CLOSED_GAP)
+
+
+def closed_mouth(landmarks: Points) -> Points:
+    """A clip's (T, 68, 2) landmarks -> (68, 2): the mean of its most closed tenth."""
+    gap = landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]
+    order = np.argsort(gap, kind="stable")[: max(1, len(gap) // 10)]
+    return landmarks[order].mean(0).astype(np.float32)
+
+
+def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
+    """(68, 2), (T, 68, 2), (68, 2) -> (T, 68, 2): the portrait's lips and jaw, moved as the driver.
+
+    The driver's displacement from its neutral, scaled by the ratio of the mouths' widths; inner
+    lips that would cross meet half-way.
+    """
+    scale = _mouth_width(portrait) / max(_mouth_width(neutral), 1e-3)
+    out = np.repeat(portrait[None], len(driver), axis=0).astype(np.float64)
+    out[:, MOVING] += scale * (driver[:, MOVING] - neutral[MOVING])
+    above, below = UPPER[1:-1], LOWER[1:-1]
+    own = np.minimum(portrait[below, 1] - portrait[above, 1], 0)  # a detector's own noise stays
+    crossed = np.maximum(own - (out[:, below, 1] - out[:, above, 1]), 0) / 2
+    out[:, above, 1] -= crossed
+    out[:, below, 1] += crossed
+    return out.astype(np.float32)
+
+
+def animate(
+    portrait: Picture, own: Points, driver: Frames, driver_landmarks: Points, neutral: Points
+) -> tuple[Frames, Points]:
+    """The portrait speaks as the driver does.
+
+    portrait: (S, S, 3) uint8, an aligned crop with closed lips (`can_speak`); own: its (68, 2) in
+    [0, 1]. driver: (T, S, S, 3) uint8 and (T, 68, 2); neutral: (68, 2), the driver at rest
+    (`closed_mouth`). Returns (T, S, S, 3) uint8 frames and their (T, 68, 2) float32 landmarks.
+    """
+    size = portrait.shape[0]
+    moved = move_landmarks(own, driver_landmarks, neutral)
+    here, there = own.astype(np.float64) * size, moved.astype(np.float64) * size
+    seen = driver_landmarks.astype(np.float64) * size
+    upper = _fields(here, there, UPPER_FIELD, size)
+    lower = _fields(here, there, LOWER_FIELD, size)
+    gain = _light_ratio(portrait, here, driver, seen)
+    out = np.empty((len(there), *portrait.shape), np.uint8)
+    for t, target in enumerate(there):
+        bent = _bend(portrait, target, upper[t], lower[t])
+        out[t] = _open(bent, here, target, driver[t], seen[t], gain)
+    return out, moved
+
+
+def _mouth_width(landmarks: Points) -> float:
+    return float(np.linalg.norm(landmarks[54] - landmarks[48]))
+
+
+def _fields(here: Floats, there: Floats, follow: NDArray[np.int64], size: int) -> Floats:
+    """(68, 2), (T, 68, 2) pixels -> (T, COARSE, COARSE, 2): from a target's pixel to its source.
+
+    Multiquadric interpolation of the points' steps, exact at the points, still at the border; faded
+    out towards the eyes.
+    """
+    unit = size / 128
+    edge = np.linspace(0, size - 1, 7)
+    zero, full = np.zeros(7), np.full(7, size - 1.0)
+    sides = [np.stack(s, 1) for s in ((zero, edge), (full, edge), (edge, zero), (edge, full))]
+    fixed = np.unique(np.concatenate(sides), axis=0)
+    fixed = np.concatenate([fixed, here[STILL]])
+    centres = np.concatenate(
+        [there[:, follow], np.broadcast_to(fixed, (len(there), *fixed.shape))], axis=1
+    )
+    steps = np.zeros_like(centres)
+    steps[:, : len(follow)] = here[follow] - there[:, follow]
+    kernel = _kernel(centres, centres, unit)
+    kernel += 0.05 * unit * -np.eye(kernel.shape[-1])  # two points in one place may disagree
+    weights = np.linalg.solve(kernel, steps)
+    line = np.linspace(0, size - 1, COARSE)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    field = _kernel(np.broadcast_to(grid, (len(there), *grid.shape)), centres, unit) @ weights
+    eyes, nose = here[36:48, 1].max() + 2 * unit, here[33, 1]
+    fade = np.clip((grid[:, 1:] - eyes) / max(nose - eyes, 1.0), 0, 1)
+    return np.asarray((field * fade).reshape(-1, COARSE, COARSE, 2))
+
+
+def _kernel(a: Floats, b: Floats, unit: float) -> Floats:
+    """(T, N, 2), (T, M, 2) -> (T, N, M): distance, rounded near zero."""
+    squares = (a**2).sum(-1)[..., None] + (b**2).sum(-1)[:, None] - 2 * a @ b.transpose(0, 2, 1)
+    return np.asarray(np.sqrt(np.maximum(squares, 0) + (SOFTNESS * unit) ** 2))
+
+
+def _bend(portrait: Picture, target: Floats, upper: Floats, lower: Floats) -> Picture:
+    """The portrait, its upper part by the upper field and its lower by the lower."""
+    size = portrait.shape[0]
+    line = np.arange(size, dtype=np.float32)
+    middle = (target[UPPER] + target[LOWER]) / 2
+    left, right = middle[0], middle[-1]
+    slope = (right[1] - left[1]) / max(right[0] - left[0], 1.0)
+    outside = np.maximum(np.maximum(left[0] - line, line - right[0]), 0)
+    lips = np.interp(line, middle[:, 0], middle[:, 1])
+    lips += slope * (np.maximum(line - right[0], 0) - np.maximum(left[0] - line, 0))
+    soft = 0.5 + 0.5 * outside  # beyond the corners the two fields pass into each other
+    below = np.clip((line[:, None] - lips) / (2 * soft) + 0.5, 0, 1).astype(np.float32)[..., None]
+    fields = [_upsample(f, size) for f in (upper, lower)]
+    step = fields[0] + below * (fields[1] - fields[0])
+    step[..., 0] += line
+    step[..., 1] += line[:, None]
+    out = cv2.remap(portrait, step, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(out, dtype=np.uint8)
+
+
+def _upsample(field: Floats, size: int) -> NDArray[np.float32]:
+    """(COARSE, COARSE, 2) -> (S, S, 2), corner on corner."""
+    scale = (COARSE - 1) / (size - 1)
+    matrix = np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    out = cv2.warpAffine(
+        field.astype(np.float32), matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(out, dtype=np.float32)
+
+
+def _open(
+    bent: Picture, here: Floats, target: Floats, driver: Picture, seen: Floats, gain: float
+) -> Picture:
+    """What shows between the driver's lips, between the target's."""
+    size = bent.shape[0]
+    opened = (_gaps(target) - _gaps(here)).max() * 128 / size
+    strength = float(np.clip((opened - 0.4) / 0.8, 0, 1))
+    if strength == 0.0:
+        return bent
+    outline = np.concatenate([target[UPPER], target[LOWER[1:-1]][::-1]])
+    low = np.maximum(np.floor(outline.min(0)).astype(int) - 2, 0)
+    high = np.minimum(np.ceil(outline.max(0)).astype(int) + 3, size)
+    width, height = (int(n) for n in high - low)
+    large = np.zeros((height * FEATHER, width * FEATHER), np.float32)
+    corners = np.rint(((outline - low + 0.5) * FEATHER - 0.5) * 16).astype(np.int32)
+    cv2.fillPoly(large, [corners], strength, shift=4)
+    mask = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)[..., None]
+    matrix = _affine(seen[INNER], target[INNER] - low)
+    inside = cv2.warpAffine(
+        driver, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    region = (slice(low[1], high[1]), slice(low[0], high[0]))
+    mixed = bent[region] * (1 - mask) + np.minimum(inside * gain, 255) * mask
+    bent[region] = np.rint(mixed).astype(np.uint8)
+    return bent
+
+
+def _gaps(points: Floats) -> Floats:
+    return np.asarray(points[LOWER[1:-1], 1] - points[UPPER[1:-1], 1])
+
+
+def _affine(source: Floats, target: Floats) -> Floats:
+    """The (2, 3) affine map of (N, 2) to (N, 2); where the points are flat, closest to the width's
+
+    scale: a nearly closed mouth says nothing of its height.
+    """
+    start, end = source.mean(0), target.mean(0)
+    a, b = source - start, target - end
+    scale = np.sqrt((b[:, 0] ** 2).sum() / max((a[:, 0] ** 2).sum(), 1e-6))
+    ridge = np.eye(2)
+    linear = np.linalg.solve(a.T @ a + ridge, a.T @ b + ridge * scale).T
+    return np.column_stack([linear, end - linear @ start])
+
+
+def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) -> float:
+    """How much lighter the portrait's skin is near the mouth than the driver's, 0.6 to 1.4."""
+    return float(np.clip(_skin(portrait, here) / max(_skin(driver[0], seen[0]), 1.0), 0.6, 1.4))
+
+
+def _skin(picture: Picture, points: Floats) -> float:
+    """Mean luminance of four patches: under the nose, of the chin, and beside the mouth."""
+    size = picture.shape[0]
+    pairs = ((33, 51, 0.5), (57, 8, 0.5), (48, 4, 0.4), (54, 12, 0.4))
+    reach = max(1, round(size / 64))
+    values = []
+    for a, b, part in pairs:
+        x, y = np.rint(points[a] + part * (points[b] - points[a])).astype(int)
+        x, y = (int(np.clip(v, reach, size - 1 - reach)) for v in (x, y))
+        patch = picture[y - reach : y + reach + 1, x - reach : x + reach + 1]
+        values.append(patch.reshape(-1, 3).mean(0) @ [0.299, 0.587, 0.114])
+    return float(np.mean(values))

@@ -1,0 +1,343 @@
+"""The evaluation: models whose score is known, curves with a known answer, tables recomputed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from corpus import FRAMES, LEVELS, curve, landmarks, write_cache
+from torch import Tensor
+
+import talkingface
+from talkingface import evaluate, video, weights
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Generated, Portrait
+from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.errors import BadRequest
+from talkingface.evaluate import Bench, Candidate, Result
+from talkingface.geometry import CropSpec
+from talkingface.metrics.lips import reading_accuracy
+from talkingface.models.lipreader import PublishedLipReader, PublishedReaderConfig
+from talkingface.training.reading import word_logits, words_of
+
+EYES = 0.3125 * 128  # the interocular distance of the made-up faces, in pixels
+
+
+class Player:
+    """A generator that plays given frames, (T, 128, 128, 3) uint8, whatever it is told."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.config = SimpleNamespace(speech=SpeechSpec(), crop=CropSpec())
+        self.frames = video.to_tensor(frames)
+
+    def encode(self, portrait: Portrait) -> Portrait:
+        return portrait
+
+    def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
+        begin, many = state or 0, speech.shape[1]
+        return Generated(self.frames[None, begin : begin + many]), begin + many
+
+
+class Loudness(Player):
+    """Opens its mouth (the first pixel) with the level of the speech it hears."""
+
+    def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
+        generated, state = super().__call__(identity, speech, state)
+        frames = generated.frames.clone()
+        frames[..., 0, 0] = speech.std((2, 3))[..., None].clamp(0, 1)
+        return Generated(frames), state
+
+
+def read_pixel(frames: np.ndarray) -> np.ndarray:
+    """A detector that is exact: the gap is in the first pixel; blue 255 there is a lost face."""
+    found = np.stack([landmarks(float(frame[0, 0, 0]) / LEVELS) for frame in frames])
+    found[frames[:, 0, 0, 2] == 255] = math.nan
+    return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def bench(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(evaluate, "detect", read_pixel)
+    return Bench(cache)
+
+
+def clip_of(cache: Cache, key: str) -> ClipInfo:
+    return next(c for c in cache.clips if c.key == key)
+
+
+def frames_of(cache: Cache, clip: ClipInfo) -> np.ndarray:
+    return np.array(cache.frames[clip.start : clip.start + clip.frames])
+
+
+def measured(bench: Bench, frames: np.ndarray, key: str = "s1_test0", **options: Any) -> Result:
+    candidate = Candidate("player", "abc", Player(frames))
+    result = bench.measure(candidate, clip_of(bench.cache, key), "first frame", **options)
+    assert result is not None
+    return result
+
+
+def test_a_perfect_model_is_perfect(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    result = measured(bench, frames_of(cache, clip))
+    real = bench.measure(Candidate("real", "", None), clip, "first frame")
+    assert real is not None and real.metrics == result.metrics
+    metrics = result.metrics
+    for name in ("correlation", "amplitude", "ssim", "mouth_ssim", "sharpness"):
+        assert metrics[name] == pytest.approx(1.0, abs=1e-6), name
+    assert metrics["lmd_pixels"] == metrics["missed"] == 0.0
+    assert metrics["psnr"] is metrics["mouth_psnr"] is None  # infinite
+    # what was drawn is what is measured, to the half level of a pixel
+    expected = curve(7) / EYES
+    assert np.allclose(result.aperture, expected, atol=0.51 / LEVELS / EYES)
+    assert result.real_aperture == result.aperture
+
+
+def test_a_still_model_does_not_move(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    still = Candidate("still", "", weights.load("still"))  # type: ignore[arg-type]
+    result = bench.measure(still, clip, "first frame", silence=True)
+    assert result is not None
+    assert result.metrics["amplitude"] == 0.0 and result.metrics["motion"] == 0.0
+    assert result.metrics["correlation"] is None and result.metrics["silence"] is None
+    psnr = result.metrics["psnr"]
+    assert psnr is not None and 10 < psnr < 60
+
+
+def test_a_late_model_scores_what_the_shifted_curve_says(bench: Bench, cache: Cache) -> None:
+    frames = frames_of(cache, clip_of(cache, "s1_test0"))
+    scores = []
+    for late in (1, 2, 4):
+        result = measured(bench, np.concatenate([frames[:late], frames[:-late]]))
+        gaps = frames[:, 0, 0, 0].astype(float)
+        expected = np.corrcoef(np.concatenate([gaps[:late], gaps[:-late]]), gaps)[0, 1]
+        assert result.metrics["correlation"] == pytest.approx(expected, abs=1e-6)
+        scores.append(result.metrics["correlation"])
+    assert 1 > scores[0] > scores[1] > scores[2]
+
+
+def test_half_the_motion_is_half_the_amplitude(bench: Bench, cache: Cache) -> None:
+    frames = frames_of(cache, clip_of(cache, "s1_test0"))
+    frames[:, 0, 0, 0] = np.rint(frames[:, 0, 0, 0] / 2 + 40)
+    metrics = measured(bench, frames).metrics
+    assert metrics["amplitude"] == pytest.approx(0.5, abs=0.01)
+    assert metrics["correlation"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_lost_frames_are_counted_and_left_out(bench: Bench, cache: Cache) -> None:
+    frames = frames_of(cache, clip_of(cache, "s1_test0"))
+    frames[5:8, 0, 0] = 255
+    result = measured(bench, frames)
+    assert result.metrics["missed"] == 3 and result.aperture[5:8] == [None] * 3
+    assert result.metrics["correlation"] == pytest.approx(1.0)
+
+
+def test_a_clip_in_pieces_is_the_whole_clip(
+    bench: Bench, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    clip = clip_of(cache, "s1_test1")
+    made = bench.generate(Player(frames_of(cache, clip)), clip, clip)
+    assert np.array_equal(made, frames_of(cache, clip))
+
+
+def test_silence_is_told_from_speech(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    frames = frames_of(cache, clip)
+    for kind, expected in ((Loudness, 0.0), (Player, 1.0)):
+        candidate = Candidate("any", "", kind(frames))
+        result = bench.measure(candidate, clip, "first frame", silence=True)
+        assert result is not None and result.metrics["silence"] == pytest.approx(expected)
+
+
+def test_the_other_recording_is_of_the_same_speaker_and_always_the_same(bench: Bench) -> None:
+    chosen = {}
+    for clip in bench.cache.clips:
+        if not clip.silent:
+            other = bench.portrait(clip, "another recording")
+            chosen[clip.key] = other and other.key
+            assert bench.portrait(clip, "first frame") == clip
+    assert chosen["s1_test2"] == "s1_test0" and chosen["s4_a"] == "s4_b"
+    assert chosen["s26_a"] is None
+    alone = clip_of(bench.cache, "s26_a")
+    assert bench.measure(Candidate("real", "", None), alone, "another recording") is None
+
+
+def test_the_real_face_is_looked_for_once(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def detect(frames: np.ndarray) -> np.ndarray:
+        looked.append(len(frames))
+        return read_pixel(frames)
+
+    monkeypatch.setattr(evaluate, "detect", detect)
+    clip = clip_of(cache, "s1_test0")
+    first = Bench(cache, detections=tmp_path).real(clip)
+    second = Bench(cache, detections=tmp_path).real(clip)
+    assert looked == [FRAMES] and np.array_equal(first.landmarks, second.landmarks)
+    other = write_cache(tmp_path / "other", np.zeros((128, 128, 3), np.uint8))
+    Bench(other, detections=tmp_path).real(clip_of(other, "s1_test0"))  # same name, other pixels
+    assert looked == [FRAMES] * 2
+
+
+def judge() -> PublishedLipReader:
+    torch.manual_seed(3)
+    return PublishedLipReader(PublishedReaderConfig(channels=(4, 4, 4), feature=8, hidden=8)).eval()
+
+
+def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "detect", read_pixel)
+    reader, clip = judge(), clip_of(cache, "s1_test0")
+    bench = Bench(cache, reader, "judged")
+    result = bench.measure(Candidate("real", "", None), clip, "first frame")
+    assert result is not None and result.judge == "judged"
+    frames = frames_of(cache, clip)
+    place = torch.from_numpy(read_pixel(frames) / 128).float()
+    logits = word_logits(reader, video.to_tensor(frames), place, words_of(clip)).numpy()
+    assert len(result.words) == 5
+    for n in (1, 5, 20, 51):
+        right = np.mean([rank <= n for rank in result.ranks])
+        assert right == reading_accuracy(logits, np.array(result.words), n)
+    stranger = bench.measure(Candidate("real", "", None), clip_of(cache, "s4_a"), "first frame")
+    assert stranger is not None and stranger.ranks == []  # no words are known
+
+
+def some_results(bench: Bench, cache: Cache) -> list[Result]:
+    """Two models on all held-out clips: late by one frame, and real."""
+    results = []
+    for clip in cache.split("test", "stranger"):
+        frames = frames_of(cache, clip)
+        late = Player(np.concatenate([frames[:1], frames[:-1]]))
+        for candidate in (Candidate("real", "", None), Candidate("late", "abc", late)):
+            for identity in evaluate.IDENTITIES:
+                result = bench.measure(candidate, clip, identity)
+                results += [] if result is None else [result]
+    return results
+
+
+def test_results_survive_the_file(bench: Bench, cache: Cache, tmp_path: Path) -> None:
+    results = some_results(bench, cache)
+    path = tmp_path / "results.jsonl"
+    evaluate.write_results(path, results)
+    assert evaluate.read_results(path) == results
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == len(results) == 22
+    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+    assert rows[0]["metrics"]["psnr"] is None
+
+
+def cells(text: str, section: str, first: str) -> dict[str, dict[str, str]]:
+    """The table of this section whose first heading is `first`: row -> heading -> cell."""
+    body = text.split(f"## {section}\n")[1].split("## ")[0]
+    lines = body[body.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_tables_equal_a_naive_recomputation(bench: Bench, cache: Cache, tmp_path: Path) -> None:
+    bench.judge = judge()
+    path = tmp_path / "results.jsonl"
+    evaluate.write_results(path, some_results(bench, cache))
+    text = evaluate.tables(evaluate.read_results(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    late = [r for r in rows if (r["model"], r["identity"]) == ("late", "first frame")]
+    test = [r for r in late if r["split"] == "test"]
+    lips = cells(text, "test, identity: first frame", "model")["late"]
+    made, real = (sum((r[key] for r in test), []) for key in ("aperture", "real_aperture"))
+    each = [np.corrcoef(r["aperture"], r["real_aperture"])[0, 1] for r in test]
+    assert lips["clips"] == "3"
+    assert lips["corr."] == f"{np.mean(each):.3f}"
+    assert lips["corr. pooled"] == f"{np.corrcoef(made, real)[0, 1]:.3f}"
+    assert lips["ampl. pooled"] == f"{np.std(made) / np.std(real):.2f}"
+    assert lips["LMD px"] == f"{np.mean([r['metrics']['lmd_pixels'] for r in test]):.2f}"
+    body = text.split("## test, identity: first frame\n")[1]
+    assert f"{np.mean([r['metrics']['mouth_psnr'] for r in test]):.2f}" in body
+    ranks = sum((r["ranks"] for r in test), [])
+    read = cells(text, "test, identity: first frame", "read by the judge")
+    assert read["late"]["words"] == "15"
+    assert read["late"]["top-5 %"] == f"{100 * np.mean([rank <= 5 for rank in ranks]):.1f}"
+    assert read["chance"]["top-1 %"] == f"{100 / 51:.1f}"
+    speakers = cells(text, "stranger, identity: first frame", "model, speaker")
+    assert set(speakers) == {"late, s26", "late, s4", "real, s26", "real, s4"}
+    own = [r["metrics"]["correlation"] for r in late if r["speaker"] == "s4"]
+    assert speakers["late, s4"]["corr."] == f"{np.mean(own):.3f}"
+    assert speakers["real, s4"]["amplitude"] == "1.00"
+
+
+@pytest.fixture(scope="module")
+def photographed(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> Path:
+    """The corpus with a real portrait in every frame, so that the real detector finds a face."""
+    folder = tmp_path_factory.mktemp("photographed")
+    write_cache(folder, talkingface.align(portrait).crop)
+    return folder
+
+
+def test_a_still_face_measures_as_still(photographed: Path) -> None:
+    found = evaluate.detect(Cache(photographed).frames[:12])
+    assert np.isfinite(found).all()
+    assert np.ptp(found, axis=0).max() < 0.05  # pixels
+
+
+def test_the_command_measures_and_writes(cli: Cli, photographed: Path, tmp_path: Path) -> None:
+    reader = tmp_path / "judge.safetensors"
+    weights.save(reader, judge(), training_data="none", licence="MIT")
+    out = tmp_path / "results"
+    options = ("--cache", photographed, "--out", out, "--clips", 2, "--judge", reader)
+    ran = cli("evaluate", "--models", "cran-tiny,still", *options)
+    assert ran.code == 0 and ran.err == "", ran.err
+    results = evaluate.read_results(out / "results.jsonl")
+    assert [r.model for r in results[:6]] == ["real"] * 2 + ["still"] * 2 + ["cran-tiny"] * 2
+    assert {(r.split, r.identity) for r in results} == {
+        (s, i) for s in ("test", "stranger") for i in evaluate.IDENTITIES
+    }
+    assert (out / "tables.md").read_text().rstrip() in ran.out
+    again = cli("evaluate", "--models", "still", *options)
+    assert again.code == 2 and "exists already" in again.err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) -> None:
+    files = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        evaluate.evaluate(["cran-tiny"], photographed, out, splits=["test"], clips=2, jobs=jobs)
+        files.append([r.metrics for r in evaluate.read_results(out / "results.jsonl")])
+    for first, second in zip(*files, strict=True):
+        assert first == pytest.approx(second, abs=2e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"models": ["lips"]}, "no model is called 'lips'"),
+        ({"splits": ["tset"]}, "no clip of split 'tset'; it has stranger, test, train, val"),
+        ({"clips": 0}, "at least 1"),
+        ({"judge": "still"}, "the judge must be a lip reader"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(
+    cache: Cache, photographed: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    given: dict[str, Any] = {"models": ["still"], **options}
+    with pytest.raises(talkingface.errors.TalkingFaceError, match=said):
+        evaluate.evaluate(given.pop("models"), photographed, tmp_path / "out", **given)
+
+
+def test_a_lip_reader_is_no_generator(photographed: Path, tmp_path: Path) -> None:
+    reader = tmp_path / "judge.safetensors"
+    weights.save(reader, judge(), training_data="none", licence="MIT")
+    with pytest.raises(BadRequest, match="makes no video"):
+        evaluate.evaluate([reader], photographed, tmp_path / "out")
