@@ -399,8 +399,8 @@ def _run(plan: Plan, tasks: list[Task], jobs: int, progress: Progress | None) ->
             for future in as_completed(waiting):
                 finished(waiting[future], future.result())
     results = [result for index in sorted(done) for result in done[index]]
-    order = {candidate.name: n for n, candidate in enumerate(_open(plan)[1])}
-    return sorted(results, key=lambda r: (r.split, IDENTITIES.index(r.identity), order[r.model]))
+    rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
+    return sorted(results, key=lambda r: rows.index((r.split, r.identity, r.model)))
 
 
 def _work(plan: Plan, task: Task) -> list[Result]:
@@ -409,8 +409,8 @@ def _work(plan: Plan, task: Task) -> list[Result]:
     clip = next(c for c in bench.cache.clips if c.key == key)
     results = [
         bench.measure(candidate, clip, identity, silence and identity == "first frame")
-        for candidate in candidates
         for identity in IDENTITIES
+        for candidate in candidates
     ]
     return [result for result in results if result is not None]
 

@@ -67,11 +67,14 @@ def save(
     """Write a generator (with `.config`) to `path`, whole or not at all.
 
     Floating tensors become float16. Raises BadWeights when a number does not fit into one,
-    OutputError when the file cannot be written.
+    OutputError when the file cannot be written, UnknownModel for a family nobody could load.
     """
+    config = models.config_to_json(model.config)
+    if models.config_from_json(config) != model.config:
+        raise ValueError(f"this config does not come back from JSON: {config}")
     header = {
         "format": FORMAT,
-        "config": json.loads(models.config_to_json(model.config)),
+        "config": json.loads(config),
         "training_data": training_data,
         "licence": licence,
         "metrics": dict(metrics or {}),

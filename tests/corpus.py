@@ -16,14 +16,11 @@ from talkingface.geometry import CropSpec
 
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
-FRAMES = 40
+FRAMES = 30
 LEVELS = 30
 WORDS = (
-    ("bin", 0.1, 0.4),
-    ("blue", 0.4, 0.7),
-    ("at", 0.7, 0.9),
-    ("f", 0.9, 1.2),
-    ("two", 1.2, 1.5),
+    *(("bin", 0.1, 0.3), ("blue", 0.3, 0.5), ("at", 0.5, 0.7)),
+    *(("f", 0.7, 0.9), ("two", 0.9, 1.1)),
 )
 # (key, speaker, split)
 CLIPS = (
@@ -49,7 +46,10 @@ def write_cache(folder: Path, portrait: Bytes | None = None) -> Cache:
     picture for all frames instead.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, frames, points, sound = [], [], [], []
+    rows: list[dict[str, object]] = []
+    frames: list[Bytes] = []
+    points: list[Array] = []
+    sound: list[NDArray[np.int16]] = []
     for index, (key, speaker, split) in enumerate((*CLIPS, ("portrait", "p", "train"))):
         still = key == "portrait"
         gaps = np.zeros(1) if still else curve(index)

@@ -18,6 +18,8 @@ from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import (
     NO_AUGMENTATION,
     AugmentConfig,
+    _noise,
+    _room,
     augment_faces,
     augment_speech,
 )
@@ -36,7 +38,6 @@ SIDE = 16
 FRAMES = 60  # of a speaking clip
 SPEC = SpeechSpec()
 PLAIN = SampleConfig(batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
-FACES_ONLY = replace(NO_AUGMENTATION)
 
 
 def write_cache(folder: Path, rng: np.random.Generator) -> Path:
@@ -253,7 +254,7 @@ def test_no_augmentation_changes_nothing() -> None:
     assert np.array_equal(same_frames, frames) and np.array_equal(same_points, points)
 
 
-def test_light_alone_leaves_the_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_light_alone_leaves_the_colours() -> None:
     """Each pixel of a grey picture stays grey, brighter on one side than on the other."""
     grey = np.full((1, 64, 64, 3), 100, np.uint8)
     points = np.zeros((1, 68, 2), np.float32)
@@ -333,8 +334,6 @@ def test_a_shorter_tract_moves_a_tone_by_its_factor() -> None:
 
 
 def test_noise_is_10_to_40_db_below_the_sound(sound: torch.Tensor) -> None:
-    from talkingface.data.augment import _noise
-
     ratios = []
     for seed in range(20):
         added = _noise(sound, np.random.default_rng(seed)) - sound
@@ -343,8 +342,6 @@ def test_noise_is_10_to_40_db_below_the_sound(sound: torch.Tensor) -> None:
 
 
 def test_a_room_keeps_the_direct_sound_and_decays() -> None:
-    from talkingface.data.augment import _room
-
     click = torch.zeros(16_000)
     click[100] = 1.0
     for seed in range(5):
@@ -352,4 +349,6 @@ def test_a_room_keeps_the_direct_sound_and_decays() -> None:
         assert echo.shape == click.shape and float(echo[100]) == pytest.approx(1.0, abs=1e-4)
         assert echo[:100].abs().max() < 1e-5
         energy = [float(part.square().sum()) for part in echo[101:6500].split(800)]
-        assert all(a >= b for a, b in itertools.pairwise(energy)) and 0.005 < sum(energy) < 0.3
+        assert (
+            all(a >= b - 1e-7 for a, b in itertools.pairwise(energy)) and 0.005 < sum(energy) < 0.3
+        )

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import talkingface
-from talkingface import audio, faces, geometry, picture, pipeline, video
+from talkingface import audio, faces, geometry, picture, pipeline, video, weights
 from talkingface.errors import BadRequest, NoFaceFound, OutputError, UnreadableMedia
+from talkingface.models.lipreader import LeanLipReader
 from talkingface.pipeline import Job, TalkingFace
 
 
@@ -246,6 +247,13 @@ def test_a_wrong_device_or_size_is_refused(
     with pytest.raises(BadRequest, match="at least 64"):
         tiny.generate(face, sound, max_size=63)
     assert talkingface.load("cran-tiny", device="auto").tag == tiny.tag
+
+
+def test_weights_of_a_lip_reader_do_not_speak(tmp_path: Path) -> None:
+    path = tmp_path / "reader.safetensors"
+    weights.save(path, LeanLipReader(), training_data="none", licence="MIT")
+    with pytest.raises(BadRequest, match="lipreader-lean, which is no generator"):
+        talkingface.load(path)
 
 
 def test_a_failed_job_stops_no_other(

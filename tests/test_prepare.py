@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import Cli
 
 from talkingface import audio, faces, picture, video
 from talkingface.data import prepare as preparation
@@ -24,7 +25,6 @@ from talkingface.data.prepare import prepare, snr
 from talkingface.errors import BadRequest, BadShard, OutputError, UnreadableMedia
 from talkingface.geometry import CropSpec
 from talkingface.models.lipreader import GRID_WORDS
-from conftest import Cli
 
 SPEC = CropSpec()
 FRAMES = 26

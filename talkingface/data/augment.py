@@ -28,17 +28,19 @@ class AugmentConfig:
     light: float = 1.0  # a ramp of light over the face
     mirror: float = 0.5  # probability
     geometry: float = 1.0  # scale 8 %, stretch 8 %, 3 degrees, shift 4 px at 128
-    tract: float = 0.15  # vocal-tract length: frequency axis scaled by 1 +- this
+    # vocal-tract length: the spectrum is read at f times a factor from this range; below 1 formants
+    # rise, as in women and children, whom a corpus that is nine tenths one man lacks most
+    tract: tuple[float, float] = (0.7, 1.15)
     equaliser: float = 6.0  # dB, smooth over frequency
     gain: float = 8.0  # dB
     noise: float = 0.7  # probability of noise at 10-40 dB SNR
     room: float = 0.3  # probability of a small room
     shift: float = 0.015  # seconds the sound may come early or late
-    speed: float = 0.2  # tape speed (pitch, voice and tempo) 1 +- this, where no picture is drawn
-    masking: float = 0.5  # probability that a band of frequencies is silent
+    speed: float = 0.0  # tape speed (pitch, voice and tempo) 1 +- this, where no picture is drawn
+    masking: float = 0.0  # probability that a band of frequencies is silent
 
 
-NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0, 0)
 
 
 def augment_faces(
@@ -51,7 +53,7 @@ def augment_faces(
         landmarks = (landmarks[:, MIRROR] * [-1, 1] + [1, 0]).astype(np.float32)
     if config.colour > 0 or config.light > 0:
         frames = _colour(frames, rng, config)
-    return frames, landmarks
+    return frames, np.asarray(landmarks, dtype=np.float32)
 
 
 def _geometry(
@@ -114,8 +116,9 @@ def augment_speech(
     if rng.random() < config.noise:
         samples = _noise(samples, rng)
     power = hop_power(samples, spec)
-    if config.tract > 0:
-        power = _scale_frequency(power, float(np.exp(rng.uniform(-config.tract, config.tract))))
+    if config.tract != (1.0, 1.0):
+        factor = np.exp(rng.uniform(*np.log(config.tract)))
+        power = _scale_frequency(power, float(factor))
     if config.equaliser > 0:
         knots = rng.normal(0, config.equaliser / 2, 6)
         curve = np.interp(np.linspace(0, 5, N_FFT // 2 + 1), np.arange(6), knots)

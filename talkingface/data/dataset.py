@@ -28,6 +28,7 @@ from talkingface.audio import (
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
+from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks
 from talkingface.errors import BadShard
 from talkingface.models.lipreader import GRID_WORDS
 
@@ -91,10 +92,10 @@ class Cache:
 class Batch:
     """B samples of T frames in a row.
 
-    portrait: the identity picture, from the same clip. frames: (B, T, 3, S, S) in [-1, 1].
-    landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame
-    before the first. silent: (B,) bool, still portraits. word: (B,) index of a word spoken within
-    the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
+    portrait: the identity picture, from the same clip, or a puppet's own. frames: (B, T, 3, S, S)
+    in [-1, 1]. landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S),
+    the frame before the first. silent: (B,) bool, still portraits. word: (B,) index of a word
+    spoken within the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
     """
 
     portrait: Portrait
@@ -113,12 +114,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How batches are drawn. balance: a speaker's weight is (clips) ** balance; 0 = all alike."""
+    """How batches are drawn. balance: a speaker's weight is (clips) ** balance; 0 = all alike.
+
+    puppets: share of still portraits that speak as a drawn clip does (`data/puppets.py`).
+    """
 
     batch: int = 8
     frames: int = 15
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
+    puppets: float = 0.0
     pictures: bool = True  # False: landmarks and speech only
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -143,9 +148,13 @@ def draw_batch(
         counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
     weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in speaking])
     chosen = rng.choice(len(speaking), config.batch, p=weights / weights.sum())
+    puppets = _puppets(cache, still) if config.puppets > 0 else []
     samples = []
     for index in chosen:
-        if still and rng.random() < config.silent:
+        if puppets and rng.random() < config.puppets:
+            puppet = puppets[rng.integers(len(puppets))]
+            samples.append(_sample(cache, speaking[index], spec, config, rng, puppet))
+        elif still and rng.random() < config.silent:
             samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
         else:
             samples.append(_sample(cache, speaking[index], spec, config, rng))
@@ -153,8 +162,14 @@ def draw_batch(
 
 
 def _sample(
-    cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
+    cache: Cache,
+    clip: ClipInfo,
+    spec: SpeechSpec,
+    config: SampleConfig,
+    rng: np.random.Generator,
+    puppet: ClipInfo | None = None,
 ) -> dict[str, Any]:
+    """Frames in a row of a clip and its speech; with a puppet, that face instead of the clip's."""
     speed = 1.0  # pictures cannot be drawn between frames, landmarks can
     if not config.pictures:
         speed = 1 + config.augment.speed * rng.uniform(-1, 1)
@@ -163,14 +178,16 @@ def _sample(
     wanted = first + np.arange(config.frames) * speed
     identity = _identity_frame(cache, clip, wanted.astype(int), rng)
     rows = np.concatenate([[identity, max(0, first - 1)], wanted])
-    frames, landmarks = _faces(cache, clip, rows, config, rng)
+    frames, landmarks = _faces(cache, clip, rows, config, rng, puppet)
     shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
     middle = (first + 0.5) * SAMPLES_PER_FRAME
     begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
     samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
-    word, span = _word(clip, first, speed, config.frames, rng)
+    word, span = -1, (0, config.frames)
+    if puppet is None:  # whether a puppet's lips can be read is not known
+        word, span = _word(clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
         "landmarks": landmarks,
@@ -248,8 +265,12 @@ def _faces(
     rows: NDArray[np.float64],
     config: SampleConfig,
     rng: np.random.Generator,
+    puppet: ClipInfo | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames and landmarks at these (fractional) times of the clip, one change for all."""
+    """Frames and landmarks at these (fractional) times of the clip, one change for all.
+
+    With a puppet: its own picture first, then moved as the clip's rows after the first.
+    """
     low = rows.astype(int)
     part = (rows - low)[:, None, None]
     points = cache.landmarks[clip.start : clip.start + clip.frames]
@@ -258,7 +279,33 @@ def _faces(
         frames = cache.frames[clip.start + low]
     else:
         frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
+    if puppet is not None:
+        neutral = closed_mouth(points)
+        frames, landmarks = _as_puppet(cache, puppet, frames, landmarks, neutral, config)
     return augment_faces(frames, landmarks, rng, config.augment)
+
+
+def _puppets(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
+    """The still portraits whose mouth a speaker's can move."""
+    return [c for c in still if can_speak(cache.landmarks[c.start])]
+
+
+def _as_puppet(
+    cache: Cache,
+    puppet: ClipInfo,
+    frames: NDArray[np.uint8],
+    landmarks: NDArray[np.float32],
+    neutral: NDArray[np.float32],
+    config: SampleConfig,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A driver's (T, S, S, 3) and (T, 68, 2) -> the puppet as it is, then T - 1 times moved."""
+    picture, own = cache.frames[puppet.start], cache.landmarks[puppet.start]
+    if config.pictures:
+        moving, moved = animate(picture, own, frames[1:], landmarks[1:], neutral)
+        frames = np.concatenate([picture[None], moving])
+    else:
+        moved = move_landmarks(own, landmarks[1:], neutral)
+    return frames, np.concatenate([own[None], moved]).astype(np.float32)
 
 
 def _speech(

@@ -12,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
-from talkingface.geometry import STABLE
 from talkingface.models.cran import SPEAKING
 
 Frames = NDArray[np.uint8]
 Picture = NDArray[np.uint8]
 Points = NDArray[np.float32]
 Floats = NDArray[np.float64]
+Steps = NDArray[np.float32]
 
 # More than this between the inner lips, of the crop's side, shows teeth that cannot be closed.
 CLOSED_GAP = 1.5 / 128
+# Nose to either side of the face, difference over sum: beyond this the far lips are hidden.
+TURNED = 0.4
 # Inner lips: corner, three points above, corner; and the three below, left to right.
 UPPER, LOWER = np.array([60, 61, 62, 63, 64]), np.array([60, 67, 66, 65, 64])
 INNER = np.arange(60, 68)
@@ -31,21 +33,25 @@ STILL = np.array([0, 1, 2, 3, 13, 14, 15, 16, 17, 21, 22, 26, *range(27, 31), 36
 UPPER_FIELD = np.array([*range(4, 13), *range(48, 55), *range(60, 65), 31, 33, 35])
 LOWER_FIELD = np.array([*range(4, 13), 48, *range(54, 61), *range(64, 68), 31, 33, 35])
 SOFTNESS = 2.0  # pixels at 128 over which a field is rounded at its points
+SLACK = 0.05  # pixels at 128
 COARSE = 40  # the fields are solved on a grid of this side, then interpolated
+LUMINANCE = np.array([0.299, 0.587, 0.114])
 FEATHER = 4  # the mouth's outline is drawn this much larger, then averaged: an edge of one pixel
 
 
 def can_speak(landmarks: Points) -> NDArray[np.bool_]:
-    """(..., 68, 2) in [0, 1] of the crop -> (...): whether the lips are (nearly) closed."""
+    """(..., 68, 2) in [0, 1] of the crop -> (...): are the lips (nearly) closed, the face ahead?"""
     gap = landmarks[..., INNER_BOTTOM, 1] - landmarks[..., INNER_TOP, 1]
-    return np.asarray(gap < CLOSED_GAP)
+    left = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 2, :], axis=-1)
+    right = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 14, :], axis=-1)
+    return np.asarray((gap < CLOSED_GAP) & (np.abs(left - right) <= TURNED * (left + right)))
 
 
 def closed_mouth(landmarks: Points) -> Points:
     """A clip's (T, 68, 2) landmarks -> (68, 2): the mean of its most closed tenth."""
     gap = landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]
     order = np.argsort(gap, kind="stable")[: max(1, len(gap) // 10)]
-    return landmarks[order].mean(0).astype(np.float32)
+    return np.asarray(landmarks[order].mean(0), dtype=np.float32)
 
 
 def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
@@ -78,12 +84,11 @@ def animate(
     moved = move_landmarks(own, driver_landmarks, neutral)
     here, there = own.astype(np.float64) * size, moved.astype(np.float64) * size
     seen = driver_landmarks.astype(np.float64) * size
-    upper = _fields(here, there, UPPER_FIELD, size)
-    lower = _fields(here, there, LOWER_FIELD, size)
+    upper, lower = _Field(here, UPPER_FIELD, size), _Field(here, LOWER_FIELD, size)
     gain = _light_ratio(portrait, here, driver, seen)
     out = np.empty((len(there), *portrait.shape), np.uint8)
     for t, target in enumerate(there):
-        bent = _bend(portrait, target, upper[t], lower[t])
+        bent = _bend(portrait, target, upper(target), lower(target))
         out[t] = _open(bent, here, target, driver[t], seen[t], gain)
     return out, moved
 
@@ -92,41 +97,51 @@ def _mouth_width(landmarks: Points) -> float:
     return float(np.linalg.norm(landmarks[54] - landmarks[48]))
 
 
-def _fields(here: Floats, there: Floats, follow: NDArray[np.int64], size: int) -> Floats:
-    """(68, 2), (T, 68, 2) pixels -> (T, COARSE, COARSE, 2): from a target's pixel to its source.
+class _Field:
+    """From a target's pixel to its source, for points that follow: what a portrait keeps of it.
 
-    Multiquadric interpolation of the points' steps, exact at the points, still at the border; faded
-    out towards the eyes.
+    Multiquadric interpolation of the points' steps: exact at the points (to SLACK), still at the
+    fixed points and the border, and faded out towards the eyes.
     """
-    unit = size / 128
-    edge = np.linspace(0, size - 1, 7)
-    zero, full = np.zeros(7), np.full(7, size - 1.0)
-    sides = [np.stack(s, 1) for s in ((zero, edge), (full, edge), (edge, zero), (edge, full))]
-    fixed = np.unique(np.concatenate(sides), axis=0)
-    fixed = np.concatenate([fixed, here[STILL]])
-    centres = np.concatenate(
-        [there[:, follow], np.broadcast_to(fixed, (len(there), *fixed.shape))], axis=1
-    )
-    steps = np.zeros_like(centres)
-    steps[:, : len(follow)] = here[follow] - there[:, follow]
-    kernel = _kernel(centres, centres, unit)
-    kernel += 0.05 * unit * -np.eye(kernel.shape[-1])  # two points in one place may disagree
-    weights = np.linalg.solve(kernel, steps)
-    line = np.linspace(0, size - 1, COARSE)
-    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    field = _kernel(np.broadcast_to(grid, (len(there), *grid.shape)), centres, unit) @ weights
-    eyes, nose = here[36:48, 1].max() + 2 * unit, here[33, 1]
-    fade = np.clip((grid[:, 1:] - eyes) / max(nose - eyes, 1.0), 0, 1)
-    return np.asarray((field * fade).reshape(-1, COARSE, COARSE, 2))
+
+    def __init__(self, here: Floats, follow: NDArray[np.int64], size: int) -> None:
+        """here: (68, 2) the portrait's landmarks in pixels; follow: which of them move."""
+        self._here, self._follow, self._unit = here[follow], follow, size / 128
+        edge, zero, full = np.linspace(0, size - 1, 6), np.zeros(6), np.full(6, size - 1.0)
+        sides = [np.stack(s, 1) for s in ((zero, edge), (full, edge), (edge, zero), (edge, full))]
+        self._fixed = np.concatenate([np.unique(np.concatenate(sides), axis=0), here[STILL]])
+        eyes, nose = here[36:48, 1].max() + 2 * self._unit, here[33, 1]
+        line = np.linspace(0, size - 1, COARSE)
+        fade = np.clip((line - eyes) / max(nose - eyes, 1.0), 0, 1)
+        self._first = int(np.argmax(fade > 0))  # above, nothing moves
+        self._fade = fade[self._first :, None, None]
+        self._grid = np.stack(np.meshgrid(line, line[self._first :]), axis=-1).reshape(-1, 2)
+        self._seen = _kernel(self._grid, self._fixed, self._unit)
+        self._among = _kernel(self._fixed, self._fixed, self._unit)
+
+    def __call__(self, target: Floats) -> Steps:
+        """(68, 2) pixels -> (COARSE, COARSE, 2) steps in pixels."""
+        there = target[self._follow]
+        cross = _kernel(there, self._fixed, self._unit)
+        kernel = np.block([[_kernel(there, there, self._unit), cross], [cross.T, self._among]])
+        kernel -= SLACK * self._unit * np.eye(len(kernel))  # two in one place may disagree
+        steps = np.zeros((len(kernel), 2))
+        steps[: len(there)] = self._here - there
+        weights = np.linalg.solve(kernel, steps)
+        field = _kernel(self._grid, there, self._unit) @ weights[: len(there)]
+        field += self._seen @ weights[len(there) :]
+        out = np.zeros((COARSE, COARSE, 2), np.float32)
+        out[self._first :] = field.reshape(-1, COARSE, 2) * self._fade
+        return out
 
 
 def _kernel(a: Floats, b: Floats, unit: float) -> Floats:
-    """(T, N, 2), (T, M, 2) -> (T, N, M): distance, rounded near zero."""
-    squares = (a**2).sum(-1)[..., None] + (b**2).sum(-1)[:, None] - 2 * a @ b.transpose(0, 2, 1)
-    return np.asarray(np.sqrt(np.maximum(squares, 0) + (SOFTNESS * unit) ** 2))
+    """(N, 2), (M, 2) -> (N, M): distance, rounded near zero."""
+    squares = (a[:, None, 0] - b[:, 0]) ** 2 + (a[:, None, 1] - b[:, 1]) ** 2
+    return np.asarray(np.sqrt(squares + (SOFTNESS * unit) ** 2))
 
 
-def _bend(portrait: Picture, target: Floats, upper: Floats, lower: Floats) -> Picture:
+def _bend(portrait: Picture, target: Floats, upper: Steps, lower: Steps) -> Picture:
     """The portrait, its upper part by the upper field and its lower by the lower."""
     size = portrait.shape[0]
     line = np.arange(size, dtype=np.float32)
@@ -146,19 +161,17 @@ def _bend(portrait: Picture, target: Floats, upper: Floats, lower: Floats) -> Pi
     return np.asarray(out, dtype=np.uint8)
 
 
-def _upsample(field: Floats, size: int) -> NDArray[np.float32]:
+def _upsample(field: Steps, size: int) -> Steps:
     """(COARSE, COARSE, 2) -> (S, S, 2), corner on corner."""
     scale = (COARSE - 1) / (size - 1)
     matrix = np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    out = cv2.warpAffine(
-        field.astype(np.float32), matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
+    out = cv2.warpAffine(field, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(out, dtype=np.float32)
 
 
 def _open(
-    bent: Picture, here: Floats, target: Floats, driver: Picture, seen: Floats, gain: float
+    bent: Picture, here: Floats, target: Floats, driver: Picture, seen: Floats, gain: Floats
 ) -> Picture:
     """What shows between the driver's lips, between the target's."""
     size = bent.shape[0]
@@ -201,13 +214,20 @@ def _affine(source: Floats, target: Floats) -> Floats:
     return np.column_stack([linear, end - linear @ start])
 
 
-def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) -> float:
-    """How much lighter the portrait's skin is near the mouth than the driver's, 0.6 to 1.4."""
-    return float(np.clip(_skin(portrait, here) / max(_skin(driver[0], seen[0]), 1.0), 0.6, 1.4))
+def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) -> Floats:
+    """(3,) gains that bring the driver's light to the portrait's, by the skin near the mouth.
+
+    Luminance within 0.6 to 1.4; colour (a yellow lamp makes yellow teeth) by part:
+    skin has a colour of its own, which is not the lamp's.
+    """
+    wanted, given = _skin(portrait, here), _skin(driver[0], seen[0])
+    ratio = wanted / np.maximum(given, 1.0)
+    light = (wanted @ LUMINANCE) / max(float(given @ LUMINANCE), 1.0)
+    return np.asarray(np.clip(ratio / max(light, 1e-3), 0.5, 2.0) ** 0.6 * np.clip(light, 0.6, 1.4))
 
 
-def _skin(picture: Picture, points: Floats) -> float:
-    """Mean luminance of four patches: under the nose, of the chin, and beside the mouth."""
+def _skin(picture: Picture, points: Floats) -> Floats:
+    """(3,) mean of four patches: under the nose, of the chin, and beside the mouth."""
     size = picture.shape[0]
     pairs = ((33, 51, 0.5), (57, 8, 0.5), (48, 4, 0.4), (54, 12, 0.4))
     reach = max(1, round(size / 64))
@@ -216,5 +236,5 @@ def _skin(picture: Picture, points: Floats) -> float:
         x, y = np.rint(points[a] + part * (points[b] - points[a])).astype(int)
         x, y = (int(np.clip(v, reach, size - 1 - reach)) for v in (x, y))
         patch = picture[y - reach : y + reach + 1, x - reach : x + reach + 1]
-        values.append(patch.reshape(-1, 3).mean(0) @ [0.299, 0.587, 0.114])
-    return float(np.mean(values))
+        values.append(patch.reshape(-1, 3).mean(0))
+    return np.asarray(np.mean(values, axis=0))

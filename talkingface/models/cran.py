@@ -449,7 +449,7 @@ PRESETS = {
         transposed=True,
         identity_dropout=0.0,
     ),
-    # Sec. 5: the head moves too. Clips aligned once (`prepare --natural-pose`), the whole crop drawn.
+    # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), the crop all drawn.
     "cran-natural": CranConfig(scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(

@@ -114,6 +114,7 @@ class LeanReaderConfig:
     the 2-D layers behind it, each of stride 2.
     """
 
+    family: str = "lipreader-lean"
     words: int = len(GRID_WORDS)
     mouth: MouthSpec = MouthSpec()
     span: int = 5

@@ -72,7 +72,7 @@ CRAN = {
 READING = {
     "trainer": ReadingTraining(LeanReaderConfig(), half="first", steps=1600),
     "judge": ReadingTraining(
-        PublishedReaderConfig(feature=256, hidden=256), half="second", steps=1600, seed=1
+        PublishedReaderConfig(feature=256, hidden=256), half="second", steps=1200, seed=1
     ),
     "published": ReadingTraining(PublishedReaderConfig(), steps=3200),
     "tiny": ReadingTraining(

@@ -90,6 +90,7 @@ class CranTraining:
     mouth_weight: float = 1.0  # how much more a pixel at the mouth counts than one far off
     balance: float = 0.5
     silent: float = 0.1
+    puppets: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     teacher_forcing: float = 0.5
     image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
@@ -180,7 +181,13 @@ class CranRecipe:
         stage, _ = self.stage(step)
         t = self.training
         config = SampleConfig(
-            stage.batch, stage.frames, t.balance, t.silent, stage.pictures, t.augment
+            batch=stage.batch,
+            frames=stage.frames,
+            balance=t.balance,
+            silent=t.silent,
+            pictures=stage.pictures,
+            puppets=t.puppets if stage.pictures else 0.0,
+            augment=t.augment,
         )
         return draw_batch(self.cache, self.clips, t.model.speech, config, (self.seed, step, rank()))
 

@@ -1,0 +1,410 @@
+"""The loop, and the recipes that it runs: exact resume, averages, who learns from what, readers."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from corpus import write_cache
+from torch import Tensor, nn
+
+from talkingface import video, weights
+from talkingface.data.dataset import Cache
+from talkingface.errors import BadShard
+from talkingface.models.lipreader import (
+    MouthSpec,
+    PublishedReaderConfig,
+    cut_words,
+)
+from talkingface.training import loop, presets, reading
+from talkingface.training.loop import Average, LoopOptions
+from talkingface.training.reading import MouthAugment, ReadingRecipe, ReadingTraining
+from talkingface.training.recipes import CranRecipe, _held_still
+
+TINY_READER = PublishedReaderConfig(
+    mouth=MouthSpec(height=16, width=16), channels=(4, 4, 4), feature=8, hidden=8
+)
+EVERY_STEP = LoopOptions(log_every=1, save_every=3, validate_every=100)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def reader_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reader") / "reader.safetensors"
+    torch.manual_seed(1)
+    reader = reading.build_reader(TINY_READER)
+    weights.save(path, reader, training_data="none", licence="MIT")
+    return path
+
+
+def make_reading(cache: Cache, reader: Path) -> ReadingRecipe:
+    return ReadingRecipe(ReadingTraining(TINY_READER, steps=7, batch=4), cache)
+
+
+def make_cran(cache: Cache, reader: Path) -> CranRecipe:
+    training = presets.shortened(presets.CRAN["cran-tiny"], (2, 2, 3))
+    return CranRecipe(training, cache, reader=reader)
+
+
+MAKERS = [pytest.param(make_reading, id="reading"), pytest.param(make_cran, id="cran-tiny")]
+
+
+def state_of(recipe: loop.Recipe) -> dict[str, Tensor]:
+    """Every number of every module, and of the optimisers."""
+    state = {
+        f"{name}.{key}": value.clone()
+        for name, module in recipe.modules.items()
+        for key, value in module.state_dict().items()
+    }
+    for name, optimizer in recipe.optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            state |= {f"{name}/{index}/{key}": torch.as_tensor(v) for key, v in slots.items()}
+    return state
+
+
+def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_killed_and_resumed_gives_the_same_bits(
+    make: Any, cache: Cache, reader_file: Path, tmp_path: Path
+) -> None:
+    whole = make(cache, reader_file)
+    assert loop.run(whole, tmp_path / "whole", EVERY_STEP) == 7
+    killed = make(cache, reader_file)
+    stopped = replace(EVERY_STEP, stop_after=5)  # the last checkpoint is of step 3
+    assert loop.run(killed, tmp_path / "killed", stopped) == 5
+    assert [row["step"] for row in log_of(tmp_path / "killed")] == [1, 2, 3, 4, 5]
+    resumed = make(cache, reader_file)
+    assert loop.run(resumed, tmp_path / "killed", EVERY_STEP) == 7
+    assert_same_bits(state_of(whole), state_of(resumed))
+    # what was written past the checkpoint is in the log once
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    exported = [
+        (tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "killed")
+    ]
+    assert exported[0] == exported[1]
+
+
+def test_a_finished_run_does_nothing(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
+    loop.run(make_reading(cache, reader_file), tmp_path, EVERY_STEP)
+    log = log_of(tmp_path)
+    again = make_reading(cache, reader_file)
+    assert loop.run(again, tmp_path, EVERY_STEP) == 7
+    assert log_of(tmp_path) == log
+
+
+def test_another_runs_checkpoint_is_refused(
+    cache: Cache, reader_file: Path, tmp_path: Path
+) -> None:
+    loop.run(make_reading(cache, reader_file), tmp_path, EVERY_STEP)
+    other = replace(ReadingTraining(TINY_READER), reader=replace(TINY_READER, hidden=12))
+    with pytest.raises(BadShard, match=r"checkpoint\.pt does not fit this recipe"):
+        loop.run(ReadingRecipe(other, cache), tmp_path, EVERY_STEP)
+
+
+def test_time_is_over(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
+    recipe = make_reading(cache, reader_file)
+    assert loop.run(recipe, tmp_path, replace(EVERY_STEP, minutes=0.0)) == 1
+    assert loop.load_checkpoint(make_reading(cache, reader_file), tmp_path / "checkpoint.pt") == 1
+
+
+def test_the_log_has_means(tmp_path: Path) -> None:
+    log = loop._Log(tmp_path / "log.jsonl", 0)
+    for step, value in enumerate((1.0, 2.0, 6.0), start=1):
+        log.add(step, {"loss": value}, flush=step == 3)
+    assert log_of(tmp_path) == [{"step": 3, "loss": 3.0}]
+
+
+def test_the_average_is_exponential() -> None:
+    source, target = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    average = Average(source, target, decay=0.5)
+    expected = np.ones(2)
+    for step, value in enumerate((3.0, -1.0, 7.0)):
+        with torch.no_grad():
+            source.weight.fill_(value)
+            source.running_mean.fill_(value)  # type: ignore[union-attr]
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+        assert np.allclose(target.weight.numpy(), expected)
+        assert target.running_mean is not None and target.running_mean.tolist() == [value] * 2
+    assert not target.weight.requires_grad and not target.training
+
+
+# --- the generator's recipe -----------------------------------------------------------------------
+
+
+def copies(recipe: CranRecipe) -> dict[str, dict[str, Tensor]]:
+    return {name: copy.deepcopy(m.state_dict()) for name, m in recipe.modules.items()}
+
+
+def changed(recipe: CranRecipe, before: dict[str, dict[str, Tensor]]) -> set[str]:
+    """The modules of which a parameter is another than before."""
+    return {
+        name
+        for name, module in recipe.modules.items()
+        if any(not torch.equal(p, before[name][key]) for key, p in module.named_parameters())
+    }
+
+
+def test_every_loss_is_there_and_everybody_learns_in_its_stage(
+    cache: Cache, reader_file: Path
+) -> None:
+    recipe = make_cran(cache, reader_file)
+    critics = {"critic/image", "critic/video"}
+    expected = [
+        (0, {"lips"}, {"model", "ema"}),
+        (2, {"pixels", "gradient", "lips"}, {"model", "ema"}),
+        (
+            4,
+            {"pixels", "gradient", "lips", "image", "video", "reading"} | critics,
+            {"model", "ema", "image_critic", "video_critic"},
+        ),
+    ]
+    for step, names, learn in expected:
+        before = copies(recipe)
+        losses = recipe.step(recipe.batch(step), step)
+        assert set(losses) == names, step
+        assert all(np.isfinite(value) for value in losses.values())
+        assert changed(recipe, before) == learn  # the frozen reader never
+
+
+@pytest.mark.parametrize("form", ["printed", "bounded"])
+def test_the_reader_learns_where_it_is_an_adversary(
+    cache: Cache, reader_file: Path, form: Any
+) -> None:
+    training = presets.shortened(presets.CRAN["cran-tiny"], (2, 2, 20))
+    recipe = CranRecipe(replace(training, reading=form), cache, reader=reader_file)
+    before = copies(recipe)
+    worded = (step for step in range(4, recipe.steps) if bool((recipe.batch(step).word >= 0).any()))
+    step = next(worded)  # a batch without a word teaches nobody to read
+    losses = recipe.step(recipe.batch(step), step)
+    assert "critic/reading" in losses and "reader" in changed(recipe, before)
+
+
+def test_critics_get_no_gradient_from_the_generators_step(
+    cache: Cache, reader_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_cran(cache, reader_file)
+    monkeypatch.setattr(recipe, "_critics", lambda *arguments: {})
+    before = copies(recipe)
+    recipe.step(recipe.batch(4), 4)
+    critics = ("image_critic", "video_critic", "reader")
+    for name in critics:
+        parameters = list(recipe.modules[name].parameters())
+        assert all(p.grad is None for p in parameters), name
+        assert all(p.requires_grad for p in parameters), name
+        buffers = dict(recipe.modules[name].named_buffers())  # norms have not moved either
+        assert all(torch.equal(value, before[name][key]) for key, value in buffers.items())
+    assert any(p.grad is not None for p in recipe.model.parameters())
+
+
+def test_a_critic_held_still_still_passes_gradients_on() -> None:
+    layer, seen = nn.Linear(3, 1), torch.ones(2, 3, requires_grad=True)
+    critic, weight = nn.Sequential(layer, nn.Dropout(0.5)), layer.weight
+    with _held_still(critic):
+        critic(seen).sum().backward()
+    assert seen.grad is not None and torch.allclose(seen.grad, weight.detach().expand(2, 3))
+    assert weight.grad is None and weight.requires_grad
+
+
+def test_the_total_is_the_weighted_sum_and_an_ablation_a_missing_key(
+    cache: Cache, reader_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = presets.shortened(presets.CRAN["cran-tiny"], (2, 2, 3))
+    stage = training.stages[2]
+    without = {name: w for name, w in stage.weights.items() if name != "reading"}
+    stages = (*training.stages[:2], replace(stage, weights=without))
+    recipe = CranRecipe(replace(training, stages=stages), cache, reader=reader_file)
+    totals: dict[str, float] = {}
+    monkeypatch.setattr(recipe, "_learn", lambda name, loss: totals.update({name: loss.item()}))
+    losses = recipe.step(recipe.batch(4), 4)
+    assert "reading" not in losses
+    assert totals["model"] == pytest.approx(sum(w * losses[name] for name, w in without.items()))
+
+
+# --- the readers' recipe --------------------------------------------------------------------------
+
+
+def test_batches_are_a_function_of_the_step(cache: Cache, reader_file: Path) -> None:
+    first, second = make_reading(cache, reader_file), make_reading(cache, reader_file)
+    a, b = first.batch(3), second.batch(3)
+    assert torch.equal(a.mouths, b.mouths) and torch.equal(a.words, b.words)
+    assert not torch.equal(a.mouths[0], first.batch(4).mouths[0])
+
+
+def test_an_epoch_has_every_word_once(cache: Cache) -> None:
+    training = ReadingTraining(TINY_READER, batch=5, augment=reading.NO_AUGMENTATION)
+    recipe = ReadingRecipe(training, cache)
+    assert len(recipe.words) == 30 and len(recipe.held_out) == 5
+    seen = [int(word) for step in range(6) for word in recipe.batch(step).words]
+    assert sorted(seen) == sorted(word.index for word in recipe.words)
+    # without augmentation the second epoch shows the same pictures, in another order
+    second = [int(word) for step in range(6, 12) for word in recipe.batch(step).words]
+    assert sorted(second) == sorted(seen) and second != seen
+
+
+def test_the_two_readers_share_no_sentence(cache: Cache) -> None:
+    halves = [
+        {w.clip.key for w in ReadingRecipe(ReadingTraining(TINY_READER, half=h), cache).words}
+        for h in ("first", "second", "both")
+    ]
+    assert halves[0] and halves[1] and not halves[0] & halves[1]
+    assert halves[0] | halves[1] == halves[2]
+    trainer, judge = presets.READING["trainer"], presets.READING["judge"]
+    assert {trainer.half, judge.half} == {"first", "second"}
+    assert type(trainer.reader) is not type(judge.reader) and trainer.seed != judge.seed
+
+
+def test_an_unchanged_word_is_cut_from_the_clip(cache: Cache) -> None:
+    word = reading.words_of(cache.split("train")[0])[2]
+    rows = slice(word.clip.start, word.clip.start + word.clip.frames)
+    expected, lengths = cut_words(
+        video.to_tensor(np.array(cache.frames[rows]))[None],
+        torch.from_numpy(cache.landmarks[rows].copy())[None],
+        torch.tensor([[word.first, word.last]]),
+        TINY_READER.mouth,
+    )
+    cut = reading.cut_word(cache, word, TINY_READER.mouth)
+    assert len(cut) == int(lengths[0]) == word.last - word.first + 4
+    assert torch.allclose(cut, expected[0], atol=1e-6)
+    still = MouthAugment(0, 0, 1.0, 0, 0, 0, 0)  # the mirror alone
+    mirrored = reading.cut_word(cache, word, TINY_READER.mouth, still, np.random.default_rng(0))
+    assert torch.allclose(mirrored, expected[0].flip(-1), atol=1e-6)
+
+
+def test_a_changed_word_keeps_its_size_and_range(cache: Cache) -> None:
+    for seed, word in enumerate(reading.words_of(cache.split("train")[0]) * 4):
+        rng = np.random.default_rng(seed)
+        cut = reading.cut_word(cache, word, TINY_READER.mouth, MouthAugment(), rng)
+        assert cut.shape[1:] == (1, 16, 16) and 1 <= len(cut) <= word.last - word.first + 6
+        assert float(cut.abs().max()) <= 1
+
+
+def test_the_rate_goes_up_and_down() -> None:
+    training = ReadingTraining(TINY_READER, steps=100, rate=2e-3, warm_up=0.2)
+    rates = [reading.one_cycle(training, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.04 * 2e-3) and rates[20] == pytest.approx(2e-3)
+    assert rates[60] == pytest.approx(1e-3) and rates[-1] < 1e-5
+    assert int(np.argmax(rates)) == 20 and all(np.diff(rates[:21]) > 0)
+    assert all(np.diff(rates[20:]) < 0)
+
+
+def test_a_reader_learns_its_words(cache: Cache) -> None:
+    training = ReadingTraining(TINY_READER, steps=40, batch=8, rate=0.02, smoothing=0.0)
+    recipe = ReadingRecipe(training, cache)
+    losses = [recipe.step(recipe.batch(step), step)["loss"] for step in range(40)]
+    assert losses[0] > 3  # of 51 words nothing is known: log 51 = 3.9
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("name", sorted(presets.READING))
+def test_a_preset_can_be_saved_and_loaded(name: str, cache: Cache, tmp_path: Path) -> None:
+    training = presets.READING[name]
+    recipe = ReadingRecipe(training, cache)
+    path = tmp_path / "weights.safetensors"
+    recipe.export(path, 3, {"top1": 0.5})
+    loaded, info = weights.load_with_info(path)
+    assert loaded.config == training.reader and info.metrics == {"top1": 0.5}
+    assert info.extra["half"] == training.half and "words of" in info.training_data
+
+
+def test_reading_accuracy_counts_words(cache: Cache) -> None:
+    recipe = ReadingRecipe(ReadingTraining(TINY_READER), cache)
+    bias = dict(recipe.reader.named_parameters())["answer.bias"]
+    bias.data[recipe.held_out[0].index] = 1e4  # always says the first word
+    measures = reading.read_accuracy(recipe.reader, cache, recipe.held_out)
+    assert measures["top1"] == pytest.approx(1 / 5)
+    assert reading.read_accuracy(recipe.reader, cache, []) == {}
+    assert recipe.reader.training
+
+
+def test_the_command_trains_and_goes_on(cli: Cli, cache: Cache, tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_cache(corpus)
+    first = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny", "--minutes", 0)
+    assert first.code == 0 and "1 of 6 steps" in first.out, first
+    second = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny")
+    assert second.code == 0 and "6 of 6 steps" in second.out, second
+    assert weights.load_with_info(run / "weights.safetensors")[1].family == "lipreader-published"
+    wrong = cli("train", "lipreader", corpus, "-o", run, "--preset", "huge")
+    assert wrong.code == 2 and "no preset is called 'huge'" in wrong.err
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from talkingface.data.dataset import Cache
+from talkingface.training import loop, presets
+from talkingface.training.reading import ReadingRecipe
+torch.set_num_threads(1)
+loop.start_processes(torch.device("cpu"))
+weight = torch.nn.Parameter(torch.zeros(3))
+weight.grad = torch.tensor([1.0, 2.0, 3.0]) * (1 + 10 * loop.rank())
+loop.average_gradients([weight])
+recipe = ReadingRecipe(presets.READING["tiny"], Cache(Path(sys.argv[1])))
+loop.run(recipe, Path(sys.argv[2]), loop.LoopOptions(log_every=1, save_every=100))
+torch.save(
+    {"mean": weight.grad, "words": recipe.batch(0).words, "reader": recipe.reader.state_dict()},
+    f"{sys.argv[2]}/rank{loop.rank()}.pt",
+)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    write_cache(corpus)
+    run.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    root = str(Path(__file__).parents[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(corpus), str(run)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=root,
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    one, two = (torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one["mean"].tolist() == two["mean"].tolist() == [6.0, 12.0, 18.0]
+    assert one["words"].tolist() != two["words"].tolist()  # each has its own share
+    learned = [key for key in one["reader"] if "running" not in key and "tracked" not in key]
+    digests = [
+        hashlib.sha256(b"".join(state["reader"][key].numpy().tobytes() for key in learned)).digest()
+        for state in (one, two)
+    ]
+    assert digests[0] == digests[1]
+    assert [row["step"] for row in log_of(run) if "loss" in row] == [1, 2, 3, 4, 5, 6]
