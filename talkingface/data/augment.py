@@ -36,11 +36,11 @@ class AugmentConfig:
     noise: float = 0.7  # probability of noise at 10-40 dB SNR
     room: float = 0.3  # probability of a small room
     shift: float = 0.015  # seconds the sound may come early or late
-    speed: float = 0.0  # tape speed (pitch, voice and tempo) 1 +- this, where no picture is drawn
-    masking: float = 0.0  # probability that a band of frequencies is silent
+    # tape speed (pitch, voice, tempo) 1 +- this, where no picture is drawn: no gain (docs/log.md)
+    speed: float = 0.0
 
 
-NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0, 0)
+NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0)
 
 
 def augment_faces(
@@ -123,12 +123,6 @@ def augment_speech(
         knots = rng.normal(0, config.equaliser / 2, 6)
         curve = np.interp(np.linspace(0, 5, N_FFT // 2 + 1), np.arange(6), knots)
         power = power * torch.from_numpy(10 ** (curve / 10)).float()
-    if rng.random() < config.masking:
-        width = int(rng.integers(4, N_FFT // 16))
-        low = int(rng.integers(0, N_FFT // 2 - width))
-        power = torch.cat(
-            [power[..., :low], 0 * power[..., low : low + width], power[..., low + width :]], -1
-        )
     return power_features(power, spec)
 
 

@@ -2,8 +2,9 @@
 
 Both answer with a map of logits, one per patch, for pictures of any height and width from 32 up:
 the whole crop or only the window that speech moves. The paper names no sizes; `PUBLISHED_*` are
-those of the authors' released code, `LEAN_*` are for few data: spectral norm in place of batch or
-instance statistics, so that no sample of a batch influences another even in training.
+those of the authors' released code, `LEAN_*` are for few data: no batch or instance statistics, so
+that no sample of a batch influences another even in training. Spectral norm is a switch: with it
+the critics of teeth 10 px wide learned nothing in the steps that a CPU affords (docs/log.md).
 """
 
 from __future__ import annotations
@@ -63,10 +64,8 @@ class VideoCriticConfig:
 
 PUBLISHED_FRAME_CRITIC = FrameCriticConfig()
 PUBLISHED_VIDEO_CRITIC = VideoCriticConfig()
-LEAN_FRAME_CRITIC = FrameCriticConfig(channels=(24, 48, 96), norm="none", spectral=True)
-LEAN_VIDEO_CRITIC = VideoCriticConfig(
-    channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none", spectral=True
-)
+LEAN_FRAME_CRITIC = FrameCriticConfig(channels=(24, 48, 96), norm="none")
+LEAN_VIDEO_CRITIC = VideoCriticConfig(channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none")
 
 
 class SpectralNorm(nn.Module):

@@ -64,6 +64,7 @@ class Stage:
     lips (predicted landmarks), pixels (Eq. 1), gradient, mask, image (Eq. 3), video (Eq. 4),
     reading (Eq. 2). real_guide: share of samples whose decoder sees the real lips' motion.
     speech_rate: factor on the learning rate of what hears and moves the lips, once it has learned.
+    critic_rate: factor on the critics' (the released code: 5).
     """
 
     steps: int  # 0: `epochs` passes over the clips instead
@@ -74,6 +75,7 @@ class Stage:
     frames: int = 15
     real_guide: float = 0.0
     speech_rate: float = 1.0
+    critic_rate: float = 1.0
     pictures: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
 
@@ -195,8 +197,8 @@ class CranRecipe:
         """Eq. 5: L = L_rec + λ_I L_I + λ_V L_V + λ_l L_l, then each critic on the same frames."""
         stage, local = self.stage(step)
         batch = batch.to(self.device)
-        for optimizer in self.optimizers.values():
-            _set_rate(optimizer, stage, local)
+        for name, optimizer in self.optimizers.items():
+            _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
         self.model.train()
         with self._precision():
             made, real, terms = self._generate(batch, stage)
@@ -407,9 +409,9 @@ def _gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]).double().numpy()
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor: float) -> None:
     """Constant as in the paper, or 5 % warm-up and a cosine down to 2 %."""
-    rate = stage.lr
+    rate = stage.lr * factor
     if stage.schedule == "cosine":
         part = (local + 1) / stage.steps
         rate *= min(1.0, part / 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
