@@ -6,6 +6,7 @@ A similarity is a (2, 3) float64 matrix [sR | t] that maps picture pixels (x, y)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -140,9 +141,9 @@ def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
 class Paster:
     """Puts generated crops back into their picture, feathered.
 
-    What the crop changed is added to the picture, so pores and hair of a large picture stay where
-    nothing moves; where the crop changed much, the picture's own detail would be a ghost of the old
-    mouth and gives way to the crop.
+    The picture itself is bent along the model's flow, so that lips that move keep the detail of a
+    large picture; what the crop changed beyond that is added. Where that is much (the inside of an
+    open mouth), the picture's own detail would be a ghost of the closed one and gives way.
     """
 
     def __init__(
@@ -164,8 +165,13 @@ class Paster:
         ramp = np.clip((np.arange(size) + 0.5) / (feather * size), 0, 1)
         edge = (ramp * ramp[::-1]).astype(np.float32)
         self._feather = self._up(edge[:, None] * edge[None])[..., None]
-        self._base = picture[self._region].astype(np.float32)
-        self._detail = self._up(self._crop) - self._base
+        self._inverse = np.linalg.inv(matrix[:, :2])
+        self._grid = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1).astype(
+            np.float32
+        )
+        self._crop_grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(
+            np.float32
+        )
 
     def _up(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         out = cv2.warpAffine(
@@ -173,13 +179,30 @@ class Paster:
         )
         return np.asarray(out, dtype=np.float32)
 
-    def __call__(self, generated: Picture) -> Picture:
-        """The whole picture with this generated crop (S, S, 3) in it."""
-        change = generated.astype(np.float32) - self._crop
+    def __call__(self, generated: Picture, flow: NDArray[np.float32] | None = None) -> Picture:
+        """The whole picture with this generated crop (S, S, 3) in it.
+
+        flow: (S, S, 2) crop pixels, where the model took each pixel of the identity from, minus its
+        own place (`Generated.flow`); None where a model does not bend.
+        """
+        base, bent = self._picture[self._region], self._crop
+        if flow is not None:
+            step = self._up(flow) @ self._inverse.T.astype(np.float32)
+            base = _remap(self._picture, self._grid + step)
+            bent = _remap(self._crop, self._crop_grid + flow)
+        change = generated.astype(np.float32) - bent
         much = cv2.GaussianBlur(np.abs(change).mean(2), (0, 0), 2.0)
         give_way = np.clip((much - 4.0) / 12.0, 0, 1)
         up = self._up(np.dstack([change, give_way]))
-        mixed = self._base + self._feather * (up[..., :3] + up[..., 3:] * self._detail)
+        detail = self._up(bent) - base
+        mixed = base + self._feather * (up[..., :3] + up[..., 3:] * detail)
         out = self._picture.copy()
         out[self._region] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
         return out
+
+
+def _remap(picture: NDArray[Any], places: NDArray[np.float32]) -> NDArray[Any]:
+    """The picture's pixels at (H, W, 2) fractional places (x, y)."""
+    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
+    out = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(out)

@@ -88,10 +88,14 @@ class JobResult:
 
 @dataclass(frozen=True)
 class _Sitter:
-    """A face ready to speak: its encoding, and what brings a crop (S, S, 3) into the picture."""
+    """A face ready to speak.
+
+    identity: its encoding. paste: what brings a crop (S, S, 3), with the flow that bent it
+    (S, S, 2), into the picture.
+    """
 
     identity: Any
-    paste: Callable[[Picture], Picture]
+    paste: Callable[[Picture, NDArray[np.float32] | None], Picture]
 
 
 def load(name: PathLike, device: str = "cpu") -> TalkingFace:
@@ -301,7 +305,7 @@ class TalkingFace:
         aligned = _align(whole, name, face, box, self._config.crop)
         identity = self._encode(aligned)
         if crop:
-            return _Sitter(identity, lambda frame: frame)
+            return _Sitter(identity, _bare_crop)
         small, matrix = _shrink(whole, aligned.matrix, max_size)
         return _Sitter(identity, Paster(small, matrix, aligned.crop))
 
@@ -331,8 +335,17 @@ class TalkingFace:
 
     def _frames(self, sitter: _Sitter, sound: Iterable[Tensor]) -> Iterator[Picture]:
         for generated in self._generated(sitter.identity, sound):
-            for frame in video.to_uint8(generated.frames[0]):
-                yield sitter.paste(frame)
+            size = generated.frames.shape[-1]
+            for t, frame in enumerate(video.to_uint8(generated.frames[0])):
+                flow = None
+                if generated.flow is not None:
+                    flow = _array(generated.flow[0, t]).transpose(1, 2, 0) * size
+                yield sitter.paste(frame, flow)
+
+
+def _bare_crop(frame: Picture, flow: NDArray[np.float32] | None) -> Picture:
+    """For those who want no picture around the face."""
+    return frame
 
 
 def _live_samples(chunk: NDArray[np.floating[Any]] | Tensor) -> Tensor:
@@ -413,7 +426,7 @@ class Video:
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
-        bare = _Sitter(self._sitter.identity, lambda frame: frame)
+        bare = _Sitter(self._sitter.identity, _bare_crop)
         frames = self._speaker._frames(bare, [self._sound])
         return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
 

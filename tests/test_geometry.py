@@ -194,3 +194,27 @@ def test_fine_detail_of_the_picture_stays_where_little_moves() -> None:
     out = Paster(picture, matrix, crop)(crop + 3)
     heart = np.s_[100:300, 100:300]
     assert np.abs(out[heart].astype(int) - picture[heart] - 3).max() <= 1
+
+
+def test_a_flow_moves_the_fine_detail_of_the_picture() -> None:
+    """What the model bent by 2 px of the crop is the picture, moved by 2 / 0.32 = 6.25 px."""
+    rng = np.random.default_rng(0)
+    picture = (smooth_picture(400, 400) // 2 + rng.integers(0, 60, (400, 400, 1))).astype(np.uint8)
+    matrix = similarity(0.32, 0, 0, 0)
+    crop = geometry.warp_crop(picture, matrix, 128)
+    flow = np.zeros((128, 128, 2), np.float32)
+    flow[..., 0] = 2.0
+    shifted = np.concatenate([crop[:, 2:], crop[:, -1:], crop[:, -1:]], axis=1)
+    out = Paster(picture, matrix, crop)(shifted, flow)
+    heart, place = np.s_[100:300, 100:300], np.arange(100, 300) + 6.25
+    low = place.astype(int)
+    part = (place - low)[None, :, None]
+    expected = picture[100:300][:, low] * (1 - part) + picture[100:300][:, low + 1] * part
+    assert np.abs(out[heart] - expected).max() <= 2
+
+
+def test_no_flow_and_no_change_is_the_picture_bit_for_bit() -> None:
+    picture = smooth_picture(240, 300)
+    crop = geometry.warp_crop(picture, PLACES["inside"], 128)
+    still = np.zeros((128, 128, 2), np.float32)
+    assert np.array_equal(Paster(picture, PLACES["inside"], crop)(crop, still), picture)

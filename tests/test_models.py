@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -195,6 +196,14 @@ def test_warp_carries_the_picture_with_the_lips() -> None:
         y[1, 0] - y[0, 0]
     )
     assert shift.item() == pytest.approx(-4.0, abs=0.4)
+    assert made.flow is not None  # an independent warp along the flow gives the same picture
+    x, y = np.meshgrid(np.arange(128.0), np.arange(128.0))
+    step = made.flow[0, 0].numpy() * 128
+    places = (np.float32(x + step[0]), np.float32(y + step[1]))
+    source = portrait.image[0].permute(1, 2, 0).numpy()
+    bent = cv2.remap(source, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    got = made.frames[0, 0].permute(1, 2, 0).numpy()
+    assert np.abs(bent - got)[60:124, 30:98].max() < 2e-3
     outside = made.frames[0, 0, :, :56]
     assert torch.equal(outside, portrait.image[0, :, :56])
 

@@ -338,13 +338,14 @@ class Cran(nn.Module):
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
         x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
         window = repeat_frames(self._cut(identity.portrait.image), frames)
-        made, mask, colour = self._compose(x.float(), motion, window)
+        made, mask, colour, flow = self._compose(x.float(), motion, window)
         shape = (batch, frames)
         return Generated(
             made.unflatten(0, shape),
             None if mask is None else mask.unflatten(0, shape),
             colour.unflatten(0, shape),
             landmarks,
+            None if flow is None else flow.unflatten(0, shape),
         )
 
     def _decode(
@@ -366,19 +367,23 @@ class Cran(nn.Module):
 
     def _compose(
         self, x: Tensor, flow: Tensor | None, window: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Direct output, or mask * colour + (1 - mask) * the identity's (bent) picture."""
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Direct output, or mask * colour + (1 - mask) * the identity's (bent) picture.
+
+        Returns the frame, the mask, the colour and the flow in crop sides.
+        """
         colour = torch.tanh(x[:, :3].contiguous())
         if self.config.output == "direct":
-            return colour * self.ramp + window * (1 - self.ramp), None, colour
+            return colour * self.ramp + window * (1 - self.ramp), None, colour, None
         mask = torch.sigmoid(x[:, 3:].contiguous()) * self.ramp
         if flow is not None:
+            flow = F.interpolate(flow, self.shape, mode="bilinear", align_corners=False)
+            flow = flow * self.ramp * FLOW_UNIT
             size = self.config.crop.size
             scale = torch.tensor([size / self.shape[1], size / self.shape[0]], device=x.device)
-            step = F.interpolate(flow, self.shape, mode="bilinear", align_corners=False) * self.ramp
-            grid = self.grid + step.permute(0, 2, 3, 1) * (2 * FLOW_UNIT * scale)
+            grid = self.grid + flow.permute(0, 2, 3, 1) * (2 * scale)
             window = F.grid_sample(window, grid, padding_mode="border", align_corners=False)
-        return mask * colour + (1 - mask) * window, mask, colour
+        return mask * colour + (1 - mask) * window, mask, colour, flow
 
     def _into_crop(self, window: Generated, picture: Tensor) -> Generated:
         """The window's pictures in a whole crop: around it the identity, nothing in the maps."""
@@ -398,6 +403,7 @@ class Cran(nn.Module):
             None if window.mask is None else place(window.mask, nothing),
             None if window.colour is None else place(window.colour, nothing),
             window.landmarks,
+            None if window.flow is None else place(window.flow, nothing),
         )
 
 
@@ -423,6 +429,7 @@ def _join(parts: list[Generated]) -> Generated:
         cat([p.mask for p in parts]),
         cat([p.colour for p in parts]),
         cat([p.landmarks for p in parts]),
+        cat([p.flow for p in parts]),
     )
 
 
