@@ -24,7 +24,7 @@ LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.03}
 LIPS = Stage(1200, {"lips": 1.0}, 2e-3, batch=24, frames=40, pictures=False, schedule="cosine")
 PIXELS = Stage(2500, LEAN_WEIGHTS, 8e-4, real_guide=0.75, speech_rate=0.05, schedule="cosine")
 CRITICS = replace(
-    PIXELS, steps=900, weights={**LEAN_WEIGHTS, **LEAN_CRITICS}, lr=4e-4, critic_rate=5.0
+    PIXELS, steps=1200, weights={**LEAN_WEIGHTS, **LEAN_CRITICS}, lr=4e-4, critic_rate=5.0
 )
 
 CRAN = {
