@@ -214,14 +214,15 @@ def train_lipreader(
     from dataclasses import replace
 
     from talkingface import pipeline
-    from talkingface.data.dataset import Cache
+    from talkingface.data.shards import open_cache
     from talkingface.training import loop, presets, reading
 
     if preset not in presets.READING:
         raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.READING)}")
     training = presets.READING[preset]
     training = training if seed is None else replace(training, seed=seed)
-    recipe = reading.ReadingRecipe(training, Cache(shards), pipeline.find_device(device))
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = reading.ReadingRecipe(training, open_cache(shards), own)
     _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
 
 
@@ -266,7 +267,7 @@ def train_cran(
         training,
         open_cache(shards),
         ("train", "stranger") if everyone else ("train",),
-        device=pipeline.find_device(device),
+        device=loop.start_processes(pipeline.find_device(device)),
         reader=reader,
         init=init,
         seed=seed,

@@ -14,9 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from talkingface.audio import SpeechSpec
-from talkingface.geometry import CropSpec
-
 LANDMARKS = 68  # iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67
 LIPS = slice(48, 68)
 INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
@@ -59,13 +56,6 @@ class Generated:
 
 
 State = Any  # opaque: None, a tensor or a tuple of tensors, batch first
-
-
-class GeneratorConfig(Protocol):
-    """What every generator's frozen config says, beside its own sizes."""
-
-    speech: SpeechSpec
-    crop: CropSpec
 
 
 @runtime_checkable

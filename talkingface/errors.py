@@ -25,10 +25,6 @@ class BadShard(TalkingFaceError):
     """A training shard that is damaged or was written by another version."""
 
 
-class BadLandmarks(TalkingFaceError):
-    """Landmarks of the wrong number, or outside the picture."""
-
-
 class OutputError(TalkingFaceError):
     """An output that exists already, or cannot be written."""
 

@@ -21,6 +21,7 @@ from corpus import write_cache
 from torch import Tensor, nn
 
 from talkingface import video, weights
+from talkingface.data import shards
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.models.lipreader import (
@@ -353,6 +354,36 @@ def test_the_command_trains_and_goes_on(cli: Cli, cache: Cache, tmp_path: Path) 
     assert weights.load_with_info(run / "weights.safetensors")[1].family == "lipreader-published"
     wrong = cli("train", "lipreader", corpus, "-o", run, "--preset", "huge")
     assert wrong.code == 2 and "no preset is called 'huge'" in wrong.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lipreader", "--preset", "tiny"),
+        ("cran", "--preset", "cran-tiny", "--without", "reading", "--steps", "1,1,1"),
+    ],
+)
+def test_the_commands_take_shards_and_join_the_other_processes(
+    cli: Cli, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    joined: list[torch.device] = []
+    opened: list[Path] = []
+
+    def join(device: torch.device) -> torch.device:
+        joined.append(device)
+        return device
+
+    def open_shards(folder: Path) -> Cache:
+        opened.append(folder)
+        return cache
+
+    monkeypatch.setattr(loop, "start_processes", join)
+    monkeypatch.setattr(shards, "open_cache", open_shards)
+    name, *options = words
+    ran = cli("train", name, tmp_path / "shards", "-o", tmp_path / "run", *options)
+    assert ran.code == 0, ran.err
+    assert len(joined) == 1 and opened == [tmp_path / "shards"]
+    assert (tmp_path / "run" / "weights.safetensors").exists()
 
 
 # --- several processes ----------------------------------------------------------------------------

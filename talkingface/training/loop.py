@@ -65,10 +65,17 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def start_processes(device: torch.device) -> None:
-    """Join the other processes of a `torchrun` launch; nothing to do for a single one."""
+def start_processes(device: torch.device) -> torch.device:
+    """Join the other processes of a `torchrun` launch; nothing to do for a single one.
+
+    Returns this process's device: of several accelerators, its own.
+    """
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

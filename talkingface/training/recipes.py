@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 class Stage:
     """One part of the curriculum. weights: loss name -> its weight; a missing key is not trained.
 
-    lips (predicted landmarks), pixels (Eq. 1), gradient, mask, image (Eq. 3), video (Eq. 4),
+    lips (predicted landmarks), pixels (Eq. 1), gradient, image (Eq. 3), video (Eq. 4),
     reading (Eq. 2). real_guide: share of samples whose decoder sees the real lips' motion.
     speech_rate: factor on the learning rate of what hears and moves the lips, once it has learned.
     critic_rate: factor on the critics' (the released code: 5).
@@ -225,8 +226,6 @@ class CranRecipe:
         terms = {"pixels": reconstruction_loss(made, real, weight)}
         if "gradient" in stage.weights:
             terms["gradient"] = gradient_loss(made, real, weight)
-        if "mask" in stage.weights and generated.mask is not None:
-            terms["mask"] = generated.mask.float().mean()
         if "lips" in stage.weights and generated.landmarks is not None:
             terms["lips"] = self._lip_loss(generated.landmarks, batch)
         return made, real, terms
@@ -368,7 +367,7 @@ class CranRecipe:
     def sheet(self) -> video.Picture | None:
         """Every fourth frame of three held-out clips, real above generated."""
         rows, labels = [], []
-        for clip, real, _, made in list(self._held_out_clips())[:3]:
+        for clip, real, _, made in islice(self._held_out_clips(), 3):
             for frames, label in ((real, "real"), (made.frames[0].cpu(), "generated")):
                 rows.append(list(video.to_uint8(frames[12:60:4])))
                 labels.append(f"{clip.key} {label}")
@@ -421,10 +420,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor
 
 def _groups(module: nn.Module) -> list[dict[str, Any]]:
     """Parameters of what hears (audio encoder, GRU, lip head), and the others."""
-    named = list(module.named_parameters())
-    hears = [p for name, p in named if isinstance(module, Cran) and name.split(".")[0] in HEARING]
-    others = [p for p in module.parameters() if all(p is not q for q in hears)]
-    return [{"params": p, "hears": flag} for p, flag in ((others, False), (hears, True)) if p]
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in module.named_parameters():
+        groups[isinstance(module, Cran) and name.split(".")[0] in HEARING].append(parameter)
+    return [{"params": p, "hears": hears} for hears, p in groups.items() if p]
 
 
 @contextmanager
