@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from talkingface import audio, models
 from talkingface.contract import Portrait
-from talkingface.models.cran import PRESETS
+from talkingface.models import PRESETS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -61,7 +61,7 @@ def generator_speed(name: str, frames: int = 25) -> tuple[float, float]:
     return best, counter.get_total_flops() / 2e9 / frames
 
 
-def command_seconds(seconds: float) -> float:
+def command_seconds(seconds: float, model: str) -> float:
     """Wall time of `talkingface generate` on the example portrait and so much speech."""
     speech = audio.load(EXAMPLES / "speech.wav").numpy()
     wanted = np.resize(speech, int(seconds * audio.SAMPLE_RATE))
@@ -71,7 +71,8 @@ def command_seconds(seconds: float) -> float:
             file.setparams((1, 2, audio.SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes((wanted * 32767).astype("<i2").tobytes())
         command = [sys.executable, "-m", "talkingface", "generate"]
-        command += [str(EXAMPLES / "portrait.jpg"), str(sound), "-o", f"{folder}/talking.mp4"]
+        command += [str(EXAMPLES / "portrait.jpg"), str(sound), "--model", model]
+        command += ["-o", f"{folder}/talking.mp4"]
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         return time.perf_counter() - began
@@ -88,11 +89,13 @@ def main() -> None:
     peak = convolution_peak()
     print(f"threads {options.threads} of {os.cpu_count()}, load {load}, torch {torch.__version__}")
     print(f"convolution peak {peak:.0f} GFLOP/s")
-    for name in ("cran", "cran-paper", "cran-natural"):
+    for name in ("cran", "atvg", "cran-natural", "cran-paper", "atvg-paper"):
         speed, work = generator_speed(name)
         share = 2 * work * speed / peak
         print(f"{name}: {speed:.0f} frames/s, {work:.3f} GMAC/frame, {share:.0%} of the peak")
-    print(f"talkingface generate, {options.seconds:g} s: {command_seconds(options.seconds):.1f} s")
+    for name in ("cran", "atvg"):
+        took = command_seconds(options.seconds, name)
+        print(f"talkingface generate --model {name}, {options.seconds:g} s: {took:.1f} s")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from talkingface import phones
 from talkingface.errors import UnreadableMedia
 
 SAMPLE_RATE = 16_000  # Hz, mono, float32 in [-1, 1]
@@ -32,12 +33,13 @@ assert _rest == 0, "a video frame must be a whole number of hops"
 class SpeechSpec:
     """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
-    kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped) or "log_mel".
+    kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel" or
+    "phones" (see `talkingface.phones`, whose mel spectrum is its own).
     coefficients: how many per hop; hops: how many 10 ms hops per window (35 = the paper's 350 ms),
     centred on the middle of the video frame. Hop k is centred on sample 160 k.
     """
 
-    kind: Literal["mfcc", "log_mel"] = "mfcc"
+    kind: Literal["mfcc", "log_mel", "phones"] = "mfcc"
     coefficients: int = 12
     hops: int = 35
     mels: int = 26
@@ -49,20 +51,30 @@ class SpeechSpec:
     def __post_init__(self) -> None:
         if self.hops <= HOPS_PER_FRAME:
             raise ValueError(f"a window must be longer than a frame ({HOPS_PER_FRAME} hops)")
-        most = self.mels - 1 if self.kind == "mfcc" else self.mels
+        most = {"mfcc": self.mels - 1, "log_mel": self.mels, "phones": phones.FEATURES}[self.kind]
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
 
     @property
+    def before(self) -> int:
+        """Hops before a window that its features need."""
+        return phones.BEFORE if self.kind == "phones" else 0
+
+    @property
+    def after(self) -> int:
+        """Hops after a window that its features need."""
+        return phones.AFTER if self.kind == "phones" else 0
+
+    @property
     def first_sample(self) -> int:
         """The first sample that video frame 0 hears (negative: before the sound starts)."""
-        first_hop = HOPS_PER_FRAME // 2 - self.hops // 2
+        first_hop = HOPS_PER_FRAME // 2 - self.hops // 2 - self.before
         return first_hop * HOP - WINDOW // 2 - 1  # one more for the pre-emphasis
 
     @property
     def samples(self) -> int:
         """How many samples one video frame hears."""
-        return (self.hops - 1) * HOP + WINDOW + 1
+        return (self.before + self.hops + self.after - 1) * HOP + WINDOW + 1
 
     @property
     def latency(self) -> float:
@@ -109,12 +121,20 @@ def hop_power(samples: Tensor, spec: SpeechSpec) -> Tensor:
 
 
 def hop_features(samples: Tensor, spec: SpeechSpec) -> Tensor:
-    """Features of every whole hop in `samples` (..., N): (..., hops, coefficients)."""
+    """Features of every whole hop in `samples` (..., N): (..., hops, coefficients).
+
+    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`).
+    """
     return power_features(hop_power(samples, spec), spec)
 
 
 def power_features(power: Tensor, spec: SpeechSpec) -> Tensor:
-    """Power spectra (..., N_FFT // 2 + 1) to features (..., coefficients)."""
+    """Power spectra (..., hops, N_FFT // 2 + 1) to features (..., hops, coefficients), or of fewer
+    hops, as `hop_features`."""
+    if spec.kind == "phones":
+        flat = power.reshape(-1, *power.shape[-2:])
+        found = [phones.features(p, SAMPLE_RATE)[:, : spec.coefficients] for p in flat]
+        return torch.stack(found).unflatten(0, power.shape[:-2]) if power.ndim > 2 else found[0]
     mel = power @ mel_filters(spec.mels, spec.low_hz, spec.high_hz).to(power.device)
     log_mel = mel.clamp(min=spec.floor).log()
     if spec.kind == "log_mel":

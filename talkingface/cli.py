@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from talkingface.errors import BadRequest, TalkingFaceError
 
 if TYPE_CHECKING:
     from talkingface.pipeline import Box, JobResult, Progress
+    from talkingface.training.generator import GeneratorTraining
     from talkingface.training.loop import LoopOptions, Recipe
 
 # Everything heavy is imported inside the commands: `talkingface --help` answers at once.
@@ -32,7 +33,14 @@ train_app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 
-FACE_HELP = "which face: N, the N-th largest (from 1), or x,y,width,height in pixels"
+FACE_HELP = (
+    "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels; where the "
+    "finder knows no face in the box (a drawing), the mean face is laid into it"
+)
+LANDMARKS_HELP = (
+    "where the face is, instead of looking for it: JSON, a list of its 68 iBUG points [x, y], or "
+    'an object {"landmarks": that list, ...}, in pixels of the picture as it is seen'
+)
 Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
@@ -43,7 +51,20 @@ RunFolder = Annotated[
 ]
 Minutes = Annotated[float | None, typer.Option(help="stop early; a later call goes on")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
+Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")]
+Preset = Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")]
+Steps = Annotated[str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")]
+Init = Annotated[
+    Path | None, typer.Option(help="begin with these weights: fine-tuning, or a further stage")
+]
+Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
+Without = Annotated[
+    list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")
+]
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
+Landmarks = Annotated[
+    Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
+]
 
 
 @app.command()
@@ -53,22 +74,42 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")],
     model: Model = "cran",
     face: FaceChoice = None,
+    landmarks: Landmarks = None,
     crop: Crop = False,
     max_size: MaxSize = 1280,
     sheet: Annotated[
         Path | None, typer.Option(help="also write frames side by side as this .png")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="also write attention, colour and bare face side by side as this .mp4"),
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
     """Make a talking video of one portrait and one recording.
 
+    Where no face is found (drawings, statues), --face or --landmarks say where it is; the command
+    `landmarks` writes a file to begin with.
+
     Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
     """
     number, box = parse_face(face)
     from talkingface import pipeline
 
-    job = pipeline.Job(portrait, speech, output, sheet, crop, number, box, max_size, overwrite)
+    job = pipeline.Job(
+        image=portrait,
+        audio=speech,
+        output=output,
+        sheet=sheet,
+        crop=crop,
+        face=number,
+        box=box,
+        landmarks=landmarks,
+        max_size=max_size,
+        maps=maps,
+        overwrite=overwrite,
+    )
     job.check()
     speaker = pipeline.load(model, device)
     with _bar("frames") as progress:
@@ -76,6 +117,46 @@ def generate(
     _report(result)
     if sheet is not None:
         print(f"{sheet}: contact sheet")
+    if maps is not None:
+        print(f"{maps}: attention, colour and face")
+
+
+@app.command("landmarks")
+def find_landmarks(
+    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the .json to write")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="the picture with the numbered points, as this .png")
+    ] = None,
+    face: FaceChoice = None,
+    landmarks: Landmarks = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write where the 68 points of a face are, to be corrected by hand for `generate --landmarks`.
+
+    With --landmarks and --overlay it shows a file that was corrected.
+
+    Example: talkingface landmarks portrait.jpg -o points.json --overlay points.png
+    """
+    number, box = parse_face(face)
+    from talkingface import pipeline
+
+    notes = pipeline.find_landmarks(
+        portrait,
+        output,
+        overlay=overlay,
+        face=number,
+        box=box,
+        landmarks=landmarks,
+        overwrite=overwrite,
+    )
+    for note in notes:
+        _note(note)
+    for path, what in ((output, "68 points"), (overlay, "the picture with its points")):
+        if path is not None:
+            print(f"{path}: {what}")
 
 
 @app.command()
@@ -196,7 +277,7 @@ def prepare(
 
 @train_app.command("lipreader")
 def train_lipreader(
-    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
+    shards: Shards,
     output: RunFolder,
     preset: Annotated[
         str, typer.Option(help="trainer (guides a generator) or judge (scores it), or published")
@@ -228,24 +309,16 @@ def train_lipreader(
 
 @train_app.command("cran")
 def train_cran(
-    shards: Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")],
+    shards: Shards,
     output: RunFolder,
-    preset: Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")] = "cran",
-    steps: Annotated[
-        str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")
-    ] = None,
+    preset: Preset = "cran",
+    steps: Steps = None,
     reader: Annotated[
         Path | None, typer.Option(help="the trained lip reader, D_l: a .safetensors file")
     ] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="begin with these weights: fine-tuning, or a further stage")
-    ] = None,
-    everyone: Annotated[
-        bool, typer.Option("--everyone", help="learn from the held-out speakers too")
-    ] = False,
-    without: Annotated[
-        list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")
-    ] = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", help="another value for a switch, as scheme=frame or output=direct"),
@@ -258,26 +331,89 @@ def train_cran(
 
     Example: talkingface train cran shards -o runs/cran --reader runs/lipreader/weights.safetensors
     """
-    from talkingface import pipeline
-    from talkingface.data.shards import open_cache
-    from talkingface.training import loop, presets, recipes
+    from talkingface.training import cran, presets
 
-    training = presets.choose(preset, steps, without or [], change or [])
-    recipe = recipes.CranRecipe(
-        training,
-        open_cache(shards),
-        ("train", "stranger") if everyone else ("train",),
-        device=loop.start_processes(pipeline.find_device(device)),
-        reader=reader,
-        init=init,
-        seed=seed,
+    training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
+    own = {"reader": reader, "init": init}
+    _train_generator(
+        cran.CranRecipe, training, shards, output, everyone, minutes, seed, device, own
     )
-    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+@train_app.command("atvg")
+def train_atvg(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "atvg",
+    steps: Steps = None,
+    basis: Annotated[
+        Path | None,
+        typer.Option(help="what `talkingface landmark-space` wrote [computed from the shards]"),
+    ] = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as recurrence=frame"),
+    ] = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train ATVGnet: AT-net, VG-net on real landmarks, then both; goes on where it stopped.
+
+    Example: talkingface train atvg shards -o runs/atvg
+    """
+    from talkingface.training import atvg, presets
+
+    training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
+    own = {"basis": basis, "init": init}
+    _train_generator(
+        atvg.AtvgRecipe, training, shards, output, everyone, minutes, seed, device, own
+    )
+
+
+@app.command("landmark-space")
+def landmark_space(
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    preset: Annotated[str, typer.Option(help="the training it is for")] = "atvg",
+    components: Annotated[int | None, typer.Option(min=1, help="how many [the preset's]")] = None,
+    everyone: Everyone = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compute the mean and the principal components of a corpus's landmarks, for ATVGnet.
+
+    Example: talkingface landmark-space shards -o basis.safetensors
+    """
+    from talkingface import media
+    from talkingface.data import landmark_space as spaces
+    from talkingface.data.shards import open_cache
+    from talkingface.models.atvg import LandmarkSpace
+    from talkingface.training import presets
+
+    media.check_output(output, overwrite)
+    config = presets.choose(presets.ATVG, preset, None, [], []).model.at
+    count = config.components if components is None else components
+    points = LandmarkSpace(config.components, config.points).points
+    cache = open_cache(shards)
+    clips = cache.split(*(("train", "stranger") if everyone else ("train",)))
+    basis, share = spaces.fit(cache, clips, count, points)
+    speaking = sum(not clip.silent for clip in clips)
+    spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
+    print(f"{output}: {count} components of {len(points)} points, {share:.1%} of the variance")
 
 
 @app.command()
 def evaluate(
-    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
+    models: Annotated[
+        str,
+        typer.Option(
+            help="names or .safetensors files, with commas between; NAME@landmarks is a row of a "
+            "model that draws the clip's real landmarks in place of what it hears"
+        ),
+    ],
     cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md")],
     judge: Annotated[
@@ -291,7 +427,7 @@ def evaluate(
 ) -> None:
     """Measure models on held-out clips, beside real video and the still picture.
 
-    Example: talkingface evaluate --models cran,still --cache shards --out results
+    Example: talkingface evaluate --models cran,atvg,atvg@landmarks --cache shards --out results
     """
     from talkingface import evaluate as evaluation
     from talkingface import media, pipeline
@@ -313,6 +449,45 @@ def evaluate(
         )
     print(evaluation.tables(results))
     print(f"{out}: {len(results)} results in {evaluation.RESULTS}, tables in {evaluation.TABLES}")
+
+
+@app.command()
+def robustness(
+    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
+    cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="folder for robustness.jsonl, .md, .png")
+    ],
+    splits: Annotated[str, typer.Option(help="parts of the corpus, with commas between")] = "test",
+    clips: Annotated[int, typer.Option(help="at most so many of each split")] = 6,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Plot quality against disturbed landmarks and against the head's pose.
+
+    A model that draws landmarks it is given is measured from sound and from real landmarks.
+
+    Example: talkingface robustness --models cran,atvg --cache shards --out results
+    """
+    from talkingface import pipeline
+    from talkingface import robustness as disturbed
+
+    with _bar("videos") as progress:
+        trials = disturbed.measure(
+            models.split(","),
+            cache,
+            out,
+            splits=splits.split(","),
+            clips=clips,
+            device=str(pipeline.find_device(device)),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print(disturbed.tables(trials))
+    print(
+        f"{out}: {len(trials)} trials in {disturbed.RESULTS}, their means in {disturbed.TABLES} "
+        f"and {disturbed.FIGURE}"
+    )
 
 
 @app.command()
@@ -342,12 +517,40 @@ def _report(result: JobResult) -> None:
     if result.error is not None:
         _complain(result.error)
         return
+    if result.note is not None:
+        _note(f"{result.job.image}: {result.note}")
     length = result.frames / 25
     print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
 
 
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
 def _complain(error: TalkingFaceError) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _train_generator(
+    recipe: Callable[..., Recipe],
+    training: GeneratorTraining,
+    shards: Path,
+    output: Path,
+    everyone: bool,
+    minutes: float | None,
+    seed: int,
+    device: str,
+    own: dict[str, Path | None],
+) -> None:
+    """A generator's recipe on prepared shards; own: what only this recipe takes."""
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop
+
+    splits = ("train", "stranger") if everyone else ("train",)
+    chosen = loop.start_processes(pipeline.find_device(device))
+    made = recipe(training, open_cache(shards), splits, device=chosen, seed=seed, **own)
+    _train(made, output, loop.LoopOptions(minutes=minutes, seed=seed))
 
 
 def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:

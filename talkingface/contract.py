@@ -75,3 +75,16 @@ class Generator(Protocol):
         self, identity: Any, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """speech: (B, T, hops, coefficients), one window of features per 25 fps video frame."""
+
+
+@runtime_checkable
+class LandmarkDriven(Protocol):
+    """A generator that also draws landmarks it is given, real ones for instance (ATVGnet's VG-net).
+
+    Its states are those of `Generator`, and of this call only.
+    """
+
+    def draw(
+        self, identity: Any, landmarks: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """landmarks: (B, T, 68, 2) in [0, 1] of the crop, one set per video frame."""

@@ -13,6 +13,10 @@ class NoFaceFound(TalkingFaceError):
     """No usable face, or no face with the number or box that was asked for."""
 
 
+class BadLandmarks(TalkingFaceError):
+    """Landmarks that no face has: not 68 points, outside the picture, or all in one place."""
+
+
 class UnknownModel(TalkingFaceError):
     """A model name that the registry does not know."""
 

@@ -3,7 +3,9 @@
 End to end: a model hears a clip's sound, sees one picture, and is compared with the clip. Both
 videos are measured alike: landmarks are detected again on the generated and on the real crops.
 Pixels are compared where the picture is the clip's own first frame; lips also where it is one of
-another recording. Every line of results.jsonl has what its row of a table is computed from.
+another recording. `NAME@landmarks` is a row of its own: a model that draws landmarks it is given
+gets the clip's real ones in place of what it hears. Every line of results.jsonl has what its row of
+a table is computed from.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from talkingface import media, video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
-from talkingface.contract import LANDMARKS, Generator, Portrait
+from talkingface.contract import LANDMARKS, Generated, Generator, LandmarkDriven, Portrait
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
+from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
 from talkingface.faces import Tracker
 from talkingface.metrics.image import psnr, sharpness, ssim
@@ -43,11 +47,14 @@ from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, LipReader, P
 from talkingface.training.reading import word_logits, words_of
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # clips done, clips in all
 Identity = Literal["first frame", "another recording"]
 IDENTITIES: tuple[Identity, ...] = ("first frame", "another recording")
 REAL, STILL = "real", "still"  # rows of every table
+FROM_LANDMARKS = "@landmarks"  # ends the name of a row whose model is shown the clip's landmarks
+OUTSIDE = 0.5  # of the mask: where less is new colour, the identity's own pixels should stay
 CHUNK = 100  # frames per call of a model
 SILENCE_EVERY = 5  # one clip in so many is also driven by silence
 RESULTS, TABLES = "results.jsonl", "tables.md"
@@ -57,10 +64,11 @@ RESULTS, TABLES = "results.jsonl", "tables.md"
 class Result:
     """One model on one clip: a line of results.jsonl.
 
-    portrait: the identity picture, "clip:frame". metrics: see `_lip_measures`, `_pixel_measures`;
-    None is undefined (NaN) or infinite. aperture, real_aperture: per frame, in interocular
-    distances, None where no face was found. words, ranks: the words spoken (their index) and at
-    which place the judge puts each, 1 is best; judge: the sha256 of its file.
+    portrait: the identity picture, "clip:frame". metrics: see `_lip_measures`, `_head_measures`,
+    `picture_measures`, `_pixel_measures` and `upper_change`; None is undefined (NaN) or infinite.
+    aperture, real_aperture: per frame, in interocular distances, None where no face was found.
+    words, ranks: the words spoken (their index) and at which place the judge puts each, 1 is best;
+    judge: the sha256 of its file.
     """
 
     model: str
@@ -80,11 +88,29 @@ class Result:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is evaluated: a generator, or the real video itself (None)."""
+    """What is evaluated: a generator, or the real video itself (None).
+
+    driven: the generator is `LandmarkDriven`, sees the clip's own landmarks and hears nothing.
+    """
 
     name: str
     sha256: str
     generator: Generator | None
+    driven: bool = False
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a model made of a whole clip.
+
+    frames, colour: (T, S, S, 3). mask: (T, S, S) in [0, 1]. landmarks: (T, 68, 2) in pixels, as the
+    model predicts them. All but the frames are None where a model has none.
+    """
+
+    frames: Frames
+    mask: Floats | None
+    colour: Frames | None
+    landmarks: Array | None
 
 
 @dataclass(frozen=True)
@@ -155,28 +181,64 @@ class Bench:
         return None if following == clip else following
 
     def generate(
-        self, generator: Generator, picture: ClipInfo, clip: ClipInfo, silent: bool = False
-    ) -> Frames:
-        """The first frame of `picture` speaking the sound of `clip`, or silence: (T, S, S, 3)."""
-        spec, side = generator.config.speech, generator.config.crop.size
+        self,
+        generator: Generator,
+        picture: ClipInfo,
+        clip: ClipInfo,
+        silent: bool = False,
+        driven: bool = False,
+    ) -> Played:
+        """The first frame of `picture` speaking the sound of `clip`, or silence.
+
+        driven: drawing the clip's landmarks instead, as they move the face of its first frame: to
+        another recording's face (or to the same) their displacements are carried.
+        """
+        known, spec = self.cache.landmarks, generator.config.speech
+        if driven:
+            own = known[clip.start : clip.start + clip.frames]
+            sequence = torch.from_numpy(known[picture.start] + (own - own[0]))
+        elif silent:
+            sequence = windows(torch.zeros(clip.frames * SAMPLES_PER_FRAME), spec, clip.frames)
+        else:
+            sequence = clip_speech(self.cache, clip, spec)
+        frame = np.array(self.cache.frames[picture.start])
+        return self.play(generator, frame, known[picture.start], sequence, driven)
+
+    def play(
+        self,
+        generator: Generator,
+        picture: Frames,
+        landmarks: Floats,
+        sequence: Tensor,
+        driven: bool = False,
+    ) -> Played:
+        """One picture (S, S, 3) with its landmarks (68, 2) in [0, 1], through a whole clip.
+
+        sequence: windows of speech (T, hops, coefficients), or with `driven` landmarks (T, 68, 2)
+        in [0, 1] to draw. Raises BadRequest when the model makes crops of another size, or cannot.
+        """
+        side = generator.config.crop.size
         if side != self.size:
             raise BadRequest(
                 f"the model makes crops of {side} pixels, the cache has {self.size}: prepare the "
                 "corpus for this model"
             )
-        if silent:
-            speech = windows(torch.zeros(clip.frames * SAMPLES_PER_FRAME), spec, clip.frames)
-        else:
-            speech = clip_speech(self.cache, clip, spec)
-        image = video.to_tensor(np.array(self.cache.frames[picture.start]))
-        landmarks = torch.from_numpy(self.cache.landmarks[picture.start].copy())
-        made, state = [], None
+        if driven and not isinstance(generator, LandmarkDriven):
+            raise BadRequest("this model draws no landmarks it is given")
+        step = generator.draw if isinstance(generator, LandmarkDriven) and driven else generator
+        image, place = video.to_tensor(picture), torch.tensor(landmarks)
+        parts, state = [], None
         with torch.inference_mode():
-            face = generator.encode(Portrait(image[None], landmarks[None]).to(self.device))
-            for part in speech[None].to(self.device).split(CHUNK, dim=1):
-                generated, state = generator(face, part, state)
-                made.append(video.to_uint8(generated.frames[0]))
-        return np.concatenate(made)
+            face = generator.encode(Portrait(image[None], place[None]).to(self.device))
+            for part in sequence[None].to(self.device).split(CHUNK, dim=1):
+                generated, state = step(face, part, state)
+                parts.append(_played(generated, self.size))
+        return Played(
+            np.concatenate([part.frames for part in parts]),
+            _joined([part.mask for part in parts]),
+            _joined([part.colour for part in parts]),
+            _joined([part.landmarks for part in parts]),
+        )
 
     def measure(
         self, candidate: Candidate, clip: ClipInfo, identity: Identity, silence: bool = False
@@ -185,19 +247,18 @@ class Bench:
         picture = self.portrait(clip, identity)
         if picture is None:
             return None
-        real, generator = self._real(clip), candidate.generator
-        made = real
+        real, generator, driven = self._real(clip), candidate.generator, candidate.driven
+        played, made = None, real
         if generator is not None:
-            frames = self.generate(generator, picture, clip)
-            made = Filmed(frames, detect(frames))
+            played = self.generate(generator, picture, clip, driven=driven)
+            made = Filmed(played.frames, detect(played.frames))
         metrics = _lip_measures(made.landmarks, real.landmarks, self.size)
+        if played is not None and played.landmarks is not None and not driven:
+            metrics |= _head_measures(played.landmarks, real.landmarks)
         if identity == "first frame":
-            known = self.cache.landmarks[clip.start : clip.start + clip.frames]
-            metrics |= _pixel_measures(
-                made.frames, real.frames, mouth_box(known * self.size, self.size)
-            )
-        if silence and generator is not None:
-            quiet = detect(self.generate(generator, picture, clip, silent=True))
+            metrics |= self._pixels(made.frames, real.frames, clip, played)
+        if silence and generator is not None and not driven:
+            quiet = detect(self.generate(generator, picture, clip, silent=True).frames)
             metrics["silence"] = amplitude_ratio(aperture(quiet), aperture(made.landmarks))
         words, ranks = self._read(made, clip)
         return Result(
@@ -208,13 +269,26 @@ class Bench:
             split=clip.split,
             identity=identity,
             portrait=f"{picture.key}:0",
-            metrics={name: _number(value) for name, value in metrics.items()},
-            aperture=[_number(value) for value in aperture(made.landmarks)],
-            real_aperture=[_number(value) for value in aperture(real.landmarks)],
+            metrics={name: number(value) for name, value in metrics.items()},
+            aperture=[number(value) for value in aperture(made.landmarks)],
+            real_aperture=[number(value) for value in aperture(real.landmarks)],
             words=words,
             ranks=ranks,
             judge=self.judge_sha256,
         )
+
+    def _pixels(
+        self, made: Frames, real: Frames, clip: ClipInfo, played: Played | None
+    ) -> dict[str, float]:
+        """What is compared pixel by pixel. Frame 0 is the identity picture and counts nowhere."""
+        known = self.cache.landmarks[clip.start : clip.start + clip.frames]
+        mouth = mouth_box(known * self.size, self.size)
+        mask = None if played is None or played.mask is None else played.mask[1:]
+        return {
+            **picture_measures(made[1:], real[1:], mouth),
+            **_pixel_measures(made[1:], real[1:], mouth),
+            "upper_change": upper_change(made[1:], real[0], mask),
+        }
 
     def _real(self, clip: ClipInfo) -> Filmed:
         """Candidates come one after the other on the same clip: it is looked at once."""
@@ -238,6 +312,22 @@ class Bench:
         return indices, [int(n) for n in (logits >= own[:, None]).sum(1)]
 
 
+def _played(generated: Generated, size: int) -> Played:
+    """The first sample of a batch, as pictures and pixels."""
+    mask, colour, landmarks = generated.mask, generated.colour, generated.landmarks
+    return Played(
+        video.to_uint8(generated.frames[0]),
+        None if mask is None else mask[0, :, 0].float().cpu().numpy(),
+        None if colour is None else video.to_uint8(colour[0]),
+        None if landmarks is None else landmarks[0].double().cpu().numpy() * size,
+    )
+
+
+def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
+
+
 def _lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
     """correlation, amplitude: of the inner lips' aperture; lmd_*: of the mouth's landmarks (pixels
     at 128, interocular distances); missed: frames left out because a face was not found."""
@@ -251,22 +341,49 @@ def _lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
     }
 
 
-def _pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
-    """psnr, ssim, and of the mouth's box alone; sharpness: of the mouth, relative to the real one;
-    warp_error, motion: of this video. Frame 0 is the identity picture and counts nowhere."""
-    made, real = made[1:], real[1:]
+def _head_measures(predicted: Array, real: Array) -> dict[str, float]:
+    """The landmarks a model predicts, before it draws anything, against the real video's."""
+    return {
+        "head_correlation": correlation(aperture(predicted), aperture(real)),
+        "head_amplitude": amplitude_ratio(aperture(predicted), aperture(real)),
+    }
+
+
+def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+    """psnr (dB), ssim of two clips (T, S, S, 3), mouth_psnr, mouth_ssim of the mouth's box alone:
+    means over frames."""
     pairs = list(zip(made, real, strict=True))
     mouths = list(zip(mouth.cut(made), mouth.cut(real), strict=True))
-    crisp, crisp_real = (np.mean([sharpness(pair[i]) for pair in mouths]) for i in (0, 1))
     return {
         "psnr": _mean_level([psnr(a, b) for a, b in pairs]),
         "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
         "mouth_psnr": _mean_level([psnr(a, b) for a, b in mouths]),
         "mouth_ssim": float(np.mean([ssim(a, b) for a, b in mouths])),
+    }
+
+
+def _pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+    """sharpness: of the mouth, relative to the real one; warp_error, motion: of this video."""
+    crisp, crisp_real = (np.mean([sharpness(f) for f in mouth.cut(clip)]) for clip in (made, real))
+    return {
         "sharpness": float(crisp / crisp_real) if crisp_real > 0 else math.nan,
         "warp_error": warp_error(made),
         "motion": float(motion_intensity(made).mean()),
     }
+
+
+def upper_change(frames: Frames, picture: Frames, mask: Floats | None = None) -> float:
+    """How much of the upper half, where speech moves nothing, is not the identity's own.
+
+    frames: (T, S, S, 3). picture: (S, S, 3), the identity. mask: (T, S, S), how much of each pixel
+    is new colour: only where that is below OUTSIDE is compared. Returns the mean absolute
+    difference, of 255; NaN where the mask leaves nothing.
+    """
+    half = len(picture) // 2
+    change = np.abs(frames[:, :half].astype(np.int16) - picture[:half]).mean(-1)
+    if mask is not None:
+        change = change[mask[:, :half] < OUTSIDE]
+    return float(change.mean()) if change.size else math.nan
 
 
 def _mean_level(levels: list[float]) -> float:
@@ -286,7 +403,7 @@ def _filled(landmarks: Array) -> Array | None:
     return filled.reshape(landmarks.shape)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     """What JSON can say: None for NaN and infinity."""
     return round(float(value), 6) if math.isfinite(value) else None
 
@@ -319,7 +436,8 @@ def evaluate(
 ) -> list[Result]:
     """Measure models on clips and write `out`/results.jsonl and `out`/tables.md.
 
-    models: names or weights files; real video and the still picture are always measured too.
+    models: names or weights files, with FROM_LANDMARKS at the end for a model that is to draw the
+    clip's landmarks; real video and the still picture are always measured too.
     cache: a training cache (see `data.dataset`). judge: a lip reader's weights, one that no
     evaluated generator has learned from; None leaves reading out. clips: at most so many of each
     split, spread evenly. jobs: processes. The same arguments give the same numbers.
@@ -337,7 +455,7 @@ def evaluate(
     tasks = _tasks(_open(plan)[0].cache, splits, clips)
     results = _run(plan, tasks, jobs, progress)
     write_results(out / RESULTS, results)
-    _write(out / TABLES, tables(results))
+    write_text(out / TABLES, tables(results))
     return results
 
 
@@ -347,14 +465,24 @@ Task = tuple[str, bool]  # a clip's key, and whether it is driven by silence too
 def _tasks(cache: Cache, splits: Sequence[str], clips: int | None) -> list[Task]:
     tasks: list[Task] = []
     for split in splits:
-        speaking = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
-        if not speaking:
-            known = ", ".join(sorted({c.split for c in cache.clips if not c.silent}))
-            raise BadRequest(f"the cache has no clip of split {split!r}; it has {known}")
-        many = len(speaking) if clips is None else min(clips, len(speaking))
-        picked = np.linspace(0, len(speaking) - 1, many).round().astype(int)
-        tasks += [(speaking[i].key, n % SILENCE_EVERY == 0) for n, i in enumerate(picked)]
+        picked = spread(speaking_clips(cache, split), clips)
+        tasks += [(clip.key, n % SILENCE_EVERY == 0) for n, clip in enumerate(picked)]
     return tasks
+
+
+def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:
+    """The clips of a split in which somebody speaks, by name. Raises BadRequest for none."""
+    speaking = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
+    if not speaking:
+        known = ", ".join(sorted({c.split for c in cache.clips if not c.silent}))
+        raise BadRequest(f"the cache has no clip of split {split!r}; it has {known}")
+    return speaking
+
+
+def spread(clips: Sequence[ClipInfo], most: int | None) -> list[ClipInfo]:
+    """At most so many of the clips, evenly from the first to the last."""
+    many = len(clips) if most is None else min(most, len(clips))
+    return [clips[i] for i in np.linspace(0, len(clips) - 1, many).round().astype(int)]
 
 
 @lru_cache(maxsize=1)
@@ -366,17 +494,28 @@ def _open(plan: Plan) -> tuple[Bench, tuple[Candidate, ...]]:
         if not isinstance(loaded, PublishedLipReader | LeanLipReader):
             raise BadRequest(f"{plan.judge} is a {info.family}, the judge must be a lip reader")
         judge, sha256 = loaded, info.sha256
-    bench = Bench(Cache(plan.cache), judge, sha256, plan.detections, plan.device)
-    return bench, tuple(_candidate(name, plan.device) for name in plan.models)
+    bench = Bench(open_cache(plan.cache), judge, sha256, plan.detections, plan.device)
+    return bench, tuple(candidate(name, plan.device) for name in plan.models)
 
 
-def _candidate(name: str, device: str) -> Candidate:
+def candidate(name: str, device: str = "cpu") -> Candidate:
+    """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them.
+
+    Raises BadRequest for a model that makes no video, or that draws no landmarks it is given;
+    UnknownModel, BadWeights.
+    """
     if name == REAL:
         return Candidate(REAL, "", None)
-    model, info = weights.load_with_info(name, device)
+    driven = name.endswith(FROM_LANDMARKS)
+    model, info = weights.load_with_info(name.removesuffix(FROM_LANDMARKS), device)
     if not isinstance(model, Generator):
         raise BadRequest(f"{name} is a {info.family}, which makes no video: give a generator")
-    return Candidate(info.name, info.sha256, model)
+    if driven and not isinstance(model, LandmarkDriven):
+        raise BadRequest(
+            f"{name}: a {info.family} draws no landmarks it is given; leave {FROM_LANDMARKS} away, "
+            "or give a model that does, as atvg"
+        )
+    return Candidate(info.name + FROM_LANDMARKS * driven, info.sha256, model, driven)
 
 
 def _run(plan: Plan, tasks: list[Task], jobs: int, progress: Progress | None) -> list[Result]:
@@ -418,7 +557,7 @@ def _work(plan: Plan, task: Task) -> list[Result]:
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """One JSON line per result, whole or not at all."""
     lines = [json.dumps(asdict(result), sort_keys=True, allow_nan=False) for result in results]
-    _write(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_results(path: Path) -> list[Result]:
@@ -426,8 +565,9 @@ def read_results(path: Path) -> list[Result]:
     return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _write(path: Path, text: str) -> None:
-    with media.replacing(path, overwrite=True) as part, media.writing(path, OSError):
+def write_text(path: Path, text: str, overwrite: bool = True) -> None:
+    """A text file, whole or not at all. Raises OutputError."""
+    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
         part.write_text(text, encoding="utf-8")
 
 
@@ -475,6 +615,8 @@ LIP_COLUMNS: tuple[Column, ...] = (
     ("LMD / eyes", "lmd_interocular", 4),
     ("frames without face", "missed", 0),
     ("silence / speech", "silence", 2),
+    ("corr. of its landmarks", "head_correlation", 3),
+    ("amplitude of its landmarks", "head_amplitude", 2),
 )
 PIXEL_COLUMNS: tuple[Column, ...] = (
     ("PSNR dB", "psnr", 2),
@@ -484,6 +626,7 @@ PIXEL_COLUMNS: tuple[Column, ...] = (
     ("sharpness / real", "sharpness", 2),
     ("warp error", "warp_error", 3),
     ("motion px²", "motion", 4),
+    ("upper diff of 255", "upper_change", 2),
 )
 READING_COLUMNS: tuple[Column, ...] = (
     ("words", "words", 0),
@@ -505,7 +648,7 @@ def tables(results: Sequence[Result]) -> str:
 
 def _split_tables(results: list[Result], title: str) -> list[str]:
     rows = _rows(results)
-    parts = [f"## {title}\n", _table("model", rows, LIP_COLUMNS)]
+    parts = [f"## {title}\n", table("model", rows, LIP_COLUMNS)]
     speakers = sorted({r.speaker for r in results})
     if len(speakers) > 1:
         each = {
@@ -513,16 +656,16 @@ def _split_tables(results: list[Result], title: str) -> list[str]:
             for r in results
             for key in [(r.model, r.speaker)]
         }
-        parts.append(_table("model, speaker", dict(sorted(each.items())), LIP_COLUMNS))
+        parts.append(table("model, speaker", dict(sorted(each.items())), LIP_COLUMNS))
     if results[0].identity == "first frame":
-        parts.append(_table("model", rows, PIXEL_COLUMNS))
+        parts.append(table("model", rows, PIXEL_COLUMNS))
     if any(r.ranks for r in results):
         chance = {f"top{n}": n / len(GRID_WORDS) for n in (1, 5)}
         percent = {
             name: {**row, "top1": 100 * row["top1"], "top5": 100 * row["top5"]}
             for name, row in {**rows, "chance": {"words": math.nan, **chance}}.items()
         }
-        parts.append(_table("read by the judge", percent, READING_COLUMNS))
+        parts.append(table("read by the judge", percent, READING_COLUMNS))
     return parts
 
 
@@ -531,7 +674,8 @@ def _rows(results: list[Result]) -> dict[str, dict[str, float]]:
     return {name: summary([r for r in results if r.model == name]) for name in names}
 
 
-def _table(first: str, rows: dict[str, dict[str, float]], columns: Sequence[Column]) -> str:
+def table(first: str, rows: dict[str, dict[str, float]], columns: Sequence[Column]) -> str:
+    """Markdown: rows by name, "-" for what is undefined. first: the heading above the names."""
     head = [first, *(heading for heading, _, _ in columns)]
     lines = [head, ["---", *("---:" for _ in columns)]]
     for name, row in rows.items():

@@ -1,4 +1,5 @@
-"""The losses of Song et al. 2019, each beside its equation, and those that help on few data.
+"""The losses of Song et al. 2019 and of ATVGnet (Chen et al. 2019), each beside its equation, and
+those that help on few data.
 
 Every function returns a float32 scalar that is to be minimised, whatever the precision of its
 inputs. `valid` is always (B, T) bool, false where a clip was padded; None means all frames count. A
@@ -16,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from talkingface.contract import LANDMARKS, LIPS
 
 AdversarialForm = Literal["nonsaturating", "minimax", "hinge"]
 LipReadingForm = Literal["printed", "bounded", "frozen"]
@@ -63,6 +66,33 @@ def reconstruction_loss(
     return _mean((fake.float() - real.float()).abs(), _frame_weight(weight, valid))
 
 
+def dynamic_pixel_loss(
+    fake: Tensor,
+    real: Tensor,
+    attention: Tensor,
+    beta: float = 0.5,
+    weight: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """ATVGnet's L_pix = sum_t |(v_t - v^_t) (.) (alpha-bar_t + beta)|_1, as a mean over pixels.
+
+    fake, real: (B, T, C, H, W). attention: (B, T, 1, H, W) in [0, 1], the generator's own map of
+    what moves. The bar over alpha: no gradient flows through this factor, or the cheapest way to a
+    lower loss would be attention that shrinks wherever the picture is wrong, where it should grow;
+    it still learns through `fake`. beta: what a pixel counts where nothing moves. The mean is over
+    all pixels, as printed: attention that covers more makes a larger value. Only `weight`, an extra
+    map (the mouth), is divided out, as in `reconstruction_loss`.
+    """
+    _real_frames(real, fake, valid)
+    expected = (*real.shape[:2], 1, *real.shape[3:])
+    if attention.shape != expected:
+        raise ValueError(
+            f"attention is {tuple(attention.shape)}, expected (B, T, 1, H, W) = {expected}"
+        )
+    error = (fake.float() - real.float()).abs() * (attention.detach().float() + beta)
+    return _mean(error, _frame_weight(weight, valid))
+
+
 def gradient_loss(
     fake: Tensor, real: Tensor, weight: Tensor | None = None, valid: Tensor | None = None
 ) -> Tensor:
@@ -97,10 +127,10 @@ def critic_loss(
 ) -> Tensor:
     """What D_I (Eq. 3) or D_V (Eq. 4) minimises: -E[log D(I)] - E[log(1 - D(I~))].
 
-    real, fake: logits (B, T, h, w) of real and of detached generated frames, D = sigmoid(logit);
-    *_valid: (B, T) bool, which logits count (D_V: `VideoCritic.valid`). "nonsaturating" and
-    "minimax" are the same here, binary cross-entropy; "hinge" is
-    max(0, 1 - real) + max(0, 1 + fake).
+    real, fake: logits (B, T, h, w) of real and of detached generated frames, D = sigmoid(logit), or
+    the scores (B,) of `RegressionCritic`, then without *_valid; *_valid: (B, T) bool, which logits
+    count (D_V: `VideoCritic.valid`). "nonsaturating" and "minimax" are the same here, binary
+    cross-entropy; "hinge" is max(0, 1 - real) + max(0, 1 + fake).
     """
     if form == "hinge":
         up, down = F.relu(1 - real.float()), F.relu(1 + fake.float())
@@ -114,10 +144,10 @@ def generator_loss(
 ) -> Tensor:
     """What G minimises against D_I (Eq. 3) or D_V (Eq. 4).
 
-    fake: logits (B, T, h, w) of generated frames, the critic's own weights held still; valid: as
-    `critic_loss`. "minimax" is the equation, E[log(1 - D(I~))], whose gradient vanishes where the
-    critic is sure; "nonsaturating" is -E[log D(I~)], which trains (Goodfellow et al. 2014); "hinge"
-    is -E[logit].
+    fake: logits (B, T, h, w) or scores (B,) of generated frames, the critic's own weights held
+    still; valid: as `critic_loss`. "minimax" is the equation, E[log(1 - D(I~))], whose gradient
+    vanishes where the critic is sure; "nonsaturating" is -E[log D(I~)], which trains (Goodfellow et
+    al. 2014); "hinge" is -E[logit].
     """
     logits = fake.float()
     if form == "hinge":
@@ -182,6 +212,14 @@ def lip_reading_generator_loss(fake: Tensor, labels: Tensor) -> Tensor:
     return _mean(-read, labelled)
 
 
+def _landmark_tracks(predicted: Tensor, target: Tensor) -> None:
+    if predicted.shape != target.shape or predicted.ndim != 4:
+        raise ValueError(
+            "expected two landmark tracks (B, T, P, 2), "
+            f"got {tuple(predicted.shape)} and {tuple(target.shape)}"
+        )
+
+
 def landmark_loss(
     predicted: Tensor, target: Tensor, valid: Tensor | None = None, velocity: float = 1.0
 ) -> Tensor:
@@ -191,11 +229,7 @@ def landmark_loss(
     distances make faces alike); valid: (B, T); a difference counts where both its frames do. Of
     one frame there is no difference.
     """
-    if predicted.shape != target.shape or predicted.ndim != 4:
-        raise ValueError(
-            "expected two landmark tracks (B, T, P, 2), "
-            f"got {tuple(predicted.shape)} and {tuple(target.shape)}"
-        )
+    _landmark_tracks(predicted, target)
     error = predicted.float() - target.float()
     weight = None if valid is None else valid[:, :, None, None]
     loss = _mean(error.square(), weight)
@@ -203,6 +237,27 @@ def landmark_loss(
         return loss
     both = None if weight is None else weight[:, 1:] & weight[:, :-1]
     return loss + velocity * _mean(error.diff(dim=1).square(), both)
+
+
+def landmark_regression_loss(
+    predicted: Tensor, target: Tensor, mouth: float = 10.0, valid: Tensor | None = None
+) -> Tensor:
+    """ATVGnet: mean squared error of 68 points, that of the lips' height times `mouth`.
+
+    The critic minimises it on real frames, and on generated ones too, against the landmarks that
+    they were made from; the generator minimises it: on this term they co-operate. predicted,
+    target: (B, T, 68, 2) in [0, 1] of the crop. mouth: factor on the squared error of y of points
+    48-67. The released code multiplies both values by 100 before squaring, mouth=1e4 here: those 20
+    of 136 numbers are then 99.9 % of the loss, and jaw and lip corners are hardly regressed. With
+    10 they are 63 %, were all errors alike. The factor is not divided out, as there.
+    """
+    _landmark_tracks(predicted, target)
+    if predicted.shape[2:] != (LANDMARKS, 2):
+        raise ValueError(f"expected {LANDMARKS} points, got {tuple(predicted.shape)}")
+    factor = torch.ones(LANDMARKS, 2, device=predicted.device)
+    factor[LIPS, 1] = mouth
+    error = (predicted.float() - target.float()).square() * factor
+    return _mean(error, None if valid is None else valid[:, :, None, None])
 
 
 def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -6,6 +6,7 @@ than a short one, and `generate` and `stream` are the same code.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from talkingface import __version__, audio, faces, media, picture, video, weight
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
-from talkingface.faces import Aligned
+from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec, Paster
 from talkingface.weights import WeightsInfo
 
@@ -31,6 +32,7 @@ Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
 Progress = Callable[[int, int], None]  # called with (frames done, frames in all)
 PathLike = str | Path
+Landmarks = PathLike | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
 
 CHUNK = FPS  # frames per call of the model: one second
 SMALLEST_MAX_SIZE = 64  # pixels
@@ -38,16 +40,29 @@ SMALLEST_MAX_SIZE = 64  # pixels
 
 @dataclass(frozen=True)
 class Maps:
-    """What a model made beside one frame's colours; None where it makes none.
+    """What a model made for one frame; None where it makes none.
 
+    crop: (S, S, 3) uint8, the generated face alone.
     mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
     colour: (S, S, 3) uint8, the new colour.
     landmarks: (68, 2) float32 in [0, 1] of the crop.
     """
 
+    crop: Picture
     mask: NDArray[np.float32] | None
     colour: Picture | None
     landmarks: NDArray[np.float32] | None
+
+    def panels(self) -> Picture | None:
+        """(2 S, 6 S, 3) uint8: attention (white is new), colour and face, each pixel four times.
+
+        None without attention or colour.
+        """
+        if self.mask is None or self.colour is None:
+            return None
+        attention = np.rint(self.mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+        row = np.concatenate([attention, self.colour, self.crop], axis=1)
+        return row.repeat(2, axis=0).repeat(2, axis=1)
 
 
 @dataclass(frozen=True)
@@ -63,27 +78,41 @@ class Job:
     box: Box | None = None
     max_size: int = 1280
     overwrite: bool = False
+    landmarks: PathLike | None = None
+    maps: PathLike | None = None
 
     def check(self) -> None:
         """Before any work: raises OutputError when an output must not or cannot be written."""
-        video.check_output(self.output, self.overwrite)
-        taken = [Path(self.image).absolute(), Path(self.audio).absolute()]
-        for path in [self.output] if self.sheet is None else [self.output, self.sheet]:
-            if Path(path).absolute() in taken:
-                raise OutputError(f"{path}: is given twice; an output needs a name of its own")
-            taken.append(Path(path).absolute())
+        _check_names([self.image, self.audio, self.landmarks], [self.output, self.maps, self.sheet])
+        for path in [self.output] if self.maps is None else [self.output, self.maps]:
+            video.check_output(path, self.overwrite)
         if self.sheet is not None:
             media.check_output(self.sheet, self.overwrite)
 
 
+def _check_names(inputs: Sequence[PathLike | None], outputs: Sequence[PathLike | None]) -> None:
+    """Raises OutputError when an output has the name of an input or of another output."""
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        if os.path.realpath(path) in taken:
+            raise OutputError(f"{path}: is given twice; an output needs a name of its own")
+        taken.add(os.path.realpath(path))
+
+
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job. frames: written; seconds: it took; error: None when it succeeded."""
+    """What became of a job.
+
+    frames: written; seconds: it took; error: None when it succeeded; note: see `Video.note`.
+    """
 
     job: Job
     frames: int
     seconds: float
     error: TalkingFaceError | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +120,37 @@ class _Sitter:
     """A face ready to speak.
 
     identity: its encoding. paste: what brings a crop (S, S, 3), with the flow that bent it
-    (S, S, 2), into the picture.
+    (S, S, 2), into the picture. note: what the user should know of how it was found.
     """
 
     identity: Any
     paste: Callable[[Picture, NDArray[np.float32] | None], Picture]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Frame `t` of what the model made, its crop (S, S, 3) already as uint8."""
+
+    crop: Picture
+    made: Generated
+    t: int
+
+    def flow(self) -> NDArray[np.float32] | None:
+        """(S, S, 2) crop pixels."""
+        if self.made.flow is None:
+            return None
+        parts = _array(self.made.flow[0, self.t]).transpose(1, 2, 0)
+        return np.asarray(parts * self.crop.shape[0])
+
+    def maps(self) -> Maps:
+        made, t = self.made, self.t
+        return Maps(
+            self.crop,
+            None if made.mask is None else _array(made.mask[0, t, 0]),
+            None if made.colour is None else video.to_uint8(made.colour[0, t]),
+            None if made.landmarks is None else _array(made.landmarks[0, t]),
+        )
 
 
 def load(name: PathLike, device: str = "cpu") -> TalkingFace:
@@ -130,31 +185,100 @@ def align(
     *,
     face: int | None = None,
     box: Box | None = None,
+    landmarks: Landmarks | None = None,
     spec: CropSpec | None = None,
 ) -> Aligned:
     """The aligned face of a picture, as generators see it.
 
     image: a file, or (H, W, 3) uint8 RGB. face: the N-th largest (from 1) instead of the largest;
-    box: (x, y, width, height) of the face in pixels; not both. spec: the crop's geometry.
-    Raises UnreadableMedia, NoFaceFound, BadRequest.
+    box: (x, y, width, height) of the face in pixels, where the mean face is laid if no other is
+    seen; landmarks: its 68 points, a JSON file (see `faces.given`) or (68, 2) pixels; at most one
+    of the three. spec: the crop's geometry.
+    Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
     """
-    return _align(*_read_picture(image), face, box, spec or CropSpec())
+    seen = _read_picture(image)
+    return faces.align(seen.pixels, seen.locate(face, box, landmarks), spec or CropSpec())
 
 
-def _align(whole: Picture, name: str, face: int | None, box: Box | None, spec: CropSpec) -> Aligned:
-    if face is not None and box is not None:
-        raise BadRequest("give the face's number or its box, not both")
-    return faces.align(whole, faces.choose_face(whole, number=face, box=box, name=name), spec)
+@dataclass(frozen=True)
+class _Seen:
+    """A picture. size: (width, height) of its file, which `picture.read` shrinks when large."""
+
+    pixels: Picture
+    name: str
+    size: tuple[int, int]
+
+    def locate(
+        self, face: int | None, box: Box | None, landmarks: Landmarks | None = None
+    ) -> Located:
+        return faces.locate(
+            self.pixels,
+            number=face,
+            box=box,
+            landmarks=landmarks,
+            name=self.name,
+            size=self.size,
+        )
 
 
-def _read_picture(image: PathLike | Picture) -> tuple[Picture, str]:
+def _read_picture(image: PathLike | Picture) -> _Seen:
     if isinstance(image, (str, Path)):
-        return picture.read(Path(image)), str(image)
+        pixels = picture.read(Path(image))
+        return _Seen(pixels, str(image), _file_size(Path(image), pixels))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise BadRequest(
             f"a picture must be (H, W, 3) uint8 RGB, this array is {image.shape} {image.dtype}"
         )
-    return image, "picture"
+    return _Seen(image, "picture", (image.shape[1], image.shape[0]))
+
+
+def _file_size(path: Path, pixels: Picture) -> tuple[int, int]:
+    """(width, height) of a picture's file as it is seen; pixels: what `picture.read` made of it."""
+    height, width = pixels.shape[:2]
+    if max(height, width) < picture.MAX_SIDE:
+        return width, height
+    sides = sorted(picture.header_size(path.read_bytes()) or (width, height))
+    return (sides[1], sides[0]) if width >= height else (sides[0], sides[1])  # EXIF may turn it
+
+
+def find_landmarks(
+    image: PathLike,
+    output: PathLike | None = None,
+    *,
+    overlay: PathLike | None = None,
+    face: int | None = None,
+    box: Box | None = None,
+    landmarks: PathLike | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write where a face's 68 points are, for a user to look at and to correct; returns notes.
+
+    output: the JSON file that `landmarks=` takes, in pixels of the picture's file; a point outside
+    the picture (a face that is cut) goes to its edge. overlay: a PNG of the picture with the
+    numbered points. At least one of the two. face, box and landmarks: as in `align`.
+    Raises what `align` raises, and OutputError.
+    """
+    if output is None and overlay is None:
+        raise BadRequest("nothing to write: give --output points.json, --overlay numbers.png")
+    _check_names([image, landmarks], [output, overlay])
+    for path in (output, overlay):
+        if path is not None:
+            media.check_output(path, overwrite)
+    seen = _read_picture(image)
+    located = seen.locate(face, box, landmarks)
+    scale = max(seen.size) / max(seen.pixels.shape[:2])
+    exact = located.landmarks * scale + (0.5 * scale - 0.5)
+    points = np.clip(exact, 0, seen.size)
+    if output is not None:
+        about = {"picture": Path(image).name, "size": seen.size}
+        faces.write_landmarks(Path(output), points, about, overwrite)
+    if overlay is not None:
+        shown = faces.overlay(seen.pixels, located.landmarks)
+        picture.write_png(Path(overlay), shown, overwrite)
+    moved = int((points != exact).any(1).sum())
+    edge = f"{moved} of {len(points)} points lie outside the picture: they were put on its edge"
+    notes = [located.note, edge if moved and output is not None else None]
+    return [f"{image}: {note}" for note in notes if note is not None]
 
 
 def _read_sound(sound: PathLike | NDArray[np.floating[Any]] | Tensor) -> Tensor:
@@ -207,6 +331,7 @@ class TalkingFace:
         crop: bool = False,
         face: int | None = None,
         box: Box | None = None,
+        landmarks: Landmarks | None = None,
         max_size: int = 1280,
     ) -> Video:
         """The face of `image` speaking `audio`, as a video whose frames are made when asked for.
@@ -214,12 +339,13 @@ class TalkingFace:
         image: a file, or (H, W, 3) uint8 RGB.
         audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz.
         crop: only the aligned face, not the whole picture.
-        face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture.
+        face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture,
+        be it a drawing; landmarks: its 68 points, a file or (68, 2); see `align`.
         max_size: a larger picture is shrunk to this many pixels on its long side.
         The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
-        Raises UnreadableMedia, NoFaceFound, BadRequest.
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
         """
-        sitter = self._seat(image, crop, face, box, max_size)
+        sitter = self._seat(image, crop, face, box, landmarks, max_size)
         source = Path(audio) if isinstance(audio, (str, Path)) else None
         return Video(self, sitter, _read_sound(audio), source)
 
@@ -231,6 +357,7 @@ class TalkingFace:
         crop: bool = False,
         face: int | None = None,
         box: Box | None = None,
+        landmarks: Landmarks | None = None,
         max_size: int = 1280,
     ) -> Iterator[Picture]:
         """Live: chunks of sound ((N,) floats at 16 kHz, any lengths) in, frames out once complete.
@@ -238,7 +365,7 @@ class TalkingFace:
         A frame needs `model.config.speech.latency` seconds of sound after its end (0.16 s); when
         the chunks end, silence stands in for what is missing. The frames are those of `generate`.
         """
-        sitter = self._seat(image, crop, face, box, max_size)
+        sitter = self._seat(image, crop, face, box, landmarks, max_size)
         return self._frames(sitter, map(_live_samples, chunks))
 
     def run(self, job: Job, progress: Progress | None = None) -> JobResult:
@@ -256,7 +383,8 @@ class TalkingFace:
         seats: dict[tuple[Any, ...], _Sitter] = {}
 
         def seated(job: Job) -> _Sitter:
-            key = (str(job.image), job.crop, job.face, job.box, job.max_size)
+            where = (job.face, job.box, None if job.landmarks is None else str(job.landmarks))
+            key = (str(job.image), job.crop, *where, job.max_size)
             if key not in seats:
                 seat = self._seat_job(job)
                 seats.clear()
@@ -282,13 +410,13 @@ class TalkingFace:
         job.check()
         sitter = seat(job)
         made = Video(self, sitter, _read_sound(job.audio), Path(job.audio))
-        frames = made.save(job.output, overwrite=job.overwrite, progress=progress)
+        frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
-        return JobResult(job, frames, time.monotonic() - start)
+        return JobResult(job, frames, time.monotonic() - start, note=made.note)
 
     def _seat_job(self, job: Job) -> _Sitter:
-        return self._seat(job.image, job.crop, job.face, job.box, job.max_size)
+        return self._seat(job.image, job.crop, job.face, job.box, job.landmarks, job.max_size)
 
     def _seat(
         self,
@@ -296,18 +424,20 @@ class TalkingFace:
         crop: bool,
         face: int | None,
         box: Box | None,
+        landmarks: Landmarks | None,
         max_size: int,
     ) -> _Sitter:
         """Everything that is done once per face. The face is aligned at the picture's full size."""
         if max_size < SMALLEST_MAX_SIZE:
             raise BadRequest(f"max_size is {max_size}: give at least {SMALLEST_MAX_SIZE} pixels")
-        whole, name = _read_picture(image)
-        aligned = _align(whole, name, face, box, self._config.crop)
+        seen = _read_picture(image)
+        located = seen.locate(face, box, landmarks)
+        aligned = faces.align(seen.pixels, located, self._config.crop)
         identity = self._encode(aligned)
         if crop:
-            return _Sitter(identity, _bare_crop)
-        small, matrix = _shrink(whole, aligned.matrix, max_size)
-        return _Sitter(identity, Paster(small, matrix, aligned.crop))
+            return _Sitter(identity, _bare_crop, located.note)
+        small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
+        return _Sitter(identity, Paster(small, matrix, aligned.crop), located.note)
 
     @torch.inference_mode()
     def _encode(self, aligned: Aligned) -> Any:
@@ -333,14 +463,14 @@ class TalkingFace:
         if len(speech):
             yield self._speak(identity, speech, state)[0]
 
+    def _moments(self, identity: Any, sound: Iterable[Tensor]) -> Iterator[_Moment]:
+        for made in self._generated(identity, sound):
+            for t, crop in enumerate(video.to_uint8(made.frames[0])):
+                yield _Moment(crop, made, t)
+
     def _frames(self, sitter: _Sitter, sound: Iterable[Tensor]) -> Iterator[Picture]:
-        for generated in self._generated(sitter.identity, sound):
-            size = generated.frames.shape[-1]
-            for t, frame in enumerate(video.to_uint8(generated.frames[0])):
-                flow = None
-                if generated.flow is not None:
-                    flow = _array(generated.flow[0, t]).transpose(1, 2, 0) * size
-                yield sitter.paste(frame, flow)
+        for moment in self._moments(sitter.identity, sound):
+            yield sitter.paste(moment.crop, moment.flow())
 
 
 def _bare_crop(frame: Picture, flow: NDArray[np.float32] | None) -> Picture:
@@ -396,32 +526,55 @@ class Video:
     def __iter__(self) -> Iterator[Picture]:
         return self._speaker._frames(self._sitter, [self._sound])
 
+    @property
+    def note(self) -> str | None:
+        """What the user should know of how the face was found; None when there is nothing."""
+        return self._sitter.note
+
     def maps(self) -> Iterator[Maps]:
         """What the model makes beside the colours, frame by frame (generates anew)."""
-        for made in self._speaker._generated(self._sitter.identity, [self._sound]):
-            for t in range(made.frames.shape[1]):
-                yield Maps(
-                    None if made.mask is None else _array(made.mask[0, t, 0]),
-                    None if made.colour is None else video.to_uint8(made.colour[0, t]),
-                    None if made.landmarks is None else _array(made.landmarks[0, t]),
-                )
+        for moment in self._speaker._moments(self._sitter.identity, [self._sound]):
+            yield moment.maps()
 
     def save(
-        self, path: PathLike, *, overwrite: bool = False, progress: Progress | None = None
+        self,
+        path: PathLike,
+        *,
+        maps: PathLike | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
     ) -> int:
         """Write an mp4 with the sound and a tag that says it is synthetic; returns its frames.
 
-        On any failure nothing is left behind and an earlier file stays. Raises OutputError.
+        maps: a second mp4, made in the same pass: `Maps.panels` of every frame.
+        On any failure nothing is left behind and an earlier file stays. Raises OutputError, and
+        BadRequest when the model makes no maps.
         """
         sound = self._sound if self._source is None else self._source
-        tag = self._speaker.tag
-        frames = self if progress is None else self._reported(progress)
-        return video.write(path, frames, sound, fps=FPS, tag=tag, overwrite=overwrite)
+        paths = [path] if maps is None else [path, maps]
+        _check_names([self._source], paths)
+        made = self._with_maps() if maps is not None else ([frame] for frame in self)
+        shown = made if progress is None else self._reported(made, progress)
+        return video.write_together(
+            paths, shown, sound, fps=FPS, tag=self._speaker.tag, overwrite=overwrite
+        )
 
-    def _reported(self, progress: Progress) -> Iterator[Picture]:
+    def _with_maps(self) -> Iterator[list[Picture]]:
+        for moment in self._speaker._moments(self._sitter.identity, [self._sound]):
+            panels = moment.maps().panels()
+            if panels is None:
+                raise BadRequest(
+                    f"model {self._speaker.info.name} makes no maps of attention and colour: give "
+                    "one that lays new colour over the picture, as cran and atvg do"
+                )
+            yield [self._sitter.paste(moment.crop, moment.flow()), panels]
+
+    def _reported(
+        self, made: Iterable[list[Picture]], progress: Progress
+    ) -> Iterator[list[Picture]]:
         total = len(self)
-        for done, frame in enumerate(self, start=1):
-            yield frame
+        for done, pictures in enumerate(made, start=1):
+            yield pictures
             progress(done, total)
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -164,18 +165,43 @@ def write(
     The file appears under its name when it is complete; on any failure nothing is left and an
     earlier file stays. Raises OutputError, UnreadableMedia (the sound) and what `frames` raises.
     """
-    path = Path(path)
-    check_output(path, overwrite)
-    track = _sound_track(sound)
+    together = ([frame] for frame in frames)
+    return write_together([path], together, sound, fps=fps, tag=tag, overwrite=overwrite)
+
+
+def write_together(
+    paths: Sequence[Path | str],
+    frames: Iterable[Sequence[Picture]],
+    sound: Path | str | Tensor | NDArray[np.float32] | None,
+    *,
+    fps: int = FPS,
+    tag: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Several mp4s in one pass: the k-th picture of every item is a frame of the k-th file.
+
+    All else as in `write`; the files appear when all of them are complete.
+    """
+    files = [Path(path) for path in paths]
+    for path in files:
+        check_output(path, overwrite)
+    tracks = [_sound_track(sound) for _ in files]
     source = iter(frames)
     first = next(source, None)
     if first is None:
-        raise OutputError(f"{path}: nothing to write, there are no frames")
-    with media.replacing(path, overwrite) as part, _Mp4(path, part, first, track, fps, tag) as mp4:
-        for picture in itertools.chain([first], source):
-            mp4.add(picture)
-        mp4.finish()
-    return mp4.frames
+        raise OutputError(f"{files[0]}: nothing to write, there are no frames")
+    with ExitStack() as renaming, ExitStack() as closing:
+        parts = [renaming.enter_context(media.replacing(path, overwrite)) for path in files]
+        mp4s = [
+            closing.enter_context(_Mp4(path, part, picture, track, fps, tag))
+            for path, part, picture, track in zip(files, parts, first, tracks, strict=True)
+        ]
+        for pictures in itertools.chain([first], source):
+            for mp4, picture in zip(mp4s, pictures, strict=True):
+                mp4.add(picture)
+        for mp4 in mp4s:
+            mp4.finish()
+    return mp4s[0].frames
 
 
 def _sound_track(sound: Path | str | Tensor | NDArray[np.float32] | None) -> Sound | None:

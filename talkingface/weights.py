@@ -33,6 +33,7 @@ REGISTRY = "registry.json"
 WITHOUT_FILE = {
     "still": ("baseline: repeats the portrait", 0),
     "cran-tiny": ("tiny and random, for tests: it does not speak", 20),
+    "atvg-tiny": ("tiny and random, for tests: it does not speak", 20),
 }
 
 

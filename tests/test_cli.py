@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -15,11 +16,13 @@ import cv2
 import numpy as np
 import pytest
 from conftest import Cli, Ran
+from drawing import BOX, frog
 
 import talkingface
 from talkingface import picture, video, weights
 from talkingface.cli import parse_face
 from talkingface.errors import BadRequest
+from talkingface.geometry import MEAN_FACE
 
 TINY = ("--model", "cran-tiny", "--device", "cpu")
 
@@ -86,6 +89,80 @@ def test_weights_by_path(cli: Cli, portrait: Path, speech: Path, tmp_path: Path)
     assert f"model mine, weights sha256 {weights.load_with_info(path)[1].sha256[:16]}" in str(
         video.probe(out).tag
     )
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """A third of a second of silence: 9 frames."""
+    return write_wav(tmp_path / "short.wav", 5500)
+
+
+@pytest.fixture
+def drawing(tmp_path: Path) -> Path:
+    """A face that the finder does not know, 320x300 pixels."""
+    path = tmp_path / "frog.png"
+    picture.write_png(path, frog())
+    return path
+
+
+def test_landmarks_found_and_given_back_make_the_same_video(
+    cli: Cli, portrait: Path, short: Path, tmp_path: Path
+) -> None:
+    points, shown = tmp_path / "points.json", tmp_path / "points.png"
+    ran = cli("landmarks", portrait, "-o", points, "--overlay", shown)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == f"{points}: 68 points\n{shown}: the picture with its points\n"
+    whole = picture.read(portrait)
+    scale = picture.read(shown).shape[0] / whole.shape[0]
+    assert scale == 2 and json.loads(points.read_text())["size"] == [768, 768]
+    found, given = tmp_path / "found.mp4", tmp_path / "given.mp4"
+    for out, options in ((found, ()), (given, ("--landmarks", points))):
+        ran = cli("generate", portrait, short, "-o", out, "--max-size", 256, *options, *TINY)
+        assert (ran.code, ran.err) == (0, "")
+    frames = [np.stack(list(video.read_frames(path))) for path in (found, given)]
+    assert frames[0].shape == (9, 256, 256, 3) and np.array_equal(*frames)
+    again = tmp_path / "again.png"  # to look at a file that was corrected
+    ran = cli("landmarks", portrait, "--landmarks", points, "--overlay", again)
+    assert ran.code == 0 and again.read_bytes() == shown.read_bytes()
+
+
+@pytest.mark.parametrize("model", ["cran-tiny", "atvg-tiny", "still"])
+def test_a_drawing_in_a_box(
+    cli: Cli, drawing: Path, short: Path, tmp_path: Path, model: str
+) -> None:
+    out, box = tmp_path / "talking.mp4", ",".join(map(str, BOX))
+    options = ("--crop", "--model", model, "--device", "cpu", "--face", box)
+    ran = cli("generate", drawing, short, "-o", out, *options)
+    assert ran.code == 0 and out.is_file()
+    said = f"{drawing}: the box shows no face that the finder knows: the mean face was laid into it"
+    assert ran.err == f"note: {said}\n"
+    points = tmp_path / "points.json"
+    ran = cli("landmarks", drawing, "--face", box, "-o", points)
+    assert ran.code == 0 and ran.err == f"note: {said}\n"
+    given = tmp_path / "given.mp4"
+    options = ("--crop", "--model", model, "--device", "cpu", "--landmarks", points)
+    assert cli("generate", drawing, short, "-o", given, *options).code == 0
+    frames = [np.stack(list(video.read_frames(path))) for path in (out, given)]
+    assert len(frames[0]) == 9 and np.array_equal(*frames)
+
+
+@pytest.mark.parametrize("model", ["cran-tiny", "atvg-tiny"])
+def test_maps_beside_the_video(
+    cli: Cli, portrait: Path, short: Path, tmp_path: Path, model: str
+) -> None:
+    out, maps = tmp_path / "talking.mp4", tmp_path / "maps.mp4"
+    options = ("--maps", maps, "--crop", "--model", model, "--device", "cpu")
+    ran = cli("generate", portrait, short, "-o", out, *options)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith(f"{maps}: attention, colour and face\n")
+    info = video.probe(maps)
+    assert (info.width, info.height, info.fps) == (768, 256, 25) and info.has_audio
+    assert info.tag == video.probe(out).tag
+    shown, faces = (np.stack(list(video.read_frames(path))) for path in (maps, out))
+    assert len(shown) == len(faces) == 9
+    crops = shown[:, ::2, 512::2].astype(float)
+    assert np.abs(crops - faces).mean() < 5
+    assert {path.name for path in tmp_path.iterdir()} == {maps.name, short.name, out.name}
 
 
 def test_batch_goes_on_after_a_failure(
@@ -238,10 +315,118 @@ def test_a_wrong_picture(
     assert_refused(ran, str(path), says)
 
 
-@pytest.mark.parametrize("choice", ["9", "0", "5000,5000,20,20", "1,2,0,0", "left", "1,2,3", "1.5"])
+@pytest.mark.parametrize(
+    "choice", ["9", "0", "5000,5000,20,20", "1,2,0,0", "9,9,15,99", "left", "1,2,3", "1.5"]
+)
 def test_a_wrong_face(cli: Cli, portrait: Path, speech: Path, folder: Path, choice: str) -> None:
     out = folder / "talking.mp4"
     assert_refused(cli("generate", portrait, speech, "-o", out, "--face", choice, *TINY), "face")
+
+
+def points(folder: Path, values: object) -> Path:
+    path = folder / "points.json"
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return path
+
+
+FACE = (MEAN_FACE * 100 + 150).round(2).tolist()  # in 768x768
+FAR = [[x, y + 1000] if index < 7 else [x, y] for index, (x, y) in enumerate(FACE)]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ("", "no JSON"),
+        ("68 points, honestly", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        (" " * 1_000_001, "1000001 bytes are too many"),
+        ({"points": FACE}, 'an object without "landmarks"'),
+        ({"landmarks": 68}, "no list of points"),
+        ("null", "no list of points"),
+        ([], "0 points found, 68 expected"),
+        (FACE[:67], "67 points found, 68 expected"),
+        ({"landmarks": [*FACE, [1, 2]]}, "69 points found, 68 expected"),
+        ([*FACE[:9], [1, 2, 3], *FACE[10:]], "point 9 is [1, 2, 3]; expected [x, y]"),
+        ([*FACE[:67], ["1", "2"]], "point 67 is ['1', '2']"),
+        ([*FACE[:67], [True, 2]], "point 67 is [True, 2]"),
+        ([*FACE[:67], None], "point 67 is None"),
+        ([[float("nan"), 2], *FACE[1:]], "1 of 68 points are NaN or infinite"),
+        ([[2, float("inf")], [10**400, 1], *FACE[2:]], "2 of 68 points are NaN or infinite"),
+        (FAR, "7 of 68 points lie outside the picture, which is 768x768 pixels"),
+        ([[50, 50]] * 68, "all points lie within 0x0 pixels"),
+        ([[x / 768, y / 768] for x, y in FACE], "give pixels of the picture"),
+        ([[i, i] for i in range(68)], "on one line"),
+        ([[y, x] for x, y in FACE], "not [y, x]"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_wrong_landmarks(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path, folder: Path, values: object, says: str
+) -> None:
+    path, out = points(tmp_path, values), folder / "talking.mp4"
+    ran = cli("generate", portrait, speech, "-o", out, "--landmarks", path, *TINY)
+    assert_refused(ran, f"{path}: ", says)
+
+
+def test_landmarks_that_cannot_be_read(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path, folder: Path
+) -> None:
+    def ask(path: Path, *options: object) -> Ran:
+        out = folder / "talking.mp4"
+        return cli("generate", portrait, speech, "-o", out, "--landmarks", path, *TINY, *options)
+
+    none = tmp_path / "none.json"
+    assert_refused(ask(none), f"{none}: no such file; expected a JSON list of 68 [x, y] pairs")
+    assert_refused(ask(tmp_path), f"{tmp_path}: is no file")
+    assert_refused(ask(portrait), "portrait.jpg: no JSON")
+    good = points(tmp_path, FACE)
+    for choice in ("1", "10,10,300,300"):
+        assert_refused(ask(good, "--face", choice), "--landmarks points.json, not both")
+    before = good.read_bytes()
+    mine = good.rename(tmp_path / "points.mp4")
+    ran = cli("generate", portrait, speech, "-o", mine, "--landmarks", mine, "--overwrite", *TINY)
+    assert_refused(ran, "given twice")
+    assert mine.read_bytes() == before
+
+
+def test_landmarks_that_must_not_be_written(
+    cli: Cli, portrait: Path, drawing: Path, folder: Path
+) -> None:
+    earlier, out = folder / "earlier.mp4", folder / "points.json"
+    assert_refused(cli("landmarks", portrait), "--output", "--overlay")
+    assert_refused(cli("landmarks", portrait, "-o", earlier), "exists already")
+    assert_refused(cli("landmarks", portrait, "-o", out, "--overlay", earlier), "exists already")
+    assert_refused(cli("landmarks", portrait, "-o", out, "--overlay", out), "given twice")
+    assert_refused(cli("landmarks", portrait, "-o", folder / "no" / "a.json"), "does not exist")
+    assert_refused(cli("landmarks", "no.jpg", "-o", out), "no.jpg: no such file")
+    assert_refused(cli("landmarks", portrait, "-o", out, "--face", 3), "no face number 3")
+    before = drawing.read_bytes()
+    link = drawing.with_name("link.png")
+    link.symlink_to(drawing)
+    for name in (drawing, link, drawing.parent / "new" / ".." / drawing.name):
+        for option in ("-o", "--overlay"):
+            ran = cli("landmarks", drawing, option, name, "--overwrite")
+            assert_refused(ran, "given twice")
+    assert drawing.read_bytes() == before and link.is_symlink()
+
+
+def test_landmarks_replace_a_file_when_told(cli: Cli, portrait: Path, tmp_path: Path) -> None:
+    out = points(tmp_path, "old")
+    assert_refused(cli("landmarks", portrait, "-o", out), "exists already")
+    assert out.read_text() == "old"
+    assert cli("landmarks", portrait, "-o", out, "--overwrite").code == 0
+    assert len(json.loads(out.read_text())["landmarks"]) == 68
+
+
+def test_wrong_maps(cli: Cli, portrait: Path, speech: Path, folder: Path) -> None:
+    def ask(maps: Path, *options: object) -> Ran:
+        return cli("generate", portrait, speech, "-o", folder / "a.mp4", "--maps", maps, *options)
+
+    still = ask(folder / "maps.mp4", "--model", "still")
+    assert_refused(still, "model still makes no maps of attention and colour", "as cran and atvg")
+    assert_refused(ask(folder / "maps.avi", *TINY), "maps.avi", "mp4")
+    assert_refused(ask(folder / "earlier.mp4", *TINY), "exists already")
+    assert_refused(ask(folder / "a.mp4", *TINY), "given twice")
 
 
 def test_a_wrong_model(

@@ -37,7 +37,7 @@ from talkingface.errors import BadShard
 SIDE = 16
 FRAMES = 60  # of a speaking clip
 SPEC = SpeechSpec()
-PLAIN = SampleConfig(batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
+PLAIN = SampleConfig(repeated=0.0, batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
 
 
 def write_cache(folder: Path, rng: np.random.Generator) -> Path:
@@ -134,6 +134,21 @@ def test_speech_without_augmentation_is_that_of_the_whole_clip(cache: Cache) -> 
             assert torch.allclose(speech, whole[first : first + 10], atol=2e-4)
             starts.add(int(first))
     assert min(starts) < 4 and max(starts) > 46  # both ends: padded with silence
+
+
+def test_a_repeated_clip_is_heard_after_its_own_end(cache: Cache) -> None:
+    clip = cache.clips[1]
+    begin, end = 640 * clip.start, 640 * (clip.start + clip.frames)
+    own = torch.from_numpy(cache.sound[begin:end] / np.float32(32768))
+    for first, count in ((-700, 2000), (-5000, 800), (-100, 50), (30, 100)):
+        place = (torch.arange(count) + first) % len(own)
+        assert torch.equal(cache.samples(clip, first, count, repeated=True), own[place])
+    longer = cache.samples(clip, -len(own) - 300, len(own) + 400, repeated=True)
+    assert longer[:300].abs().max() == 0 and torch.equal(
+        longer[300:], own[torch.arange(len(own) + 100) % len(own)]
+    )
+    silent = cache.samples(clip, -700, 2000)
+    assert silent[:700].abs().max() == 0 and torch.equal(silent[700:], own[:1300])
 
 
 def test_words_lie_within_their_sample(cache: Cache) -> None:

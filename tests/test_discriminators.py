@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from talkingface.losses import landmark_regression_loss
 from talkingface.models.discriminators import (
     LEAN_FRAME_CRITIC,
+    LEAN_REGRESSION_CRITIC,
     LEAN_VIDEO_CRITIC,
     PUBLISHED_FRAME_CRITIC,
+    PUBLISHED_REGRESSION_CRITIC,
     PUBLISHED_VIDEO_CRITIC,
     FrameCritic,
+    RegressionCritic,
+    RegressionCriticConfig,
     VideoCritic,
     VideoCriticConfig,
 )
@@ -161,3 +166,156 @@ def test_refuses_what_it_cannot_judge() -> None:
         VideoCritic()(clip(1, 8, 32, 32))
     with pytest.raises(ValueError, match="need 4 time kernels"):
         VideoCriticConfig(time_kernels=(3, 3))
+
+
+# A small one of the lean kind, for what does not depend on size.
+SMALL = replace(
+    LEAN_REGRESSION_CRITIC,
+    size=(32, 40),
+    channels=(8, 16, 16, 16),
+    features=32,
+    landmark_features=(16, 16),
+    hidden=32,
+)
+
+
+def examples(batch: int, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 68, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def test_published_regression_critic_has_the_released_codes_weights() -> None:
+    # 21.49 M are in the released file, counted by running it; 0.59 M of them are a decoder
+    # (1024-512-136) that its forward pass never calls
+    unused = (1024 * 512 + 512) + (512 * 136 + 136)
+    total = weights(RegressionCritic()) + unused
+    assert total == 21_492_369
+    assert total / 1e6 == pytest.approx(21.49, abs=0.005)
+    assert 0.5e6 < weights(RegressionCritic(LEAN_REGRESSION_CRITIC)) < 1.1e6
+
+
+@pytest.mark.parametrize("config", [PUBLISHED_REGRESSION_CRITIC, LEAN_REGRESSION_CRITIC, SMALL])
+def test_regression_shapes_and_reach(config: RegressionCriticConfig) -> None:
+    critic, example = RegressionCritic(config), examples(2)
+    landmarks, score = critic(clip(2, 3, *config.size), example)
+    assert landmarks.shape == (2, 3, 68, 2) and score.shape == (2,)
+    assert landmarks.dtype == score.dtype == torch.float32
+    with torch.no_grad():  # however sure it is, a point moves no further than `reach`
+        critic.displacement.bias.fill_(50.0)
+    far, _ = critic(clip(2, 3, *config.size), example)
+    torch.testing.assert_close(far, (example + config.reach)[:, None].expand_as(far))
+
+
+def test_regression_critic_is_causal_and_scores_the_whole_sequence() -> None:
+    critic = RegressionCritic(SMALL)
+    frames = clip(1, 6, *SMALL.size).requires_grad_()
+    landmarks, score = critic(frames, examples(1))
+    (to_frame_2,) = torch.autograd.grad(landmarks[:, 2].abs().sum(), frames, retain_graph=True)
+    seen = to_frame_2.abs().sum((0, 2, 3, 4)) > 0
+    assert seen.tolist() == [True, True, True, False, False, False]
+    (to_score,) = torch.autograd.grad(score.sum(), frames)
+    assert (to_score.abs().sum((0, 2, 3, 4)) > 0).all()
+    shorter, _ = critic(frames[:, :4], examples(1))
+    torch.testing.assert_close(shorter, landmarks[:, :4])
+
+
+def test_score_is_the_mean_of_the_steps_decisions() -> None:
+    critic = RegressionCritic(SMALL)
+    frames, example = clip(2, 5, *SMALL.size), examples(2)
+    # step by step: t + 1 times the mean of t + 1 decisions, less what the steps before summed to
+    sums = [critic(frames[:, : t + 1], example)[1] * (t + 1) for t in range(5)]
+    last = sums[4] - sums[3]
+    taken: list[Tensor] = []
+    critic.decision.register_forward_hook(lambda *call: taken.append(call[2]))
+    _, score = critic(frames, example)
+    torch.testing.assert_close(last, taken[0][:, 4, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(score, taken[0][..., 0].mean(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("spectral", [True, False])
+def test_regression_leaks_nothing_across_the_batch(training: bool, spectral: bool) -> None:
+    critic = RegressionCritic(replace(SMALL, spectral=spectral)).train(training)
+    frames, example = clip(3, 4, *SMALL.size).requires_grad_(), examples(3).requires_grad_()
+    landmarks, score = critic(frames, example)
+    (landmarks[1].sum() + score[1]).backward()
+    for given in (frames, example):
+        assert given.grad is not None
+        assert (given.grad[[0, 2]] == 0).all() and (given.grad[1] != 0).any()
+
+
+def test_published_regression_leaks_nothing_in_eval_mode() -> None:
+    critic = RegressionCritic(replace(SMALL, norm="batch")).eval()
+    both, example = clip(2, 3, *SMALL.size), examples(2)
+    other = torch.cat([both[:1], clip(1, 3, *SMALL.size, seed=1)])
+    for alone, beside in zip(critic(both, example), critic(other, example), strict=True):
+        torch.testing.assert_close(alone[:1], beside[:1])
+        assert not torch.equal(alone[1:], beside[1:])
+
+
+def test_held_still_critic_passes_gradients_on() -> None:
+    # cuDNN's recurrent nets refuse this in eval mode
+    critic = RegressionCritic(replace(SMALL, layers=3)).requires_grad_(False)
+    frames = clip(1, 3, *SMALL.size).requires_grad_()
+    trained, _ = critic(frames, examples(1))
+    critic.eval()
+    assert critic.memory.training and not critic.frame.training
+    torch.testing.assert_close(critic(frames, examples(1))[0], trained)  # no dropout to switch off
+    landmarks, score = critic(frames, examples(1))
+    (landmarks.sum() + score.sum()).backward()
+    assert frames.grad is not None and (frames.grad != 0).any()
+    assert all(p.grad is None for p in critic.parameters())
+
+
+def test_regression_critic_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    critic = RegressionCritic(SMALL)
+    frames, example = clip(1, 4, *SMALL.size), examples(1)
+    exact, sure = critic(frames, example)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, unsure = critic(frames, example)
+        (rough.sum() + unsure.sum()).backward()
+    assert rough.dtype == unsure.dtype == torch.float32
+    assert (rough - exact).abs().max() < 0.02 * SMALL.reach * 2
+    assert (unsure - sure).abs().max() < 0.05
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in critic.parameters())
+
+
+def bar(height: Tensor) -> Tensor:
+    """(B, T) in [0, 1] of the picture -> frames with one bright soft-edged bar at that height."""
+    rows = (torch.arange(SMALL.size[0]) + 0.5) / SMALL.size[0]
+    light = torch.exp(-(((rows - height[..., None]) / 0.06) ** 2)) * 2 - 1
+    return light[:, :, None, :, None].expand(-1, -1, 3, -1, SMALL.size[1])
+
+
+def test_regression_critic_learns_where_a_bar_is() -> None:
+    torch.manual_seed(0)
+    critic = RegressionCritic(replace(SMALL, reach=0.4))
+    optimizer = torch.optim.Adam(critic.parameters(), 2e-3)
+    example = torch.full((8, 68, 2), 0.5)
+
+    def sample(seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        height = torch.rand(8, 6, generator=generator) * 0.6 + 0.2
+        landmarks = torch.full((8, 6, 68, 2), 0.5)
+        landmarks[..., 48:, 1] = height[..., None]
+        return bar(height), landmarks
+
+    for step in range(150):
+        frames, target = sample(step)
+        loss = landmark_regression_loss(critic(frames, example)[0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    frames, target = sample(999)
+    error = (critic(frames, example)[0] - target).detach().abs()
+    guess = (target[..., 48:, 1] - 0.5).abs().mean()  # of one who says the middle: 0.15
+    assert error[..., 48:, 1].mean() < 0.3 * guess
+    assert error[..., :48, :].mean() < 0.03
+
+
+def test_regression_critic_names_what_it_cannot_judge() -> None:
+    critic = RegressionCritic(SMALL)
+    with pytest.raises(ValueError, match=r"frames \(B, T, 3, 32, 40\).*not \(1, 2, 3, 40, 32\)"):
+        critic(clip(1, 2, 40, 32), examples(1))
+    with pytest.raises(ValueError, match=r"landmarks \(B, 68, 2\), not .* and \(2, 68, 2\)"):
+        critic(clip(1, 2, 32, 40), examples(2))

@@ -18,7 +18,7 @@ from torch import Tensor
 import talkingface
 from talkingface import evaluate, video, weights
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Portrait
+from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest
 from talkingface.evaluate import Bench, Candidate, Result
@@ -53,6 +53,32 @@ class Loudness(Player):
         frames = generated.frames.clone()
         frames[..., 0, 0] = (speech.std((2, 3))[..., None] / 20).clamp(0, 1)
         return Generated(frames), state
+
+
+class Drawer(Player):
+    """Draws landmarks it is given (the gap of the lips in the first pixel), and keeps them.
+
+    From sound it plays its frames, and predicts the landmarks of half their gap.
+    """
+
+    def __init__(self, frames: np.ndarray) -> None:
+        super().__init__(frames)
+        self.given: list[np.ndarray] = []
+
+    def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
+        generated, state = super().__call__(identity, speech, state)
+        gaps = video.to_uint8(generated.frames[0])[:, 0, 0, 0] / LEVELS
+        predicted = np.stack([landmarks(gap / 2) for gap in gaps]) / 128
+        return Generated(generated.frames, landmarks=torch.from_numpy(predicted)[None]), state
+
+    def draw(
+        self, identity: Portrait, landmarks: Tensor, state: Any = None
+    ) -> tuple[Generated, Any]:
+        self.given.append(landmarks[0].numpy())
+        frames = identity.image[:, None].repeat(1, landmarks.shape[1], 1, 1, 1)
+        gaps = 128 * (landmarks[:, :, INNER_BOTTOM] - landmarks[:, :, INNER_TOP]).norm(dim=-1)
+        frames[..., 0, 0] = (gaps[..., None] * LEVELS / 127.5 - 1).clamp(-1, 1)
+        return Generated(frames, landmarks=landmarks), state
 
 
 def read_pixel(frames: np.ndarray) -> np.ndarray:
@@ -149,7 +175,7 @@ def test_a_clip_in_pieces_is_the_whole_clip(
 ) -> None:
     monkeypatch.setattr(evaluate, "CHUNK", 7)
     clip = clip_of(cache, "s1_test1")
-    made = bench.generate(Player(frames_of(cache, clip)), clip, clip)
+    made = bench.generate(Player(frames_of(cache, clip)), clip, clip).frames
     assert np.array_equal(made, frames_of(cache, clip))
 
 
@@ -160,6 +186,94 @@ def test_silence_is_told_from_speech(bench: Bench, cache: Cache) -> None:
         candidate = Candidate("any", "", kind(frames))
         result = bench.measure(candidate, clip, "first frame", silence=True)
         assert result is not None and result.metrics["silence"] == pytest.approx(expected)
+
+
+def test_real_landmarks_drive_a_row_of_their_own(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    still = np.repeat(frames_of(cache, clip)[:1], FRAMES, axis=0)
+    heard, shown = Candidate("any", "", Drawer(still)), Candidate("any", "", Drawer(still), True)
+    deaf = bench.measure(heard, clip, "first frame")
+    driven = bench.measure(shown, clip, "first frame", silence=True)
+    assert deaf is not None and deaf.metrics["correlation"] is None
+    assert driven is not None and driven.metrics["correlation"] == pytest.approx(1, abs=1e-3)
+    assert driven.metrics["lmd_pixels"] == pytest.approx(0, abs=0.02)
+    assert not {"silence", "head_correlation"} & set(driven.metrics)
+
+
+def test_displacements_are_carried_to_another_face(
+    cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    clip, other = clip_of(cache, "s1_test0"), clip_of(cache, "s1_test1")
+    own = cache.landmarks[clip.start : clip.start + clip.frames]
+    for picture in (clip, other):
+        drawer = Drawer(frames_of(cache, clip))
+        bench.generate(drawer, picture, clip, driven=True)
+        given = np.concatenate(drawer.given)
+        assert len(drawer.given) == 5
+        assert np.allclose(given[0], cache.landmarks[picture.start], atol=1e-6)
+        assert np.allclose(np.diff(given, axis=0), np.diff(own, axis=0), atol=1e-6)
+
+
+def test_atvg_draws_what_it_is_given(cache: Cache, bench: Bench) -> None:
+    clip, model = clip_of(cache, "s1_test0"), evaluate.candidate("atvg-tiny@landmarks")
+    assert (model.name, model.driven) == ("atvg-tiny@landmarks", True)
+    assert model.generator is not None
+    known = cache.landmarks[clip.start : clip.start + 3].copy()
+    frame = frames_of(cache, clip)[0]
+    played = bench.play(model.generator, frame, known[0], torch.from_numpy(known), driven=True)
+    known[2] += 0.1
+    moved = bench.play(model.generator, frame, known[0], torch.from_numpy(known), driven=True)
+    assert played.frames.shape == (3, 128, 128, 3)
+    assert played.mask is not None and played.mask.shape == (3, 128, 128)
+    assert np.array_equal(moved.frames[:2], played.frames[:2])
+    assert not np.array_equal(moved.frames[2], played.frames[2])
+    with pytest.raises(BadRequest, match="draws no landmarks"):
+        bench.play(Player(frame[None]), frame, known[0], torch.from_numpy(known), driven=True)
+
+
+def test_the_landmarks_a_model_predicts_are_measured_too(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    frames = frames_of(cache, clip)
+    for kind, expected in ((Drawer, (1.0, 0.5)), (Player, (None, None))):
+        result = bench.measure(Candidate("any", "", kind(frames)), clip, "first frame")
+        assert result is not None
+        for name, value in zip(("head_correlation", "head_amplitude"), expected, strict=True):
+            assert result.metrics.get(name) == (value and pytest.approx(value, abs=1e-4))
+        row = cells(evaluate.tables([result]), "test, identity: first frame", "model")["any"]
+        assert row["amplitude of its landmarks"] == ("-" if kind is Player else "0.50")
+
+
+def test_the_upper_half_outside_the_mask_is_compared_with_the_identity() -> None:
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    frames = np.stack([picture, picture])
+    frames[1, 0, :] += 10  # one row of four in one frame of two
+    frames[:, 4:] = 0  # the lower half may do what it likes
+    assert evaluate.upper_change(frames, picture) == pytest.approx(10 / 4 / 2)
+    mask = np.zeros((2, 8, 8), np.float32)
+    mask[1, 0, :4] = 0.6
+    assert evaluate.upper_change(frames, picture, mask) == pytest.approx(4 * 10 / (64 - 4))
+    assert math.isnan(evaluate.upper_change(frames, picture, np.ones((2, 8, 8), np.float32)))
+
+
+class Masked(Player):
+    """New colour in the whole upper half, and none elsewhere."""
+
+    def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
+        generated, state = super().__call__(identity, speech, state)
+        mask = torch.zeros_like(generated.frames[:, :, :1])
+        mask[..., :64, :] = 1.0
+        return Generated(generated.frames, mask=mask), state
+
+
+def test_a_mask_says_what_may_change(bench: Bench, cache: Cache) -> None:
+    clip = clip_of(cache, "s1_test0")
+    frames = np.repeat(frames_of(cache, clip)[:1], FRAMES, axis=0)
+    frames[1:, 20:40] ^= 4
+    for kind, expected in ((Player, 4 * 20 / 64), (Masked, None)):
+        result = bench.measure(Candidate("any", "", kind(frames)), clip, "first frame")
+        assert result is not None
+        assert result.metrics["upper_change"] == (expected and pytest.approx(expected))
 
 
 def test_the_other_recording_is_of_the_same_speaker_and_always_the_same(bench: Bench) -> None:
@@ -331,6 +445,7 @@ def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) ->
         ({"splits": ["tset"]}, "no clip of split 'tset'; it has stranger, test, train, val"),
         ({"clips": 0}, "at least 1"),
         ({"judge": "still"}, "the judge must be a lip reader"),
+        ({"models": ["cran-tiny@landmarks"]}, "cran-tiny@landmarks: a cran draws no landmarks"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(

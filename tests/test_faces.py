@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawing import BOX, frog
 
-from talkingface.errors import NoFaceFound
+from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
 from talkingface.faces import (
     Face,
     Tracker,
@@ -19,10 +20,14 @@ from talkingface.faces import (
     choose_face,
     face_in_box,
     find_faces,
+    locate,
+    overlay,
     pose,
     track,
+    write_landmarks,
 )
-from talkingface.geometry import Array, CropSpec, Picture, transform
+from talkingface.faces.given import given_landmarks, mean_face_in
+from talkingface.geometry import MEAN_FACE, Array, CropSpec, Picture, transform
 
 ROOT = Path(__file__).parent.parent
 SPEC = CropSpec()
@@ -133,23 +138,126 @@ def test_huge_picture_is_searched_shrunk(portrait: Picture) -> None:
     assert found[0].box[2] > 1000
 
 
-def test_choose_by_number_and_box(portrait: Picture, face: Face) -> None:
+def test_choose_by_number_or_box(portrait: Picture, face: Face) -> None:
     assert choose_face(portrait, number=1).box == face.box
     with pytest.raises(NoFaceFound, match=r"picture: no face number 2, there is 1 face"):
         choose_face(portrait, number=2)
-    boxed = choose_face(portrait, box=face.box)
-    assert distance(boxed.landmarks, face.landmarks) < 0.02
-    for outside in ((9000.0, 0.0, 50.0, 50.0), (10.0, 10.0, 0.0, 50.0)):
-        with pytest.raises(
-            NoFaceFound, match=r"x\.jpg: the face box .* is outside the picture, which is"
-        ):
-            choose_face(portrait, box=outside, name="x.jpg")
+    boxed = face_in_box(portrait, face.box)
+    assert boxed is not None and distance(boxed.landmarks, face.landmarks) < 0.02
+    located = locate(portrait, box=face.box)
+    assert located.origin == "detector" and located.note is None
+    assert np.array_equal(located.landmarks, boxed.landmarks)
 
 
-def test_a_box_is_believed_even_without_a_face() -> None:
-    drawn = face_in_box(canvas(200, 200), (50, 50, 100, 100))
-    assert drawn.score < 0.5
-    assert np.isfinite(drawn.mesh).all()
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ((9000.0, 0.0, 50.0, 50.0), r"9000,0,50,50 is outside the picture, which is 768x768"),
+        ((-60.0, 10.0, 50.0, 50.0), r"-60,10,50,50 is outside the picture"),
+        ((10.0, 10.0, 0.0, 50.0), r"10,10,0,50 is too small: .*at least 16x16"),
+        ((10.0, 10.0, 50.0, 15.0), r"10,10,50,15 is too small"),
+        ((10.0, float("nan"), 50.0, 50.0), r"10,nan,50,50 is too small"),
+    ],
+)
+def test_a_box_that_holds_no_face(
+    portrait: Picture, box: tuple[float, float, float, float], says: str
+) -> None:
+    with pytest.raises(NoFaceFound, match=rf"x\.jpg: the face box {says}"):
+        locate(portrait, box=box, name="x.jpg")
+
+
+def test_the_mean_face_is_laid_into_a_box_without_a_face() -> None:
+    for picture, box in ((canvas(200, 200), (50.0, 50.0, 100.0, 100.0)), (frog(), BOX)):
+        assert face_in_box(picture, box) is None
+        located = locate(picture, box=box)
+        assert located.origin == "mean face" and "mean face" in str(located.note)
+        assert np.array_equal(located.landmarks, mean_face_in(box))
+        crop = align(picture, located, SPEC)
+        assert np.abs(crop.landmarks * 128 - SPEC.template()).max() < 1e-3
+
+
+def test_the_mean_face_fits_like_a_found_one(portrait: Picture, face: Face) -> None:
+    assert distance(mean_face_in(face.box), face.landmarks) < 0.12
+    for box in ((10.0, 20.0, 300.0, 90.0), (10.0, 20.0, 90.0, 300.0)):
+        x, y, width, height = box
+        points = mean_face_in(box)
+        low, high = points.min(0), points.max(0)
+        assert x <= low[0] and high[0] <= x + width and y <= low[1] and high[1] <= y + height
+        assert (low[0] + high[0]) / 2 == pytest.approx(x + width / 2)
+        unit = eyes_apart(points) / eyes_apart(MEAN_FACE)
+        assert unit == pytest.approx(min(width / 2.15, height / 2.594))  # as large as it can be
+        shape = (points - points.mean(0)) / unit - (MEAN_FACE - MEAN_FACE.mean(0))
+        assert np.abs(shape).max() < 1e-9  # not stretched
+
+
+def test_a_box_on_a_drawing_is_not_answered_with_the_photograph_beside_it(
+    portrait: Picture,
+) -> None:
+    both = np.concatenate([frog()[:, 60:260], cv2.resize(portrait, (300, 300))], axis=1)
+    x, y, width, height = BOX
+    box = (x - 60, y, width, height)
+    assert locate(np.asarray(both, np.uint8), box=box).origin == "mean face"
+
+
+def test_given_landmarks_come_back_exactly(face: Face, tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    write_landmarks(path, face.landmarks, {"picture": 'a "b".jpg', "size": [768, 768]}, False)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["picture"] == 'a "b".jpg' and written["size"] == [768, 768]
+    assert np.array_equal(np.array(written["landmarks"]), face.landmarks)
+    assert np.array_equal(given_landmarks(path, 768, 768), face.landmarks)
+    path.write_text("\ufeff" + json.dumps(written["landmarks"]), encoding="utf-8")
+    assert np.array_equal(given_landmarks(str(path), 768, 768), face.landmarks)
+    assert np.array_equal(given_landmarks(face.landmarks, 768, 768), face.landmarks)
+
+
+def test_a_face_however_turned_is_a_face() -> None:
+    for turn in np.linspace(0, 2 * np.pi, 7):
+        c, s = np.cos(turn), np.sin(turn)
+        points = MEAN_FACE @ np.array([[c, s], [-s, c]]) * [8.0, 12.0] + 60
+        assert np.array_equal(given_landmarks(points, 120, 120), points)
+
+
+def test_landmarks_that_no_face_has() -> None:
+    good = MEAN_FACE * 100 + 150
+    wrong = good.copy()
+    wrong[3, 1], wrong[60, 0] = 400.6, -0.6
+    nan = good.copy()
+    nan[5] = np.nan
+    line = np.stack([np.arange(68.0), np.arange(68.0)], axis=1)
+    cases = {
+        "5 points found, 68 expected": good[:5],
+        "2 of 68 points lie outside the picture, which is 300x400 pixels": wrong,
+        "1 of 68 points are NaN": nan,
+        "all points lie within 0x0 pixels": np.full((68, 2), 50.0),
+        "all points lie within 0.215x0.214 pixels": MEAN_FACE / 10 + 0.5,
+        "all points lie on one line": line,
+        r"give \[x, y\], not \[y, x\]": (MEAN_FACE * 60 + 120)[:, ::-1],
+        r"point 0 is 150.0; expected \[x, y\]": good[:, 1] * 0 + 150,
+    }
+    for says, points in cases.items():
+        with pytest.raises(BadLandmarks, match=f"landmarks: .*{says}"):
+            given_landmarks(points, 300, 400)
+
+
+def test_only_one_way_to_say_where(portrait: Picture, face: Face) -> None:
+    for choice in ({"box": face.box}, {"number": 1}):
+        with pytest.raises(BadRequest, match="not both"):
+            locate(portrait, landmarks=face.landmarks, **choice)  # type: ignore[arg-type]
+
+
+def test_the_overlay_marks_every_point(portrait: Picture, face: Face) -> None:
+    grey = np.full((400, 300, 3), 128, np.uint8)
+    points = MEAN_FACE * 100 + [150, 150]
+    shown = overlay(grey, points)
+    factor = shown.shape[0] // 400
+    assert factor > 1 and shown.shape == (400 * factor, 300 * factor, 3)
+    for x, y in points:
+        pixel = shown[round((y + 0.5) * factor - 0.5), round((x + 0.5) * factor - 0.5)]
+        assert pixel[1] > 150 and pixel[0] < 80 and pixel[2] < 80
+    assert (shown == 128).all(2).mean() > 0.9
+    wide = np.zeros((40, 4000, 3), np.uint8)
+    assert overlay(wide, points / 10).shape == wide.shape
 
 
 def test_aligned_crop_is_found_again_in_place(portrait: Picture, face: Face) -> None:

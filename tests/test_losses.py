@@ -47,6 +47,51 @@ def test_reconstruction_weighs_and_masks_as_a_naive_loop(valid: Tensor) -> None:
     assert float(out) == pytest.approx(above / below, rel=1e-5)
 
 
+def test_dynamic_pixels_weigh_and_mask_as_a_naive_loop(valid: Tensor) -> None:
+    fake, real = noise(B, T, 3, H, W), noise(B, T, 3, H, W, seed=1)
+    attention = noise(B, T, 1, H, W, seed=3).sigmoid()
+    weight = noise(1, 1, 1, H, W, seed=2).abs()
+    above = below = 0.0
+    for b in range(B):
+        for t in range(LENGTHS[b]):
+            for y in range(H):
+                for x in range(W):
+                    w, alpha = float(weight[0, 0, 0, y, x]), float(attention[b, t, 0, y, x])
+                    error = float((fake - real)[b, t, :, y, x].abs().sum())
+                    above += w * (alpha + 0.3) * error
+                    below += 3 * w
+    out = losses.dynamic_pixel_loss(fake, real, attention, 0.3, weight, valid)
+    assert float(out) == pytest.approx(above / below, rel=1e-5)
+
+
+def test_dynamic_pixels_between_all_and_nothing() -> None:
+    fake, real = noise(B, T, 3, H, W), noise(B, T, 3, H, W, seed=1)
+    plain = float((fake - real).abs().mean())
+    for alpha, factor in ((0.0, 0.5), (0.5, 1.0), (1.0, 1.5)):  # of beta = 0.5
+        attention = torch.full((B, T, 1, H, W), alpha)
+        out = losses.dynamic_pixel_loss(fake, real, attention)
+        assert float(out) == pytest.approx(factor * plain, rel=1e-5)
+
+
+def test_no_gradient_crosses_the_bar() -> None:
+    real, colour, identity = (noise(B, T, 3, H, W, seed=s) for s in range(3))
+    attention = noise(B, T, 1, H, W, seed=3).sigmoid().requires_grad_()
+    fake = noise(B, T, 3, H, W, seed=4).requires_grad_()
+    losses.dynamic_pixel_loss(fake, real, attention).backward()
+    assert attention.grad is None
+    # the printed formula without its bar would shrink attention everywhere
+    ((fake - real) * (attention + 0.5)).abs().mean().backward()
+    assert attention.grad is not None and (attention.grad > 0).all()
+    # through the picture that it composes, attention still learns: as if the bar were a constant
+    attention.grad = None
+    made = attention * colour + (1 - attention) * identity
+    losses.dynamic_pixel_loss(made, real, attention).backward()
+    slope = (made - real).detach().sign() * (colour - identity) * (attention.detach() + 0.5)
+    expected = slope.sum(2, keepdim=True) / real.numel()
+    assert attention.grad is not None
+    torch.testing.assert_close(attention.grad, expected)
+
+
 def test_gradient_weighs_and_masks_as_a_naive_loop(valid: Tensor) -> None:
     fake, real = noise(B, T, 1, H, W), noise(B, T, 1, H, W, seed=1)
     weight = noise(B, T, 1, H, W, seed=2).abs()
@@ -93,6 +138,7 @@ def test_nothing_valid_is_zero_with_zero_gradient() -> None:
     total = (
         losses.reconstruction_loss(fake, fake.detach() + 1, None, none)
         + losses.gradient_loss(fake, fake.detach() * 2, None, none)
+        + losses.dynamic_pixel_loss(fake, fake.detach() + 1, fake[:, :, :1] * 0, valid=none)
         + losses.generator_loss(logits, valid=none)
     )
     total.backward()
@@ -224,6 +270,44 @@ def test_landmarks_against_a_naive_loop(valid: Tensor) -> None:
     assert float(one) == pytest.approx(float(error[:, :1].square().mean()), rel=1e-5)
 
 
+def test_landmark_regression_against_a_naive_loop(valid: Tensor) -> None:
+    first, second = noise(B, T, 68, 2), noise(B, T, 68, 2, seed=1)
+    for mouth in (1.0, 10.0, 1e4):
+        frames = []
+        for b in range(B):
+            for t in range(LENGTHS[b]):
+                total = 0.0
+                for point in range(68):
+                    x, y = ((first - second)[b, t, point] ** 2).tolist()
+                    total += x + (mouth * y if point >= 48 else y)
+                frames.append(total / 136)
+        out = losses.landmark_regression_loss(first, second, mouth, valid)
+        assert float(out) == pytest.approx(sum(frames) / len(frames), rel=1e-5)
+
+
+def test_the_released_codes_mouth_is_ten_thousand() -> None:
+    first, second = noise(B, T, 68, 2), noise(B, T, 68, 2, seed=1)
+    before_squaring = torch.ones(68, 2)
+    before_squaring[48:, 1] = 100
+    released = torch.nn.functional.mse_loss(first * before_squaring, second * before_squaring)
+    out = losses.landmark_regression_loss(first, second, mouth=1e4)
+    assert float(out) == pytest.approx(float(released), rel=1e-5)
+    for mouth, share in ((1e4, 0.999), (10.0, 0.63)):  # of the loss, as its docstring says
+        even = losses.landmark_regression_loss(first, first + 1, mouth) * 136
+        assert 20 * mouth / float(even) == pytest.approx(share, abs=5e-3)
+
+
+def test_scores_of_whole_sequences_go_into_the_adversarial_pair() -> None:
+    real, fake = noise(B), noise(B, seed=1)
+    naive = [
+        -math.log(torch.sigmoid(r)) - math.log(1 - torch.sigmoid(f))
+        for r, f in zip(real, fake, strict=True)
+    ]
+    assert float(losses.critic_loss(real, fake)) == pytest.approx(sum(naive) / B, rel=1e-5)
+    naive = [-math.log(torch.sigmoid(f)) for f in fake]
+    assert float(losses.generator_loss(fake)) == pytest.approx(sum(naive) / B, rel=1e-5)
+
+
 def test_total_is_equation_5() -> None:
     terms = {"reconstruction": torch.tensor(0.2), "image": torch.tensor(0.7)}
     total = losses.total_loss(terms, {"reconstruction": 1.0, "image": 1e-3})
@@ -249,3 +333,8 @@ def test_wrong_shapes_are_named() -> None:
         losses.lip_reading_generator_loss(noise(2, 5), torch.tensor([1]))
     with pytest.raises(ValueError, match="landmark tracks"):
         losses.landmark_loss(noise(1, 2, 40), noise(1, 2, 40))
+    with pytest.raises(ValueError, match=r"attention is \(1, 2, 3, 4, 4\), expected"):
+        three = noise(1, 2, 3, 4, 4)  # channels where one is expected
+        losses.dynamic_pixel_loss(three, three, three)
+    with pytest.raises(ValueError, match="expected 68 points"):
+        losses.landmark_regression_loss(noise(1, 2, 20, 2), noise(1, 2, 20, 2))

@@ -17,6 +17,7 @@ from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.models.cran import FLOW_UNIT, PRESETS, SPEAKING, Cran, CranConfig
 
 TINY = PRESETS["cran-tiny"]
+TINY_ATVG = models.PRESETS["atvg-tiny"]
 SMALL_PAPER = replace(
     PRESETS["cran-paper"],
     audio_channels=(4, 8, 8, 8, 8),
@@ -36,6 +37,14 @@ CONFIGS: dict[str, Any] = {
     "cran-sequential": replace(TINY, scheme="sequential"),
     "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
     "cran-paper": SMALL_PAPER,
+    "atvg": TINY_ATVG,
+    "atvg-frame": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, recurrence="frame")),
+    "atvg-colour": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, motion="colour")),
+    "atvg-paper": replace(
+        models.PRESETS["atvg-paper"],
+        at=replace(models.PRESETS["atvg-paper"].at, audio_features=16, hidden=16),
+        vg=replace(models.PRESETS["atvg-paper"].vg, width=1 / 64),
+    ),
     "still": models.PRESETS["still"],
 }
 MOVING = [name for name in CONFIGS if name != "still"]
@@ -120,7 +129,10 @@ def test_no_frame_hears_speech_beyond_its_own_window(name: str) -> None:
     per_frame = gradient[0].abs().amax((1, 2))
     assert per_frame[3] > 0
     assert per_frame[4:].max() == 0
-    if CONFIGS[name].scheme in ("frame", "sequential"):  # the frame before is detached by design
+    if getattr(CONFIGS[name], "scheme", "recurrent") in (
+        "frame",
+        "sequential",
+    ):  # the frame before is detached by design
         assert per_frame[:3].max() == 0
     else:
         assert per_frame[:3].min() > 0
@@ -163,14 +175,14 @@ def test_lean_preset_is_lean() -> None:
     assert counter.get_total_flops() / 2 / 4 <= 0.6e9
 
 
-def test_guide_maps_are_still_where_nothing_moves_and_point_back_where_it_does() -> None:
+def test_lip_maps_are_still_where_nothing_moves_and_point_back_where_it_does() -> None:
     model = _model("cran")
     landmarks = _portrait(1).landmarks
-    still = model.guide_maps(landmarks, landmarks)
+    still = model.window.lip_maps(landmarks, landmarks)
     assert still[:, :2].abs().max() == 0
     moved = landmarks.clone()
     moved[:, list(SPEAKING), 1] += 0.02  # all lips and the jaw 2.56 px down
-    maps = model.guide_maps(landmarks, moved)
+    maps = model.window.lip_maps(landmarks, moved)
     top, _, left, _ = model.config.window
     x, y = (moved[0, 57] * 128 - torch.tensor([left, top])) / 2
     at_lip = maps[0, :2, round(float(y)), round(float(x))]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from drawing import BOX, frog
 
 import talkingface
 from talkingface import audio, faces, geometry, picture, pipeline, video, weights
-from talkingface.errors import BadRequest, NoFaceFound, OutputError, UnreadableMedia
+from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
 from talkingface.models.lipreader import LeanLipReader
 from talkingface.pipeline import Job, TalkingFace
 
@@ -135,8 +138,216 @@ def test_maps_are_what_the_model_made(
         assert 0 <= one.mask.min() and one.mask.max() <= 1
         assert one.colour is not None and one.colour.dtype == np.uint8
         assert one.landmarks is not None and one.landmarks.shape == (68, 2)
+    bare = tiny.generate(face, sound, crop=True)
+    assert all(np.array_equal(a.crop, b) for a, b in zip(maps, bare, strict=True))
     still = next(talkingface.load("still").generate(face, sound).maps())
-    assert still.mask is None and still.colour is None
+    assert still.mask is None and still.colour is None and still.panels() is None
+
+
+def test_the_panels_are_attention_colour_and_face(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray
+) -> None:
+    one = next(tiny.generate(face, sound).maps())
+    panels = one.panels()
+    assert panels is not None and panels.shape == (256, 768, 3) and panels.dtype == np.uint8
+    attention, colour, crop = np.split(panels, 3, axis=1)
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert np.array_equal(colour[dy::2, dx::2], one.colour)
+        assert np.array_equal(crop[dy::2, dx::2], one.crop)
+        for channel in range(3):
+            shown = attention[dy::2, dx::2, channel].astype(float)
+            assert np.abs(shown - one.mask * 255).max() <= 0.5 + 1e-4
+    lit = pipeline.Maps(one.crop, np.ones((128, 128), np.float32), one.colour, None).panels()
+    assert lit is not None and (lit[:, :256] == 255).all()  # white is new
+
+
+def test_the_maps_are_saved_in_the_same_pass(
+    tiny: TalkingFace,
+    face: np.ndarray,
+    sound: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = tiny.generate(face, sound)
+    alone, path, maps = (tmp_path / f"{name}.mp4" for name in ("alone", "talking", "maps"))
+    made.save(alone)
+    generated, speak = [], TalkingFace._speak
+
+    def spy(self: TalkingFace, identity: Any, speech: torch.Tensor, state: Any) -> Any:
+        generated.append(len(speech))
+        return speak(self, identity, speech, state)
+
+    monkeypatch.setattr(TalkingFace, "_speak", spy)
+    calls: list[tuple[int, int]] = []
+    assert made.save(path, maps=maps, progress=lambda *done: calls.append(done)) == 35
+    assert sum(generated) == 35 and calls == [(done, 35) for done in range(1, 36)]
+    assert path.read_bytes() == alone.read_bytes()
+    info, shown = video.probe(maps), list(video.read_frames(maps))
+    assert len(shown) == 35 and (info.width, info.height) == (768, 256)
+    assert info.has_audio and info.tag == tiny.tag
+    heard = [audio.load(file) for file in (path, maps)]
+    assert torch.equal(*heard)
+    monkeypatch.undo()
+    for frame, one in zip(shown, made.maps(), strict=True):
+        panels = one.panels()
+        assert panels is not None
+        far = np.abs(frame.astype(float) - panels).reshape(256, 3, 256, 3).mean((0, 2, 3))
+        assert far.max() < 6, far  # H.264's loss; panels in another order differ by far more
+    swapped = np.abs(frame[:, :256].astype(float) - panels[:, 256:512]).mean()
+    assert swapped > 30
+
+
+def test_a_model_without_maps_says_so_and_writes_nothing(
+    face: np.ndarray, sound: np.ndarray, tmp_path: Path
+) -> None:
+    made = talkingface.load("still").generate(face, sound)
+    with pytest.raises(BadRequest, match=r"model still makes no maps.*as cran and atvg do"):
+        made.save(tmp_path / "a.mp4", maps=tmp_path / "maps.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_that_cannot_be_written_leave_no_video(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, tmp_path: Path
+) -> None:
+    taken = tmp_path / "maps.mp4"
+    taken.write_bytes(b"mine")
+    made = tiny.generate(face, sound)
+    with pytest.raises(OutputError, match=r"maps\.mp4: exists already"):
+        made.save(tmp_path / "a.mp4", maps=taken)
+
+    with pytest.raises(OutputError, match="given twice"):
+        made.save(tmp_path / "a.mp4", maps=tmp_path / "." / "a.mp4")
+
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        made.save(tmp_path / "a.mp4", maps=taken, overwrite=True, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.mp4"]
+    assert taken.read_bytes() == b"mine"
+
+
+@pytest.fixture
+def no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for a face fails."""
+
+    def looked() -> None:
+        raise AssertionError("somebody looked for a face")
+
+    monkeypatch.setattr("talkingface.faces.detect.detector", looked)
+    monkeypatch.setattr("talkingface.faces.detect.mesh", looked)
+
+
+def test_the_networks_are_watched(face: np.ndarray, no_networks: None) -> None:
+    for box in (None, BOX):
+        with pytest.raises(AssertionError, match="somebody looked"):
+            talkingface.align(face, box=box)
+
+
+def test_given_landmarks_make_the_frames_that_found_ones_make(
+    tiny: TalkingFace,
+    face: np.ndarray,
+    sound: np.ndarray,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    sound, portrait, points = sound[:6400], tmp_path / "face.png", tmp_path / "points.json"
+    picture.write_png(portrait, face)
+    assert pipeline.find_landmarks(portrait, points) == []
+    found = [np.stack(list(tiny.generate(portrait, sound, crop=crop))) for crop in (True, False)]
+    aligned = talkingface.align(portrait)
+    request.getfixturevalue("no_networks")
+    array = np.array(json.loads(points.read_text())["landmarks"])
+    for given in (points, str(points), array):
+        again = talkingface.align(portrait, landmarks=given)
+        assert np.array_equal(again.crop, aligned.crop)
+        assert np.array_equal(again.landmarks, aligned.landmarks)
+    for crop, frames in zip((True, False), found, strict=True):
+        made = tiny.generate(portrait, sound, landmarks=points, crop=crop)
+        assert np.array_equal(np.stack(list(made)), frames)
+    close(tiny.stream(portrait, [sound], landmarks=array, crop=True), found[0])
+    moved = tiny.generate(portrait, sound, landmarks=array + np.array([40, 0]), crop=True)
+    assert not np.array_equal(next(iter(moved)), found[0][0])
+
+
+def test_jobs_of_one_picture_with_other_landmarks_are_other_faces(
+    tiny: TalkingFace, sound: np.ndarray, tmp_path: Path
+) -> None:
+    drawing, speech = tmp_path / "frog.png", tmp_path / "short.mp4"
+    picture.write_png(drawing, frog())
+    video.write(speech, [frog()] * 5, sound)
+    files = [tmp_path / "left.json", tmp_path / "right.json"]
+    for file, shift in zip(files, (-30, 30), strict=True):
+        points = faces.locate(frog(), box=BOX).landmarks + np.array([shift, 0])
+        file.write_text(json.dumps(points.tolist()))
+    jobs = [
+        Job(drawing, speech, file.with_suffix(".mp4"), crop=True, landmarks=file) for file in files
+    ]
+    jobs.append(Job(drawing, speech, tmp_path / "mean.mp4", crop=True, box=BOX))
+    results = tiny.generate_many(jobs)
+    assert [result.error for result in results] == [None] * 3
+    assert [result.note is not None for result in results] == [False, False, True]
+    left, right, mean = (next(video.read_frames(job.output)).astype(int) for job in jobs)
+    for a, b in ((left, right), (left, mean), (right, mean)):
+        assert np.abs(a - b).mean() > 5
+
+
+def test_a_drawing_speaks_in_its_box(tiny: TalkingFace, sound: np.ndarray) -> None:
+    made = tiny.generate(frog(), sound, box=BOX)
+    assert made.note is not None and "the mean face was laid into it" in made.note
+    changed = np.any([frame != frog() for frame in made], axis=(0, 3))
+    rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+    x, y, width, height = BOX
+    assert changed.any() and abs(columns.mean() - (x + width / 2)) < 10
+    assert rows.mean() > y + height / 2, "it is the lower face that moves"
+    assert tiny.generate(frog(), sound, landmarks=geometry.MEAN_FACE * 70 + 160).note is None
+
+
+def test_pixels_are_those_of_the_file_not_of_the_shrunk_picture(
+    portrait: Path, tmp_path: Path
+) -> None:
+    small = picture.read(portrait)
+    large = np.zeros((5000, 640, 3), np.uint8)
+    large[:640] = cv2.resize(small, (640, 640), interpolation=cv2.INTER_AREA)
+    path, points = tmp_path / "large.bmp", tmp_path / "points.json"
+    cv2.imwrite(str(path), large[..., ::-1])
+    assert picture.read(path).shape[0] == picture.MAX_SIDE
+    own = faces.find_faces(large[:640])[0]
+    assert pipeline.find_landmarks(path, points, box=own.box) == []
+    written = json.loads(points.read_text())
+    assert written["size"] == [640, 5000]
+    assert np.abs(np.array(written["landmarks"]) - own.landmarks).max() < 10
+    boxed, given = talkingface.align(path, box=own.box), talkingface.align(path, landmarks=points)
+    assert np.abs(given.landmarks - boxed.landmarks).max() < 1e-5
+    assert np.abs(given.crop.astype(int) - boxed.crop).max() <= 1
+    assert given.matrix[0, 0] > talkingface.align(large[:640]).matrix[0, 0] * 1.15
+    with pytest.raises(NoFaceFound, match="which is 640x5000 pixels"):
+        talkingface.align(path, box=(0.0, 5001.0, 90.0, 90.0))
+    with pytest.raises(BadLandmarks, match="which is 640x5000 pixels"):
+        talkingface.align(path, landmarks=np.array(written["landmarks"]) * 2)
+    # 4300 pixels further down, below row 4096: there in the file only
+    low = talkingface.align(path, landmarks=np.array(written["landmarks"]) + np.array([0, 4300.0]))
+    assert np.abs(low.landmarks - given.landmarks).max() < 1e-4
+    shift = geometry.invert(low.matrix)[:, 2] - geometry.invert(given.matrix)[:, 2]
+    assert np.abs(shift - [0, 4300 * 4096 / 5000]).max() < 1e-6
+
+
+def test_a_face_that_is_cut_gives_landmarks_on_the_edge(portrait: Path, tmp_path: Path) -> None:
+    cut, points = tmp_path / "cut.png", tmp_path / "points.json"
+    whole = picture.read(portrait)
+    x = round(talkingface.faces.find_faces(whole)[0].box[0])
+    picture.write_png(cut, np.ascontiguousarray(whole[:, x + 40 :]))
+    (note,) = pipeline.find_landmarks(cut, points)
+    count = int(note.split(" of 68 points lie outside")[0].split()[-1])
+    written = np.array(json.loads(points.read_text())["landmarks"])
+    assert 0 < count == (written[:, 0] == 0).sum()
+    assert (
+        np.abs(
+            talkingface.align(cut, landmarks=points).matrix - talkingface.align(cut).matrix
+        ).max()
+        < 1e-9
+    ), "the jaw does not place the crop"
 
 
 def test_saved_with_its_sound_and_a_tag(
@@ -263,9 +474,9 @@ def test_a_failed_job_stops_no_other(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked, choose = [], faces.choose_face
+    looked, locate = [], faces.locate
     monkeypatch.setattr(
-        faces, "choose_face", lambda *a, **k: looked.append(k["name"]) or choose(*a, **k)
+        faces, "locate", lambda *a, **k: looked.append(k["name"]) or locate(*a, **k)
     )
     taken = tmp_path / "taken.mp4"
     taken.write_bytes(b"mine")

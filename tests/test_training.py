@@ -30,9 +30,11 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.training import loop, presets, reading
+from talkingface.training.atvg import AtvgRecipe
+from talkingface.training.cran import CranRecipe
+from talkingface.training.generator import _held_still
 from talkingface.training.loop import Average, LoopOptions
 from talkingface.training.reading import MouthAugment, ReadingRecipe, ReadingTraining
-from talkingface.training.recipes import CranRecipe, _held_still
 
 TINY_READER = PublishedReaderConfig(
     mouth=MouthSpec(height=16, width=16), channels=(4, 4, 4), feature=8, hidden=8
@@ -63,7 +65,15 @@ def make_cran(cache: Cache, reader: Path) -> CranRecipe:
     return CranRecipe(training, cache, reader=reader)
 
 
-MAKERS = [pytest.param(make_reading, id="reading"), pytest.param(make_cran, id="cran-tiny")]
+def make_atvg(cache: Cache, reader: Path) -> AtvgRecipe:
+    return AtvgRecipe(presets.shortened(presets.ATVG["atvg-tiny"], (2, 2, 3)), cache)
+
+
+MAKERS = [
+    pytest.param(make_reading, id="reading"),
+    pytest.param(make_cran, id="cran-tiny"),
+    pytest.param(make_atvg, id="atvg-tiny"),
+]
 
 
 def state_of(recipe: loop.Recipe) -> dict[str, Tensor]:
@@ -246,6 +256,61 @@ def test_the_total_is_the_weighted_sum_and_an_ablation_a_missing_key(
     losses = recipe.step(recipe.batch(4), 4)
     assert "reading" not in losses
     assert totals["model"] == pytest.approx(sum(w * losses[name] for name, w in without.items()))
+
+
+def test_at_net_and_vg_net_learn_in_their_stages(cache: Cache, reader_file: Path) -> None:
+    recipe = make_atvg(cache, reader_file)
+    drawing = {"pixels", "gradient", "score", "regression"}
+    critic = {"critic/score", "critic/regression_real", "critic/regression_fake"}
+    expected = [
+        (0, {"lips"}, {"at"}),
+        (2, drawing | critic, {"vg"}),
+        (
+            4,
+            drawing | critic | {"lips", "image", "video", "critic/image", "critic/video"},
+            {"at", "vg"},
+        ),
+    ]
+    torch.manual_seed(0)
+    for step, names, learn in expected:
+        before = {k: p.clone() for k, p in recipe.model.named_parameters()}
+        judge = copy.deepcopy(recipe.regression.state_dict())
+        losses = recipe.step(recipe.batch(step), step)
+        assert set(losses) == names, step
+        assert all(np.isfinite(value) for value in losses.values())
+        moved = {k for k, p in recipe.model.named_parameters() if not torch.equal(p, before[k])}
+        assert {k.split(".")[0] for k in moved} == learn, step
+        learned = any(
+            not torch.equal(v, judge[k]) for k, v in recipe.regression.state_dict().items()
+        )
+        assert learned == ("score" in names)
+
+
+def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
+    cache: Cache, reader_file: Path, tmp_path: Path
+) -> None:
+    recipe = make_atvg(cache, reader_file)
+    with torch.no_grad():
+        recipe.ema.at.neutral[-1].weight.zero_()
+        recipe.ema.at.head.weight.mul_(20)
+
+    def spread() -> tuple[float, float]:
+        own, true = [], []
+        for _, _, landmarks, made in recipe._held_out_clips():
+            for curves, points in ((own, made[""].landmarks[0]), (true, landmarks)):
+                gap = (points[:, 66, 1] - points[:, 62, 1]).numpy()
+                curves.append(gap - gap.mean())
+        return float(np.concatenate(own).std()), float(np.concatenate(true).std())
+
+    own, true = spread()
+    recipe.ema.at.head.weight.mul_(true / own / 1.1)  # a tenth too little
+    path = tmp_path / "weights.safetensors"
+    recipe.export(path, 1, {})
+    own, true = spread()
+    assert own == pytest.approx(true, rel=1e-3)
+    model, info = weights.load_with_info(path)
+    assert info.metrics["gain"] == pytest.approx(1.1, rel=1e-3)
+    assert float(model.at.gain) == pytest.approx(1.1, rel=1e-2)  # half precision in the file
 
 
 # --- the readers' recipe --------------------------------------------------------------------------

@@ -1,26 +1,31 @@
 """Real above generated for several people, one sheet to look at.
 
-python tools/people_sheet.py CACHE MODEL OUT.png [--keys s1_bbwg3a,s4_bgbu2a] [--mouth]
+python tools/people_sheet.py CACHE MODELS OUT.png [--maps MODEL] [--keys s1_bbwg3a,s4_bgbu2a]
+    [--mouth] [--every 4]
 
-Each row is one clip: every third frame while somebody speaks, the identity picture is the clip's
-first frame. MODEL is a name of `talkingface models` or a weights file. --mouth enlarges the mouth.
+MODELS are names of `talkingface models` or weights files, with commas between: a row for each below
+the real one, as in
+    python tools/people_sheet.py CACHE cran,atvg docs/results/atvg_people.png --maps atvg
+Each column is one frame, one in so many (--every) while somebody speaks; the identity picture is
+the clip's first frame. --maps adds the attention (white: new colour) and the colour map of one of
+the models. NAME@landmarks is driven by the clip's real landmarks. --mouth enlarges the mouth.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from talkingface import picture, video, weights
-from talkingface.contract import Portrait
-from talkingface.data.dataset import Cache, ClipInfo, clip_speech
+from talkingface import evaluate, picture, video
+from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 
 PEOPLE = ("s1", "s4", "s26", "s2", "s25", "s34")
-SHOWN = range(12, 60, 4)
+FIRST, LAST = 12, 60  # frames between which a sentence is spoken
 
 
 def choose(cache: Cache, keys: str | None) -> list[ClipInfo]:
@@ -31,33 +36,52 @@ def choose(cache: Cache, keys: str | None) -> list[ClipInfo]:
     return [[c for c in fit if c.speaker == person][-1] for person in PEOPLE]
 
 
-def generate(cache: Cache, clip: ClipInfo, model: torch.nn.Module) -> np.ndarray:
-    """(T, S, S, 3) uint8 from the clip's sound and its first frame."""
-    image = video.to_tensor(np.array(cache.frames[clip.start : clip.start + 1]))
-    landmarks = torch.from_numpy(cache.landmarks[clip.start : clip.start + 1].copy())
-    speech = clip_speech(cache, clip, model.config.speech)[None]
-    with torch.inference_mode():
-        made, _ = model(model.encode(Portrait(image, landmarks)), speech)
-    return video.to_uint8(made.frames[0])
+def strips(
+    bench: evaluate.Bench, clip: ClipInfo, models: list[evaluate.Candidate], maps: str | None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Every row of a clip under its name, (T, S, S, 3): real, each model, and one model's maps."""
+    yield "real", np.array(bench.cache.frames[clip.start : clip.start + clip.frames])
+    shown = None
+    for model in models:
+        assert model.generator is not None
+        played = bench.generate(model.generator, clip, clip, driven=model.driven)
+        yield model.name, played.frames
+        if model.name == maps:
+            shown = played
+    if shown is not None and shown.mask is not None:
+        grey = np.rint(shown.mask * 255).astype(np.uint8)
+        yield f"{maps}: attention", np.repeat(grey[..., None], 3, axis=-1)
+    if shown is not None and shown.colour is not None:
+        yield f"{maps}: colour", shown.colour
 
 
 def main() -> None:
     """Write the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cache", type=Path)
-    parser.add_argument("model")
+    parser.add_argument("models")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--maps", help="which of the models' maps to show, as its row is called")
     parser.add_argument("--keys")
     parser.add_argument("--mouth", action="store_true")
+    parser.add_argument("--every", type=int, default=4, help="one frame in so many")
     options = parser.parse_args()
-    cache, model = open_cache(options.cache), weights.load(options.model)
+    models = [evaluate.candidate(name) for name in options.models.split(",")]
+    names = [model.name for model in models]
+    if evaluate.REAL in names:
+        parser.error("the real row is always there: name models only")
+    if options.maps is not None and options.maps not in names:
+        parser.error(f"--maps {options.maps}: is none of {', '.join(names)}")
+    bench = evaluate.Bench(open_cache(options.cache))
     part = (slice(60, 124), slice(32, 96)) if options.mouth else (slice(None), slice(None))
     rows, labels = [], []
-    for clip in choose(cache, options.keys):
-        real = cache.frames[clip.start : clip.start + clip.frames]
+    for clip in choose(bench.cache, options.keys):
         said = " ".join(word for word, _, _ in clip.words) or clip.key
-        for frames, what in ((real, "real"), (generate(cache, clip, model), "generated")):
-            rows.append([np.ascontiguousarray(frames[t][part]) for t in SHOWN])
+        for what, frames in strips(bench, clip, models, options.maps):
+            shown = range(FIRST, min(LAST, len(frames)), options.every)
+            rows.append([np.ascontiguousarray(frames[t][part]) for t in shown])
             labels.append(f"{clip.speaker} {said}: {what}")
     picture.write_png(options.out, video.contact_sheet(rows, labels), overwrite=True)
 

@@ -138,9 +138,10 @@ def _scale_frequency(power: Tensor, factor: float) -> Tensor:
 def _noise(samples: Tensor, rng: np.random.Generator) -> Tensor:
     """White to brown noise, 10-40 dB below the sound's own level."""
     level = samples.square().mean().sqrt() * 10 ** (-rng.uniform(10, 40) / 20)
-    white = torch.fft.rfft(torch.from_numpy(rng.standard_normal(len(samples))).float())
+    size = 1 << len(samples).bit_length()  # a length that transforms fast
+    white = torch.fft.rfft(torch.from_numpy(rng.standard_normal(size)).float())
     tilt = torch.arange(1, len(white) + 1).float() ** -float(rng.uniform(0, 1))
-    noise = torch.fft.irfft(white * tilt, n=len(samples))
+    noise = torch.fft.irfft(white * tilt)[: len(samples)]
     out: Tensor = samples + noise * level / noise.square().mean().sqrt().clamp(min=1e-9)
     return out
 

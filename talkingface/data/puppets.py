@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
-from talkingface.models.cran import SPEAKING
+from talkingface.models.window import SPEAKING
 
 Frames = NDArray[np.uint8]
 Picture = NDArray[np.uint8]

@@ -1,20 +1,25 @@
-"""Faces: found, measured with 68 landmarks, followed through video, aligned into crops.
+"""Faces: found or given, measured with 68 landmarks, followed through video, aligned into crops.
 
 Importing this is cheap; the two networks are loaded when the first face is looked for.
 """
 
 from talkingface.faces.align import Aligned, Track, align, pose, track
 from talkingface.faces.detect import Face, Tracker, choose_face, face_in_box, find_faces
+from talkingface.faces.given import Located, locate, overlay, write_landmarks
 
 __all__ = [
     "Aligned",
     "Face",
+    "Located",
     "Track",
     "Tracker",
     "align",
     "choose_face",
     "face_in_box",
     "find_faces",
+    "locate",
+    "overlay",
     "pose",
     "track",
+    "write_landmarks",
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from talkingface.errors import NoFaceFound
 from talkingface.faces.detect import Face, Tracker
+from talkingface.faces.given import Located
 from talkingface.geometry import (
     Array,
     CropSpec,
@@ -58,7 +59,7 @@ class Track:
     roll: Array
 
 
-def align(picture: Picture, face: Face, spec: CropSpec) -> Aligned:
+def align(picture: Picture, face: Face | Located, spec: CropSpec) -> Aligned:
     """The face's crop out of its picture, (H, W, 3) uint8 RGB."""
     matrix = crop_matrix(face.landmarks, spec)
     return Aligned(

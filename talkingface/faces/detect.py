@@ -94,22 +94,13 @@ def find_faces(picture: Picture) -> list[Face]:
     return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
 
 
-def face_in_box(picture: Picture, box: Box) -> Face:
-    """The mesh of what is in this box (x, y, width, height in pixels), be it a drawing or a statue.
-
-    Raises NoFaceFound when the box is empty or does not touch the picture.
-    """
+def face_in_box(picture: Picture, box: Box) -> Face | None:
+    """The face in this box (x, y, width, height in pixels); None when the mesh sees none there."""
     x, y, width, height = box
-    rows, columns = picture.shape[:2]
-    touches = x < columns and y < rows and x + width > 0 and y + height > 0
-    if not (touches and width > 0 and height > 0):
-        shown = ",".join(f"{value:g}" for value in box)
-        raise NoFaceFound(
-            f"the face box {shown} is outside the picture, which is {columns}x{rows} pixels: "
-            "give x,y,width,height in pixels from the top left corner"
-        )
     side = max(width, height) * _ROI_MARGIN
-    return _settle(picture, _Region(x + width / 2, y + height / 2, side, 0.0))
+    face = _settle(picture, _Region(x + width / 2, y + height / 2, side, 0.0))
+    # A box with a drawing in it must not be answered with the photograph beside it.
+    return face if face.score >= _FOUND and _same(face.box, box) else None
 
 
 class Tracker:
@@ -139,26 +130,19 @@ class Tracker:
         return None
 
 
-def choose_face(
-    picture: Picture, number: int | None = None, box: Box | None = None, name: str = "picture"
-) -> Face:
-    """One face: the largest, or the `number`-th largest (from 1), or the one in a box.
+def choose_face(picture: Picture, number: int | None = None, name: str = "picture") -> Face:
+    """One face: the largest, or the `number`-th largest (from 1).
 
     name: what errors call the picture. Raises NoFaceFound, saying the picture's size, how many
     faces were found and what to do.
     """
     height, width = picture.shape[:2]
-    if box is not None:
-        try:
-            return face_in_box(picture, box)
-        except NoFaceFound as error:
-            raise NoFaceFound(f"{name}: {error}") from error
     faces = find_faces(picture)
     if not faces:
         raise NoFaceFound(
             f"{name}: no face found in {width}x{height} pixels: give a picture with one clear "
             "face, seen from the front and at least 40 pixels wide, or say where it is with "
-            "--face x,y,width,height"
+            "--face x,y,width,height or --landmarks points.json"
         )
     if number is not None and not 1 <= number <= len(faces):
         there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"

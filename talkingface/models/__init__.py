@@ -11,15 +11,16 @@ from typing import Any
 from torch import nn
 
 from talkingface.errors import UnknownModel
-from talkingface.models import baselines, cran, lipreader
+from talkingface.models import atvg, baselines, cran, lipreader
 
 FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
+    "atvg": (atvg.Atvg, atvg.AtvgConfig),
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
 }
-PRESETS: dict[str, Any] = {**cran.PRESETS, **baselines.PRESETS}
+PRESETS: dict[str, Any] = {**cran.PRESETS, **atvg.PRESETS, **baselines.PRESETS}
 
 
 def build(config: Any) -> nn.Module:

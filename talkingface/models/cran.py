@@ -24,11 +24,8 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Up, base_grid, border_ramp, conv, repeat_frames
-
-# The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
-SPEAKING = (*range(4, 13), *range(48, 68))
-FLOW_UNIT = 0.05  # one unit of the lip head, in crop sides (6.4 px at 128)
+from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
+from talkingface.models.window import FLOW_UNIT, SPEAKING, Window
 
 
 @dataclass(frozen=True)
@@ -80,45 +77,33 @@ class Identity:
 class Cran(nn.Module):
     """The generator. `encode` a face once, then call with windows of speech."""
 
-    ramp: Tensor
-    grid: Tensor
-    guide_grid: Tensor
     speech_mean: Tensor
     speech_std: Tensor
 
     def __init__(self, config: CranConfig) -> None:
         super().__init__()
         self.config = config
-        top, bottom, left, right = config.window
-        self.shape = (bottom - top, right - left)
+        self.window = Window(config.window, config.crop)
+        self.shape = self.window.shape
         strides = 2 ** len(config.image_channels)
         if self.shape[0] % strides or self.shape[1] % strides:
             raise ValueError(f"the window {config.window} must divide by {strides}")
         self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
         self._build_encoders()
         self._build_decoder()
-        whole = self.shape == (config.crop.size, config.crop.size)
-        ramp = torch.ones(1, *self.shape) if whole else border_ramp(*self.shape, edge=6)
-        if bottom == config.crop.size and not whole:  # the window ends where the crop ends
-            ramp = torch.cat([ramp[:, :-6], ramp[:, -7:-6].expand(-1, 6, -1)], dim=1)
-        self.register_buffer("ramp", ramp, persistent=False)
-        self.register_buffer("grid", base_grid(*self.shape), persistent=False)
-        half = base_grid(self.shape[0] // 2, self.shape[1] // 2)
-        self.register_buffer("guide_grid", half, persistent=False)
         self.register_buffer("speech_mean", torch.zeros(config.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(config.speech.coefficients))
 
     def _build_encoders(self) -> None:
         c = self.config
-        layers: list[nn.Module] = []
-        height, width, channels = c.speech.hops, c.speech.coefficients, 1
-        for outputs, stride in zip(c.audio_channels, c.audio_strides, strict=True):
-            layers.append(conv(channels, outputs, 3, stride, c.audio_norm))
-            height, width, channels = -(-height // stride), -(-width // stride), outputs
-        layers += [nn.Flatten(), nn.Linear(channels * height * width, c.audio_features)]
-        for _ in range(c.audio_layers - 1):
-            layers += [nn.ReLU(inplace=True), nn.Linear(c.audio_features, c.audio_features)]
-        self.audio_encoder = nn.Sequential(*layers)
+        self.audio_encoder = audio_encoder(
+            c.speech,
+            c.audio_channels,
+            c.audio_strides,
+            c.audio_norm,
+            c.audio_features,
+            c.audio_layers,
+        )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
         self.image_head = nn.Linear(
@@ -162,12 +147,8 @@ class Cran(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
-        features, skips = self._encode_image(self._cut(portrait.image))
+        features, skips = self._encode_image(self.window.cut(portrait.image))
         return Identity(portrait, features, skips)
-
-    def _cut(self, image: Tensor) -> Tensor:
-        top, bottom, left, right = self.config.window
-        return image[..., top:bottom, left:right]
 
     def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         skips, x = [], window
@@ -193,7 +174,7 @@ class Cran(nn.Module):
         """
         window, state = self.draw_window(identity, speech, state, guide, teacher)
         whole = identity.portrait.image
-        return self._into_crop(window, whole.unsqueeze(1)), state
+        return self.window.into_crop(window, whole.unsqueeze(1)), state
 
     def draw_window(
         self,
@@ -245,11 +226,13 @@ class Cran(nn.Module):
         teacher: Tensor | None,
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
-        recurrent, before = (None, self._cut(identity.portrait.image)) if state is None else state
+        recurrent, before = (
+            (None, self.window.cut(identity.portrait.image)) if state is None else state
+        )
         pictures = []
         for t in range(audio.shape[1]):
             if teacher is not None:
-                before = self._cut(teacher[:, t])
+                before = self.window.cut(teacher[:, t])
             seen, skips = self._encode_image(before)
             natural = self.config.scheme == "natural"
             face, maps = (identity.features, identity.skips) if natural else (seen, skips)
@@ -285,38 +268,6 @@ class Cran(nn.Module):
         hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self.predict_landmarks(identity.portrait.landmarks, hybrid)
 
-    def guide_maps(self, identity: Tensor, target: Tensor) -> Tensor:
-        """Lip motion as a picture at half the window's size: (N, 68, 2) twice -> (N, 6, H/2, W/2).
-
-        Channels: backward flow (x, y) in FLOW_UNITs; lips and opening, each of target and identity.
-        """
-        top, _, left, _ = self.config.window
-        scale = torch.tensor([self.shape[1], self.shape[0]], device=identity.device)
-        offset = torch.tensor([left, top], device=identity.device)
-
-        def place(points: Tensor) -> Tensor:  # [0, 1] of the crop -> [-1, 1] of the window
-            return (points.float() * self.config.crop.size - offset) / scale * 2 - 1
-
-        here, there = place(identity), place(target)
-        aspect = self.shape[1] / self.shape[0]
-        points = list(SPEAKING)
-        near = _bumps(self.guide_grid, there[:, points], 0.11, aspect)
-        step = (identity[:, points] - target[:, points]).float() / FLOW_UNIT
-        flow = torch.einsum("nphw,npc->nchw", near, step) / (near.sum(1, keepdim=True) + 0.05)
-        lips = [
-            _bumps(self.guide_grid, p[:, 48:68], 0.06, aspect).sum(1, keepdim=True)
-            for p in (there, here)
-        ]
-        opening = [self._opening(p, aspect) for p in (there, here)]
-        return torch.cat([flow, *lips, *opening], dim=1)
-
-    def _opening(self, points: Tensor, aspect: float) -> Tensor:
-        """(N, 1, H/2, W/2): how open the mouth is, where it opens (inner lips 61-63, 65-67)."""
-        upper, lower = points[:, [61, 62, 63]], points[:, [67, 66, 65]]
-        gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
-        spots = _bumps(self.guide_grid, (upper + lower) / 2, 0.1, aspect)
-        return (spots * gap.unsqueeze(-1)).sum(1, keepdim=True)
-
     # --- hybrid feature to picture --------------------------------------------------------------
 
     def _draw(
@@ -334,10 +285,10 @@ class Cran(nn.Module):
         maps = None
         if config.lips == "guide" and landmarks is not None:
             shown = landmarks if guide is None else guide
-            maps = self.guide_maps(repeat_frames(own, frames), shown.flatten(0, 1))
+            maps = self.window.lip_maps(repeat_frames(own, frames), shown.flatten(0, 1))
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
         x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
-        window = repeat_frames(self._cut(identity.portrait.image), frames)
+        window = repeat_frames(self.window.cut(identity.portrait.image), frames)
         made, mask, colour, flow = self._compose(x.float(), motion, window)
         shape = (batch, frames)
         return Generated(
@@ -372,49 +323,15 @@ class Cran(nn.Module):
 
         Returns the frame, the mask, the colour and the flow in crop sides.
         """
-        colour = torch.tanh(x[:, :3].contiguous())
+        colour, ramp = torch.tanh(x[:, :3].contiguous()), self.window.ramp
         if self.config.output == "direct":
-            return colour * self.ramp + window * (1 - self.ramp), None, colour, None
-        mask = torch.sigmoid(x[:, 3:].contiguous()) * self.ramp
+            return colour * ramp + window * (1 - ramp), None, colour, None
+        mask = torch.sigmoid(x[:, 3:].contiguous()) * ramp
         if flow is not None:
             flow = F.interpolate(flow, self.shape, mode="bilinear", align_corners=False)
-            flow = flow * self.ramp * FLOW_UNIT
-            size = self.config.crop.size
-            scale = torch.tensor([size / self.shape[1], size / self.shape[0]], device=x.device)
-            grid = self.grid + flow.permute(0, 2, 3, 1) * (2 * scale)
-            window = F.grid_sample(window, grid, padding_mode="border", align_corners=False)
+            flow = flow * ramp * FLOW_UNIT
+            window = self.window.bend(window, flow)
         return mask * colour + (1 - mask) * window, mask, colour, flow
-
-    def _into_crop(self, window: Generated, picture: Tensor) -> Generated:
-        """The window's pictures in a whole crop: around it the identity, nothing in the maps."""
-        size = self.config.crop.size
-        if self.shape == (size, size):
-            return window
-        top, bottom, left, right = self.config.window
-
-        def place(part: Tensor, around: Tensor) -> Tensor:
-            whole = around.expand(*part.shape[:3], size, size).to(part.dtype).clone()
-            whole[..., top:bottom, left:right] = part
-            return whole
-
-        nothing = picture.new_zeros(1, 1, 1, 1, 1)
-        return Generated(
-            place(window.frames, picture),
-            None if window.mask is None else place(window.mask, nothing),
-            None if window.colour is None else place(window.colour, nothing),
-            window.landmarks,
-            None if window.flow is None else place(window.flow, nothing),
-        )
-
-
-def _bumps(grid: Tensor, points: Tensor, width: float, aspect: float) -> Tensor:
-    """(N, P, H, W): a round Gaussian of `width` (half window widths) at each of (N, P, 2)."""
-    dx = grid[0, :, 0][None, None] - points[..., :1]  # (N, P, W)
-    dy = (grid[:, 0, 1][None, None] - points[..., 1:]) / aspect  # (N, P, H)
-    scale = -0.5 / width**2
-    return torch.exp(dy.square() * scale).unsqueeze(-1) * torch.exp(dx.square() * scale).unsqueeze(
-        -2
-    )
 
 
 def _join(parts: list[Generated]) -> Generated:

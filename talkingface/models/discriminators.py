@@ -1,10 +1,11 @@
-"""The spatial-temporal critics of Song et al. 2019 (Sec. 3.3): D_I on frames, D_V on sequences.
+"""The spatial-temporal critics of Song et al. 2019 (Sec. 3.3), D_I on frames and D_V on sequences,
+and the regression-based one of ATVGnet (Chen et al. 2019), which reads landmarks off the frames.
 
-Both answer with a map of logits, one per patch, for pictures of any height and width from 32 up:
+Song's answer with a map of logits, one per patch, for pictures of any height and width from 32 up:
 the whole crop or only the window that speech moves. The paper names no sizes; `PUBLISHED_*` are
 those of the authors' released code, `LEAN_*` are for few data: no batch or instance statistics, so
 that no sample of a batch influences another even in training. Spectral norm is a switch: with it
-the critics of teeth 10 px wide learned nothing in the steps that a CPU affords (docs/log.md).
+Song's critics of teeth 10 px wide learned nothing in the steps that a CPU affords (docs/log.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+
+from talkingface.contract import LANDMARKS
 
 SMALLEST = 32  # pixels: four strides of 2 leave a 2 x 2 map
 SLOPE = 0.2  # of the leaky ReLU
@@ -62,10 +65,46 @@ class VideoCriticConfig:
         return 1 + sum(kernel - 1 for kernel in self.time_kernels)
 
 
+@dataclass(frozen=True)
+class RegressionCriticConfig:
+    """ATVGnet's regression-based discriminator; the default is the released code's, 20.90 M weights
+    (its file also holds a decoder of 0.59 M that is never called: 21.49 M in all).
+
+    channels: of each 3x3 convolution of stride 2; norm: after each but the first; size: (H, W) of
+    frames; features: of a frame; landmark_features: of the example landmarks, hidden then last;
+    hidden, layers: of the LSTM; reach: the largest landmark displacement, in crop sides; slope: of
+    the leaky ReLU; spectral: spectral norm of the convolutions.
+    """
+
+    size: tuple[int, int] = (128, 128)
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    features: int = 512
+    landmark_features: tuple[int, int] = (256, 512)
+    hidden: int = 256
+    layers: int = 3
+    norm: Literal["none", "batch"] = "batch"
+    reach: float = 1.0
+    slope: float = 0.0
+    spectral: bool = False
+
+
 PUBLISHED_FRAME_CRITIC = FrameCriticConfig()
 PUBLISHED_VIDEO_CRITIC = VideoCriticConfig()
 LEAN_FRAME_CRITIC = FrameCriticConfig(channels=(24, 48, 96), norm="none")
 LEAN_VIDEO_CRITIC = VideoCriticConfig(channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none")
+PUBLISHED_REGRESSION_CRITIC = RegressionCriticConfig()
+# the window that the lean generators draw: rows 56-128, columns 24-104 of the crop
+LEAN_REGRESSION_CRITIC = RegressionCriticConfig(
+    size=(72, 80),
+    channels=(24, 48, 96, 96),
+    features=128,
+    landmark_features=(64, 128),
+    hidden=128,
+    layers=1,
+    norm="none",
+    reach=0.1,
+    slope=SLOPE,
+)
 
 
 class SpectralNorm(nn.Module):
@@ -185,3 +224,78 @@ class VideoCritic(nn.Module):
     def valid(self, valid: Tensor) -> Tensor:
         """(B, T) bool, frames that are no padding -> (B, T - frames + 1), logits that see none."""
         return valid.unfold(1, self.frames, 1).all(-1)
+
+
+class RegressionCritic(nn.Module):
+    """ATVGnet's discriminator: which landmarks do these frames show, and is the sequence real?
+
+    The recurrence is over time and forward: the landmarks of a frame depend on no later frame.
+    """
+
+    def __init__(self, config: RegressionCriticConfig = PUBLISHED_REGRESSION_CRITIC) -> None:
+        super().__init__()
+        self.config = config
+        self.frame = self._frame_encoder(config)
+        first, last = config.landmark_features
+        self.example = nn.Sequential(
+            nn.Linear(2 * LANDMARKS, first),
+            nn.LeakyReLU(config.slope),
+            nn.Linear(first, last),
+            nn.LeakyReLU(config.slope),
+        )
+        self.memory = nn.LSTM(
+            config.features + last, config.hidden, config.layers, batch_first=True
+        )
+        self.displacement = nn.Linear(config.hidden, 2 * LANDMARKS)
+        self.decision = nn.Linear(config.hidden, 1)
+
+    @staticmethod
+    def _frame_encoder(config: RegressionCriticConfig) -> nn.Sequential:
+        """(N, 3, H, W) -> (N, features)."""
+        height, width = config.size
+        layers: list[nn.Module] = []
+        for index, (inside, outside) in enumerate(pairwise((3, *config.channels))):
+            convolution = nn.Conv2d(inside, outside, 3, stride=2, padding=1)
+            layers += [
+                _normalised(convolution, config.spectral),
+                _norm(config.norm if index else "none", 2, outside),
+                nn.LeakyReLU(config.slope),
+            ]
+            height, width = -(-height // 2), -(-width // 2)
+            if not config.spectral:  # N(0, 0.02) would fade from layer to layer without norms
+                nn.init.kaiming_normal_(convolution.weight, config.slope)
+        flat = config.channels[-1] * height * width
+        layers += [nn.Flatten(), nn.Linear(flat, config.features), nn.LeakyReLU(config.slope)]
+        return nn.Sequential(*layers)
+
+    def train(self, mode: bool = True) -> RegressionCritic:
+        """As any module's, but cuDNN's LSTM must stay in training mode to pass gradients on to a
+        generator while the critic is held still; without dropout its two modes are the same.
+        """
+        super().train(mode)
+        self.memory.train()
+        return self
+
+    def forward(self, frames: Tensor, example: Tensor) -> tuple[Tensor, Tensor]:
+        """frames: (B, T, 3, H, W) in [-1, 1], H and W those of the config. example: (B, 68, 2) in
+        [0, 1] of the crop, p_p, the identity's. Returns the landmarks (B, T, 68, 2) that the frames
+        show, and one score (B,) for the whole sequence: a logit, high where real. Both float32.
+        """
+        size = self.config.size
+        if (
+            frames.ndim != 5
+            or frames.shape[1] == 0
+            or frames.shape[2:] != (3, *size)
+            or example.shape != (len(frames), LANDMARKS, 2)
+        ):
+            raise ValueError(
+                f"this critic takes frames (B, T, 3, {size[0]}, {size[1]}) and landmarks "
+                f"(B, {LANDMARKS}, 2), not {tuple(frames.shape)} and {tuple(example.shape)}"
+            )
+        batch, time = frames.shape[:2]
+        seen = self.frame(frames.flatten(0, 1)).reshape(batch, time, -1)
+        known = self.example(example.flatten(1))[:, None].expand(-1, time, -1)
+        memory, _ = self.memory(torch.cat([seen, known], dim=2))
+        moved = self.displacement(memory).float().tanh().reshape(batch, time, LANDMARKS, 2)
+        landmarks = example[:, None].float() + self.config.reach * moved
+        return landmarks, self.decision(memory)[..., 0].float().mean(1)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.errors import BadRequest
-from talkingface.models.cran import PRESETS as MODELS
-from talkingface.models.cran import CranConfig
-from talkingface.models.discriminators import PUBLISHED_FRAME_CRITIC, PUBLISHED_VIDEO_CRITIC
+from talkingface.models import PRESETS as MODELS
+from talkingface.models.discriminators import (
+    PUBLISHED_FRAME_CRITIC,
+    PUBLISHED_REGRESSION_CRITIC,
+    PUBLISHED_VIDEO_CRITIC,
+)
 from talkingface.models.lipreader import LeanReaderConfig, PublishedReaderConfig
+from talkingface.training.atvg import AtvgTraining
+from talkingface.training.cran import CranTraining
+from talkingface.training.generator import GeneratorTraining, Stage
 from talkingface.training.reading import ReadingTraining
-from talkingface.training.recipes import CranTraining, Stage
 
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
@@ -70,6 +76,56 @@ CRAN = {
 }
 
 
+# ATVGnet: AT-net learns from landmarks, VG-net from real landmarks; then one behind the other.
+LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
+# From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
+JUDGED = {**LEAN_DRAWING, "lips": 0.2, "score": 0.05, "regression": 0.3, "image": 0.5, "video": 0.5}
+VG = Stage(2800, LEAN_DRAWING, 8e-4, real_guide=1.0, schedule="cosine")
+CASCADE = replace(
+    VG, steps=500, weights=JUDGED, lr=4e-4, real_guide=0.5, speech_rate=0.05, critic_rate=5.0
+)
+# The released code: 10 L_pix + BCE + landmark MSE, each discriminator term alike.
+PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
+
+ATVG = {
+    "atvg": AtvgTraining(
+        model=MODELS["atvg"],
+        stages=(replace(LIPS, steps=1300), VG, CASCADE),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        puppets=0.25,
+    ),
+    # Released code: Adam 2e-4, beta 0.5; AT-net 10 epochs of 16 clips, VG-net 5 epochs of 10; the
+    # paper has no third stage: here one epoch of it.
+    "atvg-paper": AtvgTraining(
+        model=MODELS["atvg-paper"],
+        stages=(
+            Stage(0, {"lips": 1.0}, epochs=10, batch=16, frames=16, pictures=False),
+            Stage(0, PAPER_DRAWING, epochs=5, batch=10, frames=16, real_guide=1.0),
+            Stage(0, PAPER_DRAWING, epochs=1, batch=10, frames=16, real_guide=0.0),
+        ),
+        augment=NO_AUGMENTATION,
+        balance=1.0,
+        silent=0.0,
+        mouth=1e4,
+        jitter=0.0,
+        regression_critic=PUBLISHED_REGRESSION_CRITIC,
+        precision="float32",
+    ),
+    "atvg-tiny": AtvgTraining(
+        model=MODELS["atvg-tiny"],
+        stages=(
+            Stage(4, {"lips": 1.0}, 1e-3, 2, 10, pictures=False),
+            Stage(
+                4, {**LEAN_DRAWING, "score": 0.1, "regression": 0.3}, 1e-3, 2, 10, real_guide=1.0
+            ),
+            Stage(4, JUDGED, 1e-3, 2, 10, real_guide=0.5),
+        ),
+    ),
+}
+
+
 # Lip readers. "trainer" guides a generator, "judge" scores it: other sentences, another seed and
 # another architecture (the published one at a third of its size).
 READING = {
@@ -84,7 +140,10 @@ READING = {
 }
 
 
-def shortened(training: CranTraining, steps: tuple[int, ...]) -> CranTraining:
+T = TypeVar("T", bound=GeneratorTraining)
+
+
+def shortened(training: T, steps: tuple[int, ...]) -> T:
     """The same training with other numbers of steps per stage, in order; 0 leaves a stage out."""
     if len(steps) > len(training.stages):
         raise BadRequest(f"{len(steps)} stages asked for, this preset has {len(training.stages)}")
@@ -92,13 +151,16 @@ def shortened(training: CranTraining, steps: tuple[int, ...]) -> CranTraining:
     return replace(training, stages=tuple(replace(s, steps=n, epochs=0) for s, n in pairs if n))
 
 
-def choose(preset: str, steps: str | None, without: list[str], change: list[str]) -> CranTraining:
-    """A row of the table with the command line's wishes: `steps` as "1200,4000,600", loss names to
-    leave out, and "name=value" for a text switch of the model (scheme, output, lips) or training
-    (form, reading, precision). Raises BadRequest naming what is known."""
-    if preset not in CRAN:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(CRAN)}")
-    training = CRAN[preset]
+def choose(
+    table: Mapping[str, T], preset: str, steps: str | None, without: list[str], change: list[str]
+) -> T:
+    """A row of a table with the command line's wishes: `steps` as "1200,4000,600", loss names to
+    leave out, and "name=value" for a text switch of the training (form, reading, precision), of the
+    model (scheme, output, lips) or of its parts (motion, recurrence).
+    Raises BadRequest naming what is known."""
+    if preset not in table:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
+    training = table[preset]
     for item in change:
         training = _changed(training, item)
     known = {name for stage in training.stages for name in stage.weights}
@@ -117,24 +179,40 @@ def choose(preset: str, steps: str | None, without: list[str], change: list[str]
         raise BadRequest(f"--steps {steps!r}: give whole numbers, as 1200,4000,600") from error
 
 
-def _changed(training: CranTraining, item: str) -> CranTraining:
-    """One "name=value" applied to the model's or the training's text switches."""
+def _changed(training: T, item: str) -> T:
+    """One "name=value" applied to the training's or the model's text switches."""
     name, _, value = item.partition("=")
-    for holder in (training.model, training):
-        allowed = _choices(type(holder)).get(name)
-        if allowed is None:
-            continue
-        if value not in allowed:
-            raise BadRequest(f"--set {item}: {name} is one of {', '.join(allowed)}")
-        wish: dict[str, Any] = {name: value}
-        if holder is training:
-            return replace(training, **wish)
-        return replace(training, model=replace(training.model, **wish))
-    names = sorted({*_choices(CranConfig), *_choices(CranTraining)})
-    raise BadRequest(f"--set {item}: known switches are {', '.join(names)}")
+    allowed = _choices(training)
+    if name not in allowed:
+        known = ", ".join(sorted(allowed))
+        raise BadRequest(f"--set {item}: known switches are {known}")
+    if value not in allowed[name]:
+        raise BadRequest(f"--set {item}: {name} is one of {', '.join(allowed[name])}")
+    changed: T = _with(training, name, value)
+    return changed
 
 
-def _choices(kind: type) -> dict[str, tuple[str, ...]]:
+def _with(config: Any, name: str, value: str) -> Any:
+    """The dataclass with this switch changed, wherever in its model (and its parts) it is."""
+    if name in _words(config):
+        return replace(config, **{name: value})
+    inner = {n: _with(part, name, value) for n, part in _parts(config) if name in _choices(part)}
+    return replace(config, **inner) if inner else config
+
+
+def _choices(config: Any) -> dict[str, tuple[str, ...]]:
+    """All switches of a dataclass and of the parts of its model."""
+    found = {n: words for _, part in _parts(config) for n, words in _choices(part).items()}
+    return {**found, **_words(config)}
+
+
+def _parts(config: Any) -> list[tuple[str, Any]]:
+    """A training's model; a model's networks."""
+    names = ("model", "at", "vg")
+    return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
+
+
+def _words(config: Any) -> dict[str, tuple[str, ...]]:
     """The fields of a dataclass that take one of a few words."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(type(config))
     return {n: typing.get_args(h) for n, h in hints.items() if typing.get_origin(h) is Literal}

@@ -1,0 +1,517 @@
+"""ATVGnet: the cascade of Chen et al. 2019 (poster, Fig. 3).
+
+    c_p = PCA(p_p)                                once per face
+    c_t = AT-net(A_t, c_p)                        LSTM: where the landmarks are
+    p_t = p_p + B (c_t - c_p)                     displaced, so that a face keeps its shape
+    alpha_t, C_t = VG-net(I, p_p, p_t)            what to draw, and where
+    v_t = alpha_t * C_t + (1 - alpha_t) * I
+
+VG-net is here twice: `PublishedVgNet` in the sizes of the authors' released code, and `VgNet`, lean
+enough for a CPU: only the lower face is drawn, landmarks are shown as pictures, and C_t may be the
+identity picture bent along the landmarks' motion with new colour where bending cannot reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talkingface import phones
+from talkingface.audio import SpeechSpec
+from talkingface.contract import LANDMARKS, Generated, Portrait, State
+from talkingface.geometry import CropSpec
+from talkingface.models.blocks import ConvGru, Residual, Up, audio_encoder, conv, repeat_frames
+from talkingface.models.window import FLOW_UNIT, SPEAKING, Window
+
+
+@dataclass(frozen=True)
+class AtConfig:
+    """AT-net. components: of the landmark space (the poster's 6).
+
+    points: which of the 68 the space moves: all, or the jaw and the lips only ("speaking").
+    audio: "strided" convolutions over hops and coefficients, the released code's "pooled" ones, or
+    a "sequence" of hops, coefficients as channels (phones are no neighbours). neutral: whether
+    a layer of its own says how far the identity's mouth is from neutral. identity_dropout: how
+    often in training the LSTM does not see the identity.
+    """
+
+    components: int = 12
+    points: Literal["speaking", "all"] = "speaking"
+    audio: Literal["strided", "pooled", "sequence"] = "sequence"
+    audio_features: int = 256
+    landmark_features: tuple[int, ...] = (64, 64)
+    hidden: int = 256
+    layers: int = 2
+    neutral: bool = True
+    identity_dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class VgConfig:
+    """VG-net. kind: "lean" or "published" (whose sizes are fixed but for `width`).
+
+    motion: C_t is new "colour" alone, or the "bent" identity picture with new colour over it.
+    recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
+    width: factor on the published channels. window: what the lean one draws, as in CRAN.
+    """
+
+    kind: Literal["lean", "published"] = "lean"
+    motion: Literal["bent", "colour"] = "bent"
+    recurrence: Literal["time", "frame"] = "time"
+    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    image_channels: tuple[int, int, int] = (32, 64, 64)
+    landmark_channels: tuple[int, int, int] = (16, 32, 64)
+    hidden: int = 64
+    last_channels: int = 16
+    width: float = 1.0
+
+
+@dataclass(frozen=True)
+class AtvgConfig:
+    """Both networks, the speech they hear and the crop they see."""
+
+    family: str = "atvg"
+    speech: SpeechSpec = field(
+        default_factory=lambda: SpeechSpec(kind="phones", coefficients=phones.FEATURES)
+    )
+    crop: CropSpec = field(default_factory=CropSpec)
+    at: AtConfig = field(default_factory=AtConfig)
+    vg: VgConfig = field(default_factory=VgConfig)
+
+
+class LandmarkSpace(nn.Module):
+    """The PCA of landmarks that move (`data.landmark_space` fits it; poster, Fig. 3).
+
+    mean: (2 P,), the mean face's P points in [0, 1] of the crop; basis: (K, 2 P), orthonormal rows,
+    the directions in which points move within a clip; scale: (K,), standard deviations along them.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
+    def __init__(self, components: int, points: Literal["speaking", "all"]) -> None:
+        super().__init__()
+        self.points = list(SPEAKING if points == "speaking" else range(LANDMARKS))
+        size = 2 * len(self.points)
+        if not 0 < components <= size:
+            raise ValueError(f"a space of {len(self.points)} points has 1 to {size} components")
+        self.register_buffer("mean", torch.full((size,), 0.5))
+        self.register_buffer("basis", torch.eye(size)[:components].clone())
+        self.register_buffer("scale", torch.full((components,), FLOW_UNIT))
+
+    def coefficients(self, landmarks: Tensor) -> Tensor:
+        """(..., 68, 2) in [0, 1] of the crop -> (..., K), 1 is one standard deviation."""
+        out: Tensor = (landmarks[..., self.points, :].flatten(-2) - self.mean) @ self.basis.T
+        return out / self.scale
+
+    def displace(self, landmarks: Tensor, change: Tensor) -> Tensor:
+        """(B, 68, 2) and changes (B, T, K) of its coefficients -> (B, T, 68, 2)."""
+        moved = ((change.float() * self.scale) @ self.basis).unflatten(-1, (-1, 2))
+        out = landmarks.unsqueeze(1).repeat(1, change.shape[1], 1, 1)
+        out[:, :, self.points] += moved.to(out.dtype)
+        return out
+
+
+class AtNet(nn.Module):
+    """Audio and the identity's coefficients -> LSTM -> the change of coefficients per frame.
+
+    gain: factor on what the LSTM says, measured on validation: lips open as far as real ones.
+    """
+
+    gain: Tensor
+    speech_mean: Tensor
+    speech_std: Tensor
+
+    def __init__(self, config: AtConfig, speech: SpeechSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.space = LandmarkSpace(config.components, config.points)
+        self.audio_encoder = _audio(config, speech)
+        sizes = (config.components, *config.landmark_features)
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU(inplace=True))]
+        self.landmark_encoder = nn.Sequential(*layers)
+        self.lstm = nn.LSTM(
+            config.audio_features + sizes[-1], config.hidden, config.layers, batch_first=True
+        )
+        with torch.no_grad():  # begin by remembering (Jozefowicz et al. 2015)
+            for layer in range(config.layers):
+                getattr(self.lstm, f"bias_hh_l{layer}")[config.hidden : 2 * config.hidden] = 1.0
+        self.head = nn.Linear(config.hidden, config.components)
+        if config.neutral:
+            self.neutral = nn.Sequential(
+                nn.Linear(config.components, 64),
+                nn.LeakyReLU(0.2),
+                nn.Linear(64, config.components),
+            )
+        self.register_buffer("gain", torch.ones(()))
+        self.register_buffer("speech_mean", torch.zeros(speech.coefficients))
+        self.register_buffer("speech_std", torch.ones(speech.coefficients))
+
+    def forward(self, own: Tensor, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """own: (B, K) of the identity; speech: (B, T, hops, coefficients) -> change (B, T, K)."""
+        x = (speech - self.speech_mean) / self.speech_std
+        audio = self.audio_encoder(x.flatten(0, 1).unsqueeze(1)).unflatten(0, speech.shape[:2])
+        face = self.landmark_encoder(torch.tanh(own / 3) if self.config.neutral else own)
+        if self.training and self.config.identity_dropout > 0:
+            face = face * (
+                torch.rand(len(face), 1, device=face.device) >= self.config.identity_dropout
+            )
+        face = face.unsqueeze(1).expand(-1, speech.shape[1], -1)
+        hidden, state = self.lstm(torch.cat([audio, face.to(audio.dtype)], dim=-1), state)
+        change = self.gain * self.head(hidden)
+        if self.config.neutral:
+            change = change - self.neutral(own).unsqueeze(1)
+        return change, state
+
+
+def _audio(config: AtConfig, speech: SpeechSpec) -> nn.Sequential:
+    """(N, 1, hops, coefficients) -> (N, audio_features)."""
+    if config.audio == "pooled":
+        return _pooled_audio(speech, config.audio_features)
+    if config.audio == "strided":
+        return audio_encoder(speech, (32, 64, 128), (2, 2, 2), "group", config.audio_features)
+    width, left = 96, (speech.hops + 3) // 4
+    return nn.Sequential(
+        Transposed(),
+        nn.Conv1d(speech.coefficients, width, 1),
+        nn.Conv1d(width, width, 5, 2, 2),
+        nn.GroupNorm(8, width),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv1d(width, width, 3, 2, 1),
+        nn.GroupNorm(8, width),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Flatten(),
+        nn.Linear(width * left, config.audio_features),
+    )
+
+
+class Transposed(nn.Module):
+    """(N, 1, hops, coefficients) -> (N, coefficients, hops)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x[:, 0].transpose(1, 2)
+
+
+def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:
+    """The released AT-net's trunk: 28 hops x 12 MFCCs -> 512 x 12 x 2 -> 2048 -> features."""
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+    height, width = (
+        (speech.hops - 2 - 3) // 2 + 1,
+        ((speech.coefficients - 3) // 2 + 1 - 3) // 2 + 1,
+    )
+    return nn.Sequential(
+        *block(1, 64),
+        *block(64, 128),
+        nn.MaxPool2d(3, (1, 2)),
+        *block(128, 256),
+        *block(256, 256),
+        *block(256, 512),
+        nn.MaxPool2d(3, (2, 2)),
+        nn.Flatten(),
+        nn.Linear(512 * height * width, 2048),
+        nn.ReLU(inplace=True),
+        nn.Linear(2048, features),
+        nn.ReLU(inplace=True),
+    )
+
+
+class VgNet(nn.Module):
+    """The lean video generator: the window at 1/8 through MMRNN, and up again in three steps.
+
+    Feature-level attention at two scales mixes what is decoded with the identity's own features.
+    """
+
+    def __init__(self, config: VgConfig, crop: CropSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.window = Window(config.window, crop)
+        if self.window.shape[0] % 8 or self.window.shape[1] % 8:
+            raise ValueError(f"the window {config.window} must divide by 8")
+        (e1, e2, e3), (l1, l2, l3) = config.image_channels, config.landmark_channels
+        self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise((3, e1, e2, e3)))
+        self.landmark_encoder = nn.ModuleList([conv(6, l1), conv(l1, l2, 3, 2), conv(l2, l3, 3, 2)])
+        self.attention = nn.ModuleList([nn.Conv2d(l1, 1, 3, 1, 1), nn.Conv2d(l2, 1, 3, 1, 1)])
+        self.fuse = conv(e3 + l3, config.hidden)
+        self.mmrnn = ConvGru(config.hidden, config.hidden)
+        self.residual = Residual(config.hidden)
+        self.ups = nn.ModuleList(
+            [
+                Up(config.hidden, e2, 3, False),
+                Up(e2 + l2, e1, 3, False),
+                Up(e1 + l1, config.last_channels, 3, False),
+            ]
+        )
+        bent = config.motion == "bent"
+        self.last = conv(config.last_channels + (3 if bent else 0), config.last_channels)
+        self.head = nn.Conv2d(config.last_channels, 4, 3, 1, 1)
+        assert self.head.bias is not None
+        with torch.no_grad():  # look everywhere; begin without new colour
+            self.head.weight[:3] *= 0.1
+            self.head.bias[:3] = 0.0
+            self.head.bias[3] = 1.0
+        if bent:
+            self.flow_head = nn.Conv2d(e1 + l1, 2, 3, 1, 1)
+            nn.init.zeros_(self.flow_head.weight)
+            nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
+
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) -> the window's features, largest first."""
+        maps, x = [], self.window.cut(image)
+        for layer in self.image_encoder:
+            x = layer(x)
+            maps.append(x)
+        return tuple(maps)
+
+    def forward(
+        self,
+        portrait: Portrait,
+        features: tuple[Tensor, ...],
+        landmarks: Tensor,
+        state: State = None,
+    ) -> tuple[Generated, State]:
+        """landmarks: (B, T, 68, 2); the pictures are the window's only."""
+        shape = landmarks.shape[:2]
+        maps = self.window.lip_maps(
+            repeat_frames(portrait.landmarks, shape[1]), landmarks.flatten(0, 1)
+        )
+        drawn, x = [], maps
+        for layer in self.landmark_encoder:
+            x = layer(x.contiguous(memory_format=torch.channels_last))
+            drawn.append(x)
+        e1, e2, e3 = (repeat_frames(f, shape[1]) for f in features)
+        x = self.fuse(torch.cat([e3, drawn[2]], dim=1)).unflatten(0, shape)
+        x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
+        x = self.ups[0](self.residual(x.flatten(0, 1)))
+        x = self._mix(e2, x, self.attention[1](drawn[1]))
+        x = self.ups[1](torch.cat([x, drawn[1]], dim=1))
+        x = torch.cat([self._mix(e1, x, self.attention[0](drawn[0])), drawn[0]], dim=1)
+        picture = repeat_frames(self.window.cut(portrait.image), shape[1])
+        frames, alpha, colour, flow = self._compose(x, maps[:, :2], picture)
+        return Generated(
+            frames.unflatten(0, shape),
+            alpha.unflatten(0, shape),
+            colour.unflatten(0, shape),
+            landmarks,
+            None if flow is None else flow.unflatten(0, shape),
+        ), state
+
+    @staticmethod
+    def _mix(image: Tensor, decoded: Tensor, attention: Tensor) -> Tensor:
+        """Feature-level attention: the identity's features where nothing moves."""
+        a = torch.sigmoid(attention)
+        return image * (1 - a) + decoded * a
+
+    def _compose(
+        self, x: Tensor, along: Tensor, picture: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Half-size features, the landmarks' own flow and the identity picture -> frame, alpha_t,
+        C_t, and how far alpha_t * C_t + (1 - alpha_t) * I bends the identity, in crop sides."""
+        ramp, flow, bent = self.window.ramp, None, picture
+        inputs = [self.ups[2](x)]
+        if self.config.motion == "bent":
+            flow = self.flow_head(x).float() + along
+            flow = F.interpolate(flow, self.window.shape, mode="bilinear", align_corners=False)
+            flow = flow * ramp * FLOW_UNIT
+            bent = self.window.bend(picture, flow)
+            inputs.append(bent.to(inputs[0].dtype))
+        out = self.head(self.last(torch.cat(inputs, dim=1))).float()
+        alpha = torch.sigmoid(out[:, 3:4].contiguous()) * ramp
+        if flow is None:
+            colour = torch.tanh(out[:, :3])
+        else:  # added, not masked in: a mask that shuts where colours are wrong keeps them wrong
+            colour, flow = (bent + out[:, :3]).clamp(-1, 1), alpha * flow
+        return alpha * colour + (1 - alpha) * picture, alpha, colour, flow
+
+
+class PublishedVgNet(nn.Module):
+    """VG-net as released (58.4 M weights at width 1): the whole crop, landmarks as a vector.
+
+    Image 128 x 128 -> 512 x 8 x 8 with a skip at 32 x 32; landmarks -> 512 x 8 x 8; attention from
+    target and identity landmarks mixes skip and decoded features at 32 x 32; MMRNN recurs over time
+    (the released code's ran over the batch).
+    """
+
+    def __init__(self, config: VgConfig, crop: CropSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.window = Window((0, crop.size, 0, crop.size), crop)
+        self.side = crop.size // 16
+        if config.motion == "bent":
+            raise ValueError("the published VG-net draws colour only: motion must be 'colour'")
+        w64, w128, w256, w512 = (max(4, int(c * config.width)) for c in (64, 128, 256, 512))
+        self.shallow = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *_published(nn.Conv2d(3, w64, 7), w64),
+            *_published(nn.Conv2d(w64, w64, 3, 2, 1), w64),
+            *_published(nn.Conv2d(w64, w128, 3, 2, 1), w128),
+        )
+        self.deep = nn.Sequential(
+            *_published(nn.Conv2d(w128, w256, 3, 2, 1), w256),
+            *_published(nn.Conv2d(w256, w512, 3, 2, 1), w512),
+        )
+        self.landmark_vector = nn.Sequential(
+            nn.Linear(2 * LANDMARKS, self.side**2), nn.ReLU(inplace=True)
+        )
+        self.landmark_maps = nn.Sequential(*_published(nn.Conv2d(1, w256, 3, 1, 1), w256))
+        self.landmark_deep = nn.Sequential(*_published(nn.Conv2d(w256, w512, 3, 1, 1), w512))
+        self.attention = nn.Sequential(
+            *_published(_double(2 * w256, w256), w256),
+            *_published(_double(w256, w128), w128),
+            nn.Conv2d(w128, 1, 1),
+        )
+        self.fuse = nn.Sequential(*_published(nn.Conv2d(2 * w512, w128, 3, 1, 1), w128))
+        self.mmrnn = ConvGru(w128, w512, dilation=2)
+        self.residual = nn.Sequential(
+            *(Residual(w512, norm="batch", dropout=0.5) for _ in range(9)),
+            *_published(_double(w512, w256), w256),
+            *_published(_double(w256, w128), w128),
+        )
+        self.up = nn.Sequential(
+            *_published(_double(w128, w64), w64), *_published(_double(w64, w64 // 2), w64 // 2)
+        )
+        self.colour = nn.Conv2d(w64 // 2, 3, 7, 1, 3)
+        self.alpha = nn.Conv2d(w64 // 2, 1, 7, 1, 3)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) -> the skip at S/4 and the features at S/16."""
+        shallow = self.shallow(image)
+        return shallow, self.deep(shallow)
+
+    def forward(
+        self,
+        portrait: Portrait,
+        features: tuple[Tensor, ...],
+        landmarks: Tensor,
+        state: State = None,
+    ) -> tuple[Generated, State]:
+        """landmarks: (B, T, 68, 2)."""
+        shape = landmarks.shape[:2]
+        shallow, deep = (repeat_frames(f, shape[1]) for f in features)
+        target = self._landmarks(landmarks.flatten(0, 1))
+        own = repeat_frames(self._landmarks(portrait.landmarks), shape[1])
+        moved = self.landmark_deep(target) - self.landmark_deep(own)
+        x = self.fuse(torch.cat([deep, moved], dim=1)).unflatten(0, shape)
+        x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
+        a = torch.sigmoid(self.attention(torch.cat([target, own], dim=1)))
+        x = self.up(shallow * (1 - a) + self.residual(x.flatten(0, 1)) * a)
+        colour = torch.tanh(self.colour(x).float())
+        alpha = torch.sigmoid(self.alpha(x).float())
+        picture = repeat_frames(portrait.image, shape[1])
+        frames = alpha * colour + (1 - alpha) * picture
+        frames, alpha, colour = (m.unflatten(0, shape) for m in (frames, alpha, colour))
+        return Generated(frames, alpha, colour, landmarks), state
+
+    def _landmarks(self, points: Tensor) -> Tensor:
+        vector = self.landmark_vector(points.flatten(1) * 2 - 1)
+        out: Tensor = self.landmark_maps(vector.view(-1, 1, self.side, self.side))
+        return out
+
+
+def _published(layer: nn.Module, channels: int) -> list[nn.Module]:
+    return [layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+def _double(inputs: int, outputs: int) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What `Atvg.encode` keeps of a face: its coefficients c_p and VG-net's features."""
+
+    portrait: Portrait
+    coefficients: Tensor
+    features: tuple[Tensor, ...]
+
+
+class Atvg(nn.Module):
+    """The cascade behind the generator contract; `speak` and `draw` are its two halves."""
+
+    def __init__(self, config: AtvgConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.at = AtNet(config.at, config.speech)
+        self.vg: VgNet | PublishedVgNet = (VgNet if config.vg.kind == "lean" else PublishedVgNet)(
+            config.vg, config.crop
+        )
+
+    @property
+    def window(self) -> Window:
+        """The part of the crop that is drawn."""
+        return self.vg.window
+
+    def encode(self, portrait: Portrait) -> Identity:
+        """See `contract.Generator`."""
+        return self.encode_landmarks(portrait, self.vg.encode(portrait.image))
+
+    def encode_landmarks(self, portrait: Portrait, features: tuple[Tensor, ...] = ()) -> Identity:
+        """What AT-net alone needs of a face: no picture is looked at."""
+        return Identity(portrait, self.at.space.coefficients(portrait.landmarks), features)
+
+    def forward(
+        self, identity: Identity, speech: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """See `contract.Generator`; the state is the pair of both networks'."""
+        heard, drawn = (None, None) if state is None else state
+        landmarks, heard = self.speak(identity, speech, heard)
+        made, drawn = self.draw(identity, landmarks, drawn)
+        return made, (heard, drawn)
+
+    def speak(
+        self, identity: Identity, speech: Tensor, state: State = None
+    ) -> tuple[Tensor, State]:
+        """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
+        change, state = self.at(identity.coefficients, speech, state)
+        return self.at.space.displace(identity.portrait.landmarks, change), state
+
+    def draw(
+        self, identity: Identity, landmarks: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """VG-net: landmarks (B, T, 68, 2), heard or given, to whole crops."""
+        made, state = self.draw_window(identity, landmarks, state)
+        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), state
+
+    def draw_window(
+        self, identity: Identity, landmarks: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """`draw`, but pictures are only the window: what training needs."""
+        made: tuple[Generated, State] = self.vg(
+            identity.portrait, identity.features, landmarks, state
+        )
+        return made
+
+
+PRESETS = {
+    "atvg": AtvgConfig(),
+    # The released code: AT-net 30.07 M weights, VG-net 58.36 M.
+    "atvg-paper": AtvgConfig(
+        speech=SpeechSpec(hops=28),
+        at=AtConfig(
+            components=6,
+            points="all",
+            audio="pooled",
+            landmark_features=(256, 512),
+            layers=3,
+            neutral=False,
+            identity_dropout=0.0,
+        ),
+        vg=VgConfig(kind="published", motion="colour", window=(0, 128, 0, 128)),
+    ),
+    # Random and tiny: every command line is tested with it, offline and in seconds.
+    "atvg-tiny": AtvgConfig(
+        at=AtConfig(components=4, audio_features=16, landmark_features=(8,), hidden=16, layers=1),
+        vg=VgConfig(
+            image_channels=(8, 8, 8), landmark_channels=(4, 4, 8), hidden=8, last_channels=8
+        ),
+    ),
+}

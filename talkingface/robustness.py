@@ -1,0 +1,413 @@
+"""How much of its quality a model keeps when its landmarks, or the head's pose, are disturbed.
+
+Chen et al. 2019, Fig. 5, made again: Gaussian noise on landmarks, and faces turned and sheared that
+no aligner puts upright again. Each video is compared with the real clip under the same transform,
+beside the still picture. (Real poses: the undisturbed videos, grouped by the clip's yaw.) Writes
+robustness.jsonl, one line per clip, disturbance and model, then its means as a table and a figure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from talkingface import evaluate, media
+from talkingface.contract import LandmarkDriven
+from talkingface.data.dataset import Cache, ClipInfo, clip_speech
+from talkingface.data.shards import open_cache
+from talkingface.errors import BadRequest, OutputError
+from talkingface.evaluate import (
+    FROM_LANDMARKS,
+    STILL,
+    Array,
+    Bench,
+    Candidate,
+    Filmed,
+    Floats,
+    Frames,
+    Progress,
+)
+from talkingface.geometry import transform
+from talkingface.metrics.lips import REFERENCE_SIZE, landmark_distance, mouth_box
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS, TABLES, FIGURE = "robustness.jsonl", "robustness.md", "robustness.png"
+NONE = "none"
+DRIVING, IDENTITY = "driving landmarks", "identity's landmarks"
+ROTATION, SHEAR, YAW = "rotation", "shear", "real yaw"
+NOISE = (0.5, 1.0, 2.0, 4.0)  # sigma, pixels at 128
+DEGREES = (5.0, 10.0, 20.0, 30.0)
+SHEARS = (0.1, 0.2, 0.3)  # pixels to the right per pixel down
+YAW_STEP = 5.0  # degrees of a group of real poses
+DISTURBANCES: tuple[tuple[str, float], ...] = (
+    (NONE, 0.0),
+    *((kind, sigma) for kind in (DRIVING, IDENTITY) for sigma in NOISE),
+    *((ROTATION, angle) for angle in DEGREES),
+    *((SHEAR, factor) for factor in SHEARS),
+)
+MEASURES = (  # of `Trial.metrics`, and what stands at the axis
+    ("psnr", "PSNR, whole face (dB)"),
+    ("ssim", "SSIM, whole face"),
+    ("mouth_psnr", "PSNR, mouth (dB)"),
+    ("mouth_ssim", "SSIM, mouth"),
+    ("lmd_pixels", "LMD, mouth (px at 128)"),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model on one clip under one disturbance: a line of robustness.jsonl.
+
+    yaw: the clip's own, in degrees (median), None where its corpus does not say. kind, amount: one
+    of DISTURBANCES. metrics: MEASURES, and `missed`, frames in which no face was found; None is
+    undefined or infinite.
+    """
+
+    model: str
+    sha256: str
+    clip: str
+    speaker: str
+    split: str
+    yaw: float | None
+    kind: str
+    amount: float
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a model is given of a clip so disturbed, and what it should make of it.
+
+    landmarks: (68, 2) of the identity picture, which is the first real frame. driving: (T, 68, 2).
+    true: (T, 68, 2), without noise. All in [0, 1] of the crop.
+    """
+
+    kind: str
+    amount: float
+    real: Filmed
+    landmarks: Floats
+    driving: Floats
+    true: Floats
+
+
+def measure(
+    models: Sequence[str],
+    cache: Path,
+    out: Path,
+    *,
+    splits: Sequence[str] = ("test",),
+    clips: int | None = 6,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Trial]:
+    """Disturb, generate, compare; write RESULTS, TABLES and FIGURE into the folder `out`.
+
+    models: names or weights files. One that draws landmarks it is given is measured twice: from
+    sound, and from real landmarks (NAME@landmarks, which may also be asked for alone). The still
+    picture is always beside. cache: a training cache or shards. clips: at most so many of each
+    split, from frontal to turned. The same arguments give the same numbers. Raises BadRequest,
+    BadShard, BadWeights, UnknownModel, OutputError (also, with the first two files written, when
+    matplotlib is not installed).
+    """
+    if clips is not None and clips < 1:
+        raise BadRequest(f"clips is {clips}: must be at least 1")
+    with media.writing(out, OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    for name in (RESULTS, TABLES, FIGURE):
+        media.check_output(out / name, overwrite)
+    candidates = _candidates(models, device)
+    bench = Bench(open_cache(cache), device=device)
+    chosen = choose_clips(bench.cache, splits, clips)
+    trials: list[Trial] = []
+    for done, clip in enumerate(chosen):
+        calm = bench.real(clip)
+        for step, (kind, amount) in enumerate(DISTURBANCES):
+            shown = scene(bench.cache, clip, calm, kind, amount)
+            trials += _trials(bench, candidates, clip, shown)
+            if progress is not None:
+                progress(done * len(DISTURBANCES) + step + 1, len(chosen) * len(DISTURBANCES))
+    write(out / RESULTS, trials, overwrite)
+    evaluate.write_text(out / TABLES, tables(trials), overwrite)
+    draw(trials, out / FIGURE, overwrite)
+    return trials
+
+
+def _candidates(models: Sequence[str], device: str) -> list[Candidate]:
+    """The models, those that draw landmarks in both ways, and the still picture; each once."""
+    found: dict[str, Candidate] = {}
+    for name in (*models, STILL):
+        model = evaluate.candidate(name, device)
+        if model.generator is None:
+            raise BadRequest(f"{name} is no model: the real clip is what models are compared with")
+        found[model.name] = model
+        if isinstance(model.generator, LandmarkDriven) and not model.driven:
+            twin = Candidate(model.name + FROM_LANDMARKS, model.sha256, model.generator, True)
+            found[twin.name] = twin
+    return list(found.values())
+
+
+def choose_clips(cache: Cache, splits: Sequence[str], most: int | None) -> list[ClipInfo]:
+    """At most so many clips of each split, evenly from frontal to turned; by name if unknown."""
+    return [
+        clip
+        for split in splits
+        for clip in evaluate.spread(
+            sorted(evaluate.speaking_clips(cache, split), key=lambda c: (_yaw(c) or 0.0, c.key)),
+            most,
+        )
+    ]
+
+
+def _yaw(clip: ClipInfo) -> float | None:
+    """How far the head is turned, in degrees, to either side."""
+    yaw = clip.info.get("yaw")
+    return None if yaw is None else abs(float(yaw))
+
+
+# --- one clip, one disturbance --------------------------------------------------------------------
+
+
+def pose_matrix(kind: str, amount: float, centre: Array) -> Array:
+    """(2, 3): a turn by `amount` degrees (clockwise as seen), or a shear, about a point (x, y)."""
+    linear = np.array([[1.0, amount], [0.0, 1.0]])
+    if kind == ROTATION:
+        c, s = math.cos(math.radians(amount)), math.sin(math.radians(amount))
+        linear = np.array([[c, -s], [s, c]])
+    return np.column_stack([linear, centre - linear @ centre])
+
+
+def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) -> Scene:
+    """The clip under one disturbance. calm: the clip as it is (`Bench.real`).
+
+    Noise is drawn anew for each frame, the same at every call. Turned and sheared are identity
+    picture, real frames and landmarks alike, about the centre of the first frame's landmarks; what
+    comes into the picture from outside repeats its border.
+    """
+    rows = slice(clip.start, clip.start + clip.frames)
+    true, size = cache.landmarks[rows].astype(np.float64), calm.frames.shape[1]
+    real = calm
+    if kind in (ROTATION, SHEAR):
+        matrix = pose_matrix(kind, amount, true[0].mean(0) * size)
+        frames = np.stack([_warped(frame, matrix) for frame in calm.frames])
+        real = Filmed(frames, evaluate.detect(frames))
+        true = transform(true * size, matrix) / size
+    landmarks, driving = true[0], true
+    # one pattern per clip and kind, as strong as wanted: curves then differ by strength alone
+    rng = np.random.default_rng([zlib.crc32(clip.key.encode()), zlib.crc32(kind.encode())])
+    if kind == DRIVING:
+        driving = true + rng.standard_normal(true.shape) * amount / REFERENCE_SIZE
+    elif kind == IDENTITY:
+        landmarks = landmarks + rng.standard_normal(landmarks.shape) * amount / REFERENCE_SIZE
+    points = (array.astype(np.float32) for array in (landmarks, driving, true))
+    return Scene(kind, amount, real, *points)
+
+
+def _warped(frame: Frames, matrix: Array) -> Frames:
+    # cubic: linear resampling takes the camera's noise away, and lifts PSNR by 0.6 dB at any angle
+    side, flags, border = frame.shape[0], cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
+    out = cv2.warpAffine(frame, matrix, (side, side), flags=flags, borderMode=border)
+    return np.asarray(out, dtype=np.uint8)
+
+
+def _trials(
+    bench: Bench, candidates: Sequence[Candidate], clip: ClipInfo, shown: Scene
+) -> Iterator[Trial]:
+    """Every candidate on the clip so disturbed; none for one that does not look at what is."""
+    for candidate in candidates:
+        blind = candidate.name == STILL and shown.kind in (DRIVING, IDENTITY)
+        if blind or (shown.kind == DRIVING and not candidate.driven):
+            continue
+        yield Trial(
+            model=candidate.name,
+            sha256=candidate.sha256,
+            clip=clip.key,
+            speaker=clip.speaker,
+            split=clip.split,
+            yaw=_yaw(clip),
+            kind=shown.kind,
+            amount=shown.amount,
+            metrics={
+                name: evaluate.number(value)
+                for name, value in _metrics(bench, candidate, clip, shown).items()
+            },
+        )
+
+
+def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -> dict[str, float]:
+    generator = candidate.generator
+    if generator is None:
+        raise BadRequest(f"{candidate.name} is no model")
+    if candidate.driven:
+        sequence = torch.from_numpy(shown.driving)
+    else:
+        sequence = clip_speech(bench.cache, clip, generator.config.speech)
+    picture = shown.real.frames[0]
+    made = bench.play(generator, picture, shown.landmarks, sequence, candidate.driven).frames
+    distance = landmark_distance(evaluate.detect(made), shown.real.landmarks, bench.size)
+    mouth = mouth_box(shown.true * bench.size, bench.size)
+    return {  # frame 0 is the identity picture and counts in no comparison of pixels
+        **evaluate.picture_measures(made[1:], shown.real.frames[1:], mouth),
+        "lmd_pixels": distance.pixels,
+        "missed": float(distance.missed),
+    }
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write(path: Path, trials: Sequence[Trial], overwrite: bool = False) -> None:
+    """One JSON line per trial, whole or not at all. Raises OutputError."""
+    lines = [json.dumps(asdict(trial), sort_keys=True, allow_nan=False) for trial in trials]
+    evaluate.write_text(path, "".join(f"{line}\n" for line in lines), overwrite)
+
+
+def read(path: Path) -> list[Trial]:
+    """What `write` wrote."""
+    return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over clips: amount as in DISTURBANCES, or the mean yaw of a group in degrees."""
+
+    amount: float
+    clips: int
+    metrics: dict[str, float]
+
+
+def curve(trials: Sequence[Trial], model: str, kind: str) -> list[Point]:
+    """Quality of a model by strength of a disturbance, the undisturbed first.
+
+    YAW groups the undisturbed trials by the clip's own pose, in steps of YAW_STEP. [] where a model
+    was not disturbed so; the still picture's undisturbed point stands for those it does not see.
+    """
+    own = [t for t in trials if t.model == model]
+    calm = [t for t in own if t.kind == NONE]
+    if kind == YAW:
+        steps = [(t, int(t.yaw // YAW_STEP)) for t in calm if t.yaw is not None]
+        groups = [[t for t, step in steps if step == n] for n in sorted({n for _, n in steps})]
+        return [_point(g, float(np.mean([t.yaw for t in g if t.yaw is not None]))) for g in groups]
+    amounts = sorted({t.amount for t in own if t.kind == kind})
+    points = [_point([t for t in own if (t.kind, t.amount) == (kind, a)], a) for a in amounts]
+    return [_point(calm, 0.0), *points] if points or model == STILL else []
+
+
+def _point(trials: Sequence[Trial], amount: float) -> Point:
+    metrics = {name: _mean([t.metrics[name] for t in trials]) for name, _ in MEASURES}
+    missed = sum(t.metrics["missed"] or 0.0 for t in trials)
+    return Point(amount, len(trials), {**metrics, "missed": missed, "clips": float(len(trials))})
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+TITLES = {
+    DRIVING: "Noise on the driving landmarks, sigma in px at 128",
+    IDENTITY: "Noise on the identity's landmarks, sigma in px at 128",
+    ROTATION: "Rotation in plane, degrees",
+    SHEAR: "Shear, px per px",
+    YAW: f"Real head pose: mean |yaw| of the clips in steps of {YAW_STEP:g} degrees",
+}
+COLUMNS = (
+    ("clips", "clips", 0),
+    ("PSNR dB", "psnr", 2),
+    ("SSIM", "ssim", 4),
+    ("mouth PSNR dB", "mouth_psnr", 2),
+    ("mouth SSIM", "mouth_ssim", 4),
+    ("LMD px", "lmd_pixels", 2),
+    ("frames without face", "missed", 0),
+)
+
+
+def tables(trials: Sequence[Trial]) -> str:
+    """Markdown: a table per disturbance, a row per model and strength, means over clips."""
+    splits = ", ".join(dict.fromkeys(t.split for t in trials))
+    count = len({t.clip for t in trials})
+    parts = [f"# Robustness: {count} clips of {splits}\n"]
+    models = list(dict.fromkeys(t.model for t in trials))
+    for kind, title in TITLES.items():
+        curves = {model: curve(trials, model, kind) for model in models}
+        if any(points for model, points in curves.items() if model != STILL):
+            rows = {
+                f"{m}, {p.amount:.1f}": p.metrics for m, points in curves.items() for p in points
+            }
+            parts += [f"## {title}\n", evaluate.table("model, strength", rows, COLUMNS)]
+    return "\n".join(parts)
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+ROWS = (  # disturbances that share an axis, and what stands at it
+    ((DRIVING, IDENTITY), "sigma of the noise (px at 128)"),
+    ((ROTATION, SHEAR), "rotation, or angle of the shear (degrees)"),
+    ((YAW,), "|yaw| of the real clips (degrees)"),
+)
+LINES = (("-", "o"), (":", "^"))  # of the first and the second disturbance of a row
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
+
+
+def draw(trials: Sequence[Trial], path: Path, overwrite: bool = False) -> None:
+    """The curves as small multiples, a column per measure: a row for noise on landmarks, one for
+    made poses, and one for real poses where they differ. Dashed: the still picture.
+
+    Raises OutputError when the .png cannot be written, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OutputError(
+            f"{path}: the figure needs matplotlib, which is not installed: "
+            "pip install 'talkingface[figures]'; the measures themselves are written"
+        ) from error
+    rows = [row for row in ROWS if any(len(curve(trials, STILL, kind)) > 1 for kind in row[0])]
+    rows = [ROWS[0], *(row for row in rows if row is not ROWS[0])]
+    figure = Figure(figsize=(3.2 * len(MEASURES) + 2.6, 3.0 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(MEASURES), squeeze=False)
+    for panels, (kinds, unit) in zip(grid, rows, strict=True):
+        for axes, (measure, name) in zip(panels, MEASURES, strict=True):
+            _panel(axes, trials, kinds, measure)
+            axes.set_xlabel(unit, fontsize=8)
+            axes.set_ylabel(name, fontsize=8)
+            axes.tick_params(labelsize=7)
+            axes.grid(alpha=0.3)
+        panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7, frameon=False)
+    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+
+
+def _panel(axes: Axes, trials: Sequence[Trial], kinds: Sequence[str], measure: str) -> None:
+    """One measure: a line per model and disturbance."""
+    models = [m for m in dict.fromkeys(t.model for t in trials) if m != STILL]
+    for kind, (line, mark) in zip(kinds, LINES, strict=False):
+        for model, colour in zip(models, COLOURS * len(models), strict=False):
+            points = curve(trials, model, kind)
+            if points:
+                x, y = [_degrees(kind, p) for p in points], [p.metrics[measure] for p in points]
+                name = f"{model}, {kind}"
+                axes.plot(x, y, line, color=colour, marker=mark, markersize=4, label=name)
+        points = curve(trials, STILL, kind)
+        x, y = [_degrees(kind, p) for p in points], [p.metrics[measure] for p in points]
+        if len(points) > 1:
+            name = f"still picture, {kind}"
+            axes.plot(x, y, "--", color="0.4", marker=mark, markersize=3, label=name)
+        elif kind == kinds[0]:  # landmarks are nothing to it: one line for both
+            axes.axhline(y[0], linestyle="--", color="0.4", label="still picture")
+
+
+def _degrees(kind: str, point: Point) -> float:
+    """A shear as the angle by which it leans a vertical line, so that it shares the axis."""
+    return math.degrees(math.atan(point.amount)) if kind == SHEAR else point.amount

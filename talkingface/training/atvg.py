@@ -1,0 +1,191 @@
+"""ATVGnet's training: AT-net on landmarks, VG-net on real landmarks, then VG-net behind AT-net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from talkingface.contract import Generated, Portrait
+from talkingface.data import landmark_space
+from talkingface.data.dataset import Batch, Cache
+from talkingface.losses import (
+    critic_loss,
+    dynamic_pixel_loss,
+    generator_loss,
+    gradient_loss,
+    landmark_regression_loss,
+)
+from talkingface.models.atvg import AtvgConfig, Identity
+from talkingface.models.discriminators import (
+    LEAN_REGRESSION_CRITIC,
+    RegressionCritic,
+    RegressionCriticConfig,
+)
+from talkingface.models.window import FLOW_UNIT
+from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage, lip_gap
+
+
+@dataclass(frozen=True)
+class AtvgTraining(GeneratorTraining):
+    """Everything that `talkingface train atvg` needs beside the data.
+
+    beta: of the dynamic pixel-wise loss. mouth: factor on the height of the lips in the regression
+    terms (the released code: 1e4). jitter: noise on real landmarks shown to VG-net, crop sides.
+    """
+
+    model: AtvgConfig
+    beta: float = 0.5
+    mouth: float = 10.0
+    jitter: float = 0.003
+    regression_critic: RegressionCriticConfig = LEAN_REGRESSION_CRITIC
+
+
+class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
+    """Chen et al. 2019: a stage without pictures trains AT-net; in one with pictures, `real_guide`
+    says how many samples VG-net draws from real landmarks (all: the paper's second stage)."""
+
+    def __init__(
+        self,
+        training: AtvgTraining,
+        cache: Cache,
+        splits: tuple[str, ...] = ("train",),
+        device: torch.device | str = "cpu",
+        basis: Path | None = None,
+        init: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
+        torch.manual_seed(seed)
+        self.regression = RegressionCritic(training.regression_critic)
+        critics: dict[str, nn.Module] = {"regression_critic": self.regression}
+        super().__init__(training, cache, splits, device, init, seed, critics)
+
+    def hears(self, parameter: str) -> bool:
+        """AT-net."""
+        return parameter.startswith("at.")
+
+    def _hearing(self) -> nn.Module:
+        at: nn.Module = self.model.at
+        return at
+
+    def _listens(self, stage: Stage) -> bool:
+        return not stage.pictures or stage.real_guide < 1
+
+    def _set_statistics(self) -> None:
+        super()._set_statistics()
+        space = self.model.at.space
+        if self.basis is not None:
+            landmark_space.install(self.basis[0], space, self.basis[1])
+        else:
+            components, balance = self.training.model.at.components, self.training.balance
+            fitted, _ = landmark_space.fit(
+                self.cache, self.clips, components, space.points, balance
+            )
+            landmark_space.install(fitted, space)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _generate(
+        self, batch: Batch, stage: Stage
+    ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        if not stage.pictures:
+            landmarks, _ = self.model.speak(
+                self.model.encode_landmarks(batch.portrait), batch.speech
+            )
+            return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
+        identity = self.model.encode(batch.portrait)
+        shown, terms = self._landmarks(identity, batch, stage)
+        made, _ = self.model.draw_window(identity, shown)
+        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        terms["pixels"] = dynamic_pixel_loss(
+            made.frames, real, made.mask, self.training.beta, weight
+        )
+        if "gradient" in stage.weights:
+            terms["gradient"] = gradient_loss(made.frames, real, weight)
+        return made, real, terms
+
+    def _landmarks(
+        self, identity: Identity, batch: Batch, stage: Stage
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What VG-net is shown: real landmarks, a little disturbed, or AT-net's own."""
+        jitter = torch.randn(len(batch.landmarks), 1, 68, 2, device=self.device)
+        disturbed = batch.landmarks + self.training.jitter * jitter
+        if stage.real_guide >= 1:
+            return disturbed, {}
+        own, _ = self.model.speak(identity, batch.speech)
+        terms = {"lips": self._lip_loss(own, batch)} if "lips" in stage.weights else {}
+        real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
+        return torch.where(real, disturbed, own), terms
+
+    def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
+        """The discriminator's score, and the landmarks it sees in what was drawn from them."""
+        terms = super()._adversarial_terms(batch, made, stage)
+        if "score" not in stage.weights and "regression" not in stage.weights:
+            return terms
+        seen, score = self.regression(made.frames, batch.portrait.landmarks)
+        if "score" in stage.weights:
+            terms["score"] = generator_loss(score, self.training.form)
+        if "regression" in stage.weights:
+            terms["regression"] = self._regression(seen, made.landmarks)
+        return terms
+
+    def _critics(
+        self, batch: Batch, made: Generated, real: Tensor, stage: Stage
+    ) -> dict[str, Tensor]:
+        terms = super()._critics(batch, made, real, stage)
+        if "score" not in stage.weights and "regression" not in stage.weights:
+            return terms
+        self.regression.train()
+        example = batch.portrait.landmarks
+        with self._precision():
+            seen_real, real_score = self.regression(real, example)
+            seen_fake, fake_score = self.regression(made.frames.detach(), example)
+        own = {
+            "critic/score": critic_loss(real_score, fake_score, self.training.form),
+            "critic/regression_real": self._regression(seen_real, batch.landmarks),
+            "critic/regression_fake": self._regression(seen_fake, made.landmarks),
+        }
+        self._learn("regression_critic", torch.stack(list(own.values())).sum())
+        return terms | own
+
+    def _regression(self, seen: Tensor, drawn: Tensor | None) -> Tensor:
+        """Landmarks seen in frames against those that the frames were drawn from, or are known."""
+        assert drawn is not None
+        true = drawn.detach() / FLOW_UNIT
+        return landmark_regression_loss(seen / FLOW_UNIT, true, self.training.mouth)
+
+    # --- looking at it --------------------------------------------------------------------------
+
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        identity = self.ema.encode(portrait)
+        heard, _ = self.ema(identity, speech)
+        drawn, _ = self.ema.draw(identity, landmarks)
+        return {"": heard, "real_landmarks_": drawn}
+
+    def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
+        """The averaged weights, AT-net's gain set so that lips open as far as real ones do."""
+        gain = self._gain()
+        self.ema.at.gain.fill_(gain)
+        super().export(path, step, {**measures, "gain": gain})
+
+    def _gain(self) -> float:
+        """1 / the amplitude ratio of all held-out apertures, between 0.8 and 1.25."""
+        own: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        true: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        for _, _, landmarks, renditions in self._held_out_clips():
+            moved = renditions[""].landmarks
+            assert moved is not None
+            for curves, points in ((own, moved[0]), (true, landmarks)):
+                gap = lip_gap(points)
+                curves.append(gap - gap.mean())
+        if not own:
+            return 1.0
+        spread = float(np.concatenate(own).std())
+        return float(np.clip(np.concatenate(true).std() / max(spread, 1e-9), 0.8, 1.25))

@@ -1,0 +1,363 @@
+"""What the generators' recipes share: a curriculum of stages, frame and video critics, one step.
+
+A step is each paper's algorithm: forward once, each critic on `fake.detach()`, one dict of named
+losses, one dict of weights, total = their dot product; a missing key ablates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from talkingface import models, video, weights
+from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
+from talkingface.data.augment import AugmentConfig
+from talkingface.data.dataset import Batch, Cache, ClipInfo, SampleConfig, clip_speech, draw_batch
+from talkingface.losses import (
+    AdversarialForm,
+    critic_loss,
+    generator_loss,
+    landmark_loss,
+    total_loss,
+)
+from talkingface.metrics.lips import amplitude_ratio, correlation
+from talkingface.models.blocks import base_grid
+from talkingface.models.discriminators import (
+    LEAN_FRAME_CRITIC,
+    LEAN_VIDEO_CRITIC,
+    FrameCritic,
+    FrameCriticConfig,
+    VideoCritic,
+    VideoCriticConfig,
+)
+from talkingface.models.window import FLOW_UNIT, SPEAKING
+from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
+
+LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the curriculum. weights: loss name -> its weight; a missing key is not trained.
+
+    lips (predicted landmarks), pixels, gradient, image (Song et al., Eq. 3), video (Eq. 4), reading
+    (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples drawn from
+    real landmarks, not from predicted ones. speech_rate: factor on the learning rate of what hears
+    and moves the lips, once it has learned. critic_rate: factor on the critics' (CRAN's code: 5).
+    """
+
+    steps: int  # 0: `epochs` passes over the clips instead
+    weights: dict[str, float]
+    lr: float = 2e-4
+    epochs: int = 0
+    batch: int = 8
+    frames: int = 15
+    real_guide: float = 0.0
+    speech_rate: float = 1.0
+    critic_rate: float = 1.0
+    pictures: bool = True
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+@dataclass(frozen=True)
+class GeneratorTraining:
+    """What `talkingface train` needs beside the data, whichever the generator."""
+
+    model: Any
+    stages: tuple[Stage, ...]
+    betas: tuple[float, float] = (0.5, 0.999)
+    decay: float = 0.0
+    average: float = 0.999
+    mouth_weight: float = 1.0  # how much more a pixel at the mouth counts than one far off
+    balance: float = 0.5
+    silent: float = 0.1
+    puppets: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
+    video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
+    form: AdversarialForm = "nonsaturating"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+T = TypeVar("T", bound=GeneratorTraining)
+
+
+class GeneratorRecipe(Generic[T]):
+    """See `loop.Recipe`. A subclass says how frames are made and which critics it adds."""
+
+    def __init__(
+        self,
+        training: T,
+        cache: Cache,
+        splits: tuple[str, ...],
+        device: torch.device | str,
+        init: Path | None,
+        seed: int,
+        critics: dict[str, nn.Module],
+    ) -> None:
+        self.cache, self.device, self.seed = cache, torch.device(device), seed
+        self.clips = cache.split(*splits)
+        self.training = _counted(training, sum(not c.silent for c in self.clips))
+        self.held_out = [c for c in cache.split("val") if not c.silent][:12]
+        self.steps = sum(stage.steps for stage in self.training.stages)
+        torch.manual_seed(seed)
+        self.model: Any = models.build(training.model)
+        self._set_statistics()
+        if init is not None:
+            self.model.load_state_dict(weights.load(init).state_dict())
+        self.ema: Any = models.build(training.model)
+        self.critics: dict[str, nn.Module] = {
+            "image_critic": FrameCritic(training.image_critic),
+            "video_critic": VideoCritic(training.video_critic),
+            **critics,
+        }
+        self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema, **self.critics}
+        for module in self.modules.values():
+            module.to(self.device)
+        for module in (self.model, self.ema, self.critics["image_critic"]):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.model, self.ema, training.average)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            name: torch.optim.AdamW(
+                self._groups(module), betas=training.betas, weight_decay=training.decay
+            )
+            for name, module in self.modules.items()
+            if name != "ema"
+        }
+
+    # --- what a subclass says -------------------------------------------------------------------
+
+    def hears(self, parameter: str) -> bool:
+        """Whether the model's parameter of this name belongs to what hears and moves the lips."""
+        raise NotImplementedError
+
+    def _hearing(self) -> nn.Module:
+        """The module that keeps `speech_mean` and `speech_std`."""
+        raise NotImplementedError
+
+    def _listens(self, stage: Stage) -> bool:
+        """Whether this stage hears at all."""
+        return True
+
+    def _generate(
+        self, batch: Batch, stage: Stage
+    ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        """What is drawn (the window only), the real frames, and the terms that need no critic."""
+        raise NotImplementedError
+
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        """The averaged model's answers to a held-out clip, the one from sound alone as ""."""
+        raise NotImplementedError
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _set_statistics(self) -> None:
+        """Mean and standard deviation of the training speech, kept in the weights."""
+        spec, hearing = self.training.model.speech, self._hearing()
+        speaking = [c for c in self.clips if not c.silent]
+        chosen = speaking[:: max(1, len(speaking) // 200)]
+        hops = torch.cat([clip_speech(self.cache, c, spec)[:, spec.hops // 2] for c in chosen])
+        hearing.get_buffer("speech_mean").copy_(hops.mean(0))
+        hearing.get_buffer("speech_std").copy_(hops.std(0))
+
+    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Parameters of what hears, and the others."""
+        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for name, parameter in module.named_parameters():
+            groups[module is self.model and self.hears(name)].append(parameter)
+        return [{"params": p, "hears": hears} for hears, p in groups.items() if p]
+
+    def stage(self, step: int) -> tuple[Stage, int]:
+        """The stage that this step belongs to, and its step within the stage."""
+        for stage in self.training.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise IndexError(f"step beyond the last stage by {step}")
+
+    def batch(self, step: int) -> Batch:
+        """See `loop.Recipe`."""
+        stage, _ = self.stage(step)
+        t = self.training
+        config = SampleConfig(
+            batch=stage.batch,
+            frames=stage.frames,
+            balance=t.balance,
+            silent=t.silent,
+            pictures=stage.pictures,
+            sound=self._listens(stage),
+            puppets=t.puppets if stage.pictures else 0.0,
+            augment=t.augment,
+        )
+        return draw_batch(self.cache, self.clips, t.model.speech, config, (self.seed, step, rank()))
+
+    def step(self, batch: Batch, step: int) -> dict[str, float]:
+        """L = sum of weight x loss for the generator, then each critic on the same frames."""
+        stage, local = self.stage(step)
+        batch = batch.to(self.device)
+        for name, optimizer in self.optimizers.items():
+            _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
+        self.model.train()
+        with self._precision():
+            made, real, terms = self._generate(batch, stage)
+            if made is not None:
+                with _held_still(*self.critics.values()):
+                    terms |= self._adversarial_terms(batch, made, stage)
+        self._learn("model", total_loss(terms, stage.weights))
+        self.average.update(step)
+        if made is not None:
+            terms |= self._critics(batch, made, real, stage)
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
+        return {
+            name: generator_loss(self.critics[f"{name}_critic"](made.frames), self.training.form)
+            for name in ("image", "video")
+            if name in stage.weights
+        }
+
+    def _critics(
+        self, batch: Batch, made: Generated, real: Tensor, stage: Stage
+    ) -> dict[str, Tensor]:
+        """Every critic's own step; its losses are named critic/..."""
+        terms, fake = {}, made.frames.detach()
+        for name in ("image", "video"):
+            if name in stage.weights:
+                critic = self.critics[f"{name}_critic"].train()
+                with self._precision():
+                    loss = critic_loss(critic(real), critic(fake), self.training.form)
+                self._learn(f"{name}_critic", loss)
+                terms[f"critic/{name}"] = loss
+        return terms
+
+    def _learn(self, name: str, loss: Tensor) -> None:
+        parameters = list(self.modules[name].parameters())
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(parameters)
+        clip_gradients(parameters)
+        self.optimizers[name].step()
+
+    # --- the parts of a step --------------------------------------------------------------------
+
+    def _precision(self) -> torch.autocast:
+        on = self.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+    def _lip_loss(self, landmarks: Tensor, batch: Batch) -> Tensor:
+        points = list(SPEAKING)
+        scale = torch.ones(len(points), 1, device=self.device)
+        scale[:9] = 0.5  # the jaw is found less exactly than the lips
+        error = (landmarks - batch.landmarks)[:, :, points] / FLOW_UNIT * scale
+        return landmark_loss(error, torch.zeros_like(error), velocity=2.0)
+
+    def _mouth(self, landmarks: Tensor) -> Tensor | None:
+        """(B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them (Gaussian, 15 px at 128)."""
+        if self.training.mouth_weight <= 1:
+            return None
+        size, cut = self.training.model.crop.size, self.model.window.cut
+        grid = cut(base_grid(size, size).permute(2, 0, 1)[None]).to(self.device) / 2 + 0.5
+        centre = landmarks[:, :, 48:].mean(2)[..., None, None]
+        distance = (grid[None] - centre).square().sum(2, keepdim=True)
+        return 1 + (self.training.mouth_weight - 1) * torch.exp(-0.5 * distance / 0.12**2)
+
+    # --- looking at it --------------------------------------------------------------------------
+
+    def _held_out_clips(
+        self,
+    ) -> Iterator[tuple[ClipInfo, Tensor, Tensor, dict[str, Generated]]]:
+        for clip in self.held_out:
+            rows = slice(clip.start, clip.start + clip.frames)
+            real = video.to_tensor(np.array(self.cache.frames[rows]))
+            landmarks = torch.from_numpy(self.cache.landmarks[rows].copy())
+            portrait = Portrait(real[:1], landmarks[:1]).to(self.device)
+            speech = clip_speech(self.cache, clip, self.training.model.speech)[None].to(self.device)
+            with torch.inference_mode():
+                made = self._renditions(portrait, speech, landmarks[None].to(self.device))
+            yield clip, real, landmarks, made
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Held-out sentences, identity = first frame: pixels against still, and the lips."""
+        rows: dict[str, list[float]] = {}
+        cut = self.ema.window.cut
+        for _, real, landmarks, renditions in self._held_out_clips():
+            still = float((cut(real[:1]) - cut(real)).abs().mean())
+            rows.setdefault("still_l1", []).append(still)
+            for name, made in renditions.items():
+                error = float((cut(made.frames[0].cpu()) - cut(real)).abs().mean())
+                rows.setdefault(f"{name}window_l1", []).append(error)
+            if (moved := renditions[""].landmarks) is not None:
+                own, true = lip_gap(moved[0].cpu()), lip_gap(landmarks)
+                rows.setdefault("head_correlation", []).append(correlation(own, true))
+                rows.setdefault("head_amplitude", []).append(amplitude_ratio(own, true))
+        return {name: float(np.mean(values)) for name, values in rows.items()}
+
+    def sheet(self) -> video.Picture | None:
+        """Every fourth frame of three held-out clips, real above generated."""
+        rows, labels = [], []
+        for clip, real, _, renditions in islice(self._held_out_clips(), 3):
+            pictures = {"real": real}
+            for name, made in renditions.items():
+                pictures[f"{name}generated"] = made.frames[0].cpu()
+            for label, frames in pictures.items():
+                rows.append(list(video.to_uint8(frames[12:60:4])))
+                labels.append(f"{clip.key} {label}")
+        return video.contact_sheet(rows, labels) if rows else None
+
+    def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
+        """The averaged weights, with what they are in the header."""
+        speakers = sorted({c.speaker for c in self.clips if not c.silent})
+        silent = sum(c.silent for c in self.clips)
+        data = (
+            f"GRID: {sum(not c.silent for c in self.clips)} clips of {len(speakers)} speakers "
+            f"({' '.join(speakers)}); {silent} synthetic portraits (SFHQ, MIT) in silence"
+        )
+        extra = {"steps": step, "splits": sorted({c.split for c in self.clips})}
+        weights.save(
+            path, self.ema, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+        )
+
+
+def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The inner lips' aperture of (T, 68, 2), in their unit."""
+    return (landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]).double().cpu().numpy()
+
+
+def _counted(training: T, clips: int) -> T:
+    """Stages given in epochs, in steps of this corpus."""
+    stages = tuple(
+        replace(s, steps=-(-s.epochs * clips // s.batch)) if s.steps == 0 else s
+        for s in training.stages
+    )
+    return replace(training, stages=stages)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor: float) -> None:
+    """Constant as in the papers, or 5 % warm-up and a cosine down to 2 %."""
+    rate = stage.lr * factor
+    if stage.schedule == "cosine":
+        part = (local + 1) / stage.steps
+        rate *= min(1.0, part / 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (stage.speech_rate if group["hears"] else 1.0)
+
+
+@contextmanager
+def _held_still(*critics: nn.Module) -> Iterator[None]:
+    """Gradients pass through the critics, but do not gather in them; norms stand still."""
+    for critic in critics:
+        critic.requires_grad_(False).eval()
+    yield
+    for critic in critics:
+        critic.requires_grad_(True)

@@ -1,0 +1,334 @@
+"""ATVGnet: its landmark space, AT-net and VG-net each under the contract, the published sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from corpus import write_cache
+from torch import Tensor, nn
+
+from talkingface import models
+from talkingface.contract import LandmarkDriven, Portrait
+from talkingface.data import landmark_space
+from talkingface.data.dataset import Cache
+from talkingface.errors import BadRequest, BadWeights
+from talkingface.models.atvg import Atvg, AtvgConfig, LandmarkSpace, VgNet
+from talkingface.models.blocks import ConvGru
+from talkingface.models.window import SPEAKING
+
+TINY: AtvgConfig = models.PRESETS["atvg-tiny"]
+PAPER: AtvgConfig = models.PRESETS["atvg-paper"]
+CONFIGS = {
+    "lean": TINY,
+    "frame-wise": replace(TINY, vg=replace(TINY.vg, recurrence="frame")),
+    "colour": replace(TINY, vg=replace(TINY.vg, motion="colour")),
+    "published": replace(
+        PAPER,
+        at=replace(PAPER.at, audio_features=16, hidden=16),
+        vg=replace(PAPER.vg, width=1 / 64),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+def build(name: str) -> Atvg:
+    torch.manual_seed(5)
+    model = Atvg(CONFIGS[name]).eval()
+    for module in model.modules():  # flows and masks that do something
+        if isinstance(module, nn.Conv2d) and module.out_channels <= 5:
+            nn.init.normal_(module.weight, 0, 0.1)
+    return model
+
+
+def face(batch: int = 1) -> Portrait:
+    generator = torch.Generator().manual_seed(1)
+    points = torch.from_numpy(TINY.crop.template() / TINY.crop.size).float()
+    noise = 0.01 * torch.randn(batch, 68, 2, generator=generator)
+    coarse = torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1
+    image = nn.functional.interpolate(coarse, (128, 128), mode="bilinear")
+    return Portrait(image, points + noise)
+
+
+def moving(portrait: Portrait, frames: int) -> Tensor:
+    """The portrait's landmarks with lips that wander: (B, T, 68, 2)."""
+    generator = torch.Generator().manual_seed(2)
+    out = portrait.landmarks[:, None].repeat(1, frames, 1, 1)
+    out[:, :, list(SPEAKING)] += 0.02 * torch.randn(
+        len(out), frames, len(SPEAKING), 2, generator=generator
+    )
+    return out
+
+
+def speech(config: AtvgConfig, batch: int, frames: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(
+        batch, frames, config.speech.hops, config.speech.coefficients, generator=generator
+    )
+
+
+# --- AT-net and VG-net, each under the contract (the whole: tests/test_models.py) ----------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_and_ranges(name: str) -> None:
+    model, portrait = build(name), face(2)
+    assert isinstance(model, LandmarkDriven)
+    with torch.inference_mode():
+        identity = model.encode(portrait)
+        landmarks, _ = model.speak(identity, speech(model.config, 2, 4))
+        made, _ = model.draw(identity, moving(portrait, 4))
+    assert landmarks.shape == (2, 4, 68, 2) and landmarks.isfinite().all()
+    assert made.frames.shape == (2, 4, 3, 128, 128) and made.frames.abs().max() <= 1 + 1e-6
+    assert made.mask is not None and made.mask.shape == (2, 4, 1, 128, 128)
+    assert 0 <= made.mask.min() and made.mask.max() <= 1
+    assert made.colour is not None and made.colour.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("chunks", [(1,) * 6, (2, 4), (5, 1)])
+def test_each_half_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> None:
+    model, portrait = build(name), face(2)
+    heard, points = speech(model.config, 2, 6), moving(portrait, 6)
+    with torch.inference_mode():
+        identity = model.encode(portrait)
+        spoken, _ = model.speak(identity, heard)
+        drawn, _ = model.draw(identity, points)
+        states, parts = (None, None), []
+        for sound, place in zip(heard.split(chunks, 1), points.split(chunks, 1), strict=True):
+            landmarks, at = model.speak(identity, sound, states[0])
+            made, vg = model.draw(identity, place, states[1])
+            states = (at, vg)
+            parts.append((landmarks, made.frames))
+    torch.testing.assert_close(torch.cat([p[0] for p in parts], 1), spoken, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.cat([p[1] for p in parts], 1), drawn.frames, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_sample_of_either_half_influences_another(name: str) -> None:
+    model, portrait = build(name), face(3)
+    heard, points = speech(model.config, 3, 3), moving(portrait, 3)
+    middle = Portrait(portrait.image[1:2], portrait.landmarks[1:2])
+    with torch.inference_mode():
+        together, alone = model.encode(portrait), model.encode(middle)
+        spoken, _ = model.speak(together, heard)
+        own, _ = model.speak(alone, heard[1:2])
+        drawn, _ = model.draw(together, points)
+        mine, _ = model.draw(alone, points[1:2])
+    torch.testing.assert_close(spoken[1:2], own, atol=1e-6, rtol=0)
+    torch.testing.assert_close(drawn.frames[1:2], mine.frames, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_half_is_causal_and_only_vg_may_forget(name: str) -> None:
+    """By gradient: frame 3 depends on itself and, where the network recurs, on those before."""
+    model, portrait = build(name), face()
+    heard = speech(model.config, 1, 5).requires_grad_()
+    identity = model.encode(portrait)
+    spoken, _ = model.speak(identity, heard)
+    (grad,) = torch.autograd.grad((spoken[0, 3] * torch.randn(68, 2)).sum(), heard)
+    reach = grad[0].abs().amax((1, 2))
+    assert reach[:4].min() > 0 and reach[4] == 0
+    points = moving(portrait, 5).requires_grad_()
+    made, _ = model.draw(identity, points)
+    lower = made.frames[0, 3, :, 64:]
+    (grad,) = torch.autograd.grad((lower * torch.randn_like(lower)).sum(), points)
+    reach = grad[0].abs().amax((1, 2))
+    assert reach[3] > 0 and reach[4] == 0
+    if model.config.vg.recurrence == "frame":
+        assert reach[:3].max() == 0
+    else:
+        assert reach[:3].min() > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_frames_are_attention_times_colour_plus_the_rest_of_the_identity(name: str) -> None:
+    model, portrait = build(name), face()
+    with torch.inference_mode():
+        made, _ = model.draw(model.encode(portrait), moving(portrait, 3))
+    assert made.mask is not None and made.colour is not None
+    expected = made.mask * made.colour + (1 - made.mask) * portrait.image[:, None]
+    torch.testing.assert_close(made.frames, expected, atol=1e-6, rtol=0)
+    assert made.mask.std() > 1e-3
+
+
+def test_what_the_window_does_not_hold_is_the_identity_itself() -> None:
+    model, portrait = build("lean"), face()
+    with torch.inference_mode():
+        made, _ = model.draw(model.encode(portrait), moving(portrait, 2))
+    top, _, left, right = TINY.vg.window
+    for part in (np.s_[..., :top, :], np.s_[..., :left], np.s_[..., right:]):
+        assert torch.equal(made.frames[0, 1][part], portrait.image[0][part])
+
+
+def test_the_bent_picture_is_bent_along_the_flow() -> None:
+    """No new colour, attention everywhere: the frame is the identity, read at x + flow."""
+    model, portrait = build("lean"), face()
+    assert isinstance(model.vg, VgNet)
+    with torch.no_grad():
+        model.vg.head.weight.zero_()
+        assert model.vg.head.bias is not None
+        model.vg.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 40.0]))
+        made, _ = model.draw(model.encode(portrait), moving(portrait, 1))
+    assert made.flow is not None and made.flow.abs().max() > 0.5 / 128
+    step = made.flow[0, 0].numpy() * 128
+    for row, column in ((80, 64), (95, 50), (100, 70), (88, 60)):
+        x, y = column + step[0, row, column], row + step[1, row, column]
+        x0, y0 = int(np.floor(x)), int(np.floor(y))
+        fx, fy = x - x0, y - y0
+        near = portrait.image[0, :, y0 : y0 + 2, x0 : x0 + 2].numpy()
+        weights = np.outer([1 - fy, fy], [1 - fx, fx])
+        expected = (near * weights).sum((1, 2))
+        assert np.allclose(made.frames[0, 0, :, row, column].numpy(), expected, atol=2e-4)
+
+
+def test_gain_scales_what_is_heard_and_not_the_neutral_mouth() -> None:
+    model, portrait = build("lean"), face()
+    heard = speech(TINY, 1, 3)
+    with torch.inference_mode():
+        identity = model.encode(portrait)
+        before, _ = model.at(identity.coefficients, heard)
+        model.at.gain.fill_(0.0)
+        neutral, _ = model.at(identity.coefficients, heard)
+        model.at.gain.fill_(1.5)
+        after, _ = model.at(identity.coefficients, heard)
+    torch.testing.assert_close(after - neutral, 1.5 * (before - neutral), atol=1e-5, rtol=0)
+    assert (neutral[:, 0] == neutral[:, 2]).all()
+
+
+def test_published_sizes() -> None:
+    """Counts of the released code: AT-net 30.07 M (its full layers 25.69), VG-net 58.36 M (ConvGRU
+    8.85, nine residual blocks and two transposed convolutions 43.96)."""
+    with torch.device("meta"):
+        model = Atvg(PAPER)
+
+    def millions(module: nn.Module) -> float:
+        return sum(p.numel() for p in module.parameters()) / 1e6
+
+    full = [m for m in model.at.audio_encoder.modules() if isinstance(m, nn.Linear)]
+    assert millions(model.at) == pytest.approx(30.07, abs=0.005)
+    assert sum(map(millions, full)) == pytest.approx(25.69, abs=0.005)
+    assert millions(model.vg) == pytest.approx(58.36, abs=0.01)
+    assert millions(model.vg.mmrnn) == pytest.approx(8.85, abs=0.005)
+    assert millions(model.vg.residual) == pytest.approx(43.96, abs=0.015)
+
+
+def test_lean_preset_is_lean() -> None:
+    """At most 3 M weights and 0.2 GMAC per frame with the identity cached."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = Atvg(models.PRESETS["atvg"]).eval()
+    assert sum(p.numel() for p in model.parameters()) <= 3e6
+    with torch.no_grad():
+        identity = model.encode(face())
+        with FlopCounterMode(display=False) as counter:
+            model(identity, speech(model.config, 1, 4))
+    assert counter.get_total_flops() / 2 / 4 <= 0.2e9
+
+
+def test_a_convolutional_gru_is_a_gru_at_every_pixel() -> None:
+    """Kernels that are zero but for their middle: torch's own GRU cell, pixel by pixel."""
+    torch.manual_seed(7)
+    layer, cell = ConvGru(3, 4, dilation=2), nn.GRUCell(3, 4)
+    with torch.no_grad():
+        for convolution, weight, bias in (
+            (layer.heard, cell.weight_ih, cell.bias_ih),
+            (layer.kept, cell.weight_hh, cell.bias_hh),
+        ):
+            convolution.weight.zero_()
+            convolution.weight[:, :, 1, 1] = weight
+            assert convolution.bias is not None
+            convolution.bias.copy_(bias)
+        x = torch.randn(2, 5, 3, 3, 2)
+        out, last = layer(x)
+        state = torch.zeros(2 * 3 * 2, 4)
+        for t in range(5):
+            state = cell(x[:, t].permute(0, 2, 3, 1).reshape(-1, 3), state)
+            expected = state.reshape(2, 3, 2, 4).permute(0, 3, 1, 2)
+            torch.testing.assert_close(out[:, t], expected)
+    assert last is not None and torch.equal(last, out[:, -1])
+
+
+# --- the landmark space --------------------------------------------------------------------------
+
+
+def test_displacing_changes_the_coefficients_by_just_that() -> None:
+    space = LandmarkSpace(5, "speaking")
+    torch.manual_seed(0)
+    rows, _ = torch.linalg.qr(torch.randn(58, 5))
+    space.load_state_dict(
+        {"mean": torch.rand(58), "basis": rows.T.contiguous(), "scale": torch.rand(5) * 0.1 + 0.01}
+    )
+    points, change = torch.rand(2, 68, 2), torch.randn(2, 3, 5)
+    moved = space.displace(points, change)
+    difference = space.coefficients(moved) - space.coefficients(points)[:, None]
+    torch.testing.assert_close(difference, change, atol=1e-4, rtol=0)
+    still = [i for i in range(68) if i not in SPEAKING]
+    assert torch.equal(moved[:, 1, still], points[:, still])
+
+
+def test_the_space_is_the_pca_of_motion_within_clips(cache: Cache) -> None:
+    """Against numpy's SVD of the same deviations."""
+    clips, points = cache.split("train"), list(SPEAKING)
+    basis, share = landmark_space.fit(cache, clips, 3, points, balance=1.0)
+    tracks = [
+        cache.landmarks[c.start : c.start + c.frames][:, points].reshape(c.frames, -1)
+        for c in clips
+        if not c.silent
+    ]
+    deviations = np.concatenate([t - t.mean(0) for t in tracks]).astype(np.float64)
+    _, values, rows = np.linalg.svd(deviations, full_matrices=False)
+    assert np.allclose(basis["mean"], np.concatenate(tracks).mean(0), atol=1e-6)
+    assert np.allclose(basis["scale"], values[:3] / np.sqrt(len(deviations)), atol=1e-6)
+    assert share == pytest.approx((values[:3] ** 2).sum() / (values**2).sum(), abs=1e-6)
+    strong = values[:3] > 1e-4 * values[0]  # directions without motion are anybody's
+    overlap = np.abs((basis["basis"].double().numpy() * rows[:3]).sum(1))
+    assert np.allclose(overlap[strong], 1, atol=1e-4) and strong[0]
+
+
+def test_a_basis_survives_its_file_and_another_size_is_refused(
+    cache: Cache, tmp_path: Path
+) -> None:
+    basis, _ = landmark_space.fit(cache, cache.split("train"), 4, list(SPEAKING))
+    path = tmp_path / "basis.safetensors"
+    landmark_space.save(basis, path, "six clips")
+    space = LandmarkSpace(4, "speaking")
+    landmark_space.install(landmark_space.load(path), space, str(path))
+    assert all(torch.equal(space.get_buffer(name), value) for name, value in basis.items())
+    with pytest.raises(BadWeights, match=r"basis\.safetensors: 4 components of 29 points, .* 6 of"):
+        landmark_space.install(basis, LandmarkSpace(6, "speaking"), str(path))
+    with pytest.raises(BadWeights, match="4 components of 29 points, the model has 4 of 68"):
+        landmark_space.install(basis, LandmarkSpace(4, "all"), str(path))
+    with pytest.raises(BadRequest, match="29 components need more than the 0 frames"):
+        landmark_space.fit(cache, [], 29, list(SPEAKING))
+
+
+def test_the_command_computes_it_and_training_refuses_another_size(
+    cli: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shards"
+    write_cache(folder)
+    path = tmp_path / "basis.safetensors"
+    made = cli("landmark-space", folder, "-o", path, "--components", 3)
+    assert made.code == 0 and "3 components of 29 points" in made.out
+    again = cli("landmark-space", folder, "-o", path)
+    assert again.code == 2 and "basis.safetensors" in again.err
+    tiny = ("train", "atvg", folder, "--preset", "atvg-tiny", "--steps", "1,1,1")
+    refused = cli(*tiny, "-o", tmp_path / "run", "--basis", path)
+    assert refused.code == 2
+    assert "basis.safetensors: 3 components of 29 points, the model has 4" in refused.err
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    damaged = cli(*tiny, "-o", tmp_path / "run", "--basis", tmp_path / "text.safetensors")
+    assert damaged.code == 2 and "text.safetensors: is no landmark space" in damaged.err
+    assert cli("landmark-space", folder, "-o", path, "--overwrite").code == 0
+    trained = cli(*tiny, "-o", tmp_path / "run")
+    assert trained.code == 0 and (tmp_path / "run" / "weights.safetensors").exists()
