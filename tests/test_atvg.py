@@ -12,12 +12,13 @@ from conftest import Cli
 from corpus import write_cache
 from torch import Tensor, nn
 
-from talkingface import models
+import talkingface
+from talkingface import audio, models
 from talkingface.contract import LandmarkDriven, Portrait
 from talkingface.data import landmark_space
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.models.atvg import Atvg, AtvgConfig, LandmarkSpace, VgNet
+from talkingface.models.atvg import Atvg, AtvgConfig, Identity, LandmarkSpace, VgNet
 from talkingface.models.blocks import ConvGru
 from talkingface.models.window import SPEAKING
 
@@ -194,12 +195,11 @@ def test_gain_scales_what_is_heard_and_not_the_neutral_mouth() -> None:
     model, portrait = build("lean"), face()
     heard = speech(TINY, 1, 3)
     with torch.inference_mode():
-        identity = model.encode(portrait)
-        before, _ = model.at(identity.coefficients, heard)
+        before, _ = model.at(portrait.landmarks, heard)
         model.at.gain.fill_(0.0)
-        neutral, _ = model.at(identity.coefficients, heard)
+        neutral, _ = model.at(portrait.landmarks, heard)
         model.at.gain.fill_(1.5)
-        after, _ = model.at(identity.coefficients, heard)
+        after, _ = model.at(portrait.landmarks, heard)
     torch.testing.assert_close(after - neutral, 1.5 * (before - neutral), atol=1e-5, rtol=0)
     assert (neutral[:, 0] == neutral[:, 2]).all()
 
@@ -332,3 +332,27 @@ def test_the_command_computes_it_and_training_refuses_another_size(
     assert cli("landmark-space", folder, "-o", path, "--overwrite").code == 0
     trained = cli(*tiny, "-o", tmp_path / "run")
     assert trained.code == 0 and (tmp_path / "run" / "weights.safetensors").exists()
+
+
+# --- the shipped weights -------------------------------------------------------------------------
+
+
+def test_shipped_lips_move_with_speech_and_rest_in_silence(portrait: Path, speech: Path) -> None:
+    speaker = talkingface.load("atvg")
+    aligned = talkingface.align(portrait)
+    points = torch.from_numpy(np.asarray(aligned.landmarks, dtype=np.float32))[None]
+    identity = Identity(Portrait(torch.zeros(1, 3, 128, 128), points))
+    gaps = []
+    for sound in (audio.load(speech), torch.zeros(48_000)):
+        with torch.inference_mode():
+            heard = audio.windows(sound, speaker.model.config.speech)[None]
+            moved, _ = speaker.model.speak(identity, heard)
+        gaps.append((moved[0, :, 66, 1] - moved[0, :, 62, 1]).std())
+    assert gaps[0] * 128 > 1.0  # pixels
+    assert gaps[1] < 0.15 * gaps[0]
+
+
+def test_all_shipped_weights_stay_under_32_mib() -> None:
+    files = list(Path(talkingface.__file__).parent.rglob("*.safetensors"))
+    assert {"atvg.safetensors", "cran.safetensors", "phones.safetensors"} <= {p.name for p in files}
+    assert sum(p.stat().st_size for p in files) < 32 * 2**20

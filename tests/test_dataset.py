@@ -37,7 +37,7 @@ from talkingface.errors import BadShard
 SIDE = 16
 FRAMES = 60  # of a speaking clip
 SPEC = SpeechSpec()
-PLAIN = SampleConfig(repeated=0.0, batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
+PLAIN = SampleConfig(batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
 
 
 def write_cache(folder: Path, rng: np.random.Generator) -> Path:

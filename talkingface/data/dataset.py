@@ -132,7 +132,7 @@ class SampleConfig:
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
     puppets: float = 0.0
-    repeated: float = 0.5  # how often something was said before the clip began, not nothing
+    repeated: float = 0.0  # how often something was said before the clip began, not nothing
     pictures: bool = True  # False: landmarks and speech only
     sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
     augment: AugmentConfig = field(default_factory=AugmentConfig)

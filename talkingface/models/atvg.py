@@ -125,10 +125,11 @@ class AtNet(nn.Module):
     """
 
     gain: Tensor
+    template: Tensor
     speech_mean: Tensor
     speech_std: Tensor
 
-    def __init__(self, config: AtConfig, speech: SpeechSpec) -> None:
+    def __init__(self, config: AtConfig, speech: SpeechSpec, crop: CropSpec) -> None:
         super().__init__()
         self.config = config
         self.space = LandmarkSpace(config.components, config.points)
@@ -143,9 +144,11 @@ class AtNet(nn.Module):
             for layer in range(config.layers):
                 getattr(self.lstm, f"bias_hh_l{layer}")[config.hidden : 2 * config.hidden] = 1.0
         self.head = nn.Linear(config.hidden, config.components)
+        template = torch.from_numpy(crop.template() / crop.size).float()
+        self.register_buffer("template", template, persistent=False)
         if config.neutral:
             self.neutral = nn.Sequential(
-                nn.Linear(config.components, 64),
+                nn.Linear(2 * LANDMARKS, 64),
                 nn.LeakyReLU(0.2),
                 nn.Linear(64, config.components),
             )
@@ -153,8 +156,14 @@ class AtNet(nn.Module):
         self.register_buffer("speech_mean", torch.zeros(speech.coefficients))
         self.register_buffer("speech_std", torch.ones(speech.coefficients))
 
-    def forward(self, own: Tensor, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """own: (B, K) of the identity; speech: (B, T, hops, coefficients) -> change (B, T, K)."""
+    def forward(
+        self, landmarks: Tensor, speech: Tensor, state: State = None
+    ) -> tuple[Tensor, State]:
+        """landmarks: (B, 68, 2), the identity's p_p; speech: (B, T, hops, coefficients).
+
+        Returns the change of the identity's coefficients (B, T, K).
+        """
+        own = self.space.coefficients(landmarks)
         x = (speech - self.speech_mean) / self.speech_std
         audio = self.audio_encoder(x.flatten(0, 1).unsqueeze(1)).unflatten(0, speech.shape[:2])
         face = self.landmark_encoder(torch.tanh(own / 3) if self.config.neutral else own)
@@ -166,7 +175,8 @@ class AtNet(nn.Module):
         hidden, state = self.lstm(torch.cat([audio, face.to(audio.dtype)], dim=-1), state)
         change = self.gain * self.head(hidden)
         if self.config.neutral:
-            change = change - self.neutral(own).unsqueeze(1)
+            shape = (landmarks - self.template).flatten(1) / FLOW_UNIT
+            change = change - self.neutral(shape).unsqueeze(1)
         return change, state
 
 
@@ -427,11 +437,10 @@ def _double(inputs: int, outputs: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Atvg.encode` keeps of a face: its coefficients c_p and VG-net's features."""
+    """What `Atvg.encode` keeps of a face; AT-net alone needs no features."""
 
     portrait: Portrait
-    coefficients: Tensor
-    features: tuple[Tensor, ...]
+    features: tuple[Tensor, ...] = ()
 
 
 class Atvg(nn.Module):
@@ -440,7 +449,7 @@ class Atvg(nn.Module):
     def __init__(self, config: AtvgConfig) -> None:
         super().__init__()
         self.config = config
-        self.at = AtNet(config.at, config.speech)
+        self.at = AtNet(config.at, config.speech, config.crop)
         self.vg: VgNet | PublishedVgNet = (VgNet if config.vg.kind == "lean" else PublishedVgNet)(
             config.vg, config.crop
         )
@@ -452,11 +461,7 @@ class Atvg(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """See `contract.Generator`."""
-        return self.encode_landmarks(portrait, self.vg.encode(portrait.image))
-
-    def encode_landmarks(self, portrait: Portrait, features: tuple[Tensor, ...] = ()) -> Identity:
-        """What AT-net alone needs of a face: no picture is looked at."""
-        return Identity(portrait, self.at.space.coefficients(portrait.landmarks), features)
+        return Identity(portrait, self.vg.encode(portrait.image))
 
     def forward(
         self, identity: Identity, speech: Tensor, state: State = None
@@ -471,7 +476,7 @@ class Atvg(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
-        change, state = self.at(identity.coefficients, speech, state)
+        change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 
     def draw(

@@ -94,9 +94,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         if not stage.pictures:
-            landmarks, _ = self.model.speak(
-                self.model.encode_landmarks(batch.portrait), batch.speech
-            )
+            landmarks, _ = self.model.speak(Identity(batch.portrait), batch.speech)
             return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
         shown, terms = self._landmarks(identity, batch, stage)

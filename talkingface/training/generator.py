@@ -81,6 +81,8 @@ class GeneratorTraining:
     balance: float = 0.5
     silent: float = 0.1
     puppets: float = 0.0
+    lip_puppets: float = 0.0  # the same in stages without pictures
+    repeated: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
     video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
@@ -197,7 +199,8 @@ class GeneratorRecipe(Generic[T]):
             silent=t.silent,
             pictures=stage.pictures,
             sound=self._listens(stage),
-            puppets=t.puppets if stage.pictures else 0.0,
+            puppets=t.puppets if stage.pictures else t.lip_puppets,
+            repeated=t.repeated,
             augment=t.augment,
         )
         return draw_batch(self.cache, self.clips, t.model.speech, config, (self.seed, step, rank()))

@@ -79,10 +79,10 @@ CRAN = {
 # ATVGnet: AT-net learns from landmarks, VG-net from real landmarks; then one behind the other.
 LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
 # From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
-JUDGED = {**LEAN_DRAWING, "lips": 0.2, "score": 0.05, "regression": 0.3, "image": 0.5, "video": 0.5}
+JUDGED = {**LEAN_DRAWING, "lips": 0.2, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
 VG = Stage(2800, LEAN_DRAWING, 8e-4, real_guide=1.0, schedule="cosine")
 CASCADE = replace(
-    VG, steps=500, weights=JUDGED, lr=4e-4, real_guide=0.5, speech_rate=0.05, critic_rate=5.0
+    VG, steps=950, weights=JUDGED, lr=4e-4, real_guide=0.5, speech_rate=0.05, critic_rate=5.0
 )
 # The released code: 10 L_pix + BCE + landmark MSE, each discriminator term alike.
 PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
@@ -90,11 +90,13 @@ PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
 ATVG = {
     "atvg": AtvgTraining(
         model=MODELS["atvg"],
-        stages=(replace(LIPS, steps=1300), VG, CASCADE),
+        stages=(replace(LIPS, steps=1800), VG, CASCADE),
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
         puppets=0.25,
+        lip_puppets=0.5,
+        repeated=0.5,
     ),
     # Released code: Adam 2e-4, beta 0.5; AT-net 10 epochs of 16 clips, VG-net 5 epochs of 10; the
     # paper has no third stage: here one epoch of it.
