@@ -172,9 +172,10 @@ def _entry(name: str) -> dict[str, str]:
     if name in registry:
         return registry[name]
     if name in models.PRESETS:
+        command = f"talkingface train {models.PRESETS[name].family} --preset {name}"
         raise UnknownModel(
-            f"{name!r} is a preset without trained weights: train it "
-            f"(`talkingface train cran --preset {name}`) and give the path of its .safetensors file"
+            f"{name!r} is a preset without trained weights: train it (`{command}`) and give the "
+            "path of its .safetensors file"
         )
     known = [*registry, *WITHOUT_FILE]
     close = difflib.get_close_matches(name, known, n=1)

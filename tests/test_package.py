@@ -72,7 +72,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with every file that the README names, and a shipped `cran` that is tiny."""
+    """A folder with every file that the README names, and shipped weights that are tiny."""
     small = np.ascontiguousarray(picture.read(EXAMPLES / "portrait.jpg")[::3, ::3])
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     for name in ("portrait", "anna", "ben"):
@@ -84,8 +84,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shipped.mkdir()
     monkeypatch.setattr(weights, "SHIPPED", shipped)
     source = tmp_path / "tiny.safetensors"
-    weights.save(source, weights.load("cran-tiny"), training_data="none", licence="MIT")
-    weights.register("cran", source)
+    for name in ("cran", "atvg"):
+        weights.save(source, weights.load(f"{name}-tiny"), training_data="none", licence="MIT")
+        weights.register(name, source)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -97,7 +98,7 @@ def test_the_readme_commands_run_as_written(desk: Path, cli: Cli) -> None:
         ran = cli(*words[1:])
         assert ran.code == 0 and ran.err == "", (words, ran)
     made = {path.name for path in desk.glob("**/*.mp4")}
-    assert made >= {"talking.mp4", "second.mp4", "face.mp4", "anna-hello.mp4", "ben-bye.mp4"}
+    assert made >= {"talking.mp4", "other.mp4", "second.mp4", "face.mp4", "anna-hello.mp4", "ben-bye.mp4"}
 
 
 def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
