@@ -55,7 +55,7 @@ class AtConfig:
 class VgConfig:
     """VG-net. kind: "lean" or "published" (whose sizes are fixed but for `width`).
 
-    motion: C_t is new "colour" alone, or the "bent" identity picture with new colour over it.
+    motion: C_t is new "colour" alone, or the "bent" identity picture plus new colour.
     recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
     width: factor on the published channels. window: what the lean one draws, as in CRAN.
     """
