@@ -398,7 +398,7 @@ def landmark_space(
     count = config.components if components is None else components
     points = LandmarkSpace(config.components, config.points).points
     cache = open_cache(shards)
-    clips = cache.split(*(("train", "stranger") if everyone else ("train",)))
+    clips = cache.split(*_learned_from(everyone))
     basis, share = spaces.fit(cache, clips, count, points)
     speaking = sum(not clip.silent for clip in clips)
     spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
@@ -531,6 +531,11 @@ def _complain(error: TalkingFaceError) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
+def _learned_from(everyone: bool) -> tuple[str, ...]:
+    """The splits that are trained on."""
+    return ("train", "stranger") if everyone else ("train",)
+
+
 def _train_generator(
     recipe: Callable[..., Recipe],
     training: GeneratorTraining,
@@ -547,7 +552,7 @@ def _train_generator(
     from talkingface.data.shards import open_cache
     from talkingface.training import loop
 
-    splits = ("train", "stranger") if everyone else ("train",)
+    splits = _learned_from(everyone)
     chosen = loop.start_processes(pipeline.find_device(device))
     made = recipe(training, open_cache(shards), splits, device=chosen, seed=seed, **own)
     _train(made, output, loop.LoopOptions(minutes=minutes, seed=seed))

@@ -556,8 +556,13 @@ def _work(plan: Plan, task: Task) -> list[Result]:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """One JSON line per result, whole or not at all."""
-    lines = [json.dumps(asdict(result), sort_keys=True, allow_nan=False) for result in results]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, results)
+
+
+def write_lines(path: Path, rows: Iterable[Any], overwrite: bool = True) -> None:
+    """One JSON line per dataclass, whole or not at all. Raises OutputError."""
+    lines = [json.dumps(asdict(row), sort_keys=True, allow_nan=False) for row in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines), overwrite)
 
 
 def read_results(path: Path) -> list[Result]:
@@ -581,7 +586,7 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
     amplitude also pooled, over all frames of all clips in one curve; top1, top5 of the judge.
     """
     names = sorted({name for result in results for name in result.metrics})
-    row = {name: _mean([r.metrics.get(name) for r in results]) for name in names}
+    row = {name: mean([r.metrics.get(name) for r in results]) for name in names}
     row["missed"] = float(sum(r.metrics.get("missed") or 0 for r in results))
     made = _curve(value for r in results for value in r.aperture)
     real = _curve(value for r in results for value in r.real_aperture)
@@ -590,12 +595,13 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
     ranks = [rank for r in results for rank in r.ranks]
     row["words"] = float(len(ranks))
     for n in (1, 5):
-        row[f"top{n}"] = _mean([float(rank <= n) for rank in ranks])
+        row[f"top{n}"] = mean([float(rank <= n) for rank in ranks])
     row["clips"] = float(len(results))
     return row
 
 
-def _mean(values: Iterable[float | None]) -> float:
+def mean(values: Iterable[float | None]) -> float:
+    """Of the values that are known; NaN where none is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else math.nan
 

@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -269,8 +269,7 @@ def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -
 
 def write(path: Path, trials: Sequence[Trial], overwrite: bool = False) -> None:
     """One JSON line per trial, whole or not at all. Raises OutputError."""
-    lines = [json.dumps(asdict(trial), sort_keys=True, allow_nan=False) for trial in trials]
-    evaluate.write_text(path, "".join(f"{line}\n" for line in lines), overwrite)
+    evaluate.write_lines(path, trials, overwrite)
 
 
 def read(path: Path) -> list[Trial]:
@@ -305,14 +304,9 @@ def curve(trials: Sequence[Trial], model: str, kind: str) -> list[Point]:
 
 
 def _point(trials: Sequence[Trial], amount: float) -> Point:
-    metrics = {name: _mean([t.metrics[name] for t in trials]) for name, _ in MEASURES}
+    metrics = {name: evaluate.mean([t.metrics[name] for t in trials]) for name, _ in MEASURES}
     missed = sum(t.metrics["missed"] or 0.0 for t in trials)
     return Point(amount, len(trials), {**metrics, "missed": missed, "clips": float(len(trials))})
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else math.nan
 
 
 TITLES = {

@@ -177,9 +177,9 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         """1 / the amplitude ratio of all held-out apertures, between 0.8 and 1.25."""
         own: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         true: list[np.ndarray[Any, np.dtype[np.float64]]] = []
-        for _, _, landmarks, renditions in self._held_out_clips():
-            moved = renditions[""].landmarks
-            assert moved is not None
+        for _, _, landmarks, portrait, speech in self._held_out():  # AT-net alone: no pictures
+            with torch.inference_mode():
+                moved, _ = self.ema.speak(Identity(portrait), speech)
             for curves, points in ((own, moved[0]), (true, landmarks)):
                 gap = lip_gap(points)
                 curves.append(gap - gap.mean())

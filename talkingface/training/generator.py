@@ -7,6 +7,7 @@ losses, one dict of weights, total = their dot product; a missing key ablates.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -93,7 +94,7 @@ class GeneratorTraining:
 T = TypeVar("T", bound=GeneratorTraining)
 
 
-class GeneratorRecipe(Generic[T]):
+class GeneratorRecipe(ABC, Generic[T]):
     """See `loop.Recipe`. A subclass says how frames are made and which critics it adds."""
 
     def __init__(
@@ -138,29 +139,29 @@ class GeneratorRecipe(Generic[T]):
 
     # --- what a subclass says -------------------------------------------------------------------
 
+    @abstractmethod
     def hears(self, parameter: str) -> bool:
         """Whether the model's parameter of this name belongs to what hears and moves the lips."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _hearing(self) -> nn.Module:
         """The module that keeps `speech_mean` and `speech_std`."""
-        raise NotImplementedError
 
     def _listens(self, stage: Stage) -> bool:
         """Whether this stage hears at all."""
         return True
 
+    @abstractmethod
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         """What is drawn (the window only), the real frames, and the terms that need no critic."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _renditions(
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
     ) -> dict[str, Generated]:
         """The averaged model's answers to a held-out clip, the one from sound alone as ""."""
-        raise NotImplementedError
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -277,15 +278,20 @@ class GeneratorRecipe(Generic[T]):
 
     # --- looking at it --------------------------------------------------------------------------
 
-    def _held_out_clips(
-        self,
-    ) -> Iterator[tuple[ClipInfo, Tensor, Tensor, dict[str, Generated]]]:
+    def _held_out(self) -> Iterator[tuple[ClipInfo, Tensor, Tensor, Portrait, Tensor]]:
+        """Clip, real frames and landmarks, portrait (the first frame), speech (1, T, ...)."""
         for clip in self.held_out:
             rows = slice(clip.start, clip.start + clip.frames)
             real = video.to_tensor(np.array(self.cache.frames[rows]))
             landmarks = torch.from_numpy(self.cache.landmarks[rows].copy())
             portrait = Portrait(real[:1], landmarks[:1]).to(self.device)
             speech = clip_speech(self.cache, clip, self.training.model.speech)[None].to(self.device)
+            yield clip, real, landmarks, portrait, speech
+
+    def _held_out_clips(
+        self,
+    ) -> Iterator[tuple[ClipInfo, Tensor, Tensor, dict[str, Generated]]]:
+        for clip, real, landmarks, portrait, speech in self._held_out():
             with torch.inference_mode():
                 made = self._renditions(portrait, speech, landmarks[None].to(self.device))
             yield clip, real, landmarks, made
