@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 train_app = typer.Typer(
-    help="Train the lip reader or a generator.", no_args_is_help=True, rich_markup_mode=None
+    help="Train generators, baselines, lip readers, and the networks that measure.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(train_app, name="train")
 
@@ -64,6 +66,45 @@ Without = Annotated[
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
+]
+Results = Annotated[
+    Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md, tables.tex")
+]
+EvaluatedModels = Annotated[
+    str | None,
+    typer.Option(
+        help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
+        "NAME@landmarks draws the clip's real landmarks in place of what it hears"
+    ),
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        help="instead of models: a folder of your own videos, NAME/real.mp4 beside "
+        "NAME/generated.mp4, or NAME.real.mp4 beside NAME.generated.mp4"
+    ),
+]
+Judge = Annotated[
+    str | None, typer.Option(help="a lip reader, by name or .safetensors file [no lip reading]")
+]
+Experts = Annotated[
+    str,
+    typer.Option(
+        help="networks of `talkingface train sync` and `identity` that measure too, by name or "
+        '.safetensors file, with commas between; "" for none'
+    ),
+]
+Splits = Annotated[str, typer.Option(help="parts of the corpus, with commas between")]
+Reference = Annotated[
+    str | None, typer.Option(help="the row that others are compared with [the first model]")
+]
+AuthorCompat = Annotated[
+    bool,
+    typer.Option("--author-compat", help="also PSNR, SSIM and LMD as ATVGnet's script has them"),
+]
+Again = Annotated[
+    bool,
+    typer.Option("--overwrite", help="write the tables anew; what is measured is used again"),
 ]
 
 
@@ -307,6 +348,61 @@ def train_lipreader(
     _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
 
 
+@train_app.command("identity")
+def train_identity(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "identity",
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the face embedding that measures whose face it is; goes on where it stopped.
+
+    Example: talkingface train identity shards -o runs/identity
+    """
+    from dataclasses import replace
+
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import identity, loop, presets
+
+    if preset not in presets.IDENTITY:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.IDENTITY)}")
+    training = replace(presets.IDENTITY[preset], seed=seed)
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = identity.IdentityRecipe(training, open_cache(shards), own)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+@train_app.command("sync")
+def train_sync(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "sync",
+    minutes: Minutes = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train the embedding that measures whether lips and sound agree; goes on where it stopped.
+
+    Example: talkingface train sync shards -o runs/sync
+    """
+    from dataclasses import replace
+
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop, presets, sync
+
+    if preset not in presets.SYNC:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.SYNC)}")
+    training = presets.SYNC[preset]
+    training = training if seed is None else replace(training, seed=seed)
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = sync.SyncRecipe(training, open_cache(shards), own)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
+
+
 @train_app.command("cran")
 def train_cran(
     shards: Shards,
@@ -374,6 +470,62 @@ def train_atvg(
     )
 
 
+@train_app.command("baseline")
+def train_baseline(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "chung",
+    steps: Steps = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as precision=float32"),
+    ] = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a published baseline; goes on where it stopped.
+
+    Example: talkingface train baseline shards -o runs/chung --preset chung
+    """
+    from talkingface.training import presets
+
+    training = presets.choose(presets.BASELINES, preset, steps, without or [], change or [])
+    recipe, own = presets.BASELINE_RECIPES[type(training)], {"init": init}
+    _train_generator(recipe, training, shards, output, everyone, minutes, seed, device, own)
+
+
+@train_app.command("table")
+def train_table(
+    name: Annotated[str, typer.Argument(help="which table: song-table1")],
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder, one run for each row")],
+    reader: Annotated[
+        str, typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file")
+    ] = "lipreader",
+    only: Annotated[
+        list[str] | None, typer.Option(help="a row by the name of its folder; repeat [all]")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train every model of a paper's table, one after the other; goes on where it stopped.
+
+    Example: talkingface train table song-table1 shards -o runs
+    """
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop, tables
+
+    cache, chosen = open_cache(shards), loop.start_processes(pipeline.find_device(device))
+    for row in tables.rows_of(name, only or []):
+        recipe = tables.recipe_of(row, cache, output, reader, chosen, seed)
+        _train(recipe, output / row.name, loop.LoopOptions(seed=seed))
+
+
 @app.command("landmark-space")
 def landmark_space(
     shards: Shards,
@@ -407,48 +559,74 @@ def landmark_space(
 
 @app.command()
 def evaluate(
-    models: Annotated[
-        str,
-        typer.Option(
-            help="names or .safetensors files, with commas between; NAME@landmarks is a row of a "
-            "model that draws the clip's real landmarks in place of what it hears"
-        ),
-    ],
-    cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md")],
-    judge: Annotated[
-        str | None, typer.Option(help="a lip reader's .safetensors file [no lip reading]")
+    out: Results,
+    models: EvaluatedModels = None,
+    cache: Annotated[Path | None, typer.Option(help="what `talkingface prepare` wrote")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="a paper's table and its figures: song-table1")
     ] = None,
-    splits: Annotated[str, typer.Option(help="parts of the corpus")] = "test,stranger",
+    runs: Annotated[
+        Path, typer.Option(help="with --preset: what `talkingface train table` wrote")
+    ] = Path("runs"),
+    pairs: Pairs = None,
+    judge: Judge = None,
+    experts: Experts = "sync,identity",
+    splits: Splits = "test,stranger",
     clips: Annotated[int | None, typer.Option(help="at most so many of each split [all]")] = None,
-    jobs: Annotated[int, typer.Option(help="processes")] = 1,
+    reference: Reference = None,
+    author_compat: AuthorCompat = False,
+    jobs: Annotated[int | None, typer.Option(help="processes [one per core]")] = None,
     device: Device = "cpu",
-    overwrite: Overwrite = False,
+    overwrite: Again = False,
 ) -> None:
-    """Measure models on held-out clips, beside real video and the still picture.
+    """Measure models on held-out clips, beside real video and the still picture; or a paper's whole
+    table with its figures (--preset); or anybody's videos beside real ones (--pairs).
+
+    Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
+    that was stopped goes on when called again, and the same call gives the same numbers. Each
+    model's speed alone is in speed.json.
 
     Example: talkingface evaluate --models cran,atvg,atvg@landmarks --cache shards --out results
-    """
-    from talkingface import evaluate as evaluation
-    from talkingface import media, pipeline
 
-    for name in (evaluation.RESULTS, evaluation.TABLES):
-        if out.is_dir():
-            media.check_output(out / name, overwrite)
+    Example: talkingface evaluate --preset song-table1 --runs runs --cache shards --out results
+
+    Example: talkingface evaluate --pairs videos --out results
+    """
+    from talkingface import evaluation, media, pipeline
+    from talkingface.evaluation import reproduce
+
+    if sum(what is not None for what in (models, preset, pairs)) != 1:
+        raise BadRequest("give --models, --preset or --pairs: what is to be measured?")
+    if (pairs is None) != (cache is not None):
+        raise BadRequest("--models and --preset need --cache, --pairs has its own videos")
+    if pairs is not None and (judge, reference, clips) != (None, None, None):
+        raise BadRequest("--judge, --reference and --clips say nothing about --pairs; leave them")
+    outputs = evaluation.outputs(out, with_speed=pairs is None)
+    outputs += [] if preset is None else reproduce.outputs(preset, out)
+    if out.is_dir():
+        for path in outputs:
+            media.check_output(path, overwrite)
+    chosen = str(pipeline.find_device(device))
+    own: dict[str, Any] = {"experts": experts.split(",") if experts else [], "device": chosen}
+    own |= {"author_compat": author_compat, "jobs": jobs if jobs is not None else _cores(chosen)}
     with _bar("clips") as progress:
-        results = evaluation.evaluate(
-            models.split(","),
-            cache,
-            out,
-            judge=judge,
-            splits=splits.split(","),
-            clips=clips,
-            jobs=jobs,
-            device=str(pipeline.find_device(device)),
-            progress=progress,
-        )
-    print(evaluation.tables(results))
-    print(f"{out}: {len(results)} results in {evaluation.RESULTS}, tables in {evaluation.TABLES}")
+        if cache is None:
+            results = evaluation.evaluate_pairs(pairs or Path(), out, progress=progress, **own)
+        else:
+            own |= {"judge": judge, "clips": clips, "reference": reference}
+            own |= {"splits": splits.split(","), "progress": progress}
+            if preset is not None:
+                results = reproduce.reproduce(preset, runs, cache, out, **own)
+            else:
+                results = evaluation.evaluate((models or "").split(","), cache, out, **own)
+    for path in outputs:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    failed = sum(result.error is not None for result in results)
+    written = ", ".join(path.name for path in outputs)
+    print(f"{out}: {len(results)} results, {failed} of them failed; {written}")
+    if failed == len(results):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -470,7 +648,7 @@ def robustness(
     Example: talkingface robustness --models cran,atvg --cache shards --out results
     """
     from talkingface import pipeline
-    from talkingface import robustness as disturbed
+    from talkingface.evaluation import robustness as disturbed
 
     with _bar("videos") as progress:
         trials = disturbed.measure(
@@ -531,6 +709,11 @@ def _complain(error: TalkingFaceError) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
+def _cores(device: str) -> int:
+    """As many as cores; one where they would share a GPU."""
+    return os.cpu_count() or 1 if device == "cpu" else 1
+
+
 def _learned_from(everyone: bool) -> tuple[str, ...]:
     """The splits that are trained on."""
     return ("train", "stranger") if everyone else ("train",)
@@ -562,6 +745,7 @@ def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
     """The shared loop under a progress bar, and where its files are."""
     from talkingface.training import loop
 
+    loop.keep_memory()
     with _bar("steps") as progress:
         done = loop.run(recipe, folder, options, lambda step, losses: progress(step, recipe.steps))
     print(f"{folder}: {done} of {recipe.steps} steps; log.jsonl and weights.safetensors are there")

@@ -260,6 +260,40 @@ def landmark_regression_loss(
     return _mean(error, None if valid is None else valid[:, :, None, None])
 
 
+def info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float | Tensor = 0.07,
+    ignored: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE in a batch (van den Oord et al. 2018, Eq. 4; both ways as Radford et al.
+    2021, Fig. 3): row i of one side has to find row i of the other among all rows.
+
+    first, second: (N, D) embeddings, L2-normalised here, so that their products are cosines.
+    temperature: what the cosines are divided by, a number or a learned positive scalar. ignored:
+    (N, N) bool, true where row i of first and row j of second are no negatives (alike by chance, or
+    too near in time); the pairs themselves, on the diagonal, always count. Raises ValueError for
+    other shapes.
+    """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            "expected two sides of embeddings (N, D), "
+            f"got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    rows = len(first)
+    if ignored is not None and ignored.shape != (rows, rows):
+        raise ValueError(f"ignored is {tuple(ignored.shape)}, expected (N, N) = {(rows, rows)}")
+    if rows == 0:
+        return (first.sum() + second.sum()).float()
+    cosines = F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
+    logits = cosines / temperature
+    if ignored is not None:
+        pairs = torch.eye(rows, dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(ignored & ~pairs, -torch.inf)
+    own = torch.arange(rows, device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
 def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Eq. 5, L = L_rec + lambda_I L_I + lambda_V L_V + lambda_l L_l: the two dicts' dot product.
 

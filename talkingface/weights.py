@@ -172,7 +172,9 @@ def _entry(name: str) -> dict[str, str]:
     if name in registry:
         return registry[name]
     if name in models.PRESETS:
-        command = f"talkingface train {models.PRESETS[name].family} --preset {name}"
+        family = models.PRESETS[name].family
+        method = family if family in ("cran", "atvg") else "baseline"
+        command = f"talkingface train {method} --preset {name}"
         raise UnknownModel(
             f"{name!r} is a preset without trained weights: train it (`{command}`) and give the "
             "path of its .safetensors file"

@@ -16,12 +16,13 @@ from corpus import FRAMES, LEVELS, curve, landmarks, write_cache
 from torch import Tensor
 
 import talkingface
-from talkingface import evaluate, video, weights
+from talkingface import evaluation, video, weights
 from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest
-from talkingface.evaluate import Bench, Candidate, Result
+from talkingface.evaluation import Bench, Candidate, Filmed, Result, detection, measures
+from talkingface.evaluation import bench as benches
 from talkingface.geometry import CropSpec
 from talkingface.metrics.lips import aperture, reading_accuracy
 from talkingface.models.lipreader import PublishedLipReader, PublishedReaderConfig
@@ -95,7 +96,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture
 def bench(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(evaluate, "detect", read_pixel)
+    monkeypatch.setattr(detection, "detect", read_pixel)
     return Bench(cache)
 
 
@@ -137,9 +138,11 @@ def test_a_still_model_does_not_move(bench: Bench, cache: Cache) -> None:
     assert result is not None
     assert result.metrics["amplitude"] == 0.0 and result.metrics["missed"] == 0.0
     assert result.metrics["correlation"] is None and result.metrics["silence"] is None
-    psnr, motion = result.metrics["psnr"], result.metrics["motion"]
+    psnr, mouth = result.metrics["psnr"], result.metrics["motion_mouth"]
     assert psnr is not None and 10 < psnr < 60
-    assert motion is not None and motion < 1e-3
+    rest = result.metrics["motion_rest"]
+    assert mouth is not None and mouth < 1e-3 and rest is not None and rest < 1e-3
+    assert result.metrics["jitter"] == 0 and result.metrics["lag"] is None
 
 
 def test_a_late_model_scores_what_the_shifted_curve_says(bench: Bench, cache: Cache) -> None:
@@ -150,6 +153,7 @@ def test_a_late_model_scores_what_the_shifted_curve_says(bench: Bench, cache: Ca
         gaps = frames[:, 0, 0, 0].astype(float)
         expected = np.corrcoef(np.concatenate([gaps[:late], gaps[:-late]]), gaps)[0, 1]
         assert result.metrics["correlation"] == pytest.approx(expected, abs=1e-6)
+        assert result.metrics["lag"] == late
         scores.append(result.metrics["correlation"] or 0.0)
     assert 1 > scores[0] > scores[1] > scores[2]
 
@@ -173,7 +177,7 @@ def test_lost_frames_are_counted_and_left_out(bench: Bench, cache: Cache) -> Non
 def test_a_clip_in_pieces_is_the_whole_clip(
     bench: Bench, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    monkeypatch.setattr(benches, "CHUNK", 7)
     clip = clip_of(cache, "s1_test1")
     made = bench.generate(Player(frames_of(cache, clip)), clip, clip).frames
     assert np.array_equal(made, frames_of(cache, clip))
@@ -203,7 +207,7 @@ def test_real_landmarks_drive_a_row_of_their_own(bench: Bench, cache: Cache) -> 
 def test_displacements_are_carried_to_another_face(
     cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    monkeypatch.setattr(benches, "CHUNK", 7)
     clip, other = clip_of(cache, "s1_test0"), clip_of(cache, "s1_test1")
     own = cache.landmarks[clip.start : clip.start + clip.frames]
     for picture in (clip, other):
@@ -216,7 +220,7 @@ def test_displacements_are_carried_to_another_face(
 
 
 def test_atvg_draws_what_it_is_given(cache: Cache, bench: Bench) -> None:
-    clip, model = clip_of(cache, "s1_test0"), evaluate.candidate("atvg-tiny@landmarks")
+    clip, model = clip_of(cache, "s1_test0"), evaluation.open_candidate("atvg-tiny@landmarks")
     assert (model.name, model.driven) == ("atvg-tiny@landmarks", True)
     assert model.generator is not None
     known = cache.landmarks[clip.start : clip.start + 3].copy()
@@ -240,8 +244,11 @@ def test_the_landmarks_a_model_predicts_are_measured_too(bench: Bench, cache: Ca
         assert result is not None
         for name, value in zip(("head_correlation", "head_amplitude"), expected, strict=True):
             assert result.metrics.get(name) == (value and pytest.approx(value, abs=1e-4))
-        row = cells(evaluate.tables([result]), "test, identity: first frame", "model")["any"]
-        assert row["amplitude of its landmarks"] == ("-" if kind is Player else "0.50")
+        text = evaluation.markdown([result])
+        assert ("amplitude of its landmarks" in text) == (kind is Drawer)
+        if kind is Drawer:
+            row = cells(text, "test, identity: first frame", "further")["any"]
+            assert row["amplitude of its landmarks"] == "0.50"
 
 
 def test_the_upper_half_outside_the_mask_is_compared_with_the_identity() -> None:
@@ -249,11 +256,11 @@ def test_the_upper_half_outside_the_mask_is_compared_with_the_identity() -> None
     frames = np.stack([picture, picture])
     frames[1, 0, :] += 10  # one row of four in one frame of two
     frames[:, 4:] = 0  # the lower half may do what it likes
-    assert evaluate.upper_change(frames, picture) == pytest.approx(10 / 4 / 2)
+    assert measures.upper_change(frames, picture) == pytest.approx(10 / 4 / 2)
     mask = np.zeros((2, 8, 8), np.float32)
     mask[1, 0, :4] = 0.6
-    assert evaluate.upper_change(frames, picture, mask) == pytest.approx(4 * 10 / (64 - 4))
-    assert math.isnan(evaluate.upper_change(frames, picture, np.ones((2, 8, 8), np.float32)))
+    assert measures.upper_change(frames, picture, mask) == pytest.approx(4 * 10 / (64 - 4))
+    assert math.isnan(measures.upper_change(frames, picture, np.ones((2, 8, 8), np.float32)))
 
 
 class Masked(Player):
@@ -298,7 +305,7 @@ def test_the_real_face_is_looked_for_once(
         looked.append(len(frames))
         return read_pixel(frames)
 
-    monkeypatch.setattr(evaluate, "detect", detect)
+    monkeypatch.setattr(detection, "detect", detect)
     clip = clip_of(cache, "s1_test0")
     first = Bench(cache, detections=tmp_path).real(clip)
     second = Bench(cache, detections=tmp_path).real(clip)
@@ -314,7 +321,7 @@ def judge() -> PublishedLipReader:
 
 
 def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "detect", read_pixel)
+    monkeypatch.setattr(detection, "detect", read_pixel)
     reader, clip = judge(), clip_of(cache, "s1_test0")
     bench = Bench(cache, reader, "judged")
     result = bench.measure(Candidate("real", "", None), clip, "first frame")
@@ -330,17 +337,44 @@ def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.Monkey
     assert stranger is not None and stranger.ranks == []  # no words are known
 
 
+class Brightness:
+    """An expert that says how bright the first pixel, the picture and the end of the sound are."""
+
+    sha256 = "bright"
+
+    def __call__(self, filmed: Filmed, picture: Any, sound: Any) -> dict[str, float]:
+        assert len(sound) == 640 * len(filmed.frames) and len(filmed.landmarks) == FRAMES
+        found = {"made": filmed.frames[3, 0, 0, 0], "picture": picture[0, 0, 0], "end": sound[-1]}
+        return {name: float(value) for name, value in found.items()}
+
+
+def test_experts_see_the_video_the_identity_picture_and_the_sound(cache: Cache) -> None:
+    bench = Bench(cache, experts=[Brightness()])
+    clip, other = clip_of(cache, "s1_test0"), clip_of(cache, "s1_test1")
+    metrics = bench._asked(
+        Filmed(frames_of(cache, clip), read_pixel(frames_of(cache, clip))), other, clip
+    )
+    assert metrics["made"] == frames_of(cache, clip)[3, 0, 0, 0]
+    assert metrics["picture"] == frames_of(cache, other)[0, 0, 0, 0] != metrics["made"]
+    end = cache.sound[(clip.start + clip.frames) * 640 - 1] / 32768
+    assert metrics["end"] == pytest.approx(end)
+    candidate = Candidate("any", "", None)
+    known = Bench(cache).facts(candidate, clip, "first frame", False)
+    asked = bench.facts(candidate, clip, "first frame", False)
+    assert {name for name in known if known[name] != asked[name]} == {"experts"}
+
+
 @pytest.fixture(scope="module")
 def results(cache: Cache) -> list[Result]:
     """Two models on all held-out clips: late by one frame, and real; judged at random."""
     bench, results = Bench(cache, judge(), "judged"), []
     patch = pytest.MonkeyPatch()
-    patch.setattr(evaluate, "detect", read_pixel)
+    patch.setattr(detection, "detect", read_pixel)
     for clip in cache.split("test", "stranger"):
         frames = frames_of(cache, clip)
         late = Player(np.concatenate([frames[:1], frames[:-1]]))
         for candidate in (Candidate("real", "", None), Candidate("late", "abc", late)):
-            for identity in evaluate.IDENTITIES:
+            for identity in evaluation.IDENTITIES:
                 result = bench.measure(candidate, clip, identity)
                 results += [] if result is None else [result]
     patch.undo()
@@ -349,8 +383,8 @@ def results(cache: Cache) -> list[Result]:
 
 def test_results_survive_the_file(results: list[Result], tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    evaluate.write_results(path, results)
-    assert evaluate.read_results(path) == results
+    evaluation.write_results(path, results)
+    assert evaluation.read_results(path) == results
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == len(results) == 22
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
@@ -358,17 +392,18 @@ def test_results_survive_the_file(results: list[Result], tmp_path: Path) -> None
 
 
 def cells(text: str, section: str, first: str) -> dict[str, dict[str, str]]:
-    """The table of this section whose first heading is `first`: row -> heading -> cell."""
+    """The table of this section whose first heading is `first`: row -> heading -> number."""
     body = text.split(f"## {section}\n")[1].split("## ")[0]
     lines = body[body.index(f"| {first} |") :].split("\n\n")[0].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
-    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+    numbers = [[row[0], *(cell.split(" [")[0].rstrip("*") for cell in row[1:])] for row in rows]
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in numbers}
 
 
 def test_tables_equal_a_naive_recomputation(results: list[Result], tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    evaluate.write_results(path, results)
-    text = evaluate.tables(evaluate.read_results(path))
+    evaluation.write_results(path, results)
+    text = evaluation.markdown(evaluation.read_results(path))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     late = [r for r in rows if (r["model"], r["identity"]) == ("late", "first frame")]
     test = [r for r in late if r["split"] == "test"]
@@ -403,7 +438,7 @@ def photographed(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> Pa
 
 
 def test_a_still_face_measures_as_still(photographed: Path) -> None:
-    found = evaluate.detect(Cache(photographed).frames[:12])
+    found = evaluation.detect(Cache(photographed).frames[:12])
     assert np.isfinite(found).all()
     assert aperture(found).std() < 0.002  # speech is 0.02 to 0.06
 
@@ -412,30 +447,35 @@ def test_the_command_measures_and_writes(cli: Cli, photographed: Path, tmp_path:
     reader = tmp_path / "judge.safetensors"
     weights.save(reader, judge(), training_data="none", licence="MIT")
     out = tmp_path / "results"
-    options = ("--cache", photographed, "--out", out, "--clips", 1, "--judge", reader)
-    ran = cli("evaluate", "--models", "cran-tiny,still", *options)
+    options = ("--cache", photographed, "--out", out, "--clips", 1, "--judge", reader, "--jobs", 1)
+    more = ("--reference", "still", "--author-compat")
+    ran = cli("evaluate", "--models", "mine=cran-tiny,still", *options, *more)
     assert ran.code == 0 and ran.err == "", ran.err
-    results = evaluate.read_results(out / "results.jsonl")
-    assert [r.model for r in results[:4]] == ["real", "still", "cran-tiny", "real"]
+    results = evaluation.read_results(out / "results.jsonl")
+    assert [r.model for r in results[:4]] == ["real", "still", "mine", "real"]
     assert [*dict.fromkeys((r.split, r.identity) for r in results)] == [
         ("test", "first frame"),
         ("test", "another recording"),
         ("stranger", "first frame"),  # s26 has one recording only
     ]
-    assert (out / "tables.md").read_text().rstrip() in ran.out
+    for name in ("tables.md", "speed.md"):
+        assert (out / name).read_text().rstrip() in ran.out
+    tables = (out / "tables.md").read_text()
+    assert "differs from still" in tables and "As ATVGnet's released script" in tables
+    assert "differs from still" in (out / "tables.tex").read_text()
     again = cli("evaluate", "--models", "still", *options)
     assert again.code == 2 and "exists already" in again.err
+    unasked = cli("evaluate", "--models", "still", *options, "--experts", "judge", "--overwrite")
+    assert unasked.code == 2 and "judge is a lipreader-published, which measures" in unasked.err
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) -> None:
-    files = []
     for jobs in (1, 2):
         out = tmp_path / str(jobs)
-        evaluate.evaluate(["still"], photographed, out, splits=["test"], clips=2, jobs=jobs)
-        files.append([r.metrics for r in evaluate.read_results(out / "results.jsonl")])
-    for first, second in zip(*files, strict=True):
-        assert first == pytest.approx(second, abs=2e-3, nan_ok=True)
+        evaluation.evaluate(["still"], photographed, out, splits=["test"], clips=2, jobs=jobs)
+    for name in ("results.jsonl", "tables.md", "tables.tex"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -453,11 +493,11 @@ def test_bad_requests_say_what_is_wrong(
 ) -> None:
     given: dict[str, Any] = {"models": ["still"], **options}
     with pytest.raises(talkingface.errors.TalkingFaceError, match=said):
-        evaluate.evaluate(given.pop("models"), photographed, tmp_path / "out", **given)
+        evaluation.evaluate(given.pop("models"), photographed, tmp_path / "out", **given)
 
 
 def test_a_lip_reader_is_no_generator(photographed: Path, tmp_path: Path) -> None:
     reader = tmp_path / "judge.safetensors"
     weights.save(reader, judge(), training_data="none", licence="MIT")
     with pytest.raises(BadRequest, match="makes no video"):
-        evaluate.evaluate([reader], photographed, tmp_path / "out")
+        evaluation.evaluate([reader], photographed, tmp_path / "out")

@@ -61,12 +61,34 @@ def test_psnr_closed_form_and_equal_pictures() -> None:
     assert image.psnr(low, high) == pytest.approx(10 * math.log10(255**2 / 4))
 
 
-def test_author_ssim_equals_scikit_image_defaults() -> None:
+def test_author_ssim_equals_scikit_image() -> None:
     real = picture()
     fake = noisy(real, 12)
     large = [cv2.resize(p, (256, 256), interpolation=cv2.INTER_LINEAR) for p in (real, fake)]
-    expected = oracle.structural_similarity(*large, channel_axis=2)  # type: ignore[no-untyped-call]
-    assert image.ssim_author_compat(fake, real) == pytest.approx(expected, abs=1e-6)
+    expected = oracle.structural_similarity(*large, win_size=7, channel_axis=2)  # type: ignore[no-untyped-call]
+    assert image.author_ssim(fake, real) == pytest.approx(expected, abs=1e-6)
+
+
+def test_author_psnr_equals_a_naive_loop_over_bytes() -> None:
+    real, fake = picture(16, 18), noisy(picture(16, 18), 60)
+    grey = [
+        cv2.cvtColor(cv2.resize(p, (256, 256), interpolation=cv2.INTER_LINEAR), cv2.COLOR_RGB2GRAY)
+        for p in (fake, real)
+    ]
+    total = 0
+    for made, true in zip(*(g.ravel().tolist() for g in grey), strict=True):
+        step = (made - true) % 256
+        total += step * step % 256
+    expected = 10 * math.log10(255**2 / (total / 256**2))
+    assert image.author_psnr(fake, real) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("step", "square"), [(3, 9), (-3, 9), (15, 225), (17, 33), (100, 16)])
+def test_author_psnr_closed_form_of_one_step(step: int, square: int) -> None:
+    real = np.full((8, 8, 3), 120, np.uint8)
+    fake = np.full_like(real, 120 + step)
+    assert image.author_psnr(fake, real) == pytest.approx(10 * math.log10(255**2 / square))
+    assert image.author_psnr(real + np.uint8(16), real) == math.inf  # 16^2 wraps to nothing
 
 
 @pytest.mark.parametrize(("true", "reads"), [(26.0, 30.5), (29.5, 32.0), (35.5, 35.9)])
@@ -77,7 +99,7 @@ def test_author_psnr_wraps_and_flatters(true: float, reads: float) -> None:
     real = np.full((256, 256, 3), 128, np.uint8)
     fake = np.clip(np.rint(real + error), 0, 255).astype(np.uint8)
     assert image.psnr(fake, real) == pytest.approx(true, abs=0.15)
-    assert image.psnr_author_compat(fake, real) == pytest.approx(reads, abs=0.3)
+    assert image.author_psnr(fake, real) == pytest.approx(reads, abs=0.3)
 
 
 def test_sharpness_falls_with_blur_and_has_a_closed_form() -> None:
@@ -96,7 +118,7 @@ def test_image_measures_refuse_other_shapes() -> None:
     with pytest.raises(ValueError, match="11 x 11"):
         image.ssim(np.zeros((10, 20, 3)), np.zeros((10, 20, 3)))
     with pytest.raises(ValueError, match="uint8"):
-        image.psnr_author_compat(np.zeros((4, 4, 3)), np.zeros((4, 4, 3)))  # type: ignore[arg-type]
+        image.author_psnr(np.zeros((4, 4, 3)), np.zeros((4, 4, 3)))  # type: ignore[arg-type]
 
 
 def talking(frames: int = 30, swing: float = 3.0) -> NDArray[np.float64]:
@@ -127,6 +149,38 @@ def test_correlation_and_amplitude() -> None:
     assert math.isnan(lips.correlation(still, real))
     assert lips.amplitude_ratio(still, real) == pytest.approx(0, abs=1e-12)
     assert math.isnan(lips.amplitude_ratio(real, still))
+
+
+@pytest.mark.parametrize("late", [-5, -2, 0, 1, 4])
+def test_lag_finds_how_late_a_curve_is(late: int) -> None:
+    long = RNG(1).normal(size=60).cumsum()
+    real, fake = long[10:50], long[10 - late : 50 - late]
+    assert lips.lag(0.4 * fake + 2, real) == late
+    fake = fake + RNG(2).normal(0, 0.1, 40)
+    fake[[3, 17]] = np.nan
+    assert lips.lag(fake, real) == late
+
+
+def test_lag_equals_a_naive_search() -> None:
+    real, fake = RNG(3).normal(size=(2, 30))
+    tried = {}
+    for shift in range(-5, 6):
+        pairs = [(fake[t + shift], real[t]) for t in range(30) if 0 <= t + shift < 30]
+        tried[shift] = np.corrcoef(*np.transpose(pairs))[0, 1]
+    assert max(tried.values()) > 0
+    assert lips.lag(fake, real) == max(tried, key=lambda shift: tried[shift])
+
+
+def test_lag_of_equals_is_the_smallest_and_of_nothing_is_nan() -> None:
+    wave = np.sin(2 * np.pi * np.arange(44) / 4)  # the same after 4 frames
+    assert lips.lag(wave, wave) == 0
+    assert lips.lag(np.roll(wave, 1), wave) == 1  # and not -3 or 5
+    assert lips.lag(-wave, wave) == -2  # or 2: the early one
+    for fake in (np.full(44, 0.1), np.full(44, np.nan)):
+        assert math.isnan(lips.lag(fake, wave)) and math.isnan(lips.lag(wave, fake))
+    few = np.where(np.arange(44) < 9, wave, np.nan)
+    assert math.isnan(lips.lag(few, wave))  # nine frames in common may fit anywhere
+    assert math.isnan(lips.lag(-np.arange(30.0), np.arange(30.0)))
 
 
 def test_frames_without_a_face_are_left_out_of_both() -> None:
@@ -202,6 +256,8 @@ def test_lip_measures_refuse_other_shapes() -> None:
         lips.landmark_distance(talking(3), talking(4))
     with pytest.raises(ValueError, match="two curves"):
         lips.correlation(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="reach of 1"):
+        lips.lag(np.zeros(30), np.zeros(30), reach=0)
 
 
 def sliding(step: float, frames: int = 6) -> Bytes:
@@ -246,6 +302,61 @@ def test_warp_error_forgives_motion_and_not_flicker() -> None:
     flickering = np.clip(flicker, 0, 255).astype(np.uint8)
     assert motion.warp_error(flickering) > motion.warp_error(smooth) + 10
     assert motion.warp_error(np.repeat(picture(96, 96)[None], 3, 0)) < 0.05
+
+
+def test_one_pass_gives_what_each_measure_gives() -> None:
+    clip = np.repeat(picture(96, 96)[None], 6, 0).copy()
+    clip[:, 50:90, 20:76] = sliding(1.5)[:, 50:90, 20:76]
+    mouth = lips.Box(20, 50, 76, 90)
+    found = motion.clip_motion(clip, mouth)
+    assert np.array_equal(found.intensity, motion.motion_intensity(clip))
+    assert found.warp_error == motion.warp_error(clip)
+    assert (found.mouth, found.rest) == motion.motion_split(clip, mouth)
+    assert found.mouth > 5 * found.rest
+    inside = found.intensity[50:90, 20:76].astype(np.float64)
+    assert found.mouth == pytest.approx(inside.mean(), rel=1e-5)
+    whole = found.intensity.astype(np.float64).sum()
+    assert found.rest == pytest.approx((whole - inside.sum()) / (96 * 96 - 40 * 56), rel=1e-4)
+    with pytest.raises(ValueError, match="leaves nothing"):
+        motion.motion_split(clip, lips.Box(0, 0, 96, 96))
+
+
+def test_jitter_closed_form_and_naive_loop() -> None:
+    gliding = np.repeat(CropSpec().template()[None], 20, 0)
+    gliding += np.arange(20.0)[:, None, None] * [0.7, -0.3]
+    assert motion.jitter(gliding) == pytest.approx(0, abs=1e-9)
+    trembling = gliding.copy()
+    trembling[:, 48:68, 0] += np.where(np.arange(20) % 2, 0.5, -0.5)[:, None]
+    trembling[:, :48] += RNG(0).normal(0, 5, (20, 48, 2))  # other points count for nothing
+    assert motion.jitter(trembling) == pytest.approx(2.0)  # 1, -1: the difference changes by 2
+    assert motion.jitter(2 * trembling, size=256) == pytest.approx(2.0)
+    track = talking() + RNG(1).normal(0, 1, (30, 68, 2))
+    track[4] = track[20, 50, 1] = np.nan
+    lengths = [
+        math.hypot(*(track[t - 1, k] - 2 * track[t, k] + track[t + 1, k]))
+        for t in range(1, 29)
+        for k in range(48, 68)
+        if not {4, 20} & {t - 1, t, t + 1}
+    ]
+    assert motion.jitter(track) == pytest.approx(np.mean(lengths))
+    assert math.isnan(motion.jitter(track[:6:2])) and math.isnan(motion.jitter(track[:2]))
+
+
+def test_drift_grows_where_a_face_walks_away_and_not_where_it_flickers() -> None:
+    own = np.full((32, 32, 3), 100, np.uint8)
+    walking = np.stack([own + np.uint8(t // 10) for t in range(65)])
+    # means of 25, 25 and 15 frames: 0.8, 3.3, then 5.33
+    expected = [np.mean([t // 10 for t in part]) for part in np.split(np.arange(65), [25, 50])]
+    np.testing.assert_allclose(motion.drift(walking, own), expected)
+    flicker = np.stack([own + np.uint8(8 * (t % 2)) for t in range(64)])
+    np.testing.assert_allclose(motion.drift(flicker, own, every=32), [4, 4])
+    speaking = np.repeat(own[None], 50, 0)
+    speaking[:, 18:] = RNG(0).integers(0, 255, (50, 14, 32, 3))  # lips may move: from 9/16 of 32
+    np.testing.assert_allclose(motion.drift(speaking, own), 0)
+    speaking[25:, 17, 6] = 116  # but not this one of 8 x 20 pixels
+    np.testing.assert_allclose(motion.drift(speaking, own), [0, 16 / 160])
+    with pytest.raises(ValueError, match="its picture"):
+        motion.drift(walking, own[:20])
 
 
 def test_motion_measures_refuse_one_frame() -> None:

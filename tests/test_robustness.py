@@ -15,11 +15,11 @@ from conftest import Cli
 from corpus import write_cache
 from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
 
-from talkingface import evaluate, robustness, weights
+from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluate import Bench, Candidate, Filmed
-from talkingface.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
+from talkingface.evaluation import Bench, Candidate, Filmed, detection, robustness
+from talkingface.evaluation.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture
 def bench(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(evaluate, "detect", read_pixel)
+    monkeypatch.setattr(detection, "detect", read_pixel)
     return Bench(cache)
 
 
@@ -102,7 +102,7 @@ def fakes(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
             return Candidate(name, "abc", kinds[plain](frames), plain != name)
         return Candidate(name, "", None if name == "real" else weights.load(name))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "candidate", candidate)
+    monkeypatch.setattr(robustness, "open_candidate", candidate)
 
 
 def test_a_model_that_draws_landmarks_is_measured_both_ways(

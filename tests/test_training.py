@@ -146,8 +146,26 @@ def test_time_is_over(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
 def test_the_log_has_means(tmp_path: Path) -> None:
     log = loop._Log(tmp_path / "log.jsonl", 0)
     for step, value in enumerate((1.0, 2.0, 6.0), start=1):
-        log.add(step, {"loss": value}, flush=step == 3)
-    assert log_of(tmp_path) == [{"step": 3, "loss": 3.0}]
+        later = {"critic": 0.5} if step == 3 else {}  # of a stage that has just begun
+        log.add(step, {"loss": value, **later}, flush=step == 3)
+    assert log_of(tmp_path) == [{"step": 3, "loss": 3.0, "critic": 0.5}]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone gives memory back")
+def test_big_buffers_stay_with_the_process() -> None:
+    work = """
+import resource, torch
+from talkingface.training import loop
+loop.keep_memory()
+for step in range(9):
+    torch.ones(20_000_000).add_(step)  # 19,500 pages
+    if step in (2, 8):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+    command = [sys.executable, "-c", work]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    early, late = map(int, ran.stdout.split())
+    assert late - early < 1000
 
 
 def test_the_average_is_exponential() -> None:

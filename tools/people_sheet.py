@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface import evaluate, picture, video
+from talkingface import evaluation, picture, video
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 
@@ -37,7 +37,7 @@ def choose(cache: Cache, keys: str | None) -> list[ClipInfo]:
 
 
 def strips(
-    bench: evaluate.Bench, clip: ClipInfo, models: list[evaluate.Candidate], maps: str | None
+    bench: evaluation.Bench, clip: ClipInfo, models: list[evaluation.Candidate], maps: str | None
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Every row of a clip under its name, (T, S, S, 3): real, each model, and one model's maps."""
     yield "real", np.array(bench.cache.frames[clip.start : clip.start + clip.frames])
@@ -68,13 +68,13 @@ def main() -> None:
     parser.add_argument("--mouth", action="store_true")
     parser.add_argument("--every", type=int, default=4, help="one frame in so many")
     options = parser.parse_args()
-    models = [evaluate.candidate(name) for name in options.models.split(",")]
+    models = [evaluation.open_candidate(name) for name in options.models.split(",")]
     names = [model.name for model in models]
-    if evaluate.REAL in names:
+    if evaluation.REAL in names:
         parser.error("the real row is always there: name models only")
     if options.maps is not None and options.maps not in names:
         parser.error(f"--maps {options.maps}: is none of {', '.join(names)}")
-    bench = evaluate.Bench(open_cache(options.cache))
+    bench = evaluation.Bench(open_cache(options.cache))
     part = (slice(60, 124), slice(32, 96)) if options.mouth else (slice(None), slice(None))
     rows, labels = [], []
     for clip in choose(bench.cache, options.keys):

@@ -102,8 +102,11 @@ class Batch:
 
     portrait: the identity picture, from the same clip, or a puppet's own. frames: (B, T, 3, S, S)
     in [-1, 1]. landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S),
-    the frame before the first. silent: (B,) bool, still portraits. word: (B,) index of a word
-    spoken within the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
+    the frame before the first; place: (B, 68, 2), its landmarks. silent: (B,) bool, still
+    portraits. word: (B,) index of a word spoken within the sample, -1 for none; span: (B, 2), its
+    first frame and the one after its last.
+    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits and puppets.
+    others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
 
     portrait: Portrait
@@ -111,13 +114,21 @@ class Batch:
     landmarks: Tensor
     speech: Tensor
     before: Tensor
+    place: Tensor
     silent: Tensor
     word: Tensor
     span: Tensor
+    speaker: Tensor
+    others: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def speakers_of(clips: list[ClipInfo]) -> tuple[str, ...]:
+    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts."""
+    return tuple(sorted({c.speaker for c in clips if not c.silent}))
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ class SampleConfig:
     repeated: float = 0.0  # how often something was said before the clip began, not nothing
     pictures: bool = True  # False: landmarks and speech only
     sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
+    others: int = 0  # further pictures of the face, for those who see more than one
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -168,7 +180,7 @@ def draw_batch(
             samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
         else:
             samples.append(_sample(cache, speaking[index], spec, config, rng))
-    return _collate(samples)
+    return _collate(samples, speakers_of(clips), config.frames)
 
 
 def _sample(
@@ -187,7 +199,10 @@ def _sample(
     first = int(rng.integers(0, clip.frames - int(np.ceil((config.frames - 1) * speed))))
     wanted = first + np.arange(config.frames) * speed
     identity = _identity_frame(cache, clip, wanted.astype(int), rng)
-    rows = np.concatenate([[identity, max(0, first - 1)], wanted])
+    more = np.zeros(0, np.int64)
+    if config.others:
+        more = rng.choice(_outside(clip, wanted.astype(int)), config.others)
+    rows = np.concatenate([[identity, max(0, first - 1)], wanted, more])
     frames, landmarks = _faces(cache, clip, rows, config, rng, puppet)
     shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
     middle = (first + 0.5) * SAMPLES_PER_FRAME
@@ -206,6 +221,7 @@ def _sample(
         "silent": False,
         "word": word,
         "span": span,
+        "speaker": clip.speaker if puppet is None else None,
     }
 
 
@@ -228,7 +244,8 @@ def _still_sample(
     cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
 ) -> dict[str, Any]:
     """A portrait in silence: quiet noise in, the same picture out."""
-    frames, landmarks = _faces(cache, clip, np.zeros(config.frames + 2), config, rng)
+    rows = np.zeros(2 + config.frames + config.others)
+    frames, landmarks = _faces(cache, clip, rows, config, rng)
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
     noise = torch.from_numpy(rng.standard_normal(count)).float() * 10 ** rng.uniform(-6, -2.5)
     return {
@@ -238,6 +255,7 @@ def _still_sample(
         "silent": True,
         "word": -1,
         "span": (0, config.frames),
+        "speaker": None,
     }
 
 
@@ -249,9 +267,7 @@ def _identity_frame(
     Half the time nearly closed lips, as portraits have them; otherwise, of three drawn, the one
     whose mouth differs most from the wanted ones.
     """
-    others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
-    if len(others) == 0:
-        others = np.array([0, clip.frames - 1])
+    others = _outside(clip, wanted)
     if rng.random() < 0.5:
         order = others[np.argsort(cache.aperture(clip)[others])]
         return int(order[rng.integers(max(1, len(order) // 4))])
@@ -259,6 +275,12 @@ def _identity_frame(
     lips = cache.landmarks[clip.start : clip.start + clip.frames, LIPS]
     distance = np.abs(lips[drawn] - lips[wanted].mean(0)).sum((1, 2))
     return int(drawn[int(distance.argmax())])
+
+
+def _outside(clip: ClipInfo, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The clip's frames that are not near the wanted ones; its ends, where there are none."""
+    others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
+    return others if len(others) else np.array([0, clip.frames - 1])
 
 
 def _at_speed(samples: Tensor, speed: float, count: int) -> Tensor:
@@ -328,19 +350,23 @@ def _speech(
     return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
 
 
-def _collate(samples: list[dict[str, Any]]) -> Batch:
+def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Batch:
+    """Pictures: the identity's, the one before, `count` frames in a row, the others."""
     frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))
     frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     landmarks = torch.from_numpy(np.stack([s["landmarks"] for s in samples]))
     return Batch(
         Portrait(frames[:, 0], landmarks[:, 0]),
-        frames[:, 2:],
-        landmarks[:, 2:],
+        frames[:, 2 : 2 + count],
+        landmarks[:, 2 : 2 + count],
         torch.stack([s["speech"] for s in samples]),
         frames[:, 1],
+        landmarks[:, 1],
         torch.tensor([s["silent"] for s in samples]),
         torch.tensor([s["word"] for s in samples]),
         torch.tensor([s["span"] for s in samples]),
+        torch.tensor([speakers.index(s["speaker"]) if s["speaker"] else -1 for s in samples]),
+        frames[:, 2 + count :],
     )
 
 

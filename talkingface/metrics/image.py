@@ -87,11 +87,14 @@ def _author_size(picture: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(resized, dtype=np.uint8)
 
 
-def psnr_author_compat(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
-    """PSNR as ATVGnet's published script computes it; only to discuss its published numbers.
+def author_psnr(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
+    """PSNR in dB as ATVGnet's released script computes it. Not correct: only to stand beside the
+    numbers published with it.
 
-    Grey, enlarged to 256 x 256, and the difference and its square wrap at 256 because they stay
-    uint8: it hardly falls under 24 dB and flatters everything under 36 dB.
+    Enlarged to 256 x 256, grey, and the difference and its square stay uint8, so that both wrap at
+    256: an error of 16 grey levels counts as none. It hardly falls under 24 dB, and a true 26.0 dB
+    reads about 30.5. inf where nothing is left of the error. Raises ValueError for other than two
+    pictures (H, W, 3) uint8.
     """
     _pair(generated, real)
     first, second = (cv2.cvtColor(_author_size(p), cv2.COLOR_RGB2GRAY) for p in (generated, real))
@@ -99,8 +102,13 @@ def psnr_author_compat(generated: NDArray[np.uint8], real: NDArray[np.uint8]) ->
     return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
 
 
-def ssim_author_compat(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
-    """SSIM as ATVGnet's published script computes it: enlarged to 256 x 256, flat 7 x 7 window."""
+def author_ssim(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
+    """SSIM as ATVGnet's released script computes it. Another measure than `ssim`: only to stand
+    beside the numbers published with it.
+
+    Enlarged to 256 x 256, with a flat 7 x 7 window and sample covariance; mean over R, G, B.
+    Raises ValueError for other than two pictures (H, W, 3) uint8.
+    """
     _pair(generated, real)
     first, second = (_author_size(p).astype(np.float64) for p in (generated, real))
     return _ssim(first, second, AUTHOR_WINDOW, None)

@@ -18,6 +18,7 @@ from talkingface.models.lipreader import LEFT_CORNER, RIGHT_CORNER, MouthSpec
 
 Array = NDArray[np.float64]
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
+EQUAL = 1e-9  # correlations no further apart are the same: rounding does not decide
 REFERENCE_SIZE = 128  # pixels: the crop side at which landmark distances are quoted
 
 
@@ -66,6 +67,29 @@ def amplitude_ratio(generated: NDArray[Any], real: NDArray[Any]) -> float:
     if len(first) == 0 or np.ptp(second) == 0:
         return math.nan
     return float(first.std() / second.std())
+
+
+def lag(generated: NDArray[Any], real: NDArray[Any], reach: int = 5) -> float:
+    """By how many frames the generated curve (T,) comes late; negative where it is early.
+
+    The shift within +-`reach` at which the two correlate best, the smallest of equals (of +k and
+    -k: the early one). A shift that leaves fewer than 2 `reach` frames finite in both does not
+    count. NaN where none does, where a curve does not move, or where none correlates positively.
+    """
+    if generated.shape != real.shape or real.ndim != 1 or reach < 1:
+        raise ValueError(
+            f"expected two curves (T,) and a reach of 1 or more, got {generated.shape}, "
+            f"{real.shape} and {reach}"
+        )
+    best, found = math.nan, 0.0
+    for shift in sorted(range(-reach, reach + 1), key=abs):
+        late, on_time = generated[max(0, shift) :], real[max(0, -shift) :]
+        common = min(len(late), len(on_time))
+        first, second = _finite(late[:common], on_time[:common])
+        likeness = correlation(first, second) if len(first) >= 2 * reach else math.nan
+        if likeness > found + EQUAL:
+            best, found = float(shift), likeness
+    return best
 
 
 @dataclass(frozen=True)

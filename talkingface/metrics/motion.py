@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from talkingface.contract import LANDMARKS, LIPS
+from talkingface.metrics.lips import REFERENCE_SIZE, Box
+
+Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
+NOSE_AND_CHEEKS = (3 / 16, 5 / 16, 13 / 16, 9 / 16)  # left, top, right, bottom, of the crop's side
 
 
 def _greys(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -38,17 +45,60 @@ def _flows(greys: list[NDArray[np.uint8]]) -> Iterator[Floats]:
         yield optical_flow(first, second)
 
 
+@dataclass(frozen=True)
+class Motion:
+    """How one clip moves.
+
+    intensity: (H, W), the paper's motion map (`motion_intensity`). mouth, rest: its mean inside the
+    mouth's box and outside. warp_error: see `warp_error`, mean absolute difference of 255.
+    """
+
+    intensity: Floats
+    mouth: float
+    rest: float
+    warp_error: float
+
+
+def clip_motion(frames: NDArray[np.uint8], mouth: Box) -> Motion:
+    """All that the flow of a clip tells, from one pass: the flow is what takes the time.
+
+    frames: (T, H, W, 3) uint8 RGB, T >= 2. mouth: the box of `lips.mouth_box`.
+    """
+    errors, total = [], np.zeros(frames.shape[1:3], np.float32)
+    for flow, (here, following) in zip(_flows(_greys(frames)), pairwise(frames), strict=True):
+        total += np.square(flow).sum(-1)
+        errors.append(_unexplained(here, following, flow))
+    intensity = np.asarray(total / len(errors), dtype=np.float32)
+    return Motion(intensity, *_split(intensity, mouth), float(np.mean(errors)))
+
+
 def motion_intensity(frames: NDArray[np.uint8]) -> Floats:
     """The paper's motion map: u^2 + v^2 of the flow between neighbours, averaged over the clip.
 
     frames: (T, H, W, 3) uint8 RGB, T >= 2. Returns (H, W), squared pixels per frame: bright where
-    the clip moves, which on a good clip is the mouth.
+    the clip moves, which on a good clip is the mouth. Song et al. 2019, footnote 2.
     """
     greys = _greys(frames)
     total = np.zeros(frames.shape[1:3], np.float32)
     for flow in _flows(greys):
         total += np.square(flow).sum(-1)
     return np.asarray(total / (len(greys) - 1), dtype=np.float32)
+
+
+def motion_split(frames: NDArray[np.uint8], box: Box) -> tuple[float, float]:
+    """Mean of `motion_intensity` in the mouth's box and in the rest of the crop, px^2 per frame^2.
+
+    A speaking face moves in the first; what moves in the second is the head, or trembles.
+    """
+    return _split(motion_intensity(frames), box)
+
+
+def _split(intensity: Floats, box: Box) -> tuple[float, float]:
+    inside = np.zeros(intensity.shape, dtype=bool)
+    inside[box.top : box.bottom, box.left : box.right] = True
+    if inside.all() or not inside.any():
+        raise ValueError(f"{box} leaves nothing in or around it of {intensity.shape} pixels")
+    return float(intensity[inside].mean()), float(intensity[~inside].mean())
 
 
 def warp_error(frames: NDArray[np.uint8]) -> float:
@@ -58,19 +108,53 @@ def warp_error(frames: NDArray[np.uint8]) -> float:
     and compared: the mean absolute difference over R, G, B (0-255). Noise of the camera counts too,
     so read it beside the real clip's; a clip that stands still scores about 0.
     """
-    greys = _greys(frames)
-    height, width = frames.shape[1:3]
-    columns, rows = np.meshgrid(
-        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    together = zip(_flows(_greys(frames)), pairwise(frames), strict=True)
+    return float(np.mean([_unexplained(*pair, flow) for flow, pair in together]))
+
+
+def _unexplained(here: NDArray[np.uint8], following: NDArray[np.uint8], flow: Floats) -> float:
+    """Mean absolute difference of a frame and its successor, brought back along the flow."""
+    height, width = flow.shape[:2]
+    columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    back = cv2.remap(
+        following,
+        columns + flow[..., 0],
+        rows[:, None] + flow[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
     )
-    errors = []
-    for flow, (here, following) in zip(_flows(greys), pairwise(frames), strict=True):
-        back = cv2.remap(
-            following,
-            columns + flow[..., 0],
-            rows + flow[..., 1],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
+    return float(np.abs(back.astype(np.float32) - here).mean())
+
+
+def jitter(landmarks: NDArray[Any], size: int = REFERENCE_SIZE) -> float:
+    """How the mouth trembles: the mean length of the second difference of its 20 points over time.
+
+    landmarks: (T, 68, 2) in pixels of a `size` px crop. Returns pixels per frame^2 at 128: 0 for
+    lips that stand or glide. Real lips change direction too, so read it beside the real clip's.
+    Three frames in a row of which one has no face are left out; NaN where none is left.
+    """
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (LANDMARKS, 2):
+        raise ValueError(f"expected landmarks (T, {LANDMARKS}, 2), got {landmarks.shape}")
+    bends = np.diff(landmarks[:, LIPS].astype(np.float64), n=2, axis=0)
+    lengths = np.linalg.norm(bends, axis=-1)
+    known = lengths[np.isfinite(lengths).all(1)]
+    return float(known.mean()) * REFERENCE_SIZE / size if len(known) else math.nan
+
+
+def drift(frames: NDArray[np.uint8], picture: NDArray[np.uint8], every: int = 25) -> Array:
+    """How far a face walks away from its identity picture while it speaks, as a curve over time.
+
+    frames: (T, S, S, 3). picture: (S, S, 3), the identity, an aligned crop. Returns a value per
+    `every` frames (the last may have fewer): the mean absolute difference, of 255, of their mean
+    picture, in which flicker and blinks fade, from the eyes to the upper lip (NOSE_AND_CHEEKS):
+    generators draw there, and speech moves little. 0 is the identity's own face.
+    """
+    if frames.ndim != 4 or frames.shape[1:] != picture.shape or not len(frames) or every < 1:
+        raise ValueError(
+            "expected a clip (T, S, S, 3), its picture (S, S, 3) and every 1 or more, "
+            f"got {frames.shape}, {picture.shape} and {every}"
         )
-        errors.append(np.abs(back.astype(np.float32) - here).mean())
-    return float(np.mean(errors))
+    still = Box(*(round(share * len(picture)) for share in NOSE_AND_CHEEKS))
+    seen, own = still.cut(frames), still.cut(picture).astype(np.float64)
+    blocks = [seen[first : first + every] for first in range(0, len(seen), every)]
+    return np.array([np.abs(block.mean(0, dtype=np.float64) - own).mean() for block in blocks])

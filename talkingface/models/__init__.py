@@ -11,16 +11,28 @@ from typing import Any
 from torch import nn
 
 from talkingface.errors import UnknownModel
-from talkingface.models import atvg, baselines, cran, lipreader
+from talkingface.models import atvg, baselines, chen, chung, cran, identity, lipreader, sync, zhou
 
 FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
     "atvg": (atvg.Atvg, atvg.AtvgConfig),
+    "chen": (chen.Chen, chen.ChenConfig),
+    "chung": (chung.Chung, chung.ChungConfig),
+    "zhou": (zhou.Zhou, zhou.ZhouConfig),
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
+    "identity": (identity.FaceEmbedding, identity.IdentityConfig),
+    "sync": (sync.SyncNet, sync.SyncConfig),
 }
-PRESETS: dict[str, Any] = {**cran.PRESETS, **atvg.PRESETS, **baselines.PRESETS}
+PRESETS: dict[str, Any] = {
+    **cran.PRESETS,
+    **atvg.PRESETS,
+    **chung.PRESETS,
+    **chen.PRESETS,
+    **zhou.PRESETS,
+    **baselines.PRESETS,
+}
 
 
 def build(config: Any) -> nn.Module:

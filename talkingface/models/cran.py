@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,16 @@ class Identity:
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
     skips: tuple[Tensor, ...]  # maps of E_I, largest first
+
+
+class _Source(NamedTuple):
+    """The picture that is bent: the window (B, 3, h, w), and landmarks (B, 68, 2) of the crop."""
+
+    window: Tensor
+    landmarks: Tensor
+
+
+Teacher = tuple[Tensor, Tensor]
 
 
 class Cran(nn.Module):
@@ -165,12 +175,13 @@ class Cran(nn.Module):
         speech: Tensor,
         state: State = None,
         guide: Tensor | None = None,
-        teacher: Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> tuple[Generated, State]:
         """See `contract.Generator`.
 
         guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
-        teacher: (B, T, 3, S, S) the frames before, real ones, for the schemes that look back.
+        teacher: the frames before, real ones, for the schemes that look back: (B, T, 3, S, S), and
+        their landmarks (B, T, 68, 2).
         """
         window, state = self.draw_window(identity, speech, state, guide, teacher)
         whole = identity.portrait.image
@@ -182,14 +193,15 @@ class Cran(nn.Module):
         speech: Tensor,
         state: State = None,
         guide: Tensor | None = None,
-        teacher: Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> tuple[Generated, State]:
         """`forward`, but pictures are only the decoded window: what training needs."""
         audio = self.encode_audio(speech)
         if self.config.scheme in ("sequential", "natural"):
             return self._step_by_step(identity, audio, state, guide, teacher)
         hybrid, state = self._hybrid(identity.features, audio, state)
-        return self._draw(identity, identity.features, identity.skips, hybrid, guide), state
+        own = self._own(identity)
+        return self._draw(own, identity.features, identity.skips, hybrid, guide), state
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
@@ -223,25 +235,28 @@ class Cran(nn.Module):
         audio: Tensor,
         state: State,
         guide: Tensor | None,
-        teacher: Tensor | None,
+        teacher: Teacher | None,
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
-        recurrent, before = (
-            (None, self.window.cut(identity.portrait.image)) if state is None else state
-        )
+        own, natural = self._own(identity), self.config.scheme == "natural"
+        recurrent, before = (None, own) if state is None else state
         pictures = []
         for t in range(audio.shape[1]):
             if teacher is not None:
-                before = self.window.cut(teacher[:, t])
-            seen, skips = self._encode_image(before)
-            natural = self.config.scheme == "natural"
+                before = _Source(self.window.cut(teacher[0][:, t]), teacher[1][:, t])
+            seen, skips = self._encode_image(before.window)
             face, maps = (identity.features, identity.skips) if natural else (seen, skips)
             extra = seen.unsqueeze(1) if natural else None
             hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
             shown = None if guide is None else guide[:, t : t + 1]
-            pictures.append(self._draw(identity, face, maps, hybrid, shown))
-            before = pictures[-1].frames[:, 0].detach()
+            pictures.append(self._draw(own if natural else before, face, maps, hybrid, shown))
+            lips = pictures[-1].landmarks if shown is None else shown
+            place = before.landmarks if lips is None else lips[:, 0].detach()
+            before = _Source(pictures[-1].frames[:, 0].detach(), place)
         return _join(pictures), (recurrent, before)
+
+    def _own(self, identity: Identity) -> _Source:
+        return _Source(self.window.cut(identity.portrait.image), identity.portrait.landmarks)
 
     # --- hybrid feature to lips -----------------------------------------------------------------
 
@@ -272,7 +287,7 @@ class Cran(nn.Module):
 
     def _draw(
         self,
-        identity: Identity,
+        source: _Source,
         face: Tensor,
         skips: tuple[Tensor, ...],
         hybrid: Tensor,
@@ -280,7 +295,7 @@ class Cran(nn.Module):
     ) -> Generated:
         """Dec of Sec. 3.2 for (B, T, hidden) hybrid features."""
         config, (batch, frames) = self.config, hybrid.shape[:2]
-        own = identity.portrait.landmarks
+        own = source.landmarks
         landmarks = None if config.lips == "off" else self.predict_landmarks(own, hybrid)
         maps = None
         if config.lips == "guide" and landmarks is not None:
@@ -288,7 +303,7 @@ class Cran(nn.Module):
             maps = self.window.lip_maps(repeat_frames(own, frames), shown.flatten(0, 1))
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
         x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
-        window = repeat_frames(self.window.cut(identity.portrait.image), frames)
+        window = repeat_frames(source.window, frames)
         made, mask, colour, flow = self._compose(x.float(), motion, window)
         shape = (batch, frames)
         return Generated(
@@ -352,6 +367,8 @@ def _join(parts: list[Generated]) -> Generated:
 
 PRESETS = {
     "cran": CranConfig(),
+    # The paper's output, and lips from pixels alone, at the lean size.
+    "cran-direct": CranConfig(output="direct", lips="off", identity_dropout=0.0),
     # Published sizes (released code: audio 16-256, image 16-128, GRU 1024, ConvT 5x5 decoder).
     "cran-paper": CranConfig(
         speech=SpeechSpec(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
-from talkingface.models.cran import CranConfig, Identity
+from talkingface.models.cran import CranConfig, Identity, Teacher
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -51,7 +52,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         cache: Cache,
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
-        reader: Path | None = None,
+        reader: str | Path | None = None,
         init: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -62,12 +63,17 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 "or leave it out with --without reading"
             )
         torch.manual_seed(seed)
-        self.reader = _reader(reader)
+        self.reader, self.taught_by = _reader(reader)
         super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader})
 
     def hears(self, parameter: str) -> bool:
         """The audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
+
+    def _facts(self) -> dict[str, Any]:
+        """Which reader has taught it: an evaluation refuses that one as its judge."""
+        taught = any("reading" in stage.weights for stage in self.training.stages)
+        return {"reader": self.taught_by} if taught else {}
 
     def _hearing(self) -> nn.Module:
         model: nn.Module = self.model
@@ -138,13 +144,17 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         jitter = 0.003 * torch.randn(len(own), 1, 68, 2, device=self.device)
         return torch.where(real, batch.landmarks + jitter, own)
 
-    def _teacher(self, batch: Batch) -> Tensor | None:
-        """The real frames before, for schemes that look back; else their own, as at test time."""
+    def _teacher(self, batch: Batch) -> Teacher | None:
+        """The real frames before and their landmarks, for schemes that look back; else their own,
+        as at test time."""
         if self.training.model.scheme not in LOOKING_BACK:
             return None
         if float(torch.rand(())) >= self.training.teacher_forcing:
             return None
-        return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
+        return (
+            torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1),
+            torch.cat([batch.place[:, None], batch.landmarks[:, :-1]], dim=1),
+        )
 
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""
@@ -160,9 +170,12 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return F.pad(frames, (left, size - right, top, size - bottom))
 
 
-def _reader(path: Path | None) -> LipReader:
-    """The trained lip reader of a file; without one, an untrained one that no loss asks."""
-    reader = LeanLipReader() if path is None else weights.load(path)
+def _reader(path: str | Path | None) -> tuple[LipReader, str]:
+    """The trained lip reader of a name or a file and its sha256; without one, an untrained one that
+    no loss asks."""
+    if path is None:
+        return LeanLipReader().requires_grad_(True), ""
+    reader, info = weights.load_with_info(path)
     if not isinstance(reader, LeanLipReader | PublishedLipReader):
         raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
-    return reader.requires_grad_(True)
+    return reader.requires_grad_(True), info.sha256

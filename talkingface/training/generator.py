@@ -151,6 +151,10 @@ class GeneratorRecipe(ABC, Generic[T]):
         """Whether this stage hears at all."""
         return True
 
+    def _facts(self) -> dict[str, Any]:
+        """What else the weights' header should say."""
+        return {}
+
     @abstractmethod
     def _generate(
         self, batch: Batch, stage: Stage
@@ -192,8 +196,13 @@ class GeneratorRecipe(ABC, Generic[T]):
     def batch(self, step: int) -> Batch:
         """See `loop.Recipe`."""
         stage, _ = self.stage(step)
+        spec, config = self.training.model.speech, self._samples(stage)
+        return draw_batch(self.cache, self.clips, spec, config, (self.seed, step, rank()))
+
+    def _samples(self, stage: Stage) -> SampleConfig:
+        """How this stage's batches are drawn."""
         t = self.training
-        config = SampleConfig(
+        return SampleConfig(
             batch=stage.batch,
             frames=stage.frames,
             balance=t.balance,
@@ -204,7 +213,6 @@ class GeneratorRecipe(ABC, Generic[T]):
             repeated=t.repeated,
             augment=t.augment,
         )
-        return draw_batch(self.cache, self.clips, t.model.speech, config, (self.seed, step, rank()))
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """L = sum of weight x loss for the generator, then each critic on the same frames."""
@@ -332,7 +340,8 @@ class GeneratorRecipe(ABC, Generic[T]):
             f"GRID: {sum(not c.silent for c in self.clips)} clips of {len(speakers)} speakers "
             f"({' '.join(speakers)}); {silent} synthetic portraits (SFHQ, MIT) in silence"
         )
-        extra = {"steps": step, "splits": sorted({c.split for c in self.clips})}
+        splits = sorted({c.split for c in self.clips})
+        extra = {"steps": step, "splits": splits, **self._facts()}
         weights.save(
             path, self.ema, training_data=data, licence=LICENCE, metrics=measures, extra=extra
         )

@@ -8,8 +8,11 @@ they step.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +26,21 @@ from torch.optim import Optimizer
 from talkingface import picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
+WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
+
+
+def keep_memory() -> None:
+    """Let big buffers stay with the process once they are freed.
+
+    glibc hands each of them back and gets it anew, page by page: a quarter of a CPU training's time
+    (docs/log.md). Elsewhere than under glibc nothing happens.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(MMAP_MAX, 0)
 
 
 class Recipe(Protocol):
@@ -60,9 +78,35 @@ class LoopOptions:
     stop_after: int | None = None  # for tests: leave as if killed after this many steps
 
 
+class Cycle(Protocol):
+    """A training with one cycle of the learning rate; warm_up is a share of the steps."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def warm_up(self) -> float: ...
+
+
+def one_cycle(training: Cycle, step: int) -> float:
+    """The learning rate: half a cosine up from 4 % to the peak, half a cosine down to 0."""
+    up = training.warm_up * training.steps
+    if step < up:
+        return training.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / up)))
+    part = (step - up) / max(1.0, training.steps - up)
+    return training.rate * 0.5 * (1 + math.cos(math.pi * part))
+
+
 def rank() -> int:
     """This process's number under torchrun, 0 otherwise."""
     return int(os.environ.get("RANK", "0"))
+
+
+def turn(step: int) -> int:
+    """Which of all processes' batches this one's is: the same for no two of them."""
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return step * processes + rank()
 
 
 def start_processes(device: torch.device) -> torch.device:
@@ -127,7 +171,7 @@ def run(
     there already is gone on from.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first = load_checkpoint(recipe, folder / "checkpoint.pt")
+    first = load_checkpoint(recipe, folder / CHECKPOINT)
     log = _Log(folder / "log.jsonl", first)
     began = time.monotonic()
     for offset, batch in enumerate(prefetch(recipe.batch, first, recipe.steps)):
@@ -143,7 +187,7 @@ def run(
         if options.stop_after is not None and offset + 1 >= options.stop_after:
             return done
         if rank() == 0 and (last or done % options.save_every == 0):
-            save_checkpoint(recipe, folder / "checkpoint.pt", done)
+            save_checkpoint(recipe, folder / CHECKPOINT, done)
         if rank() == 0 and (last or done % options.validate_every == 0):
             _validate(recipe, folder, log, done)
         if last:
@@ -157,7 +201,7 @@ def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
     sheet = recipe.sheet()
     if sheet is not None:
         picture.write_png(folder / f"sheet-{done:06d}.png", sheet, overwrite=True)
-    recipe.export(folder / "weights.safetensors", done, measures)
+    recipe.export(folder / WEIGHTS, done, measures)
 
 
 def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
@@ -196,8 +240,7 @@ class _Log:
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._seen: dict[str, list[float]] = {}  # a loss that a stage lacks has no value there
         if rank() == 0:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if json.loads(line)["step"] <= first]
@@ -205,11 +248,11 @@ class _Log:
 
     def add(self, step: int, losses: dict[str, float], flush: bool) -> None:
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+            self._seen.setdefault(name, []).append(value)
         if flush:
-            self.write({"step": step, **{n: v / self._count for n, v in self._sums.items()}})
-            self._sums, self._count = {}, 0
+            means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+            self.write({"step": step, **means})
+            self._seen = {}
 
     def write(self, row: dict[str, Any]) -> None:
         if rank() == 0:

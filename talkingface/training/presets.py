@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+from talkingface.audio import SpeechSpec
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.errors import BadRequest
 from talkingface.models import PRESETS as MODELS
@@ -15,28 +16,57 @@ from talkingface.models.discriminators import (
     PUBLISHED_REGRESSION_CRITIC,
     PUBLISHED_VIDEO_CRITIC,
 )
-from talkingface.models.lipreader import LeanReaderConfig, PublishedReaderConfig
+from talkingface.models.identity import IdentityConfig
+from talkingface.models.lipreader import LeanReaderConfig, MouthSpec, PublishedReaderConfig
+from talkingface.models.sync import SyncConfig
 from talkingface.training.atvg import AtvgTraining
+from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining
 from talkingface.training.cran import CranTraining
-from talkingface.training.generator import GeneratorTraining, Stage
+from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+from talkingface.training.identity import IdentityTraining
 from talkingface.training.reading import ReadingTraining
+from talkingface.training.sync import SyncTraining
+from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
 LEAN_WEIGHTS = {"pixels": 10.0, "gradient": 10.0, "lips": 0.2}
+DIRECT = {"pixels": 10.0, "gradient": 10.0}
 # With the paper's weights the critics changed nothing that could be seen in a thousand steps.
-LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.03}
+LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
 LIPS = Stage(1200, {"lips": 1.0}, 2e-3, batch=24, frames=40, pictures=False, schedule="cosine")
 PIXELS = Stage(2500, LEAN_WEIGHTS, 8e-4, real_guide=0.75, speech_rate=0.05, schedule="cosine")
 CRITICS = replace(
-    PIXELS, steps=1200, weights={**LEAN_WEIGHTS, **LEAN_CRITICS}, lr=4e-4, critic_rate=5.0
+    PIXELS,
+    steps=1200,
+    weights={**LEAN_WEIGHTS, **LEAN_CRITICS},
+    lr=4e-4,
+    critic_rate=5.0,
+    speech_rate=0.3,  # what D_l asks for reaches what hears
 )
 
 CRAN = {
     "cran": CranTraining(
         model=MODELS["cran"],
         stages=(LIPS, PIXELS, CRITICS),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        puppets=0.25,
+    ),
+    # The paper's output and no lips from geometry, at our size: what Fig. 1's schemes compare in.
+    "cran-direct": CranTraining(
+        model=MODELS["cran-direct"],
+        stages=(
+            replace(PIXELS, steps=2500, weights=DIRECT, real_guide=0.0, speech_rate=1.0),
+            replace(
+                CRITICS,
+                weights={**DIRECT, **LEAN_CRITICS},
+                real_guide=0.0,
+                speech_rate=1.0,
+            ),
+        ),
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
@@ -68,9 +98,9 @@ CRAN = {
     "cran-tiny": CranTraining(
         model=MODELS["cran-tiny"],
         stages=(
-            Stage(4, {"lips": 1.0}, 1e-3, 2, 10, pictures=False),
-            Stage(4, LEAN_WEIGHTS, 1e-3, 2, 10, real_guide=0.5),
-            Stage(4, {**LEAN_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, 2, 10, real_guide=0.5),
+            Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
+            Stage(4, LEAN_WEIGHTS, 1e-3, batch=2, frames=10, real_guide=0.5),
+            Stage(4, {**LEAN_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10, real_guide=0.5),
         ),
     ),
 }
@@ -118,13 +148,144 @@ ATVG = {
     "atvg-tiny": AtvgTraining(
         model=MODELS["atvg-tiny"],
         stages=(
-            Stage(4, {"lips": 1.0}, 1e-3, 2, 10, pictures=False),
+            Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
             Stage(
-                4, {**LEAN_DRAWING, "score": 0.1, "regression": 0.3}, 1e-3, 2, 10, real_guide=1.0
+                4,
+                {**LEAN_DRAWING, "score": 0.1, "regression": 0.3},
+                1e-3,
+                batch=2,
+                frames=10,
+                real_guide=1.0,
             ),
-            Stage(4, JUDGED, 1e-3, 2, 10, real_guide=0.5),
+            Stage(4, JUDGED, 1e-3, batch=2, frames=10, real_guide=0.5),
         ),
     ),
+}
+
+
+# Published baselines, on the data and near the budget of CRAN's rows. Frames are learned one by
+# one, so a batch holds as many as CRAN's, of more clips.
+FRAMEWISE = Stage(3200, {"pixels": 10.0}, 8e-4, batch=24, frames=5, schedule="cosine")
+# Chen et al. 2018: 16 frames; the adversary joins at the end, as everywhere here.
+LIPS_ALONE = Stage(
+    2500, {"pixels": 10.0, "correlation": 0.5}, 8e-4, batch=8, frames=16, schedule="cosine"
+)
+
+# Zhou et al.: drawn from sound and from mouths alike, both in one space. Of two confusions, neither
+# can fall below the log of its classes, so that their weight is small.
+LEAN_DISENTANGLED = {
+    "pixels": 10.0,
+    "pixels_from_video": 10.0,
+    "contrastive": 1.0,
+    "word": 0.3,
+    "confusion": 0.05,
+}
+JUDGED_DISENTANGLED = {**LEAN_DISENTANGLED, "image": 0.5, "video": 0.5}
+# Losses of equal order, as the released code's factors make them.
+DISENTANGLED = {**LEAN_DISENTANGLED, "pixels": 1.0, "pixels_from_video": 1.0}
+
+BASELINES: dict[str, GeneratorTraining] = {
+    "chung": ChungTraining(
+        model=MODELS["chung"],
+        stages=(FRAMEWISE, replace(FRAMEWISE, steps=700, weights={"deblurring": 10.0})),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        puppets=0.25,
+    ),
+    # The paper gives no schedule that fits other data: CRAN's table in epochs.
+    "chung-paper": ChungTraining(
+        model=MODELS["chung-paper"],
+        stages=(
+            Stage(0, {"pixels": 1.0}, batch=24, frames=5, epochs=30),
+            Stage(0, {"deblurring": 1.0}, batch=24, frames=5, epochs=15),
+        ),
+        augment=NO_AUGMENTATION,
+        balance=1.0,
+        silent=0.0,
+        precision="float32",
+    ),
+    "chung-tiny": ChungTraining(
+        model=MODELS["chung-tiny"],
+        stages=(
+            Stage(4, {"pixels": 10.0}, 1e-3, batch=2, frames=3),
+            Stage(4, {"deblurring": 10.0}, 1e-3, batch=2, frames=3),
+        ),
+    ),
+    "chen": ChenTraining(
+        model=MODELS["chen"],
+        stages=(
+            LIPS_ALONE,
+            replace(
+                LIPS_ALONE,
+                steps=1200,
+                weights={**LIPS_ALONE.weights, "adversary": 0.5},
+                lr=4e-4,
+                critic_rate=5.0,
+            ),
+        ),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        puppets=0.25,
+    ),
+    "chen-tiny": ChenTraining(
+        model=MODELS["chen-tiny"],
+        stages=(
+            Stage(4, {"pixels": 10.0, "correlation": 0.5}, 1e-3, batch=2, frames=4),
+            Stage(
+                4,
+                {"pixels": 10.0, "correlation": 0.5, "adversary": 0.5},
+                1e-3,
+                batch=2,
+                frames=4,
+            ),
+        ),
+        critic_width=4,
+    ),
+    "zhou": ZhouTraining(
+        model=MODELS["zhou"],
+        stages=(
+            Stage(2500, LEAN_DISENTANGLED, 8e-4, schedule="cosine"),
+            Stage(1200, JUDGED_DISENTANGLED, 4e-4, critic_rate=5.0, schedule="cosine"),
+        ),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        puppets=0.25,
+    ),
+    # Released code: Adam 2e-4, beta 0.9, batch 16; CRAN's table in epochs, the paper gives none.
+    "zhou-paper": ZhouTraining(
+        model=MODELS["zhou-paper"],
+        stages=(
+            Stage(0, DISENTANGLED, batch=16, frames=12, epochs=30),
+            Stage(0, {**DISENTANGLED, "video": 1e-2}, batch=16, frames=12, epochs=15),
+        ),
+        betas=(0.9, 0.999),
+        augment=NO_AUGMENTATION,
+        balance=1.0,
+        silent=0.0,
+        mouth_weight=3.0,
+        mouth_channels=(64, 128, 256, 512),
+        hidden=256,
+        video_critic=PUBLISHED_VIDEO_CRITIC,
+        precision="float32",
+    ),
+    "zhou-tiny": ZhouTraining(
+        model=MODELS["zhou-tiny"],
+        stages=(
+            Stage(4, LEAN_DISENTANGLED, 1e-3, batch=2, frames=10),
+            Stage(4, JUDGED_DISENTANGLED, 1e-3, batch=2, frames=10),
+        ),
+        mouth_channels=(4, 4),
+        hidden=8,
+    ),
+}
+# Which step learns a row of BASELINES.
+BASELINE_RECIPES: dict[type[GeneratorTraining], Callable[..., GeneratorRecipe[Any]]] = {
+    ChungTraining: ChungRecipe,
+    ChenTraining: ChenRecipe,
+    ZhouTraining: ZhouRecipe,
 }
 
 
@@ -138,6 +299,33 @@ READING = {
     "published": ReadingTraining(PublishedReaderConfig(), steps=3200),
     "tiny": ReadingTraining(
         PublishedReaderConfig(channels=(4, 4, 4), feature=8, hidden=8), steps=6, batch=4
+    ),
+}
+
+# Who is seen: measures whether a generated face is still that person.
+IDENTITY = {
+    "identity": IdentityTraining(),
+    "tiny": IdentityTraining(
+        IdentityConfig(side=16, channels=(4, 4), features=8), steps=6, people=4, moved=2
+    ),
+}
+
+
+# The embedding that measures synchrony. "sync" shares sentences with the judge, with no generator's
+# reader.
+SYNC = {
+    "sync": SyncTraining(SyncConfig()),
+    "sync-tiny": SyncTraining(
+        SyncConfig(
+            mouth=MouthSpec(height=12, width=16),
+            speech=SpeechSpec("log_mel", coefficients=8, hops=21, mels=8),
+            widths=(4, 4),
+            size=8,
+        ),
+        steps=6,
+        clips=3,
+        windows=4,
+        precision="float32",
     ),
 }
 

@@ -29,7 +29,7 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.picture import Picture
-from talkingface.training.loop import average_gradients, clip_gradients, rank
+from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
 
 Half = Literal["first", "second", "both"]
 LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
@@ -201,12 +201,12 @@ class ReadingRecipe:
     def batch(self, step: int) -> WordBatch:
         """Every word once per epoch, in an order and with changes that (seed, step) decide."""
         t = self.training
-        turn = step * _processes() + rank()
+        place_in_all = turn(step)
         per_epoch = max(1, len(self.words) // t.batch)
-        epoch, place = divmod(turn, per_epoch)
+        epoch, place = divmod(place_in_all, per_epoch)
         order = np.random.default_rng((t.seed, 0, epoch)).permutation(len(self.words))
         chosen = [self.words[i] for i in order[place * t.batch : (place + 1) * t.batch]]
-        rng = np.random.default_rng((t.seed, 1, turn))
+        rng = np.random.default_rng((t.seed, 1, place_in_all))
         mouths = [cut_word(self.cache, w, t.reader.mouth, t.augment, rng) for w in chosen]
         return collate(mouths, [w.index for w in chosen])
 
@@ -247,19 +247,6 @@ class ReadingRecipe:
         weights.save(
             path, self.reader, training_data=data, licence=LICENCE, metrics=measures, extra=extra
         )
-
-
-def _processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def one_cycle(training: ReadingTraining, step: int) -> float:
-    """The learning rate: half a cosine up from 4 % to the peak, half a cosine down to 0."""
-    up = training.warm_up * training.steps
-    if step < up:
-        return training.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / up)))
-    part = (step - up) / max(1.0, training.steps - up)
-    return training.rate * 0.5 * (1 + math.cos(math.pi * part))
 
 
 def read_accuracy(reader: LipReader, cache: Cache, words: list[Word]) -> dict[str, float]:

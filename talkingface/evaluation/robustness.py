@@ -20,22 +20,18 @@ import cv2
 import numpy as np
 import torch
 
-from talkingface import evaluate, media
+from talkingface import media
 from talkingface.contract import LandmarkDriven
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluate import (
-    FROM_LANDMARKS,
-    STILL,
-    Array,
-    Bench,
-    Candidate,
-    Filmed,
-    Floats,
-    Frames,
-    Progress,
-)
+from talkingface.evaluation import detection
+from talkingface.evaluation.bench import FROM_LANDMARKS, Bench, Candidate, open_candidate
+from talkingface.evaluation.detection import Array, Frames
+from talkingface.evaluation.measures import Filmed, Floats, picture_measures
+from talkingface.evaluation.results import STILL, number, write_lines, write_text
+from talkingface.evaluation.run import Progress, speaking_clips, spread
+from talkingface.evaluation.tables import mean, table
 from talkingface.geometry import transform
 from talkingface.metrics.lips import REFERENCE_SIZE, landmark_distance, mouth_box
 
@@ -139,7 +135,7 @@ def measure(
             if progress is not None:
                 progress(done * len(DISTURBANCES) + step + 1, len(chosen) * len(DISTURBANCES))
     write(out / RESULTS, trials, overwrite)
-    evaluate.write_text(out / TABLES, tables(trials), overwrite)
+    write_text(out / TABLES, tables(trials), overwrite)
     draw(trials, out / FIGURE, overwrite)
     return trials
 
@@ -148,7 +144,7 @@ def _candidates(models: Sequence[str], device: str) -> list[Candidate]:
     """The models, those that draw landmarks in both ways, and the still picture; each once."""
     found: dict[str, Candidate] = {}
     for name in (*models, STILL):
-        model = evaluate.candidate(name, device)
+        model = open_candidate(name, device)
         if model.generator is None:
             raise BadRequest(f"{name} is no model: the real clip is what models are compared with")
         found[model.name] = model
@@ -163,8 +159,8 @@ def choose_clips(cache: Cache, splits: Sequence[str], most: int | None) -> list[
     return [
         clip
         for split in splits
-        for clip in evaluate.spread(
-            sorted(evaluate.speaking_clips(cache, split), key=lambda c: (_yaw(c) or 0.0, c.key)),
+        for clip in spread(
+            sorted(speaking_clips(cache, split), key=lambda c: (_yaw(c) or 0.0, c.key)),
             most,
         )
     ]
@@ -201,7 +197,7 @@ def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) 
     if kind in (ROTATION, SHEAR):
         matrix = pose_matrix(kind, amount, true[0].mean(0) * size)
         frames = np.stack([_warped(frame, matrix) for frame in calm.frames])
-        real = Filmed(frames, evaluate.detect(frames))
+        real = Filmed(frames, detection.detect(frames))
         true = transform(true * size, matrix) / size
     landmarks, driving = true[0], true
     # one pattern per clip and kind, as strong as wanted: curves then differ by strength alone
@@ -239,7 +235,7 @@ def _trials(
             kind=shown.kind,
             amount=shown.amount,
             metrics={
-                name: evaluate.number(value)
+                name: number(value)
                 for name, value in _metrics(bench, candidate, clip, shown).items()
             },
         )
@@ -255,10 +251,10 @@ def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -
         sequence = clip_speech(bench.cache, clip, generator.config.speech)
     picture = shown.real.frames[0]
     made = bench.play(generator, picture, shown.landmarks, sequence, candidate.driven).frames
-    distance = landmark_distance(evaluate.detect(made), shown.real.landmarks, bench.size)
+    distance = landmark_distance(detection.detect(made), shown.real.landmarks, bench.size)
     mouth = mouth_box(shown.true * bench.size, bench.size)
     return {  # frame 0 is the identity picture and counts in no comparison of pixels
-        **evaluate.picture_measures(made[1:], shown.real.frames[1:], mouth),
+        **picture_measures(made[1:], shown.real.frames[1:], mouth),
         "lmd_pixels": distance.pixels,
         "missed": float(distance.missed),
     }
@@ -269,7 +265,7 @@ def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -
 
 def write(path: Path, trials: Sequence[Trial], overwrite: bool = False) -> None:
     """One JSON line per trial, whole or not at all. Raises OutputError."""
-    evaluate.write_lines(path, trials, overwrite)
+    write_lines(path, trials, overwrite)
 
 
 def read(path: Path) -> list[Trial]:
@@ -304,7 +300,7 @@ def curve(trials: Sequence[Trial], model: str, kind: str) -> list[Point]:
 
 
 def _point(trials: Sequence[Trial], amount: float) -> Point:
-    metrics = {name: evaluate.mean([t.metrics[name] for t in trials]) for name, _ in MEASURES}
+    metrics = {name: mean([t.metrics[name] for t in trials]) for name, _ in MEASURES}
     missed = sum(t.metrics["missed"] or 0.0 for t in trials)
     return Point(amount, len(trials), {**metrics, "missed": missed, "clips": float(len(trials))})
 
@@ -339,7 +335,7 @@ def tables(trials: Sequence[Trial]) -> str:
             rows = {
                 f"{m}, {p.amount:.1f}": p.metrics for m, points in curves.items() for p in points
             }
-            parts += [f"## {title}\n", evaluate.table("model, strength", rows, COLUMNS)]
+            parts += [f"## {title}\n", table("model, strength", rows, COLUMNS)]
     return "\n".join(parts)
 
 

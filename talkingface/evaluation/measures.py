@@ -1,0 +1,145 @@
+"""Everything that is measured of one generated video against the real one, as named numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.evaluation.detection import Array, Frames
+from talkingface.metrics.image import author_psnr, author_ssim, psnr, sharpness, ssim
+from talkingface.metrics.lips import (
+    Box,
+    amplitude_ratio,
+    aperture,
+    correlation,
+    lag,
+    landmark_distance,
+)
+from talkingface.metrics.motion import clip_motion, jitter
+
+Floats = NDArray[np.float32]
+OUTSIDE = 0.5  # of the mask: where less is new colour, the identity's own pixels should stay
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """A clip and its face: frames (T, S, S, 3), landmarks (T, 68, 2) in pixels, NaN if lost."""
+
+    frames: Frames
+    landmarks: Array
+
+
+class Expert(Protocol):
+    """A trained network that measures a video: whose face it is, whether its lips fit the sound.
+
+    sha256: of its weights. A call takes the video, the identity picture (S, S, 3) and the sound
+    (640 T,) in [-1, 1] at 16 kHz, None where there is none; its numbers are called as a column of
+    `tables.py`: sync_offset (frames), sync_confidence, identity (cosine).
+    """
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __call__(
+        self, filmed: Filmed, picture: Frames, sound: Floats | None
+    ) -> dict[str, float]: ...
+
+
+def asked(
+    experts: Sequence[Expert], filmed: Filmed, picture: Frames, sound: Floats | None
+) -> dict[str, float]:
+    """What every expert says of one video."""
+    return {
+        name: value for expert in experts for name, value in expert(filmed, picture, sound).items()
+    }
+
+
+def lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
+    """What landmarks (T, 68, 2) in pixels of a `size` px crop tell.
+
+    correlation, amplitude, lag (frames, positive is late): of the inner lips' aperture; lmd_*: of
+    the mouth's landmarks (pixels at 128, interocular distances); jitter: of the generated mouth,
+    pixels at 128 per frame²; missed: frames left out because a face was not found.
+    """
+    distance = landmark_distance(made, real, size)
+    gaps, real_gaps = aperture(made), aperture(real)
+    return {
+        "correlation": correlation(gaps, real_gaps),
+        "amplitude": amplitude_ratio(gaps, real_gaps),
+        "lag": float(lag(gaps, real_gaps)),
+        "lmd_pixels": distance.pixels,
+        "lmd_interocular": distance.interocular,
+        "jitter": jitter(made, size),
+        "missed": float(distance.missed),
+    }
+
+
+def head_measures(predicted: Array, real: Array) -> dict[str, float]:
+    """The landmarks a model predicts, before it draws anything, against the real video's."""
+    return {
+        "head_correlation": correlation(aperture(predicted), aperture(real)),
+        "head_amplitude": amplitude_ratio(aperture(predicted), aperture(real)),
+    }
+
+
+def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+    """psnr (dB), ssim of two clips (T, S, S, 3), mouth_psnr, mouth_ssim of the mouth's box alone:
+    means over frames."""
+    pairs = list(zip(made, real, strict=True))
+    mouths = list(zip(mouth.cut(made), mouth.cut(real), strict=True))
+    return {
+        "psnr": _mean_level([psnr(a, b) for a, b in pairs]),
+        "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
+        "mouth_psnr": _mean_level([psnr(a, b) for a, b in mouths]),
+        "mouth_ssim": float(np.mean([ssim(a, b) for a, b in mouths])),
+    }
+
+
+def pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+    """sharpness: of the mouth, relative to the real one; warp_error, and motion_mouth, motion_rest
+    (px² per frame²): of this video."""
+    crisp, crisp_real = (np.mean([sharpness(f) for f in mouth.cut(clip)]) for clip in (made, real))
+    motion = clip_motion(made, mouth)
+    return {
+        "sharpness": float(crisp / crisp_real) if crisp_real > 0 else math.nan,
+        "warp_error": motion.warp_error,
+        "motion_mouth": motion.mouth,
+        "motion_rest": motion.rest,
+    }
+
+
+def author_measures(made: Filmed, real: Filmed) -> dict[str, float]:
+    """author_psnr, author_ssim, author_lmd: as ATVGnet's released script computes them, see there;
+    only to stand beside the numbers published with it."""
+    pairs = list(zip(made.frames, real.frames, strict=True))
+    distance = landmark_distance(made.landmarks, real.landmarks, made.frames.shape[1])
+    return {
+        "author_psnr": _mean_level([author_psnr(a, b) for a, b in pairs]),
+        "author_ssim": float(np.mean([author_ssim(a, b) for a, b in pairs])),
+        "author_lmd": distance.author_sum,
+    }
+
+
+def upper_change(frames: Frames, picture: Frames, mask: Floats | None = None) -> float:
+    """How much of the upper half, where speech moves nothing, is not the identity's own.
+
+    frames: (T, S, S, 3). picture: (S, S, 3), the identity. mask: (T, S, S), how much of each pixel
+    is new colour: only where that is below OUTSIDE is compared. Returns the mean absolute
+    difference, of 255; NaN where the mask leaves nothing.
+    """
+    half = len(picture) // 2
+    change = np.abs(frames[:, :half].astype(np.int16) - picture[:half]).mean(-1)
+    if mask is not None:
+        change = change[mask[:, :half] < OUTSIDE]
+    return float(change.mean()) if change.size else math.nan
+
+
+def _mean_level(levels: list[float]) -> float:
+    """Mean dB over the frames that differ at all; infinite where none does."""
+    finite = [level for level in levels if math.isfinite(level)]
+    return float(np.mean(finite)) if finite else math.inf

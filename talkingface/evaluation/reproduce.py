@@ -1,0 +1,200 @@
+"""A paper's table and figures in one go, from the models that `talkingface train table` made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talkingface import picture
+from talkingface.audio import FPS
+from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.shards import open_cache
+from talkingface.errors import BadRequest
+from talkingface.evaluation import figures, tables
+from talkingface.evaluation.bench import Bench, Candidate, open_candidate
+from talkingface.evaluation.detection import Frames
+from talkingface.evaluation.results import REAL, Identity, Result, write_text
+from talkingface.evaluation.run import evaluate, speaking_clips
+from talkingface.evaluation.tables import Column
+from talkingface.models.lipreader import GRID_WORDS
+from talkingface.training.tables import trained
+
+JUDGE = "judge"  # the lip reader that came with the package and taught no generator
+FIRST: Identity = "first frame"  # the identity that pixels are compared with
+DRIFT = "drift.png"
+SECONDS = 30.0  # of speech in which identities drift
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A figure: its file, and the rows of the table that it shows, real video on top."""
+
+    file: str
+    draw: Callable[..., picture.Picture]
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """How a paper prints its table. columns: as its head has them, ours behind. reference: the row
+    that the others are compared with. further: shipped models that stand beside."""
+
+    columns: tuple[Column, ...]
+    reference: str
+    sheets: tuple[Sheet, ...]
+    long: tuple[str, ...] = ()  # rows of the plot of identity drift
+    further: tuple[str, ...] = ()
+
+
+SONG_COLUMNS: tuple[Column, ...] = (
+    ("PSNR", "psnr", 2),
+    ("SSIM", "ssim", 3),
+    ("LMD", "lmd_pixels", 2),
+    ("LRA top-1 %", "top1", 1),
+    ("LRA top-5 %", "top5", 1),
+    ("mouth PSNR", "mouth_psnr", 2),
+    ("aperture corr.", "correlation", 3),
+    ("amplitude", "amplitude", 2),
+    ("jitter", "jitter", 3),
+    ("sharpness", "sharpness", 2),
+    ("sync conf.", "sync_confidence", 3),
+    ("sync dist.", "sync_distance", 3),
+    ("identity", "identity", 3),
+)
+FULL = "L_r,I,V,l"
+LOSSES = ("L_r", "L_r,V", "L_r,I,V", FULL)
+SCHEMES = ("sequential", "frame to frame", "L_r")  # L_r is the recurrent one
+
+PAPERS: Mapping[str, Paper] = {
+    "song-table1": Paper(
+        SONG_COLUMNS,
+        FULL,
+        (
+            Sheet(
+                "fig3.png", figures.methods, ("Chung 2017", "Zhou 2019", "Chen 2018", FULL, "atvg")
+            ),
+            Sheet("fig4.png", figures.methods, LOSSES),
+            Sheet("fig5.png", figures.schemes, SCHEMES),
+        ),
+        SCHEMES,
+        ("cran", "atvg"),
+    ),
+    "tiny": Paper(SONG_COLUMNS, "L_r", (Sheet("fig4.png", figures.methods, ("L_r",)),), ("L_r",)),
+}
+
+
+def outputs(table: str, out: Path) -> list[Path]:
+    """What `reproduce` writes beside the files of `evaluate`. Raises BadRequest."""
+    paper = _paper(table)
+    drawn = [sheet.file for sheet in paper.sheets] + ([DRIFT] if paper.long else [])
+    return [out / name for name in (f"{table}.md", *drawn)]
+
+
+def reproduce(
+    table: str,
+    runs: Path,
+    cache: Path,
+    out: Path,
+    *,
+    judge: str | Path | None = None,
+    splits: Sequence[str] = ("test", "stranger"),
+    reference: str | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> list[Result]:
+    """Evaluate a table's models and write, beside what `evaluate` writes, TABLE.md as the paper
+    prints it, for each split, and the paper's figures of the first clip of the first split.
+
+    table: a key of `PAPERS`. runs: what `talkingface train table` wrote. judge: [the one that came
+    with the package]. reference: the row that others are compared with [the paper's method]. The
+    other arguments, and the errors, are those of `evaluate`; also BadRequest naming the models that
+    are not trained.
+    """
+    paper = _paper(table)
+    reference = reference or paper.reference
+    models = [f"{label}={path}" for label, path in trained(table, runs).items()]
+    models += paper.further
+    results = evaluate(
+        models,
+        cache,
+        out,
+        judge=judge or JUDGE,
+        identities=(FIRST,),
+        splits=splits,
+        reference=reference,
+        device=device,
+        **options,
+    )
+    write_text(out / f"{table}.md", as_printed(results, paper.columns, reference))
+    _draw(paper, models, open_cache(cache), out, splits[0], device)
+    return results
+
+
+def _paper(table: str) -> Paper:
+    if table not in PAPERS:
+        raise BadRequest(f"no table is called {table!r}; known: {', '.join(PAPERS)}")
+    return PAPERS[table]
+
+
+def as_printed(results: Sequence[Result], columns: Sequence[Column], reference: str) -> str:
+    """The paper's table, once for each split; real video, the still picture and chance beside."""
+    parts = []
+    for split in dict.fromkeys(r.split for r in results):
+        own = [r for r in results if (r.split, r.identity) == (split, FIRST)]
+        compared = [r for r in own if r.model == reference]
+        rows: dict[str, tables.Row] = {}
+        for name in dict.fromkeys(r.model for r in own):
+            beside = [] if name == reference else compared
+            rows[name] = tables.percent(
+                tables.estimates([r for r in own if r.model == name], beside)
+            )
+        if any(r.ranks for r in own):
+            rows["chance"] = {f"top{n}": 100 * n / len(GRID_WORDS) for n in (1, 5)}
+        parts += [f"## {split}\n", tables.table("method", rows, columns)]
+    return "\n".join([f"{tables.legend(reference)}\n", *parts])
+
+
+def _draw(
+    paper: Paper, models: Iterable[str], cache: Cache, out: Path, split: str, device: str
+) -> None:
+    """The paper's figures of one clip, and the plot of drift of a long one."""
+    bench = Bench(cache, device=device)
+    opened = {c.name: c for c in (open_candidate(name, device) for name in models)}
+    clip = speaking_clips(cache, split)[0]
+    real = bench.real(clip).frames
+    for sheet in paper.sheets:
+        shown = {name: _generated(bench, opened[name], clip) for name in sheet.rows}
+        spoken = {"words": clip.words} if sheet.draw is figures.methods else {"first": _first(clip)}
+        sheet_picture = sheet.draw({REAL: real, **shown}, **spoken)
+        picture.write_png(out / sheet.file, sheet_picture, overwrite=True)
+    if paper.long:
+        drawn = _drift(bench, {name: opened[name] for name in paper.long}, split)
+        picture.write_png(out / DRIFT, drawn, overwrite=True)
+
+
+def _first(clip: ClipInfo) -> int:
+    """The frame in which somebody begins to speak."""
+    return int(clip.words[0][1] * FPS) if clip.words else 0
+
+
+def _generated(bench: Bench, candidate: Candidate, clip: ClipInfo) -> Frames:
+    if candidate.generator is None:
+        raise ValueError(f"{candidate.name} makes no video")
+    return bench.generate(candidate.generator, clip, clip, driven=candidate.driven).frames
+
+
+def _drift(bench: Bench, candidates: Mapping[str, Candidate], split: str) -> picture.Picture:
+    """How far each scheme walks away from the identity while it speaks on and on."""
+    spoken = sum(c.frames for c in speaking_clips(bench.cache, split)) / FPS
+    long = figures.long_clip(bench.cache, split, seconds=min(SECONDS, np.floor(spoken)))
+    rows = {}
+    for name, candidate in candidates.items():
+        if candidate.generator is not None:
+            speech = long.speech(candidate.generator.config.speech)
+            played = bench.play(candidate.generator, long.picture, long.landmarks, speech)
+            rows[name] = played.frames
+    return figures.drift_plot(rows, long.picture)

@@ -1,0 +1,386 @@
+"""From results to tables: every number is computed from the lines of results.jsonl alone.
+
+A mean stands with its bootstrap interval over clips, 0.913* [0.905, 0.921]; the star says that it
+differs from the reference row on the same clips. Markdown and LaTeX are two ways of writing one
+list of tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from talkingface.errors import BadRequest
+from talkingface.evaluation import intervals
+from talkingface.evaluation.detection import Array
+from talkingface.evaluation.intervals import LEVEL, RESAMPLES, Sums
+from talkingface.evaluation.results import REAL, STILL, Result
+from talkingface.metrics.lips import amplitude_ratio, correlation
+from talkingface.models.lipreader import GRID_WORDS
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, the interval it lies in (NaN where none is known), whether a star stands by it."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    differs: bool = False
+
+    def times(self, factor: float) -> Estimate:
+        """In another unit."""
+        low, high = self.low * factor, self.high * factor
+        return replace(self, value=self.value * factor, low=low, high=high)
+
+
+Row = Mapping[str, float | Estimate]
+Column = tuple[str, str, int]  # heading, key of `summary`, decimals
+CLIPS: tuple[Column, ...] = (("clips", "clips", 0), ("failed", "failed", 0))
+LIP_COLUMNS: tuple[Column, ...] = (
+    *CLIPS,
+    ("frames without face", "missed", 0),
+    ("corr.", "correlation", 3),
+    ("corr. pooled", "pooled_correlation", 3),
+    ("amplitude", "amplitude", 2),
+    ("ampl. pooled", "pooled_amplitude", 2),
+    ("lag frames", "lag", 2),
+    ("LMD px", "lmd_pixels", 2),
+    ("LMD / eyes", "lmd_interocular", 4),
+    ("jitter px/frame²", "jitter", 3),
+)
+FURTHER_COLUMNS: tuple[Column, ...] = (
+    ("silence / speech", "silence", 2),
+    ("corr. of its landmarks", "head_correlation", 3),
+    ("amplitude of its landmarks", "head_amplitude", 2),
+    ("sync offset", "sync_offset", 2),
+    ("sync confidence", "sync_confidence", 3),
+    ("sync distance", "sync_distance", 3),
+    ("identity", "identity", 3),
+)
+PIXEL_COLUMNS: tuple[Column, ...] = (
+    ("PSNR dB", "psnr", 2),
+    ("SSIM", "ssim", 4),
+    ("mouth PSNR dB", "mouth_psnr", 2),
+    ("mouth SSIM", "mouth_ssim", 4),
+    ("sharpness / real", "sharpness", 2),
+    ("warp error", "warp_error", 3),
+    ("motion of mouth px²", "motion_mouth", 4),
+    ("motion of rest px²", "motion_rest", 4),
+    ("upper diff of 255", "upper_change", 2),
+)
+READING_COLUMNS: tuple[Column, ...] = (
+    ("words", "words", 0),
+    ("top-1 %", "top1", 1),
+    ("top-5 %", "top5", 1),
+)
+AUTHOR_COLUMNS: tuple[Column, ...] = (
+    ("PSNR dB, authors'", "author_psnr", 2),
+    ("SSIM, authors'", "author_ssim", 4),
+    ("LMD px, authors'", "author_lmd", 2),
+)
+FEW = 20  # clips: with fewer, percentiles of a bootstrap cover the truth less often than they say
+AUTHOR_CAPTION = (
+    "As ATVGnet's released script computes them: PSNR of grey pictures of 256 px whose uint8 "
+    "differences wrap, SSIM in a flat window of 7 x 7, LMD summed over 20 points. Not comparable "
+    "with any other column; only for numbers that were published with that script."
+)
+
+
+# --- one row --------------------------------------------------------------------------------------
+
+
+def summary(results: Sequence[Result]) -> dict[str, float]:
+    """One row of a table from the results of one model.
+
+    Every metric as its mean over the clips where it is defined; `missed` as a sum; correlation and
+    amplitude also pooled, over all frames of all clips in one curve; top1, top5 of the judge;
+    `clips` that were measured, and `failed` that could not be.
+    """
+    measured = [r for r in results if r.error is None]
+    names = sorted({name for result in measured for name in result.metrics})
+    row = {name: mean([r.metrics.get(name) for r in measured]) for name in names}
+    row["missed"] = float(sum(r.metrics.get("missed") or 0 for r in measured))
+    made = _curve(value for r in measured for value in r.aperture)
+    real = _curve(value for r in measured for value in r.real_aperture)
+    row["pooled_correlation"] = correlation(made, real)
+    row["pooled_amplitude"] = amplitude_ratio(made, real)
+    ranks = [rank for r in measured for rank in r.ranks]
+    row["words"] = float(len(ranks))
+    for n in (1, 5):
+        row[f"top{n}"] = mean([float(rank <= n) for rank in ranks])
+    row["clips"] = float(len(measured))
+    row["failed"] = float(len(results) - len(measured))
+    return row
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Of the values that are known; NaN where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _curve(values: Iterable[float | None]) -> Array:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def sums(results: Sequence[Result]) -> dict[str, Sums]:
+    """What the means of `summary` are computed from, a row per clip; counts have none."""
+    names = sorted({name for r in results for name in r.metrics} - {"missed"})
+    found = {name: intervals.ratio(_curve(r.metrics.get(name) for r in results)) for name in names}
+    made, real = ([_curve(c) for c in curves] for curves in _apertures(results))
+    for what in ("correlation", "amplitude"):
+        found[f"pooled_{what}"] = intervals.pooled(made, real, what)
+    words = np.array([len(r.ranks) for r in results], dtype=np.float64)
+    for n in (1, 5):
+        right = np.array([sum(rank <= n for rank in r.ranks) for r in results], dtype=np.float64)
+        found[f"top{n}"] = intervals.ratio(right, words)
+    return found
+
+
+def _apertures(results: Sequence[Result]) -> tuple[list[list[float | None]], ...]:
+    return [r.aperture for r in results], [r.real_aperture for r in results]
+
+
+def estimates(results: Sequence[Result], reference: Sequence[Result] = ()) -> dict[str, Estimate]:
+    """`summary` with intervals, and a star where the model differs from `reference`.
+
+    results, reference: of one model each, in one split and with one identity. The difference is
+    taken over the clips that both have: what makes a clip hard for both tells nothing.
+    """
+    measured = [r for r in results if r.error is None]
+    own = sums(measured)
+    theirs = {r.clip: r for r in reference if r.error is None}
+    common = [r for r in measured if r.clip in theirs]
+    ours, others = sums(common), sums([theirs[r.clip] for r in common])
+    row = {}
+    for name, value in summary(results).items():
+        low, high = intervals.interval(own[name]) if name in own else (math.nan, math.nan)
+        both = name in ours and name in others
+        star = both and intervals.differs(ours[name], others[name])
+        row[name] = Estimate(value, low, high, star)
+    return row
+
+
+# --- all tables -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by name. first: the heading above the names. caption: what to know before reading."""
+
+    first: str
+    rows: Mapping[str, Row]
+    columns: Sequence[Column]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The tables of a split and an identity. remarks: (model, clip, what was odd or went wrong)."""
+
+    title: str
+    tables: list[Table]
+    remarks: list[tuple[str, str, str]]
+
+
+def reference_of(results: Sequence[Result], name: str | None = None) -> str | None:
+    """The row that others are compared with: the first model, unless named. Raises BadRequest."""
+    models = list(dict.fromkeys(r.model for r in results))
+    if name is not None and name not in models:
+        raise BadRequest(
+            f"no row is called {name!r} to compare with; there are {', '.join(models)}"
+        )
+    return name or next((model for model in models if model not in (REAL, STILL)), None)
+
+
+def sections(results: Sequence[Result], reference: str | None = None) -> list[Section]:
+    """Per split and identity: lips, further measures, pixels, reading; real and still beside."""
+    reference = reference_of(results, reference)
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.split, result.identity), []).append(result)
+    found = []
+    for (split, identity), own in groups.items():
+        title = split if identity == "unknown" else f"{split}, identity: {identity}"
+        failed = [(r.model, r.clip, f"failed: {r.error}") for r in own if r.error is not None]
+        remarks = failed + [(r.model, r.clip, r.note) for r in own if r.note]
+        found.append(Section(title, _tables(own, reference), remarks))
+    return found
+
+
+def _tables(results: list[Result], reference: str | None) -> list[Table]:
+    compared = [r for r in results if r.model == reference]
+    rows: dict[str, Row] = {
+        name: estimates(own, [] if name == reference else compared)
+        for name, own in _by_model(results).items()
+    }
+    found = [Table("model", rows, LIP_COLUMNS)]
+    speakers = sorted({r.speaker for r in results})
+    if len(speakers) > 1:
+        found.append(_each_speaker(results, speakers, reference))
+    found += [Table("further", rows, FURTHER_COLUMNS), Table("pixels", rows, PIXEL_COLUMNS)]
+    if any(r.ranks for r in results):
+        chance = {f"top{n}": Estimate(n / len(GRID_WORDS)) for n in (1, 5)}
+        read = {name: percent(row) for name, row in {**rows, "chance": chance}.items()}
+        found.append(Table("read by the judge", read, READING_COLUMNS))
+    found.append(Table("as the authors'", rows, AUTHOR_COLUMNS, AUTHOR_CAPTION))
+    return [table for table in map(_without_empty, found) if table.columns]
+
+
+def _by_model(results: Sequence[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.model, []).append(result)
+    return found
+
+
+def _each_speaker(results: list[Result], speakers: list[str], reference: str | None) -> Table:
+    rows: dict[str, Row] = {}
+    for speaker in speakers:
+        own = _by_model([r for r in results if r.speaker == speaker])
+        for name, group in own.items():
+            compared = own.get(reference or "", []) if name != reference else []
+            rows[f"{name}, {speaker}"] = estimates(group, compared)
+    return Table("model, speaker", dict(sorted(rows.items())), LIP_COLUMNS)
+
+
+def percent(row: Row) -> Row:
+    """A row whose top1 and top5 are in percent."""
+    return {
+        name: value.times(100) if isinstance(value, Estimate) and name.startswith("top") else value
+        for name, value in row.items()
+    }
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without the columns in which no row has a number."""
+    return replace(
+        table,
+        columns=[
+            column
+            for column in table.columns
+            if any(math.isfinite(_estimate(row, column[1]).value) for row in table.rows.values())
+        ],
+    )
+
+
+def _estimate(row: Row, key: str) -> Estimate:
+    value = row.get(key, math.nan)
+    return value if isinstance(value, Estimate) else Estimate(value)
+
+
+def _cell(row: Row, column: Column) -> tuple[str, str, str]:
+    """A number, the star or nothing, its interval or nothing; "-" for what is undefined."""
+    _, key, decimals = column
+    found = _estimate(row, key)
+    value, low, high = (f"{v:.{decimals}f}" for v in (found.value, found.low, found.high))
+    if not math.isfinite(found.value):
+        return "-", "", ""
+    interval = f"[{low}, {high}]" if math.isfinite(found.low) else ""
+    return value, "*" * found.differs, interval
+
+
+def legend(reference: str | None) -> str:
+    """What intervals and stars mean, for above a table. reference: what stars compare with."""
+    text = (
+        f"[low, high]: {LEVEL:.0%} interval over clips, bootstrap of {RESAMPLES:,} draws (with "
+        f"fewer than {FEW} clips it is too narrow)."
+    )
+    if reference is not None:
+        text += (
+            f" *: differs from {reference} (the interval of the difference, on the clips that both "
+            "have, excludes 0)."
+        )
+    return text
+
+
+# --- Markdown -------------------------------------------------------------------------------------
+
+
+def markdown(results: Sequence[Result], reference: str | None = None) -> str:
+    """All tables as Markdown. reference: the row that stars compare with [the first model].
+
+    Raises BadRequest for a reference that is no row.
+    """
+    parts = ["# Results\n", legend(reference_of(results, reference)) + "\n"]
+    for section in sections(results, reference):
+        parts.append(f"## {section.title}\n")
+        for one in section.tables:
+            parts += [f"{one.caption}\n"] if one.caption else []
+            parts.append(table(one.first, one.rows, one.columns))
+        if section.remarks:
+            parts.append(_lines(("model", "clip", "remark"), section.remarks))
+    return "\n".join(parts)
+
+
+def table(first: str, rows: Mapping[str, Row], columns: Sequence[Column]) -> str:
+    """Markdown: rows by name, "-" for what is undefined. first: the heading above the names."""
+    lines = []
+    for name, row in rows.items():
+        cells = (_cell(row, column) for column in columns)
+        lines.append([name, *(f"{v}{star} {span}".rstrip() for v, star, span in cells)])
+    return _lines([first, *(heading for heading, _, _ in columns)], lines, "---:")
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---") -> str:
+    body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [head, ["---", *(align for _ in head[1:])], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# --- LaTeX ----------------------------------------------------------------------------------------
+
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "²": r"\textsuperscript{2}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+    }
+)
+
+
+def latex(results: Sequence[Result], reference: str | None = None) -> str:
+    """The tables of `markdown` for \\input in LaTeX; needs \\usepackage{booktabs}.
+
+    Raises BadRequest for a reference that is no row.
+    """
+    meaning = legend(reference_of(results, reference))
+    parts = ["% \\usepackage{booktabs}\n"]
+    for section in sections(results, reference):
+        for one in section.tables:
+            caption = " ".join(filter(None, (f"{section.title}.", one.caption, meaning)))
+            parts.append(_tabular(one, caption))
+        parts += [
+            "% " + " ".join(f"{model}, {clip}: {what}".split()) + "\n"
+            for model, clip, what in section.remarks
+        ]
+    return "\n".join(parts)
+
+
+def _tabular(table: Table, caption: str) -> str:
+    head = [table.first, *(heading for heading, _, _ in table.columns)]
+    lines = [" & ".join(cell.translate(LATEX) for cell in head), "\\midrule"]
+    for name, row in table.rows.items():
+        cells = [name.translate(LATEX)]
+        for value, star, span in (_cell(row, column) for column in table.columns):
+            mark = "$^{*}$" if star else ""
+            text = ("$-$" + value[1:]) if value.startswith("-") and len(value) > 1 else value
+            cells.append(f"{text}{mark}" + (f" {{\\scriptsize {span}}}" if span else ""))
+        lines.append(" & ".join(cells))
+    body = "\n".join(line if line.startswith("\\midrule") else f"{line} \\\\" for line in lines)
+    columns = "l" + "r" * len(table.columns)
+    return (
+        "\\begin{table}\n\\centering\\small\n"
+        f"\\caption{{{caption.translate(LATEX)}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n"
+        "\\end{tabular}\n\\end{table}\n"
+    )

@@ -1,0 +1,96 @@
+"""Whether the person in a clip is still the person of the picture, and how surely that is told.
+
+The measure is the cosine of our own face embedding (`models/identity.py`): 1 is the same picture.
+It is neither CSIM nor ArcFace's and compares only with cosines of the same weights file, whose
+header holds how well it verifies people that it never saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from talkingface import video
+from talkingface.audio import FPS
+
+Floats = NDArray[np.float64]
+Embedding = Callable[[Tensor], Tensor]  # (B, 3, S, S) in [-1, 1] -> (B, D) of length 1
+EVERY = 5  # frames: five looks a second, a face does not change faster
+AT_ONCE = 64  # pictures that are embedded together
+
+
+def embed(embedding: Embedding, frames: NDArray[np.uint8]) -> Floats:
+    """(T, S, S, 3) uint8 RGB aligned crops, T >= 1 -> (T, D), as the network gives them."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"expected pictures (T, S, S, 3) uint8, got {frames.shape} {frames.dtype}")
+    with torch.inference_mode():
+        parts = [
+            embedding(video.to_tensor(np.array(frames[begin : begin + AT_ONCE]))).cpu()
+            for begin in range(0, len(frames), AT_ONCE)
+        ]
+    return np.asarray(torch.cat(parts).numpy(), dtype=np.float64)
+
+
+def likeness(
+    embedding: Embedding,
+    frames: NDArray[np.uint8],
+    picture: NDArray[np.uint8],
+    every: int = EVERY,
+) -> Floats:
+    """The cosine of every `every`-th frame, from the first, with the identity picture.
+
+    frames: (T, S, S, 3), picture: (S, S, 3), uint8 RGB aligned crops. Returns (ceil(T / every),)
+    in [-1, 1].
+    """
+    first = embed(embedding, picture[None])[0]
+    return np.asarray(embed(embedding, frames[::every]) @ first)
+
+
+def similarity(
+    embedding: Embedding,
+    frames: NDArray[np.uint8],
+    picture: NDArray[np.uint8],
+    every: int = EVERY,
+) -> float:
+    """Identity similarity of a clip: the mean of `likeness`."""
+    return float(likeness(embedding, frames, picture, every).mean())
+
+
+def drift(cosines: NDArray[Any], every: int = EVERY) -> Floats:
+    """(N,) of `likeness` -> (seconds,): their mean in each second of the clip, the last may be cut.
+
+    A face that slides away from the picture falls from second to second.
+    """
+    if cosines.ndim != 1 or len(cosines) == 0:
+        raise ValueError(f"expected cosines (N,), got {cosines.shape}")
+    second = np.arange(len(cosines)) * every // FPS
+    if every > FPS:
+        raise ValueError(f"one frame in {every} leaves seconds without any: take {FPS} at most")
+    return np.asarray(np.bincount(second, cosines) / np.bincount(second))
+
+
+def verification(same: NDArray[Any], different: NDArray[Any]) -> tuple[float, float]:
+    """How well scores tell pairs of one person from pairs of two: (AUC, equal error rate).
+
+    same: (N,), different: (M,) scores, higher is more alike. AUC: the chance that a pair of one
+    person scores above a pair of two, a tie counts half. EER: where as large a share of the same is
+    refused as of the different is accepted; between two thresholds the mean of both shares where
+    they are closest. NaN for no pairs.
+    """
+    if len(same) == 0 or len(different) == 0:
+        return math.nan, math.nan
+    same, different = np.sort(same), np.sort(different)
+    below = np.searchsorted(different, same, "left")
+    at_most = np.searchsorted(different, same, "right")
+    auc = float((below + at_most).mean() / 2 / len(different))
+    thresholds = np.concatenate([same, different, [np.inf]])  # accepted: not below it
+    refused = np.searchsorted(same, thresholds, "left") / len(same)
+    accepted = 1 - np.searchsorted(different, thresholds, "left") / len(different)
+    best = int(np.argmin(np.abs(refused - accepted)))
+    return auc, float((refused[best] + accepted[best]) / 2)

@@ -1,0 +1,231 @@
+"""Chung, Jamaludin and Zisserman 2017, "You said that?": frame to frame, no memory, no adversary.
+
+    z_I = E_I(K identity pictures, stacked on channels)   once per face
+    z_A_t = E_A(A_t)                                      per window of speech
+    b_t = Dec([z_I, z_A_t], skips of E_I)                 trained with L1 alone
+    I_t = b_t + deblurring(b_t)                           a second network, trained afterwards
+
+Lean presets draw the window that CRAN draws, faded into the identity picture; `chung-paper` has
+VGG-M's widths, MFCC and the whole crop (strides stand where VGG-M pools).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Generated, Portrait, State
+from talkingface.geometry import CropSpec
+from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
+from talkingface.models.window import Window
+
+
+@dataclass(frozen=True)
+class ChungConfig:
+    """Sizes; the defaults are the lean preset, `chung`.
+
+    identities: K, pictures of the face on the channels of E_I; where fewer are given, the first is
+    repeated. skips: how many maps of E_I the decoder sees, the largest ones. shrink: the deblurring
+    network works on pixels gathered in blocks of this side (1: published).
+    """
+
+    family: str = "chung"
+    speech: SpeechSpec = field(
+        default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
+    )
+    crop: CropSpec = field(default_factory=CropSpec)
+    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    identities: int = 5
+    audio_channels: tuple[int, ...] = (32, 64, 128)
+    audio_strides: tuple[int, ...] = (2, 2, 2)
+    audio_norm: str = "group"
+    audio_features: int = 256
+    audio_layers: int = 1
+    image_channels: tuple[int, ...] = (24, 48, 64)
+    image_kernels: tuple[int, ...] = (7, 5, 3)
+    image_features: int = 64
+    seed_channels: int = 32
+    decoder_channels: tuple[int, ...] = (64, 32, 16)
+    last_channels: int = 16
+    transposed: bool = False
+    skips: int = 2
+    deblurring_channels: int = 24
+    deblurring_layers: int = 5
+    shrink: int = 2
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What `Chung.encode` keeps of a face."""
+
+    portrait: Portrait
+    features: Tensor  # (B, image_features): z_I
+    skips: tuple[Tensor, ...]  # maps of E_I, largest first
+
+
+class Chung(nn.Module):
+    """The generator: `network`, the encoders and the decoder, and `deblurring` behind it."""
+
+    def __init__(self, config: ChungConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.window = Window(config.window, config.crop)
+        self.network = EncoderDecoder(config, self.window.shape)
+        self.deblurring = Deblurring(
+            config.deblurring_channels, config.deblurring_layers, config.shrink
+        )
+
+    def encode(self, portrait: Portrait, others: Tensor | None = None) -> Identity:
+        """E_I of the decoded window of the portrait, and of `others`, (B, K - 1, 3, S, S) further
+        pictures of the same face; without them the portrait is repeated."""
+        first = self.window.cut(portrait.image).unsqueeze(1)
+        missing = self.config.identities - 1
+        rest = first.expand(-1, missing, -1, -1, -1) if others is None else self.window.cut(others)
+        features, skips = self.network.encode_pictures(torch.cat([first, rest], 1).flatten(1, 2))
+        return Identity(portrait, features, skips)
+
+    def forward(
+        self, identity: Identity, speech: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """See `contract.Generator`; there is no state."""
+        made = self.lay(identity, self.deblurring(self.draw_blurred(identity, speech)))
+        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), None
+
+    def draw_blurred(self, identity: Identity, speech: Tensor) -> Tensor:
+        """The first network's window alone: (B, T, 3, h, w) in [-1, 1]."""
+        out: Tensor = self.network(identity.features, identity.skips, speech)
+        return out
+
+    def lay(self, identity: Identity, colour: Tensor) -> Generated:
+        """A drawn window (B, T, 3, h, w), its border faded into the identity picture."""
+        ramp, still = self.window.ramp, self.window.cut(identity.portrait.image).unsqueeze(1)
+        return Generated(colour * ramp + still * (1 - ramp), colour=colour)
+
+
+class EncoderDecoder(nn.Module):
+    """Both encoders and the decoder, for a window of `shape` (h, w)."""
+
+    speech_mean: Tensor
+    speech_std: Tensor
+
+    def __init__(self, config: ChungConfig, shape: tuple[int, int]) -> None:
+        super().__init__()
+        c, self.skips = config, config.skips
+        scale = 2 ** len(c.image_channels)
+        if shape[0] % scale or shape[1] % scale:
+            raise ValueError(f"the window {c.window} must divide by {scale}")
+        self.seed_shape = (shape[0] // scale, shape[1] // scale)
+        self.audio_encoder = audio_encoder(
+            c.speech,
+            c.audio_channels,
+            c.audio_strides,
+            c.audio_norm,
+            c.audio_features,
+            c.audio_layers,
+        )
+        sizes, area = (3 * c.identities, *c.image_channels), self.seed_shape[0] * self.seed_shape[1]
+        self.image_encoder = nn.ModuleList(
+            conv(a, b, kernel, 2)
+            for (a, b), kernel in zip(pairwise(sizes), c.image_kernels, strict=True)
+        )
+        self.image_head = nn.Linear(sizes[-1] * area, c.image_features)
+        self.seed = nn.Linear(c.audio_features + c.image_features, c.seed_channels * area)
+        ups, inputs = [], c.seed_channels
+        for level, outputs in enumerate(c.decoder_channels):
+            place = len(c.image_channels) - 1 - level
+            skip = c.image_channels[place] if place < c.skips else 0
+            ups.append(Up(inputs + skip, outputs, 3, c.transposed))
+            inputs = outputs
+        self.ups = nn.ModuleList(ups)
+        self.last = conv(inputs, c.last_channels)
+        self.head = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
+        self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
+        self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
+
+    def encode_pictures(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """E_I: (B, 3 K, h, w) -> z_I (B, image_features) and its `skips` largest maps."""
+        maps, x = [], pictures
+        for layer in self.image_encoder:
+            x = layer(x)
+            maps.append(x)
+        return self.image_head(x.flatten(1)), tuple(maps[: self.skips])
+
+    def forward(self, face: Tensor, skips: tuple[Tensor, ...], speech: Tensor) -> Tensor:
+        """z_I, its maps and (B, T, hops, coefficients) -> (B, T, 3, h, w) in [-1, 1]."""
+        frames = speech.shape[1]
+        normal = (speech - self.speech_mean) / self.speech_std
+        heard = self.audio_encoder(normal.flatten(0, 1).unsqueeze(1))
+        joint = torch.cat([heard, repeat_frames(face, frames)], dim=1)
+        x = F.leaky_relu(self.seed(joint), 0.2).unflatten(1, (-1, *self.seed_shape))
+        x = x.contiguous(memory_format=torch.channels_last)
+        for level, up in enumerate(self.ups):
+            place = len(self.ups) - 1 - level
+            if place < len(skips):
+                x = torch.cat([x, repeat_frames(skips[place], frames)], dim=1)
+            x = up(x)
+        drawn = torch.tanh(self.head(self.last(x)).float())
+        out: Tensor = drawn.unflatten(0, (-1, frames)).contiguous()
+        return out
+
+
+class Deblurring(nn.Module):
+    """A picture plus what a few convolutions find missing in it; it begins by changing nothing."""
+
+    def __init__(self, channels: int, layers: int, shrink: int) -> None:
+        super().__init__()
+        self.shrink = shrink
+        gathered = 3 * shrink**2
+        inner = [conv(a, channels) for a in (gathered, *[channels] * (layers - 2))]
+        last = nn.Conv2d(channels, gathered, 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*inner, last)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, T, 3, h, w) in [-1, 1] -> the same, sharper."""
+        x = F.pixel_unshuffle(pictures.flatten(0, 1), self.shrink)
+        x = self.layers(x.contiguous(memory_format=torch.channels_last))
+        missing: Tensor = F.pixel_shuffle(x.float(), self.shrink)
+        out: Tensor = (pictures + missing.unflatten(0, pictures.shape[:2])).clamp(-1, 1)
+        return out
+
+
+PRESETS = {
+    "chung": ChungConfig(),
+    "chung-paper": ChungConfig(
+        speech=SpeechSpec(),
+        window=(0, 128, 0, 128),
+        audio_channels=(64, 128, 256, 256, 512),
+        audio_strides=(1, 2, 1, 1, 2),
+        audio_norm="batch",
+        audio_features=256,
+        audio_layers=2,
+        image_channels=(96, 256, 512, 512, 512),
+        image_kernels=(7, 5, 3, 3, 3),
+        image_features=256,
+        seed_channels=512,
+        decoder_channels=(512, 256, 256, 128, 64),
+        last_channels=64,
+        transposed=True,
+        deblurring_channels=64,
+        deblurring_layers=10,
+        shrink=1,
+    ),
+    # Random and tiny: every command line is tested with it, offline and in seconds.
+    "chung-tiny": ChungConfig(
+        audio_channels=(8, 8, 8),
+        audio_features=16,
+        image_channels=(8, 8, 8),
+        image_features=8,
+        seed_channels=4,
+        decoder_channels=(8, 8, 8),
+        last_channels=8,
+        deblurring_channels=8,
+        deblurring_layers=3,
+    ),
+}

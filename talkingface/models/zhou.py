@@ -1,0 +1,245 @@
+"""Zhou et al. 2019, adversarially disentangled audio-visual representation: frame to frame.
+
+    p = E_p(I*)                    who it is, once per face, and one skip to the decoder
+    a_t = E_a(A_t), v_t = E_v(I_t) what is said, from sound or from a mouth, in one shared space
+    I_t = Dec(p, a_t)              or Dec(p, v_t): the decoder is not told which
+
+Nothing is remembered from frame to frame. E_v, the word classifier that the two encoders share and
+the two classifiers that they are disentangled by (`training/zhou.py`) only train: the generator,
+and its weights file, are E_p, E_a and Dec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Generated, Portrait, State
+from talkingface.geometry import CropSpec
+from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
+from talkingface.models.lipreader import MouthSpec
+from talkingface.models.window import Window
+
+
+@dataclass(frozen=True)
+class ZhouConfig:
+    """Sizes; the defaults are the lean preset, `zhou`, with the window and the hearing of `cran`.
+
+    window: rows and columns (top, bottom, left, right) of the crop that are drawn; around it, and
+    under its fading border, stands the identity picture.
+    skip: which map of E_p the decoder sees beside the two features, 0 the largest.
+    """
+
+    family: str = "zhou"
+    speech: SpeechSpec = field(
+        default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
+    )
+    crop: CropSpec = field(default_factory=CropSpec)
+    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    audio_channels: tuple[int, ...] = (32, 64, 128)
+    audio_strides: tuple[int, ...] = (2, 2, 2)
+    audio_norm: str = "group"
+    speech_features: int = 256
+    image_channels: tuple[int, ...] = (24, 48, 64)
+    image_features: int = 128
+    skip: int = 0
+    seed_channels: int = 32
+    decoder_channels: tuple[int, ...] = (64, 48, 16)
+    last_channels: int = 16
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What `Zhou.encode` keeps of a face."""
+
+    portrait: Portrait
+    features: Tensor  # (B, image_features): p
+    skip: Tensor  # one map of E_p
+
+
+class Zhou(nn.Module):
+    """The generator: E_p, E_a and the decoder."""
+
+    speech_mean: Tensor
+    speech_std: Tensor
+
+    def __init__(self, config: ZhouConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.window = Window(c.window, c.crop)
+        strides = 2 ** len(c.image_channels)
+        height, width = self.window.shape
+        if height % strides or width % strides:
+            raise ValueError(f"the window {c.window} must divide by {strides}")
+        self.seed_shape = (height // strides, width // strides)
+        pixels = self.seed_shape[0] * self.seed_shape[1]
+        self.speech_encoder = audio_encoder(
+            c.speech, c.audio_channels, c.audio_strides, c.audio_norm, c.speech_features
+        )
+        self.shared = SharedSpace(c.speech_features)
+        sizes = [3, *c.image_channels]
+        self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise(sizes))
+        self.image_head = nn.Linear(sizes[-1] * pixels, c.image_features)
+        self.seed = nn.Linear(c.speech_features + c.image_features, c.seed_channels * pixels)
+        ups, inputs = [], c.seed_channels
+        for level, outputs in zip(self._levels(), c.decoder_channels, strict=True):
+            skip = c.image_channels[c.skip] if level == c.skip else 0
+            ups.append(Up(inputs + skip, outputs, 3, transposed=False))
+            inputs = outputs
+        self.ups = nn.ModuleList(ups)
+        self.last = conv(inputs, c.last_channels, 3)
+        self.head = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
+        self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
+        self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
+
+    def _levels(self) -> list[int]:
+        """The map of E_p that is as large as each decoder block's input."""
+        return list(reversed(range(len(self.config.image_channels))))
+
+    def encode(self, portrait: Portrait) -> Identity:
+        """E_p: the feature of who it is, and the one skip."""
+        features, skip = self.encode_face(self.window.cut(portrait.image))
+        return Identity(portrait, features, skip)
+
+    def encode_face(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """E_p of windows (N, 3, h, w) -> (N, image_features), and a map."""
+        maps, x = [], window
+        for layer in self.image_encoder:
+            x = layer(x)
+            maps.append(x)
+        return self.image_head(x.flatten(1)), maps[self.config.skip]
+
+    def encode_speech(self, speech: Tensor) -> Tensor:
+        """E_a: (B, T, hops, coefficients) -> (B, T, speech_features), of length 1."""
+        x = (speech - self.speech_mean) / self.speech_std
+        encoded: Tensor = self.speech_encoder(x.flatten(0, 1).unsqueeze(1))
+        content: Tensor = self.shared(encoded).unflatten(0, speech.shape[:2])
+        return content
+
+    def forward(
+        self, identity: Identity, speech: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """See `contract.Generator`."""
+        made = self.draw_window(identity, self.encode_speech(speech))
+        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), None
+
+    def draw_window(self, identity: Identity, content: Tensor) -> Generated:
+        """Dec of what is said, from either encoder (B, T, speech_features): the window only."""
+        frames = content.shape[1]
+        said = content.flatten(0, 1) * self.config.speech_features**0.5  # entries of variance 1
+        who = repeat_frames(identity.features, frames)
+        x = F.leaky_relu(self.seed(torch.cat([said, who.to(said.dtype)], dim=1)), 0.2)
+        x = x.unflatten(1, (-1, *self.seed_shape)).contiguous(memory_format=torch.channels_last)
+        for level, up in zip(self._levels(), self.ups, strict=True):
+            if level == self.config.skip:
+                x = torch.cat([x, repeat_frames(identity.skip, frames).to(x.dtype)], dim=1)
+            x = up(x)
+        colour = torch.tanh(self.head(self.last(x)).float().contiguous())
+        colour = colour.unflatten(0, content.shape[:2])
+        around, ramp = self.window.cut(identity.portrait.image).unsqueeze(1), self.window.ramp
+        return Generated(colour * ramp + around * (1 - ramp), colour=colour)
+
+
+class SharedSpace(nn.Module):
+    """Where both encoders end: features centred and scaled, then of length 1.
+
+    Without a centre all features begin as nearly one vector, and the contrastive loss keeps them
+    so: at half the margin from each other, sounds all alike and mouths all alike, it stands still.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features, affine=False)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """(N, features) -> the same, float32."""
+        return F.normalize(self.norm(encoded.float()), dim=-1)
+
+
+class MouthEncoder(nn.Module):
+    """E_v: what is said, seen on one mouth at a time, in the space of E_a; only for training."""
+
+    def __init__(self, mouth: MouthSpec, channels: tuple[int, ...], features: int) -> None:
+        super().__init__()
+        self.mouth = mouth
+        height, width = mouth.height, mouth.width
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise((mouth.channels, *channels)):
+            layers.append(conv(inputs, outputs, 3, 2))
+            height, width = -(-height // 2), -(-width // 2)
+        head = nn.Linear(channels[-1] * height * width, features)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), head, SharedSpace(features))
+
+    def forward(self, mouths: Tensor) -> Tensor:
+        """mouths: (B, T, C, h, w) in [-1, 1] -> (B, T, features), of length 1."""
+        content: Tensor = self.layers(mouths.flatten(0, 1)).unflatten(0, mouths.shape[:2])
+        return content
+
+
+class WordClassifier(nn.Module):
+    """The word said over some frames, from what is said in each; shared by sound and mouths."""
+
+    def __init__(self, features: int, hidden: int, words: int) -> None:
+        super().__init__()
+        self.order = nn.Conv1d(features, hidden, 5, padding=2)
+        self.answer = nn.Linear(hidden, words)
+        self.scale = features**0.5  # of features of length 1: entries of variance 1
+
+    def forward(self, content: Tensor, spans: Tensor) -> Tensor:
+        """content: (B, T, features); spans: (B, 2), a word's first frame and the one after its
+        last, at least one. Returns logits (B, words); frames outside the word are not seen."""
+        frames = torch.arange(content.shape[1], device=content.device)
+        inside = (frames >= spans[:, :1]) & (frames < spans[:, 1:])
+        inside = inside.unsqueeze(-1).to(content.dtype)
+        seen = (content * self.scale * inside).transpose(1, 2)
+        found = F.leaky_relu(self.order(seen), 0.2).transpose(1, 2)
+        mean = (found * inside).sum(1) / inside.sum(1)
+        logits: Tensor = self.answer(mean)
+        return logits.float()
+
+
+class FeatureClassifier(nn.Sequential):
+    """Two full layers: (..., features) -> logits (..., classes). What they find, an encoder hides:
+    who is speaking in what is said, and what is said in who it is."""
+
+    def __init__(self, features: int, hidden: int, classes: int) -> None:
+        super().__init__(
+            nn.LayerNorm(features),
+            nn.Linear(features, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, classes),
+        )
+
+
+PRESETS = {
+    "zhou": ZhouConfig(),
+    # 12 x 20 MFCC, 256 + 256 features and a decoder from 4 x 4 x 512, as published, at 128 x 128.
+    "zhou-paper": ZhouConfig(
+        speech=SpeechSpec(coefficients=12, hops=20),
+        window=(0, 128, 0, 128),
+        audio_channels=(64, 128, 256, 512),
+        audio_strides=(1, 2, 2, 2),
+        audio_norm="batch",
+        speech_features=256,
+        image_channels=(64, 128, 256, 512, 512),
+        image_features=256,
+        skip=2,
+        seed_channels=512,
+        decoder_channels=(512, 256, 128, 64, 32),
+        last_channels=32,
+    ),
+    "zhou-tiny": ZhouConfig(
+        audio_channels=(8, 8, 8),
+        speech_features=16,
+        image_channels=(8, 8, 8),
+        image_features=8,
+        seed_channels=4,
+        decoder_channels=(8, 8, 8),
+        last_channels=8,
+    ),
+}

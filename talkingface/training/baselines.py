@@ -1,0 +1,191 @@
+"""The published baselines' training steps: Chung et al. 2017 and Chen et al. 2018."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from talkingface.contract import Generated, Portrait
+from talkingface.data.dataset import Batch, Cache, SampleConfig
+from talkingface.losses import critic_loss, generator_loss, reconstruction_loss
+from talkingface.models.chen import ChenConfig, Correlation, ThreeStreamCritic
+from talkingface.models.chung import ChungConfig
+from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+
+
+@dataclass(frozen=True)
+class ChungTraining(GeneratorTraining):
+    """Everything that training Chung et al. needs beside the data.
+
+    same_picture: share of samples that see their identity picture repeated, as it is wherever only
+    one is given, and not further ones of the same clip.
+    """
+
+    model: ChungConfig
+    same_picture: float = 0.5
+
+
+class ChungRecipe(GeneratorRecipe[ChungTraining]):
+    """Chung et al. 2017: L1 alone. A stage with the loss "pixels" trains the encoder-decoder, one
+    with "deblurring" the second network on what the first, held still, draws."""
+
+    def __init__(
+        self,
+        training: ChungTraining,
+        cache: Cache,
+        splits: tuple[str, ...] = ("train",),
+        device: torch.device | str = "cpu",
+        init: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(training, cache, splits, device, init, seed, {})
+
+    def hears(self, parameter: str) -> bool:
+        """The audio encoder."""
+        return parameter.startswith("network.audio_encoder.")
+
+    def _hearing(self) -> nn.Module:
+        network: nn.Module = self.model.network
+        return network
+
+    def _samples(self, stage: Stage) -> SampleConfig:
+        return replace(super()._samples(stage), others=self.training.model.identities - 1)
+
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        """The answer, and what it was before deblurring."""
+        identity = self.ema.encode(portrait)
+        blurred = self.ema.draw_blurred(identity, speech)
+        laid = {"": self.ema.deblurring(blurred), "blurred_": blurred}
+        whole = portrait.image.unsqueeze(1)
+        return {
+            name: self.ema.window.into_crop(self.ema.lay(identity, colour), whole)
+            for name, colour in laid.items()
+        }
+
+    def _generate(
+        self, batch: Batch, stage: Stage
+    ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        if "deblurring" in stage.weights:
+            self.model.network.eval()
+            with torch.no_grad():
+                identity = self._identity(batch)
+                blurred = self.model.draw_blurred(identity, batch.speech)
+            made, name = self.model.lay(identity, self.model.deblurring(blurred)), "deblurring"
+        else:
+            identity = self._identity(batch)
+            made = self.model.lay(identity, self.model.draw_blurred(identity, batch.speech))
+            name = "pixels"
+        return made, real, {name: reconstruction_loss(made.frames, real, weight)}
+
+    def _identity(self, batch: Batch) -> object:
+        """E_I of one picture, repeated, or of several, sample by sample."""
+        one = batch.portrait.image.unsqueeze(1).expand_as(batch.others)
+        same = torch.rand(len(one), 1, 1, 1, 1, device=self.device) < self.training.same_picture
+        identity: object = self.model.encode(batch.portrait, torch.where(same, one, batch.others))
+        return identity
+
+
+@dataclass(frozen=True)
+class ChenTraining(GeneratorTraining):
+    """Everything that training Chen et al. 2018 needs beside the data.
+
+    critic_width: first channels of every stream of the discriminator and of the correlation.
+    """
+
+    model: ChenConfig
+    critic_width: int = 16
+
+
+class ChenRecipe(GeneratorRecipe[ChenTraining]):
+    """Chen et al. 2018: L1 ("pixels"), the correlation of the change of sound with the lips' motion
+    ("correlation"), and a discriminator of sound, pictures and motion ("adversary")."""
+
+    def __init__(
+        self,
+        training: ChenTraining,
+        cache: Cache,
+        splits: tuple[str, ...] = ("train",),
+        device: torch.device | str = "cpu",
+        init: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        top, bottom, left, right = training.model.window
+        sizes = (training.model.speech, (bottom - top, right - left), training.critic_width)
+        self.together, self.three_streams = Correlation(*sizes), ThreeStreamCritic(*sizes)
+        critics = {"correlation": self.together, "three_streams": self.three_streams}
+        super().__init__(training, cache, splits, device, init, seed, critics)
+
+    def hears(self, parameter: str) -> bool:
+        """The audio encoder."""
+        return parameter.startswith("audio_encoder.")
+
+    def _hearing(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        made, _ = self.ema(self.ema.encode(portrait), speech)
+        return {"": made}
+
+    def _generate(
+        self, batch: Batch, stage: Stage
+    ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        made = self.model.draw_window(self.model.encode(batch.portrait), batch.speech)
+        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        return made, real, {"pixels": reconstruction_loss(made.frames, real, weight)}
+
+    def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
+        terms = super()._adversarial_terms(batch, made, stage)
+        speech = self.model.normal(batch.speech)
+        if "correlation" in stage.weights:
+            terms["correlation"] = correlation_loss(
+                self.together(made.frames, speech), batch.silent
+            )
+        if "adversary" in stage.weights:
+            logits = self.three_streams(made.frames, speech)
+            terms["adversary"] = generator_loss(logits, self.training.form)
+        return terms
+
+    def _critics(
+        self, batch: Batch, made: Generated, real: Tensor, stage: Stage
+    ) -> dict[str, Tensor]:
+        terms = super()._critics(batch, made, real, stage)
+        speech = self.model.normal(batch.speech)
+        if "correlation" in stage.weights:
+            self.together.train()
+            with self._precision():
+                loss = correlation_loss(self.together(real, speech), batch.silent)
+            self._learn("correlation", loss)
+            terms["critic/correlation"] = loss
+        if "adversary" in stage.weights:
+            self.three_streams.train()
+            with self._precision():
+                loss = self._three_stream_loss(real, made.frames.detach(), speech)
+            self._learn("three_streams", loss)
+            terms["critic/adversary"] = loss
+        return terms
+
+    def _three_stream_loss(self, real: Tensor, fake: Tensor, speech: Tensor) -> Tensor:
+        """Real, against the mean of fake and of real lips that said something else."""
+        judged, form = self.three_streams(real, speech), self.training.form
+        mismatched = self.three_streams(real, speech.roll(1, dims=0))
+        drawn = self.three_streams(fake, speech)
+        return (critic_loss(judged, mismatched, form) + critic_loss(judged, drawn, form)) / 2
+
+
+def correlation_loss(together: Tensor, silent: Tensor) -> Tensor:
+    """Chen et al. 2018, L_corr: the mean of 1 - correlation over samples in which somebody speaks.
+
+    together: (B,) from `models.chen.Correlation`; silent: (B,) bool; 0 where all are silent.
+    """
+    speaking = (~silent).float()
+    return ((1 - together) * speaking).sum() / speaking.sum().clamp(min=1)

@@ -1,0 +1,116 @@
+"""The trainings behind a paper's table, as rows: one command makes them all, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from talkingface.data.dataset import Cache
+from talkingface.errors import BadRequest
+from talkingface.training import presets
+from talkingface.training.cran import CranRecipe
+from talkingface.training.generator import GeneratorRecipe
+from talkingface.training.loop import WEIGHTS
+
+Method = Literal["cran", "baseline"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table.
+
+    name: of its folder among the runs. label: what the table calls it; empty for a beginning that
+    others share and that is in no table. method, preset, steps, without, change: as on the command
+    line of `talkingface train`. after: the row whose weights it begins with.
+    """
+
+    name: str
+    label: str
+    method: Method
+    preset: str
+    steps: str
+    without: tuple[str, ...] = ()
+    change: tuple[str, ...] = ()
+    after: str = ""
+
+
+def _branch(name: str, label: str, without: str, start: str, preset: str, steps: str) -> Row:
+    """Some critics more, from a common beginning: the paper's 30 epochs without, 15 with them."""
+    return Row(name, label, "cran", preset, steps, tuple(without.split()), after=start)
+
+
+def _scheme(name: str, label: str) -> Row:
+    """Another of Fig. 1's schemes, from the beginning of the recurrent one: it learns its lips
+    anew, then its frames as L_r does."""
+    without, change = ("image", "video", "reading"), (f"scheme={name}",)
+    return Row(name, label, "cran", "cran", "300,0,400", without, change, "cran-start")
+
+
+_LEAN = ("cran-start", "cran", "0,0,400")
+
+SONG_TABLE1 = (
+    Row("chung", "Chung 2017", "baseline", "chung", "1200,200"),
+    Row("zhou", "Zhou 2019", "baseline", "zhou", "1000,400"),
+    Row("chen", "Chen 2018", "baseline", "chen", "300,150"),
+    Row("cran-start", "", "cran", "cran", "800,1100"),
+    _branch("cran-r", "L_r", "image video reading", *_LEAN),
+    _branch("cran-rv", "L_r,V", "image reading", *_LEAN),
+    _branch("cran-riv", "L_r,I,V", "reading", *_LEAN),
+    _branch("cran-rivl", "L_r,I,V,l", "", *_LEAN),
+    _scheme("frame", "frame to frame"),
+    _scheme("sequential", "sequential"),
+)
+
+# The same in seconds, for tests of the command line.
+TINY = (
+    Row("start", "", "cran", "cran-tiny", "2,2"),
+    Row("r", "L_r", "cran", "cran-tiny", "0,0,2", ("image", "video"), after="start"),
+    Row("chung", "Chung 2017", "baseline", "chung-tiny", "2,2"),
+)
+
+TABLES: Mapping[str, tuple[Row, ...]] = {"song-table1": SONG_TABLE1, "tiny": TINY}
+
+
+def rows_of(table: str, only: Sequence[str] = ()) -> tuple[Row, ...]:
+    """The rows of a table, or those of these names. Raises BadRequest naming what is known."""
+    if table not in TABLES:
+        raise BadRequest(f"no table is called {table!r}; known: {', '.join(TABLES)}")
+    rows = {row.name: row for row in TABLES[table]}
+    if unknown := set(only) - set(rows):
+        raise BadRequest(f"{table} has no row {unknown.pop()!r}; it has {', '.join(rows)}")
+    return tuple(row for name, row in rows.items() if not only or name in only)
+
+
+def recipe_of(
+    row: Row,
+    cache: Cache,
+    runs: Path,
+    reader: str | Path,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> GeneratorRecipe[Any]:
+    """The training of one row, on the split `train`; runs: the folder that has the row before's."""
+    init = runs / row.after / WEIGHTS if row.after else None
+    change, without = list(row.change), list(row.without)
+    if row.method == "cran":
+        training = presets.choose(presets.CRAN, row.preset, row.steps, without, change)
+        return CranRecipe(training, cache, device=device, reader=reader, init=init, seed=seed)
+    baseline = presets.choose(presets.BASELINES, row.preset, row.steps, without, change)
+    recipe = presets.BASELINE_RECIPES[type(baseline)]
+    return recipe(baseline, cache, ("train",), device=device, init=init, seed=seed)
+
+
+def trained(table: str, runs: Path) -> dict[str, Path]:
+    """Label -> weights of a table's models. Raises BadRequest naming those that are missing."""
+    found = {row.label: runs / row.name / WEIGHTS for row in rows_of(table) if row.label}
+    missing = [path.parent.name for path in found.values() if not path.is_file()]
+    if missing:
+        raise BadRequest(
+            f"{runs}: {', '.join(missing)} of {table} have no {WEIGHTS}; train them: "
+            f"`talkingface train table {table} SHARDS -o {runs}`"
+        )
+    return found

@@ -1,0 +1,235 @@
+"""Zhou et al. 2019's training step: one space for sound and mouths, disentangled from who it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talkingface.contract import Generated, Portrait
+from talkingface.data.dataset import Batch, Cache, speakers_of
+from talkingface.losses import lip_reading_generator_loss, reconstruction_loss
+from talkingface.models.lipreader import GRID_WORDS, MouthSpec, mouth_crops
+from talkingface.models.zhou import (
+    FeatureClassifier,
+    MouthEncoder,
+    WordClassifier,
+    ZhouConfig,
+)
+from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+from talkingface.training.loop import average_gradients, clip_gradients
+
+PARTNERS = ("mouth_encoder", "word_classifier")  # learn with the generator, from the same losses
+
+word_loss = speaker_loss = lip_reading_generator_loss  # cross-entropy; -1 is no word, no speaker
+
+
+def contrastive_loss(
+    heard: Tensor, seen: Tensor, counted: Tensor | None = None, margin: float = 1.0, apart: int = 3
+) -> Tensor:
+    """Sound and mouth of one moment together, of others `margin` apart (Hadsell et al. 2006).
+
+    heard, seen: (B, T, features) of E_a and E_v; counted: (B,) bool, samples that count. The mean
+    of d^2 over pairs of one moment plus the mean of max(0, margin - d)^2 over all others; moments
+    of one sample less than `apart` frames from each other look alike and are no pair.
+    """
+    batch, time = heard.shape[:2]
+    clip = torch.arange(batch, device=heard.device).repeat_interleave(time)
+    frame = torch.arange(time, device=heard.device).repeat(batch)
+    same = clip[:, None] == clip[None]
+    away = (frame[:, None] - frame[None]).abs()
+    known = torch.ones_like(clip, dtype=torch.bool) if counted is None else counted[clip]
+    both = known[:, None] & known[None]
+    one, two = heard.flatten(0, 1).float(), seen.flatten(0, 1).float()
+    with torch.autocast(one.device.type, enabled=False):  # it would round the products
+        products = one @ two.T
+    squared = one.square().sum(-1)[:, None] + two.square().sum(-1)[None] - 2 * products
+    squared = squared.clamp(min=0)
+    near = F.relu(margin - (squared + 1e-12).sqrt()).square()
+    terms = []
+    for values, pairs in ((squared, same & (away == 0)), (near, ~same | (away >= apart))):
+        weight = (pairs & both).float()
+        terms.append((values * weight).sum() / weight.sum().clamp(min=1))
+    return terms[0] + terms[1]
+
+
+def confusion_loss(logits: Tensor, counted: Tensor) -> Tensor:
+    """Cross-entropy to all classes alike: log n where a classifier cannot tell, else more.
+
+    logits: (N, n); counted: (N,) bool. An encoder minimises it, the classifier held still.
+    """
+    values = -logits.float().log_softmax(-1).mean(-1)
+    return (values * counted).sum() / counted.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ZhouTraining(GeneratorTraining):
+    """Everything that training this baseline needs beside the data.
+
+    mouth, mouth_channels: what E_v sees, and its layers; hidden: of the three classifiers; margin:
+    of the contrastive loss, of features of length 1.
+    """
+
+    model: ZhouConfig
+    mouth: MouthSpec = field(default_factory=MouthSpec)
+    mouth_channels: tuple[int, ...] = (24, 48, 96, 128)
+    hidden: int = 128
+    margin: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disentangled(Generated):
+    """What is drawn, and the features that the adversaries are asked about.
+
+    heard, seen: (B, T, features) of E_a and E_v; face: (B, features) of E_p on a frame in the
+    middle of each sample's word.
+    """
+
+    heard: Tensor
+    seen: Tensor
+    face: Tensor
+
+
+class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
+    """Losses: pixels (drawn from sound) and pixels_from_video, contrastive, word (on both), image,
+    video, and confusion (of who speaks in what is said, and of what is said in who it is).
+
+    The two classifiers that are to be confused learn on detached features, like critics.
+    """
+
+    def __init__(
+        self,
+        training: ZhouTraining,
+        cache: Cache,
+        splits: tuple[str, ...] = ("train",),
+        device: torch.device | str = "cpu",
+        init: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        t, model, words = training, training.model, len(GRID_WORDS)
+        speech, speakers = model.speech_features, len(speakers_of(cache.split(*splits)))
+        own: dict[str, nn.Module] = {
+            "mouth_encoder": MouthEncoder(t.mouth, t.mouth_channels, speech),
+            "word_classifier": WordClassifier(speech, t.hidden, words),
+            "speaker_classifier": FeatureClassifier(speech, t.hidden, speakers),
+            "face_word_classifier": FeatureClassifier(model.image_features, t.hidden, words),
+        }
+        super().__init__(training, cache, splits, device, init, seed, own)
+
+    def hears(self, parameter: str) -> bool:
+        """E_a."""
+        return parameter.startswith("speech_encoder.")
+
+    def _hearing(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        made, _ = self.ema(self.ema.encode(portrait), speech)
+        return {"": made}
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _generate(
+        self, batch: Batch, stage: Stage
+    ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        for partner in PARTNERS:  # critics are left as if judging
+            self.critics[partner].train()
+        heard, seen = self.model.encode_speech(batch.speech), self._seen(batch)
+        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        terms = {}
+        if "contrastive" in stage.weights:  # a still portrait looks the same at all moments
+            moving = ~batch.silent
+            terms["contrastive"] = contrastive_loss(heard, seen, moving, self.training.margin)
+        if "word" in stage.weights:
+            both = [self._word(content, batch) for content in (heard, seen)]
+            terms["word"] = torch.stack(both).mean()
+        if "pixels" not in stage.weights:  # the shared space alone
+            return None, real, terms
+        identity = self.model.encode(batch.portrait)
+        made = self.model.draw_window(identity, heard)
+        terms["pixels"] = reconstruction_loss(made.frames, real, weight)
+        if "pixels_from_video" in stage.weights:  # neighbours are alike: every second is enough
+            drawn, heavy = self.model.draw_window(identity, seen[:, ::2]), weight
+            if heavy is not None:
+                heavy = heavy[:, ::2]
+            terms["pixels_from_video"] = reconstruction_loss(drawn.frames, real[:, ::2], heavy)
+        face = self._face(batch)
+        features = Disentangled(made.frames, colour=made.colour, heard=heard, seen=seen, face=face)
+        return features, real, terms
+
+    def _seen(self, batch: Batch) -> Tensor:
+        """E_v of the real mouths, in a box that stands still: a wrong lip cannot move it."""
+        mean = batch.landmarks.mean(1, keepdim=True)
+        mouths = mouth_crops(batch.frames, mean, self.training.mouth)
+        out: Tensor = self.critics["mouth_encoder"](mouths)
+        return out
+
+    def _face(self, batch: Batch) -> Tensor:
+        """E_p of a frame in the middle of the word: a clip of GRID has six, the identity picture
+        would show another."""
+        middle = batch.span.sum(1) // 2
+        frames = batch.frames[torch.arange(len(middle), device=self.device), middle]
+        face: Tensor = self.model.encode_face(self.model.window.cut(frames))[0]
+        return face
+
+    def _word(self, content: Tensor, batch: Batch) -> Tensor:
+        return word_loss(self.critics["word_classifier"](content, batch.span), batch.word)
+
+    def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
+        terms = super()._adversarial_terms(batch, made, stage)
+        if "confusion" in stage.weights:
+            speakers, words = self._asked(made, batch)
+            who, what = speakers[1] >= 0, words[1] >= 0
+            confused = [confusion_loss(speakers[0], who), confusion_loss(words[0], what)]
+            terms["confusion"] = torch.stack(confused).sum()
+        return terms
+
+    def _critics(
+        self, batch: Batch, made: Generated, real: Tensor, stage: Stage
+    ) -> dict[str, Tensor]:
+        terms = super()._critics(batch, made, real, stage)
+        if "confusion" in stage.weights:
+            with self._precision():
+                speakers, words = self._asked(made, batch, detached=True)
+            own = {"speaker": speaker_loss(*speakers), "face_word": word_loss(*words)}
+            for name, loss in own.items():
+                self._learn(f"{name}_classifier", loss)
+                terms[f"critic/{name}"] = loss
+        return terms
+
+    def _asked(
+        self, made: Generated, batch: Batch, detached: bool = False
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Logits and labels: who speaks, by every sound and mouth; which word, by a face."""
+        assert isinstance(made, Disentangled)
+        content, face = torch.stack([made.heard, made.seen]), made.face
+        if detached:
+            content, face = content.detach(), face.detach()
+        speakers = batch.speaker[None, :, None].expand(content.shape[:3]).flatten()
+        said = self.critics["speaker_classifier"](content.flatten(0, 2)), speakers
+        return said, (self.critics["face_word_classifier"](face), batch.word)
+
+    def _learn(self, name: str, loss: Tensor) -> None:
+        """E_v and the word classifier learn with the generator, from the same backward pass, and at
+        its rate whatever that of the critics is."""
+        if name != "model":
+            super()._learn(name, loss)
+            return
+        for partner in PARTNERS:
+            self.optimizers[partner].zero_grad(set_to_none=True)
+        super()._learn(name, loss)
+        rate = self.optimizers["model"].param_groups[0]["lr"]
+        for partner in PARTNERS:
+            parameters = list(self.modules[partner].parameters())
+            average_gradients(parameters)
+            clip_gradients(parameters)
+            for group in self.optimizers[partner].param_groups:
+                group["lr"] = rate
+            self.optimizers[partner].step()
