@@ -563,7 +563,7 @@ def evaluate(
     models: EvaluatedModels = None,
     cache: Annotated[Path | None, typer.Option(help="what `talkingface prepare` wrote")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="a paper's table and its figures: song-table1")
+        str | None, typer.Option(help="a paper's table and its figures: song-table1, atvgnet-table")
     ] = None,
     runs: Annotated[
         Path, typer.Option(help="with --preset: what `talkingface train table` wrote")

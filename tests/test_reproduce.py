@@ -54,6 +54,14 @@ def test_branches_differ_in_their_losses_alone() -> None:
     assert losses["L_r,I,V,l"] - losses["L_r,I,V"] == {"reading"}
 
 
+def test_every_figure_shows_rows_that_are_there() -> None:
+    assert set(reproduce.PAPERS) == set(tables.TABLES)
+    for name, paper in reproduce.PAPERS.items():
+        there = {row.label for row in tables.rows_of(name)} | set(paper.further)
+        shown = {row for sheet in paper.sheets for row in sheet.rows}
+        assert shown | {paper.reference, *paper.long} <= there
+
+
 def test_unknown_rows_and_tables_name_the_known() -> None:
     with pytest.raises(BadRequest, match="known: song-table1"):
         tables.rows_of("table9")

@@ -19,7 +19,7 @@ from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
 from talkingface.evaluation.run import evaluate, speaking_clips
-from talkingface.evaluation.tables import Column
+from talkingface.evaluation.tables import Column, Table
 from talkingface.models.lipreader import GRID_WORDS
 from talkingface.training.tables import trained
 
@@ -41,13 +41,15 @@ class Sheet:
 @dataclass(frozen=True)
 class Paper:
     """How a paper prints its table. columns: as its head has them, ours behind. reference: the row
-    that the others are compared with. further: shipped models that stand beside."""
+    that the others are compared with. long: rows whose identity drift is plotted. further: shipped
+    models that stand beside. author_compat: also as ATVGnet's script measures."""
 
     columns: tuple[Column, ...]
     reference: str
     sheets: tuple[Sheet, ...]
-    long: tuple[str, ...] = ()  # rows of the plot of identity drift
+    long: tuple[str, ...] = ()
     further: tuple[str, ...] = ()
+    author_compat: bool = False
 
 
 SONG_COLUMNS: tuple[Column, ...] = (
@@ -65,6 +67,13 @@ SONG_COLUMNS: tuple[Column, ...] = (
     ("sync dist.", "sync_distance", 3),
     ("identity", "identity", 3),
 )
+ATVGNET_COLUMNS: tuple[Column, ...] = (
+    ("LMD", "lmd_pixels", 2),
+    ("SSIM", "ssim", 3),
+    ("PSNR", "psnr", 2),
+    *tables.AUTHOR_COLUMNS,
+)
+DRIVEN = "atvg@landmarks"  # as the poster's numbers were made: from the clip's real landmarks
 FULL = "L_r,I,V,l"
 LOSSES = ("L_r", "L_r,V", "L_r,I,V", FULL)
 SCHEMES = ("sequential", "frame to frame", "L_r")  # L_r is the recurrent one
@@ -83,6 +92,13 @@ PAPERS: Mapping[str, Paper] = {
         SCHEMES,
         ("cran", "atvg"),
     ),
+    "atvgnet-table": Paper(
+        ATVGNET_COLUMNS,
+        "atvg",
+        (Sheet("methods.png", figures.methods, ("Chen 2018", "Chung 2017", "atvg", DRIVEN)),),
+        further=("atvg", DRIVEN),
+        author_compat=True,
+    ),
     "tiny": Paper(SONG_COLUMNS, "L_r", (Sheet("fig4.png", figures.methods, ("L_r",)),), ("L_r",)),
 }
 
@@ -91,7 +107,7 @@ def outputs(table: str, out: Path) -> list[Path]:
     """What `reproduce` writes beside the files of `evaluate`. Raises BadRequest."""
     paper = _paper(table)
     drawn = [sheet.file for sheet in paper.sheets] + ([DRIFT] if paper.long else [])
-    return [out / name for name in (f"{table}.md", *drawn)]
+    return [out / name for name in (f"{table}.md", f"{table}.tex", *drawn)]
 
 
 def reproduce(
@@ -106,8 +122,8 @@ def reproduce(
     device: str = "cpu",
     **options: Any,
 ) -> list[Result]:
-    """Evaluate a table's models and write, beside what `evaluate` writes, TABLE.md as the paper
-    prints it, for each split, and the paper's figures of the first clip of the first split.
+    """Evaluate a table's models and write, beside what `evaluate` writes, TABLE.md and TABLE.tex as
+    the paper prints it, for each split, and its figures, of the first clip of the first split.
 
     table: a key of `PAPERS`. runs: what `talkingface train table` wrote. judge: [the one that came
     with the package]. reference: the row that others are compared with [the paper's method]. The
@@ -127,9 +143,9 @@ def reproduce(
         splits=splits,
         reference=reference,
         device=device,
-        **options,
+        **{**options, "author_compat": paper.author_compat or options.get("author_compat", False)},
     )
-    write_text(out / f"{table}.md", as_printed(results, paper.columns, reference))
+    _write(as_printed(results, paper.columns, reference), out / f"{table}.md", reference)
     _draw(paper, models, open_cache(cache), out, splits[0], device)
     return results
 
@@ -140,22 +156,34 @@ def _paper(table: str) -> Paper:
     return PAPERS[table]
 
 
-def as_printed(results: Sequence[Result], columns: Sequence[Column], reference: str) -> str:
-    """The paper's table, once for each split; real video, the still picture and chance beside."""
-    parts = []
+def as_printed(
+    results: Sequence[Result], columns: Sequence[Column], reference: str
+) -> dict[str, Table]:
+    """The paper's table for each split; real video, the still picture and chance beside."""
+    printed = {}
     for split in dict.fromkeys(r.split for r in results):
         own = [r for r in results if (r.split, r.identity) == (split, FIRST)]
         compared = [r for r in own if r.model == reference]
         rows: dict[str, tables.Row] = {}
         for name in dict.fromkeys(r.model for r in own):
             beside = [] if name == reference else compared
-            rows[name] = tables.percent(
-                tables.estimates([r for r in own if r.model == name], beside)
-            )
+            row = tables.estimates([r for r in own if r.model == name], beside)
+            rows[name] = tables.percent(row)
         if any(r.ranks for r in own):
             rows["chance"] = {f"top{n}": 100 * n / len(GRID_WORDS) for n in (1, 5)}
-        parts += [f"## {split}\n", tables.table("method", rows, columns)]
-    return "\n".join([f"{tables.legend(reference)}\n", *parts])
+        printed[split] = Table("method", rows, columns)
+    return printed
+
+
+def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
+    """Markdown, and LaTeX beside it."""
+    legend = tables.legend(reference)
+    parts = [f"{legend}\n"]
+    for split, one in printed.items():
+        parts += [f"## {split}\n", tables.table(one.first, one.rows, one.columns)]
+    write_text(path.with_suffix(".md"), "\n".join(parts))
+    floats = [tables.tabular(one, f"{split}. {legend}") for split, one in printed.items()]
+    write_text(path.with_suffix(".tex"), "\n".join(floats))
 
 
 def _draw(

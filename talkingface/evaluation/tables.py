@@ -358,7 +358,7 @@ def latex(results: Sequence[Result], reference: str | None = None) -> str:
     for section in sections(results, reference):
         for one in section.tables:
             caption = " ".join(filter(None, (f"{section.title}.", one.caption, meaning)))
-            parts.append(_tabular(one, caption))
+            parts.append(tabular(one, caption))
         parts += [
             "% " + " ".join(f"{model}, {clip}: {what}".split()) + "\n"
             for model, clip, what in section.remarks
@@ -366,7 +366,8 @@ def latex(results: Sequence[Result], reference: str | None = None) -> str:
     return "\n".join(parts)
 
 
-def _tabular(table: Table, caption: str) -> str:
+def tabular(table: Table, caption: str) -> str:
+    """One table for \\input in LaTeX, under this caption; needs booktabs."""
     head = [table.first, *(heading for heading, _, _ in table.columns)]
     lines = [" & ".join(cell.translate(LATEX) for cell in head), "\\midrule"]
     for name, row in table.rows.items():

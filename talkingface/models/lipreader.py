@@ -2,7 +2,7 @@
 
 Two architectures, so that the reader that judges is never the one that trained the generator: the
 published one (frames one by one, two LSTM layers, last step) and a lean one for few data (motion in
-its first layer, grey, GRU both ways, mean over time). Both read mouths cut by `mouth_crops`.
+its first layer, GRU both ways, mean over time). Both read mouths cut by `mouth_crops`.
 """
 
 from __future__ import annotations

@@ -290,9 +290,12 @@ BASELINE_RECIPES: dict[type[GeneratorTraining], Callable[..., GeneratorRecipe[An
 
 
 # Lip readers. "trainer" guides a generator, "judge" scores it: other sentences, another seed and
-# another architecture (the published one at a third of its size).
+# another architecture (the published one at a third of its size). The trainer sees colour: a grey
+# one asks for nothing about the inside of a mouth that another reader would see (docs/log.md).
 READING = {
-    "trainer": ReadingTraining(LeanReaderConfig(), half="first", steps=1600),
+    "trainer": ReadingTraining(
+        LeanReaderConfig(mouth=MouthSpec(grey=False)), half="first", steps=1200
+    ),
     "judge": ReadingTraining(
         PublishedReaderConfig(feature=256, hidden=256), half="second", steps=1200, seed=1
     ),
