@@ -561,7 +561,9 @@ def landmark_space(
 def evaluate(
     out: Results,
     models: EvaluatedModels = None,
-    cache: Annotated[Path | None, typer.Option(help="what `talkingface prepare` wrote")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", "--data", help="what `talkingface prepare` wrote")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="a paper's table and its figures: song-table1, atvgnet-table")
     ] = None,
