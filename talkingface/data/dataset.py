@@ -372,7 +372,9 @@ def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: in
 
 def prefetch(make: Callable[[int], Any], first: int, last: int, ahead: int = 2) -> Iterator[Any]:
     """make(step) for step in [first, last), computed in a thread while the one before is used."""
-    with ThreadPoolExecutor(1) as pool:
+    # a fresh thread would begin with the machine's number of threads: other sums, other bits
+    threads = (torch.get_num_threads(),)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=threads) as pool:
         waiting = [pool.submit(make, step) for step in range(first, min(first + ahead, last))]
         for step in range(first, last):
             ready = waiting.pop(0)
