@@ -169,9 +169,10 @@ def as_printed(
             beside = [] if name == reference else compared
             row = tables.estimates([r for r in own if r.model == name], beside)
             rows[name] = tables.percent(row)
-        if any(r.ranks for r in own):
+        if any(key == "top1" for _, key, _ in columns) and any(r.ranks for r in own):
             rows["chance"] = {f"top{n}": 100 * n / len(GRID_WORDS) for n in (1, 5)}
-        printed[split] = Table("method", rows, columns)
+        caption = tables.AUTHOR_CAPTION if set(tables.AUTHOR_COLUMNS) <= set(columns) else ""
+        printed[split] = Table("method", rows, columns, caption)
     return printed
 
 
@@ -180,9 +181,13 @@ def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
     legend = tables.legend(reference)
     parts = [f"{legend}\n"]
     for split, one in printed.items():
-        parts += [f"## {split}\n", tables.table(one.first, one.rows, one.columns)]
+        parts += [f"## {split}\n", *([f"{one.caption}\n"] if one.caption else [])]
+        parts.append(tables.table(one.first, one.rows, one.columns))
     write_text(path.with_suffix(".md"), "\n".join(parts))
-    floats = [tables.tabular(one, f"{split}. {legend}") for split, one in printed.items()]
+    floats = [
+        tables.tabular(one, " ".join(filter(None, (f"{split}.", one.caption, legend))))
+        for split, one in printed.items()
+    ]
     write_text(path.with_suffix(".tex"), "\n".join(floats))
 
 
