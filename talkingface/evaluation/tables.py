@@ -84,9 +84,10 @@ AUTHOR_COLUMNS: tuple[Column, ...] = (
 )
 FEW = 20  # clips: with fewer, percentiles of a bootstrap cover the truth less often than they say
 AUTHOR_CAPTION = (
-    "As ATVGnet's released script computes them (columns marked authors'): PSNR of grey pictures of "
-    "256 px whose uint8 differences wrap, SSIM in a flat window of 7 x 7, LMD summed over 20 points. Not comparable "
-    "with any other column; only for numbers that were published with that script."
+    "As ATVGnet's released script computes them (columns marked authors'): PSNR of grey pictures "
+    "of 256 px whose uint8 differences wrap, SSIM in a flat window of 7 x 7, LMD summed over 20 "
+    "points. Not comparable with any other column; only for numbers that were published with that "
+    "script."
 )
 
 
