@@ -242,7 +242,7 @@ def _pool(jobs: int) -> Iterator[Executor | None]:
     """Processes of one thread each; None for one job, which runs here, on one thread as well."""
     if jobs > 1:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker) as pool:
             try:
                 yield pool
             except BaseException:
@@ -259,7 +259,8 @@ def _pool(jobs: int) -> Iterator[Executor | None]:
         cv2.setNumThreads(before[1])
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Begin a process of a pool: one thread, and an end when its parent is gone."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

@@ -28,6 +28,7 @@ from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import detection
 from talkingface.evaluation.bench import FROM_LANDMARKS, Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Array, Frames
+from talkingface.evaluation.figures import COLOURS
 from talkingface.evaluation.measures import Filmed, Floats, picture_measures
 from talkingface.evaluation.results import STILL, number, write_lines, write_text
 from talkingface.evaluation.run import Progress, speaking_clips, spread
@@ -347,7 +348,6 @@ ROWS = (  # disturbances that share an axis, and what stands at it
     ((YAW,), "|yaw| of the real clips (degrees)"),
 )
 LINES = (("-", "o"), (":", "^"))  # of the first and the second disturbance of a row
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 
 
 def draw(trials: Sequence[Trial], path: Path, overwrite: bool = False) -> None:

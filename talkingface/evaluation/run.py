@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +25,7 @@ import torch
 
 from talkingface import media, weights
 from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.prepare import start_worker
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
@@ -368,15 +367,7 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start_worker() -> None:
     keep_memory()
-    _set_threads(1, 1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # killed hard, the parent cannot end its workers
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()
+    start_worker()
 
 
 def _set_threads(ours: int, opencv: int) -> None:

@@ -126,16 +126,6 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         """The audio encoder."""
         return parameter.startswith("audio_encoder.")
 
-    def _hearing(self) -> nn.Module:
-        model: nn.Module = self.model
-        return model
-
-    def _renditions(
-        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
-    ) -> dict[str, Generated]:
-        made, _ = self.ema(self.ema.encode(portrait), speech)
-        return {"": made}
-
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from talkingface import weights
@@ -74,16 +74,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """Which reader has taught it: an evaluation refuses that one as its judge."""
         taught = any("reading" in stage.weights for stage in self.training.stages)
         return {"reader": self.taught_by} if taught else {}
-
-    def _hearing(self) -> nn.Module:
-        model: nn.Module = self.model
-        return model
-
-    def _renditions(
-        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
-    ) -> dict[str, Generated]:
-        made, _ = self.ema(self.ema.encode(portrait), speech)
-        return {"": made}
 
     # --- one step -------------------------------------------------------------------------------
 

@@ -143,9 +143,10 @@ class GeneratorRecipe(ABC, Generic[T]):
     def hears(self, parameter: str) -> bool:
         """Whether the model's parameter of this name belongs to what hears and moves the lips."""
 
-    @abstractmethod
     def _hearing(self) -> nn.Module:
-        """The module that keeps `speech_mean` and `speech_std`."""
+        """The module that keeps `speech_mean` and `speech_std`: the model, or a part of it."""
+        model: nn.Module = self.model
+        return model
 
     def _listens(self, stage: Stage) -> bool:
         """Whether this stage hears at all."""
@@ -161,11 +162,12 @@ class GeneratorRecipe(ABC, Generic[T]):
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         """What is drawn (the window only), the real frames, and the terms that need no critic."""
 
-    @abstractmethod
     def _renditions(
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
     ) -> dict[str, Generated]:
         """The averaged model's answers to a held-out clip, the one from sound alone as ""."""
+        made, _ = self.ema(self.ema.encode(portrait), speech)
+        return {"": made}
 
     # --- one step -------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
 from talkingface.picture import Picture
-from talkingface.training.loop import average_gradients, clip_gradients, rank
+from talkingface.training.loop import average_gradients, clip_gradients, turn
 from talkingface.training.reading import LICENCE, Half, half_of
 
 LEAD = 8  # frames before the first word and after the last: lips open before they are heard
@@ -171,8 +171,7 @@ class SyncRecipe:
     def batch(self, step: int) -> SyncBatch:
         """Clips, windows and changes that (seed, step) decide."""
         t = self.training
-        many = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        rng = np.random.default_rng((t.seed, step * many + rank()))
+        rng = np.random.default_rng((t.seed, turn(step)))
         few = len(self.clips) < t.clips
         chosen = rng.choice(len(self.clips), t.clips, replace=few, p=self._shares)
         mouths, speech, frames = [], [], []

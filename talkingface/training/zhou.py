@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface.contract import Generated, Portrait
+from talkingface.contract import Generated
 from talkingface.data.dataset import Batch, Cache, speakers_of
 from talkingface.losses import lip_reading_generator_loss, reconstruction_loss
 from talkingface.models.lipreader import GRID_WORDS, MouthSpec, mouth_crops
@@ -123,16 +123,6 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     def hears(self, parameter: str) -> bool:
         """E_a."""
         return parameter.startswith("speech_encoder.")
-
-    def _hearing(self) -> nn.Module:
-        model: nn.Module = self.model
-        return model
-
-    def _renditions(
-        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
-    ) -> dict[str, Generated]:
-        made, _ = self.ema(self.ema.encode(portrait), speech)
-        return {"": made}
 
     # --- one step -------------------------------------------------------------------------------
 
