@@ -30,8 +30,8 @@ from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
-LEAN_WEIGHTS = {"pixels": 10.0, "gradient": 10.0, "lips": 0.2}
-DIRECT = {"pixels": 10.0, "gradient": 10.0}
+LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
+LEAN_WEIGHTS = {**LEAN_DRAWING, "lips": 0.2}
 # With the paper's weights the critics changed nothing that could be seen in a thousand steps.
 LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
@@ -55,14 +55,14 @@ CRAN = {
         mouth_weight=6.0,
         puppets=0.25,
     ),
-    # The paper's output and no lips from geometry, at our size: what Fig. 1's schemes compare in.
+    # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(
         model=MODELS["cran-direct"],
         stages=(
-            replace(PIXELS, steps=2500, weights=DIRECT, real_guide=0.0, speech_rate=1.0),
+            replace(PIXELS, weights=LEAN_DRAWING, real_guide=0.0, speech_rate=1.0),
             replace(
                 CRITICS,
-                weights={**DIRECT, **LEAN_CRITICS},
+                weights={**LEAN_DRAWING, **LEAN_CRITICS},
                 real_guide=0.0,
                 speech_rate=1.0,
             ),
@@ -107,7 +107,6 @@ CRAN = {
 
 
 # ATVGnet: AT-net learns from landmarks, VG-net from real landmarks; then one behind the other.
-LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
 # From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
 JUDGED = {**LEAN_DRAWING, "lips": 0.2, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
 VG = Stage(2800, LEAN_DRAWING, 8e-4, real_guide=1.0, schedule="cosine")
