@@ -1,0 +1,28 @@
+"""The command line: options in, one line per result out. The only place that prints.
+
+Everything heavy is imported inside the commands: `talkingface --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+
+from talkingface.cli import making, measuring, training
+from talkingface.cli.app import app, train_app
+from talkingface.cli.options import complain, parse_face
+from talkingface.errors import TalkingFaceError
+
+__all__ = ["app", "main", "making", "measuring", "parse_face", "training"]
+
+app.add_typer(train_app, name="train")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The `talkingface` command. A user's error is one line on standard error and exit code 2."""
+    # Threads that wait by spinning bring a busy machine to a crawl; torch reads this on import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(argv, prog_name="talkingface")
+    except TalkingFaceError as error:
+        complain(error)
+        raise SystemExit(2) from None

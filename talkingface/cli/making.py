@@ -1,0 +1,192 @@
+"""Commands that make videos, and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from talkingface import __version__
+from talkingface.cli.app import app
+from talkingface.cli.options import (
+    Crop,
+    Device,
+    FaceChoice,
+    Landmarks,
+    MaxSize,
+    Model,
+    Overwrite,
+    bar,
+    note,
+    parse_face,
+    report,
+)
+
+
+@app.command()
+def generate(
+    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    speech: Annotated[Path, typer.Argument(help="a recording, or a video with sound")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")],
+    model: Model = "cran",
+    face: FaceChoice = None,
+    landmarks: Landmarks = None,
+    crop: Crop = False,
+    max_size: MaxSize = 1280,
+    sheet: Annotated[
+        Path | None, typer.Option(help="also write frames side by side as this .png")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="also write attention, colour and bare face side by side as this .mp4"),
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a talking video of one portrait and one recording.
+
+    Where no face is found (drawings, statues), --face or --landmarks say where it is; the command
+    `landmarks` writes a file to begin with.
+
+    Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
+    """
+    number, box = parse_face(face)
+    from talkingface import pipeline
+
+    job = pipeline.Job(
+        image=portrait,
+        audio=speech,
+        output=output,
+        sheet=sheet,
+        crop=crop,
+        face=number,
+        box=box,
+        landmarks=landmarks,
+        max_size=max_size,
+        maps=maps,
+        overwrite=overwrite,
+    )
+    job.check()
+    speaker = pipeline.load(model, device)
+    with bar("frames") as progress:
+        result = speaker.run(job, progress)
+    report(result)
+    if sheet is not None:
+        print(f"{sheet}: contact sheet")
+    if maps is not None:
+        print(f"{maps}: attention, colour and face")
+
+
+@app.command("landmarks")
+def find_landmarks(
+    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the .json to write")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="the picture with the numbered points, as this .png")
+    ] = None,
+    face: FaceChoice = None,
+    landmarks: Landmarks = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write where the 68 points of a face are, to be corrected by hand for `generate --landmarks`.
+
+    With --landmarks and --overlay it shows a file that was corrected.
+
+    Example: talkingface landmarks portrait.jpg -o points.json --overlay points.png
+    """
+    number, box = parse_face(face)
+    from talkingface import pipeline
+
+    notes = pipeline.find_landmarks(
+        portrait,
+        output,
+        overlay=overlay,
+        face=number,
+        box=box,
+        landmarks=landmarks,
+        overwrite=overwrite,
+    )
+    for text in notes:
+        note(text)
+    for path, what in ((output, "68 points"), (overlay, "the picture with its points")):
+        if path is not None:
+            print(f"{path}: {what}")
+
+
+@app.command()
+def batch(
+    portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
+    speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
+    out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
+    model: Model = "cran",
+    crop: Crop = False,
+    max_size: MaxSize = 1280,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a video of every portrait with every recording; a failed one does not stop the others.
+
+    Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
+    """
+    from talkingface import pipeline
+
+    jobs = pipeline.plan(
+        portraits, speech, out_dir, crop=crop, max_size=max_size, overwrite=overwrite
+    )
+    speaker = pipeline.load(model, device)
+    pipeline.make_folder(out_dir)
+    results = speaker.generate_many(jobs, report)
+    failed = sum(result.error is not None for result in results)
+    print(f"{len(results) - failed} of {len(results)} videos written to {out_dir}")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models, their size, data, licence and measures.
+
+    Example: talkingface models
+    """
+    from talkingface import weights
+
+    for info in weights.listing():
+        size = f"{info.parameters / 1e6:.2f} M parameters"
+        print(f"{info.name}: family {info.family}, {size}, licence {info.licence}")
+        print(f"    {'data' if info.path else 'what'}: {info.training_data}")
+        if info.metrics:
+            print("    " + ", ".join(f"{key} {value:g}" for key, value in info.metrics.items()))
+        if info.sha256:
+            print(f"    sha256: {info.sha256}")
+
+
+@app.command()
+def sheet(
+    source: Annotated[Path, typer.Argument(metavar="VIDEO", help="a video file")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .png to write")],
+    every: Annotated[int, typer.Option(help="one frame in so many (at 25 fps)")] = 3,
+    seconds: Annotated[float, typer.Option(help="how much of the video's beginning")] = 3.0,
+    columns: Annotated[int, typer.Option(help="pictures in a row")] = 13,
+    side: Annotated[int, typer.Option(help="pixels of each picture's side")] = 128,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lay frames of a video side by side in one picture.
+
+    Example: talkingface sheet talking.mp4 -o sheet.png --every 2
+    """
+    from talkingface import media, picture, pipeline, video
+
+    media.check_output(output, overwrite)
+    frames = video.read_frames(source)
+    shown = pipeline.contact_sheet(frames, seconds=seconds, every=every, columns=columns, side=side)
+    picture.write_png(output, shown, overwrite)
+    print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"talkingface {__version__}")

@@ -1,0 +1,144 @@
+"""Commands that measure models and videos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from talkingface.cli.app import app
+from talkingface.cli.options import (
+    Again,
+    AuthorCompat,
+    Device,
+    EvaluatedModels,
+    Experts,
+    Judge,
+    Overwrite,
+    Pairs,
+    Reference,
+    Results,
+    Splits,
+    bar,
+)
+from talkingface.errors import BadRequest
+
+
+@app.command()
+def evaluate(
+    out: Results,
+    models: EvaluatedModels = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", "--data", help="what `talkingface prepare` wrote")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="a paper's table and its figures: song-table1, atvgnet-table")
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="with --preset: what `talkingface train table` wrote")
+    ] = Path("runs"),
+    pairs: Pairs = None,
+    judge: Judge = None,
+    experts: Experts = "sync,identity",
+    splits: Splits = "test,stranger",
+    clips: Annotated[int | None, typer.Option(help="at most so many of each split [all]")] = None,
+    reference: Reference = None,
+    author_compat: AuthorCompat = False,
+    jobs: Annotated[int | None, typer.Option(help="processes [one per core]")] = None,
+    device: Device = "cpu",
+    overwrite: Again = False,
+) -> None:
+    """Measure models on held-out clips, beside real video and the still picture; or a paper's whole
+    table with its figures (--preset); or anybody's videos beside real ones (--pairs).
+
+    Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
+    that was stopped goes on when called again, and the same call gives the same numbers. Each
+    model's speed alone is in speed.json.
+
+    Example: talkingface evaluate --models cran,atvg,atvg@landmarks --cache shards --out results
+
+    Example: talkingface evaluate --preset song-table1 --runs runs --cache shards --out results
+
+    Example: talkingface evaluate --pairs videos --out results
+    """
+    from talkingface import evaluation, media, pipeline
+    from talkingface.evaluation import reproduce
+
+    if sum(what is not None for what in (models, preset, pairs)) != 1:
+        raise BadRequest("give --models, --preset or --pairs: what is to be measured?")
+    if (pairs is None) != (cache is not None):
+        raise BadRequest("--models and --preset need --cache, --pairs has its own videos")
+    if pairs is not None and (judge, reference, clips) != (None, None, None):
+        raise BadRequest("--judge, --reference and --clips say nothing about --pairs; leave them")
+    outputs = evaluation.outputs(out, with_speed=pairs is None)
+    outputs += [] if preset is None else reproduce.outputs(preset, out)
+    if out.is_dir():
+        for path in outputs:
+            media.check_output(path, overwrite)
+    chosen = str(pipeline.find_device(device))
+    own: dict[str, Any] = {"experts": experts.split(",") if experts else [], "device": chosen}
+    own |= {"author_compat": author_compat, "jobs": jobs if jobs is not None else _cores(chosen)}
+    with bar("clips") as progress:
+        if cache is None:
+            results = evaluation.evaluate_pairs(pairs or Path(), out, progress=progress, **own)
+        else:
+            own |= {"judge": judge, "clips": clips, "reference": reference}
+            own |= {"splits": splits.split(","), "progress": progress}
+            if preset is not None:
+                results = reproduce.reproduce(preset, runs, cache, out, **own)
+            else:
+                results = evaluation.evaluate((models or "").split(","), cache, out, **own)
+    for path in outputs:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    failed = sum(result.error is not None for result in results)
+    written = ", ".join(path.name for path in outputs)
+    print(f"{out}: {len(results)} results, {failed} of them failed; {written}")
+    if failed == len(results):
+        raise typer.Exit(2)
+
+
+@app.command()
+def robustness(
+    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
+    cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="folder for robustness.jsonl, .md, .png")
+    ],
+    splits: Annotated[str, typer.Option(help="parts of the corpus, with commas between")] = "test",
+    clips: Annotated[int, typer.Option(help="at most so many of each split")] = 6,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Plot quality against disturbed landmarks and against the head's pose.
+
+    A model that draws landmarks it is given is measured from sound and from real landmarks.
+
+    Example: talkingface robustness --models cran,atvg --cache shards --out results
+    """
+    from talkingface import pipeline
+    from talkingface.evaluation import robustness as disturbed
+
+    with bar("videos") as progress:
+        trials = disturbed.measure(
+            models.split(","),
+            cache,
+            out,
+            splits=splits.split(","),
+            clips=clips,
+            device=str(pipeline.find_device(device)),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print(disturbed.tables(trials))
+    print(
+        f"{out}: {len(trials)} trials in {disturbed.RESULTS}, their means in {disturbed.TABLES} "
+        f"and {disturbed.FIGURE}"
+    )
+
+
+def _cores(device: str) -> int:
+    """As many as cores; one where they would share a GPU."""
+    return os.cpu_count() or 1 if device == "cpu" else 1

@@ -1,0 +1,138 @@
+"""Options that several commands share, and how a command speaks: bars, notes, one line a result."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from talkingface.errors import BadRequest, TalkingFaceError
+
+if TYPE_CHECKING:
+    from talkingface.pipeline import Box, JobResult, Progress
+
+FACE_HELP = (
+    "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels; where the "
+    "finder knows no face in the box (a drawing), the mean face is laid into it"
+)
+LANDMARKS_HELP = (
+    "where the face is, instead of looking for it: JSON, a list of its 68 iBUG points [x, y], or "
+    'an object {"landmarks": that list, ...}, in pixels of the picture as it is seen'
+)
+Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
+MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that exists")]
+RunFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="folder for checkpoint, log, sheets and weights")
+]
+Minutes = Annotated[float | None, typer.Option(help="stop early; a later call goes on")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")]
+Preset = Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")]
+Steps = Annotated[str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")]
+Init = Annotated[
+    Path | None, typer.Option(help="begin with these weights: fine-tuning, or a further stage")
+]
+Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
+Without = Annotated[
+    list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")
+]
+FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
+Landmarks = Annotated[
+    Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
+]
+Results = Annotated[
+    Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md, tables.tex")
+]
+EvaluatedModels = Annotated[
+    str | None,
+    typer.Option(
+        help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
+        "NAME@landmarks draws the clip's real landmarks in place of what it hears"
+    ),
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        help="instead of models: a folder of your own videos, NAME/real.mp4 beside "
+        "NAME/generated.mp4, or NAME.real.mp4 beside NAME.generated.mp4"
+    ),
+]
+Judge = Annotated[
+    str | None, typer.Option(help="a lip reader, by name or .safetensors file [no lip reading]")
+]
+Experts = Annotated[
+    str,
+    typer.Option(
+        help="networks of `talkingface train sync` and `identity` that measure too, by name or "
+        '.safetensors file, with commas between; "" for none'
+    ),
+]
+Splits = Annotated[str, typer.Option(help="parts of the corpus, with commas between")]
+Reference = Annotated[
+    str | None, typer.Option(help="the row that others are compared with [the first model]")
+]
+AuthorCompat = Annotated[
+    bool,
+    typer.Option("--author-compat", help="also PSNR, SSIM and LMD as ATVGnet's script has them"),
+]
+Again = Annotated[
+    bool,
+    typer.Option("--overwrite", help="write the tables anew; what is measured is used again"),
+]
+
+
+def parse_face(text: str | None) -> tuple[int | None, Box | None]:
+    """`--face`: "2" -> (2, None); "10,20,64,64" -> (None, the box). Raises BadRequest."""
+    if text is None:
+        return None, None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 4 and all(math.isfinite(number) for number in numbers):
+        x, y, width, height = numbers
+        return None, (x, y, width, height)
+    if len(numbers) == 1 and numbers[0].is_integer():
+        return int(numbers[0]), None
+    raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
+
+
+def report(result: JobResult) -> None:
+    """One line of a finished job; a failed one's goes to standard error."""
+    if result.error is not None:
+        complain(result.error)
+        return
+    if result.note is not None:
+        note(f"{result.job.image}: {result.note}")
+    length = result.frames / 25
+    print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def complain(error: TalkingFaceError) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Progress]:
+    """A progress bar on standard error while somebody is looking."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (what, progress.BarColumn(), progress.MofNCompleteColumn())
+    hidden = not console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

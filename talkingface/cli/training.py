@@ -1,0 +1,354 @@
+"""Commands that prepare a corpus and train on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from talkingface.cli.app import app, train_app
+from talkingface.cli.options import (
+    Device,
+    Everyone,
+    Init,
+    Minutes,
+    Overwrite,
+    Preset,
+    RunFolder,
+    Seed,
+    Shards,
+    Steps,
+    Without,
+    bar,
+)
+from talkingface.errors import BadRequest
+
+if TYPE_CHECKING:
+    from talkingface.training.generator import GeneratorTraining
+    from talkingface.training.loop import LoopOptions, Recipe
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="what is read: grid")],
+    source: Annotated[Path, typer.Argument(help="its folder; grid: <speaker>/<clip>.mpg")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
+    portraits: Annotated[
+        Path | None, typer.Option(help="also a folder of faces, for training in silence")
+    ] = None,
+    natural_pose: Annotated[
+        bool, typer.Option("--natural-pose", help="one crop per clip: the head moves in it")
+    ] = False,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="a speaker kept from training; repeat [grid: s4, s26]")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
+) -> None:
+    """Turn a corpus into training shards; run again, it goes on where it was stopped.
+
+    Example: talkingface prepare grid GRID -o shards
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from talkingface.data import prepare as preparation
+    from talkingface.data.sources import STRANGERS
+
+    with bar("clips") as progress:
+        summary = preparation.prepare(
+            source,
+            output,
+            corpus=corpus,
+            natural_pose=natural_pose,
+            jobs=jobs,
+            held_out=hold_out or STRANGERS,
+            portraits=portraits,
+            progress=progress,
+        )
+    head, *rows = summary.table()
+    table = Table(*head, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
+    print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
+
+
+@train_app.command("lipreader")
+def train_lipreader(
+    shards: Shards,
+    output: RunFolder,
+    preset: Annotated[
+        str, typer.Option(help="trainer (guides a generator) or judge (scores it), or published")
+    ] = "trainer",
+    minutes: Minutes = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a lip reader on real words; goes on where it stopped.
+
+    The one that guides a generator and the one that scores it learn from different sentences.
+
+    Example: talkingface train lipreader shards -o runs/judge --preset judge
+    """
+    from dataclasses import replace
+
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop, presets, reading
+
+    if preset not in presets.READING:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.READING)}")
+    training = presets.READING[preset]
+    training = training if seed is None else replace(training, seed=seed)
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = reading.ReadingRecipe(training, open_cache(shards), own)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
+
+
+@train_app.command("identity")
+def train_identity(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "identity",
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the face embedding that measures whose face it is; goes on where it stopped.
+
+    Example: talkingface train identity shards -o runs/identity
+    """
+    from dataclasses import replace
+
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import identity, loop, presets
+
+    if preset not in presets.IDENTITY:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.IDENTITY)}")
+    training = replace(presets.IDENTITY[preset], seed=seed)
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = identity.IdentityRecipe(training, open_cache(shards), own)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+@train_app.command("sync")
+def train_sync(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "sync",
+    minutes: Minutes = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train the embedding that measures whether lips and sound agree; goes on where it stopped.
+
+    Example: talkingface train sync shards -o runs/sync
+    """
+    from dataclasses import replace
+
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop, presets, sync
+
+    if preset not in presets.SYNC:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.SYNC)}")
+    training = presets.SYNC[preset]
+    training = training if seed is None else replace(training, seed=seed)
+    own = loop.start_processes(pipeline.find_device(device))
+    recipe = sync.SyncRecipe(training, open_cache(shards), own)
+    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
+
+
+@train_app.command("cran")
+def train_cran(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "cran",
+    steps: Steps = None,
+    reader: Annotated[
+        Path | None, typer.Option(help="the trained lip reader, D_l: a .safetensors file")
+    ] = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as scheme=frame or output=direct"),
+    ] = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a generator, first without and then with its critics; goes on where it stopped.
+
+    Example: talkingface train cran shards -o runs/cran --reader runs/lipreader/weights.safetensors
+    """
+    from talkingface.training import cran, presets
+
+    training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
+    own = {"reader": reader, "init": init}
+    _train_generator(
+        cran.CranRecipe, training, shards, output, everyone, minutes, seed, device, own
+    )
+
+
+@train_app.command("atvg")
+def train_atvg(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "atvg",
+    steps: Steps = None,
+    basis: Annotated[
+        Path | None,
+        typer.Option(help="what `talkingface landmark-space` wrote [computed from the shards]"),
+    ] = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as recurrence=frame"),
+    ] = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train ATVGnet: AT-net, VG-net on real landmarks, then both; goes on where it stopped.
+
+    Example: talkingface train atvg shards -o runs/atvg
+    """
+    from talkingface.training import atvg, presets
+
+    training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
+    own = {"basis": basis, "init": init}
+    _train_generator(
+        atvg.AtvgRecipe, training, shards, output, everyone, minutes, seed, device, own
+    )
+
+
+@train_app.command("baseline")
+def train_baseline(
+    shards: Shards,
+    output: RunFolder,
+    preset: Preset = "chung",
+    steps: Steps = None,
+    init: Init = None,
+    everyone: Everyone = False,
+    without: Without = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value for a switch, as precision=float32"),
+    ] = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a published baseline; goes on where it stopped.
+
+    Example: talkingface train baseline shards -o runs/chung --preset chung
+    """
+    from talkingface.training import presets
+
+    training = presets.choose(presets.BASELINES, preset, steps, without or [], change or [])
+    recipe, own = presets.BASELINE_RECIPES[type(training)], {"init": init}
+    _train_generator(recipe, training, shards, output, everyone, minutes, seed, device, own)
+
+
+@train_app.command("table")
+def train_table(
+    name: Annotated[str, typer.Argument(help="which table: song-table1")],
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder, one run for each row")],
+    reader: Annotated[
+        str, typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file")
+    ] = "lipreader",
+    only: Annotated[
+        list[str] | None, typer.Option(help="a row by the name of its folder; repeat [all]")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train every model of a paper's table, one after the other; goes on where it stopped.
+
+    Example: talkingface train table song-table1 shards -o runs
+    """
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop, tables
+
+    cache, chosen = open_cache(shards), loop.start_processes(pipeline.find_device(device))
+    for row in tables.rows_of(name, only or []):
+        recipe = tables.recipe_of(row, cache, output, reader, chosen, seed)
+        _train(recipe, output / row.name, loop.LoopOptions(seed=seed))
+
+
+@app.command("landmark-space")
+def landmark_space(
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    preset: Annotated[str, typer.Option(help="the training it is for")] = "atvg",
+    components: Annotated[int | None, typer.Option(min=1, help="how many [the preset's]")] = None,
+    everyone: Everyone = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compute the mean and the principal components of a corpus's landmarks, for ATVGnet.
+
+    Example: talkingface landmark-space shards -o basis.safetensors
+    """
+    from talkingface import media
+    from talkingface.data import landmark_space as spaces
+    from talkingface.data.shards import open_cache
+    from talkingface.models.atvg import LandmarkSpace
+    from talkingface.training import presets
+
+    media.check_output(output, overwrite)
+    config = presets.choose(presets.ATVG, preset, None, [], []).model.at
+    count = config.components if components is None else components
+    points = LandmarkSpace(config.components, config.points).points
+    cache = open_cache(shards)
+    clips = cache.split(*_learned_from(everyone))
+    basis, share = spaces.fit(cache, clips, count, points)
+    speaking = sum(not clip.silent for clip in clips)
+    spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
+    print(f"{output}: {count} components of {len(points)} points, {share:.1%} of the variance")
+
+
+def _learned_from(everyone: bool) -> tuple[str, ...]:
+    """The splits that are trained on."""
+    return ("train", "stranger") if everyone else ("train",)
+
+
+def _train_generator(
+    recipe: Callable[..., Recipe],
+    training: GeneratorTraining,
+    shards: Path,
+    output: Path,
+    everyone: bool,
+    minutes: float | None,
+    seed: int,
+    device: str,
+    own: dict[str, Path | None],
+) -> None:
+    """A generator's recipe on prepared shards; own: what only this recipe takes."""
+    from talkingface import pipeline
+    from talkingface.data.shards import open_cache
+    from talkingface.training import loop
+
+    splits = _learned_from(everyone)
+    chosen = loop.start_processes(pipeline.find_device(device))
+    made = recipe(training, open_cache(shards), splits, device=chosen, seed=seed, **own)
+    _train(made, output, loop.LoopOptions(minutes=minutes, seed=seed))
+
+
+def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
+    """The shared loop under a progress bar, and where its files are."""
+    from talkingface.training import loop
+
+    loop.keep_memory()
+    with bar("steps") as progress:
+        done = loop.run(recipe, folder, options, lambda step, losses: progress(step, recipe.steps))
+    print(f"{folder}: {done} of {recipe.steps} steps; log.jsonl and weights.safetensors are there")
