@@ -1,0 +1,1 @@
+"""Pages and programs' interfaces over the network: `serve` (generate) and `study` (vote)."""
