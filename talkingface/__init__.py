@@ -14,27 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from talkingface.errors import TalkingFaceError
-    from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load
+    from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load, stream
+    from talkingface.streaming import Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Job",
     "JobResult",
+    "Stream",
     "TalkingFace",
     "TalkingFaceError",
     "Video",
     "__version__",
     "align",
     "load",
+    "stream",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'talkingface' has no attribute {name!r}")
-    home = "talkingface.errors" if name == "TalkingFaceError" else "talkingface.pipeline"
-    value = getattr(importlib.import_module(home), name)
+    elsewhere = {"TalkingFaceError": "errors", "Stream": "streaming"}
+    home = importlib.import_module(f"talkingface.{elsewhere.get(name, 'pipeline')}")
+    value = getattr(home, name)
     globals()[name] = value
     return value
 

@@ -6,6 +6,7 @@ clip-wide statistic, so that what streams equals what is whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -159,32 +160,38 @@ class WindowStream:
 
     def __init__(self, spec: SpeechSpec) -> None:
         self.spec = spec
-        self._buffer = torch.zeros(-spec.first_sample)
-        self._pushed = 0
-        self._given = 0
+        self.restore(torch.zeros(-spec.first_sample), 0, 0)
+
+    def restore(self, buffer: Tensor, pushed: int, given: int) -> None:
+        """Go on where another stream of this spec was.
+
+        buffer: (N,), the sound that frames to come still hear; pushed: samples so far; given:
+        frames so far.
+        """
+        self.buffer, self.pushed, self.given = buffer, pushed, given
 
     def push(self, samples: Tensor) -> Tensor:
         """Append (N,) samples; (T, hops, coefficients) of the T >= 0 frames now complete."""
-        self._pushed += samples.shape[-1]
-        self._buffer = torch.cat([self._buffer, samples.float()])
-        ready = (self._buffer.shape[0] - self.spec.samples) // SAMPLES_PER_FRAME + 1
+        self.pushed += samples.shape[-1]
+        self.buffer = torch.cat([self.buffer, samples.float()])
+        ready = (self.buffer.shape[0] - self.spec.samples) // SAMPLES_PER_FRAME + 1
         return self._take(max(0, ready))
 
     def finish(self) -> Tensor:
         """The sound is over: the frames still owed, their missing sound taken as silence."""
-        owed = frame_count(self._pushed) - self._given if self._pushed else 0
+        owed = frame_count(self.pushed) - self.given if self.pushed else 0
         needed = max(0, owed - 1) * SAMPLES_PER_FRAME + self.spec.samples
-        missing = max(0, needed - self._buffer.shape[0])
-        self._buffer = torch.nn.functional.pad(self._buffer, (0, missing))
+        missing = max(0, needed - self.buffer.shape[0])
+        self.buffer = torch.nn.functional.pad(self.buffer, (0, missing))
         return self._take(owed)
 
     def _take(self, count: int) -> Tensor:
         if count <= 0:
             return torch.zeros(0, self.spec.hops, self.spec.coefficients)
         used = (count - 1) * SAMPLES_PER_FRAME + self.spec.samples
-        hops = hop_features(self._buffer[:used], self.spec)
-        self._buffer = self._buffer[count * SAMPLES_PER_FRAME :]
-        self._given += count
+        hops = hop_features(self.buffer[:used], self.spec)
+        self.buffer = self.buffer[count * SAMPLES_PER_FRAME :]
+        self.given += count
         return hops.unfold(-2, self.spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
 
 
@@ -195,16 +202,30 @@ def load(path: Path | str) -> Tensor:
     first frame is time 0). Encoder delays are taken off. Raises UnreadableMedia: missing, of
     another kind, without sound, damaged, cut short, or shorter than one video frame (40 ms).
     """
+    return torch.cat(list(read(path)))
+
+
+def read(path: Path | str, block: int = SAMPLE_RATE) -> Iterator[Tensor]:
+    """`load`, in parts of `block` samples (the last may be shorter): what is long needs no room."""
     from talkingface import media  # PyAV: not needed where a prepared corpus is trained on
 
     path = Path(path)
-    chunks = list(media.open_sound(path, SAMPLE_RATE, channels=1).chunks)
-    sound = torch.from_numpy(np.concatenate([*chunks, np.zeros((1, 0), np.float32)], axis=1)[0])
-    if sound.shape[0] < SAMPLES_PER_FRAME:
+    waiting: list[np.ndarray] = []
+    found = 0
+    for chunk in media.open_sound(path, SAMPLE_RATE, channels=1).chunks:
+        if not np.isfinite(chunk).all():
+            raise UnreadableMedia(f"{path}: its samples are not all numbers (NaN or infinite)")
+        waiting.append(chunk[0])
+        found += len(chunk[0])
+        if sum(map(len, waiting)) >= block:
+            sound = torch.from_numpy(np.concatenate(waiting)).clamp(-1.0, 1.0)
+            whole = len(sound) // block * block
+            yield from sound[:whole].split(block)
+            waiting = [sound[whole:].numpy()]
+    if found < SAMPLES_PER_FRAME:
         raise UnreadableMedia(
-            f"{path}: {sound.shape[0]} samples of sound at 16 kHz; expected at least "
+            f"{path}: {found} samples of sound at 16 kHz; expected at least "
             f"{SAMPLES_PER_FRAME} (one video frame, 40 ms)"
         )
-    if not bool(torch.isfinite(sound).all()):
-        raise UnreadableMedia(f"{path}: its samples are not all numbers (NaN or infinite)")
-    return sound.clamp(-1.0, 1.0)
+    if rest := sum(map(len, waiting)):
+        yield torch.from_numpy(np.concatenate(waiting)[:rest]).clamp(-1.0, 1.0)

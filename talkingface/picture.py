@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,37 @@ def write_png(path: Path | str, picture: Picture, overwrite: bool = False) -> No
             raise ValueError(f"cannot encode a picture of shape {picture.shape} as PNG")
         with media.writing(path, OSError):
             part.write_bytes(encoded.tobytes())
+
+
+@lru_cache(maxsize=8)
+def _label(height: int, width: int, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(opacity (h, w, 1), colour (h, w, 1)) in [0, 1] of the label on so large a picture."""
+    font, tall = cv2.FONT_HERSHEY_SIMPLEX, max(14, round(min(height, width) / 22))
+    scale = cv2.getFontScaleFromHeight(font, round(tall * 0.55), 1)
+    thick = max(1, round(tall / 22))
+    (wide, _), _ = cv2.getTextSize(text, font, scale, thick)
+    box = (min(height, tall), min(width, wide + tall))
+    letters: Picture = np.zeros(box, np.uint8)
+    cv2.putText(
+        letters, text, (tall // 2, round(tall * 0.75)), font, scale, 255, thick, cv2.LINE_AA
+    )
+    ink = np.asarray(letters[..., None] / 255, np.float32)
+    return np.maximum(ink, 0.55).astype(np.float32), ink
+
+
+def label(picture: Picture, text: str = "synthetic") -> Picture:
+    """A copy of (H, W, 3) uint8 with a small label in its lower left corner, for people to see."""
+    height, width = picture.shape[:2]
+    opacity, ink = _label(height, width, text)
+    margin = min(height, width) // 64
+    rows, columns = ink.shape[:2]
+    place = (
+        slice(max(0, height - rows - margin), height - margin or None),
+        slice(margin, margin + columns),
+    )
+    out = picture.copy()
+    below = out[place].astype(np.float32)
+    part = np.s_[: below.shape[0], : below.shape[1]]
+    mixed = below * (1 - opacity[part]) + 255 * ink[part] * opacity[part]
+    out[place] = np.rint(mixed).astype(np.uint8)
+    return out

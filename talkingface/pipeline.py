@@ -25,44 +25,26 @@ from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
-from talkingface.geometry import CropSpec, Paster
+from talkingface.geometry import CropSpec
+from talkingface.streaming import (
+    CHUNK,
+    Maps,
+    Moment,
+    Picture,
+    Samples,
+    Show,
+    Sitter,
+    Stream,
+    check_samples,
+)
 from talkingface.weights import WeightsInfo
 
-Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
 Progress = Callable[[int, int], None]  # called with (frames done, frames in all)
 PathLike = str | Path
 Landmarks = PathLike | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
 
-CHUNK = FPS  # frames per call of the model: one second
 SMALLEST_MAX_SIZE = 64  # pixels
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What a model made for one frame; None where it makes none.
-
-    crop: (S, S, 3) uint8, the generated face alone.
-    mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
-    colour: (S, S, 3) uint8, the new colour.
-    landmarks: (68, 2) float32 in [0, 1] of the crop.
-    """
-
-    crop: Picture
-    mask: NDArray[np.float32] | None
-    colour: Picture | None
-    landmarks: NDArray[np.float32] | None
-
-    def panels(self) -> Picture | None:
-        """(2 S, 6 S, 3) uint8: attention (white is new), colour and face, each pixel four times.
-
-        None without attention or colour.
-        """
-        if self.mask is None or self.colour is None:
-            return None
-        attention = np.rint(self.mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
-        row = np.concatenate([attention, self.colour, self.crop], axis=1)
-        return row.repeat(2, axis=0).repeat(2, axis=1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,8 @@ class Job:
     audio: PathLike
     output: PathLike
     sheet: PathLike | None = None
-    crop: bool = False
+    show: Show = "picture"
+    mark: bool = False
     face: int | None = None
     box: Box | None = None
     max_size: int = 1280
@@ -113,44 +96,6 @@ class JobResult:
     seconds: float
     error: TalkingFaceError | None = None
     note: str | None = None
-
-
-@dataclass(frozen=True)
-class _Sitter:
-    """A face ready to speak.
-
-    identity: its encoding. paste: what brings a crop (S, S, 3), with the flow that bent it
-    (S, S, 2), into the picture. note: what the user should know of how it was found.
-    """
-
-    identity: Any
-    paste: Callable[[Picture, NDArray[np.float32] | None], Picture]
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class _Moment:
-    """Frame `t` of what the model made, its crop (S, S, 3) already as uint8."""
-
-    crop: Picture
-    made: Generated
-    t: int
-
-    def flow(self) -> NDArray[np.float32] | None:
-        """(S, S, 2) crop pixels."""
-        if self.made.flow is None:
-            return None
-        parts = _array(self.made.flow[0, self.t]).transpose(1, 2, 0)
-        return np.asarray(parts * self.crop.shape[0])
-
-    def maps(self) -> Maps:
-        made, t = self.made, self.t
-        return Maps(
-            self.crop,
-            None if made.mask is None else _array(made.mask[0, t, 0]),
-            None if made.colour is None else video.to_uint8(made.colour[0, t]),
-            None if made.landmarks is None else _array(made.landmarks[0, t]),
-        )
 
 
 def load(name: PathLike, device: str = "cpu") -> TalkingFace:
@@ -281,28 +226,28 @@ def find_landmarks(
     return [f"{image}: {note}" for note in notes if note is not None]
 
 
-def _read_sound(sound: PathLike | NDArray[np.floating[Any]] | Tensor) -> Tensor:
-    """(N,) float32 at 16 kHz of a file, or of an array that is that already."""
-    if isinstance(sound, (str, Path)):
-        return audio.load(sound)
-    samples = torch.as_tensor(sound)
-    _check_samples(samples)
-    if samples.shape[0] < SAMPLES_PER_FRAME:
-        raise BadRequest(
-            f"a sound needs at least {SAMPLES_PER_FRAME} samples (one video frame, 40 ms at "
-            f"16 kHz), this array has {samples.shape[0]}"
-        )
-    return samples.float().cpu()
+class _Speech:
+    """What is to be said, read as often as needed; a file is never held whole.
 
+    Raises UnreadableMedia (the file, read to its end), BadRequest (an array that is no sound).
+    """
 
-def _check_samples(samples: Tensor) -> None:
-    if samples.ndim != 1 or not samples.is_floating_point():
-        raise BadRequest(
-            f"a sound must be (N,) floats in [-1, 1] at 16 kHz, this array is "
-            f"{tuple(samples.shape)} {samples.dtype}"
-        )
-    if not bool(torch.isfinite(samples).all()):
-        raise BadRequest("a sound must be finite numbers, this array has NaN or infinite ones")
+    def __init__(self, sound: PathLike | Samples) -> None:
+        """sound: a file, or (N,) floats at 16 kHz."""
+        self.source = Path(sound) if isinstance(sound, (str, Path)) else check_samples(sound)
+        length = sum(len(part) for part in self.parts())
+        if length < SAMPLES_PER_FRAME:
+            raise BadRequest(
+                f"a sound needs at least {SAMPLES_PER_FRAME} samples (one video frame, 40 ms at "
+                f"16 kHz), this array has {length}"
+            )
+        self.frames = audio.frame_count(length)
+
+    def parts(self) -> Iterator[Tensor]:
+        """(n,) float32 samples at 16 kHz, a second at a time."""
+        if isinstance(self.source, Path):
+            return audio.read(self.source)
+        return iter(self.source.split(audio.SAMPLE_RATE))
 
 
 class TalkingFace:
@@ -326,9 +271,10 @@ class TalkingFace:
     def generate(
         self,
         image: PathLike | Picture,
-        audio: PathLike | NDArray[np.floating[Any]] | Tensor,
+        audio: PathLike | Samples,
         *,
-        crop: bool = False,
+        show: Show = "picture",
+        mark: bool = False,
         face: int | None = None,
         box: Box | None = None,
         landmarks: Landmarks | None = None,
@@ -338,35 +284,49 @@ class TalkingFace:
 
         image: a file, or (H, W, 3) uint8 RGB.
         audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz.
-        crop: only the aligned face, not the whole picture.
+        show: the whole "picture", the bare aligned "face", or "maps" (`Maps.panels`).
+        mark: a small label in every frame says that it is synthetic.
         face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture,
         be it a drawing; landmarks: its 68 points, a file or (68, 2); see `align`.
         max_size: a larger picture is shrunk to this many pixels on its long side.
         The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
         """
-        sitter = self._seat(image, crop, face, box, landmarks, max_size)
-        source = Path(audio) if isinstance(audio, (str, Path)) else None
-        return Video(self, sitter, _read_sound(audio), source)
+        sitter = self._seat(image, face, box, landmarks, max_size)
+        return Video(self, sitter, _Speech(audio), show, mark)
 
-    def stream(
+    def open(
         self,
         image: PathLike | Picture,
-        chunks: Iterable[NDArray[np.floating[Any]] | Tensor],
         *,
-        crop: bool = False,
+        show: Show = "picture",
+        mark: bool = False,
         face: int | None = None,
         box: Box | None = None,
         landmarks: Landmarks | None = None,
         max_size: int = 1280,
-    ) -> Iterator[Picture]:
-        """Live: chunks of sound ((N,) floats at 16 kHz, any lengths) in, frames out once complete.
+        resume: PathLike | None = None,
+    ) -> Stream:
+        """Live: a face to which sound is pushed as it comes; its frames are those of `generate`.
 
-        A frame needs `model.config.speech.latency` seconds of sound after its end (0.16 s); when
-        the chunks end, silence stands in for what is missing. The frames are those of `generate`.
+        resume: a file of `Stream.save`, to go on where that stream was; the rest as in `generate`.
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest, BadWeights (the file).
         """
-        sitter = self._seat(image, crop, face, box, landmarks, max_size)
-        return self._frames(sitter, map(_live_samples, chunks))
+        stream = self._stream(self._seat(image, face, box, landmarks, max_size), show, mark)
+        if resume is not None:
+            stream.restore(resume, self._device)
+        return stream
+
+    def stream(
+        self, image: PathLike | Picture, chunks: Iterable[Samples], **options: Any
+    ) -> Iterator[list[Picture]]:
+        """Chunks of sound ((N,) floats at 16 kHz, any lengths) in, lists of new frames out.
+
+        A frame comes with the chunk that completes it, `Stream.latency` after its own end; when
+        the chunks end, silence stands in for what is missing. A long chunk's frames come in lists
+        of at most a second. options: as in `open`, which says what is raised (at once).
+        """
+        return _streamed(self.open(image, **options), chunks)
 
     def run(self, job: Job, progress: Progress | None = None) -> JobResult:
         """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
@@ -380,11 +340,11 @@ class TalkingFace:
         Neighbouring jobs with the same face share its detection and encoding. progress: called with
         each result as it comes.
         """
-        seats: dict[tuple[Any, ...], _Sitter] = {}
+        seats: dict[tuple[Any, ...], Sitter] = {}
 
-        def seated(job: Job) -> _Sitter:
+        def seated(job: Job) -> Sitter:
             where = (job.face, job.box, None if job.landmarks is None else str(job.landmarks))
-            key = (str(job.image), job.crop, *where, job.max_size)
+            key = (str(job.image), *where, job.max_size)
             if key not in seats:
                 seat = self._seat_job(job)
                 seats.clear()
@@ -403,30 +363,27 @@ class TalkingFace:
                 progress(result)
         return results
 
-    def _run(
-        self, job: Job, seat: Callable[[Job], _Sitter], progress: Progress | None
-    ) -> JobResult:
+    def _run(self, job: Job, seat: Callable[[Job], Sitter], progress: Progress | None) -> JobResult:
         start = time.monotonic()
         job.check()
         sitter = seat(job)
-        made = Video(self, sitter, _read_sound(job.audio), Path(job.audio))
+        made = Video(self, sitter, _Speech(job.audio), job.show, job.mark)
         frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
         return JobResult(job, frames, time.monotonic() - start, note=made.note)
 
-    def _seat_job(self, job: Job) -> _Sitter:
-        return self._seat(job.image, job.crop, job.face, job.box, job.landmarks, job.max_size)
+    def _seat_job(self, job: Job) -> Sitter:
+        return self._seat(job.image, job.face, job.box, job.landmarks, job.max_size)
 
     def _seat(
         self,
         image: PathLike | Picture,
-        crop: bool,
         face: int | None,
         box: Box | None,
         landmarks: Landmarks | None,
         max_size: int,
-    ) -> _Sitter:
+    ) -> Sitter:
         """Everything that is done once per face. The face is aligned at the picture's full size."""
         if max_size < SMALLEST_MAX_SIZE:
             raise BadRequest(f"max_size is {max_size}: give at least {SMALLEST_MAX_SIZE} pixels")
@@ -434,10 +391,8 @@ class TalkingFace:
         located = seen.locate(face, box, landmarks)
         aligned = faces.align(seen.pixels, located, self._config.crop)
         identity = self._encode(aligned)
-        if crop:
-            return _Sitter(identity, _bare_crop, located.note)
         small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
-        return _Sitter(identity, Paster(small, matrix, aligned.crop), located.note)
+        return Sitter(identity, small, matrix, aligned.crop, located.note)
 
     @torch.inference_mode()
     def _encode(self, aligned: Aligned) -> Any:
@@ -450,38 +405,34 @@ class TalkingFace:
         result: tuple[Generated, State] = self.model(identity, speech[None].to(self._device), state)
         return result
 
-    def _generated(self, identity: Any, sound: Iterable[Tensor]) -> Iterator[Generated]:
-        """The model's answers to a sound that comes in pieces, about CHUNK frames at a time."""
-        windows, state = WindowStream(self._config.speech), None
-        for samples in sound:
-            for part in samples.split(CHUNK * SAMPLES_PER_FRAME):
-                speech = windows.push(part)
-                if len(speech):
-                    generated, state = self._speak(identity, speech, state)
-                    yield generated
-        speech = windows.finish()
-        if len(speech):
-            yield self._speak(identity, speech, state)[0]
-
-    def _moments(self, identity: Any, sound: Iterable[Tensor]) -> Iterator[_Moment]:
-        for made in self._generated(identity, sound):
-            for t, crop in enumerate(video.to_uint8(made.frames[0])):
-                yield _Moment(crop, made, t)
-
-    def _frames(self, sitter: _Sitter, sound: Iterable[Tensor]) -> Iterator[Picture]:
-        for moment in self._moments(sitter.identity, sound):
-            yield sitter.paste(moment.crop, moment.flow())
+    def _stream(self, sitter: Sitter, show: Show, mark: bool) -> Stream:
+        return Stream(
+            lambda speech, state: self._speak(sitter.identity, speech, state),
+            WindowStream(self._config.speech),
+            sitter.drawing(show, mark, self.info.name),
+            (self.info.name, self.info.sha256),
+        )
 
 
-def _bare_crop(frame: Picture, flow: NDArray[np.float32] | None) -> Picture:
-    """For those who want no picture around the face."""
-    return frame
+def _streamed(stream: Stream, chunks: Iterable[Samples]) -> Iterator[list[Picture]]:
+    for chunk in chunks:
+        for part in check_samples(chunk).split(CHUNK * SAMPLES_PER_FRAME):
+            if frames := stream.push(part):
+                yield frames
+    if frames := stream.finish():
+        yield frames
 
 
-def _live_samples(chunk: NDArray[np.floating[Any]] | Tensor) -> Tensor:
-    samples = torch.as_tensor(chunk)
-    _check_samples(samples)
-    return samples.float().cpu()
+def stream(
+    portrait: PathLike | Picture,
+    chunks: Iterable[Samples],
+    *,
+    model: PathLike = "cran",
+    device: str = "cpu",
+    **options: Any,
+) -> Iterator[list[Picture]]:
+    """A face that speaks live: chunks of sound in, frames out; see `TalkingFace.stream`."""
+    return load(model, device).stream(portrait, chunks, **options)
 
 
 def _shrink(
@@ -514,17 +465,23 @@ class Video:
     fps = FPS
 
     def __init__(
-        self, speaker: TalkingFace, sitter: _Sitter, sound: Tensor, source: Path | None
+        self, speaker: TalkingFace, sitter: Sitter, speech: _Speech, show: Show, mark: bool
     ) -> None:
-        """sound: (N,) at 16 kHz; source: the file it came from, muxed at its own quality."""
-        self._speaker, self._sitter = speaker, sitter
-        self._sound, self._source = sound, source
+        self._speaker, self._sitter, self._speech = speaker, sitter, speech
+        self._show, self._mark = show, mark
+        self._draw = sitter.drawing(show, mark, speaker.info.name)
 
     def __len__(self) -> int:
-        return audio.frame_count(self._sound.shape[0])
+        return self._speech.frames
 
     def __iter__(self) -> Iterator[Picture]:
-        return self._speaker._frames(self._sitter, [self._sound])
+        return map(self._draw, self._moments())
+
+    def _moments(self) -> Iterator[Moment]:
+        stream = self._speaker._stream(self._sitter, self._show, self._mark)
+        for part in self._speech.parts():
+            yield from stream.moments(part)
+        yield from stream.last_moments()
 
     @property
     def note(self) -> str | None:
@@ -533,7 +490,7 @@ class Video:
 
     def maps(self) -> Iterator[Maps]:
         """What the model makes beside the colours, frame by frame (generates anew)."""
-        for moment in self._speaker._moments(self._sitter.identity, [self._sound]):
+        for moment in self._moments():
             yield moment.maps()
 
     def save(
@@ -550,9 +507,9 @@ class Video:
         On any failure nothing is left behind and an earlier file stays. Raises OutputError, and
         BadRequest when the model makes no maps.
         """
-        sound = self._sound if self._source is None else self._source
+        sound = self._speech.source
         paths = [path] if maps is None else [path, maps]
-        _check_names([self._source], paths)
+        _check_names([sound if isinstance(sound, Path) else None], paths)
         made = self._with_maps() if maps is not None else ([frame] for frame in self)
         shown = made if progress is None else self._reported(made, progress)
         return video.write_together(
@@ -560,14 +517,9 @@ class Video:
         )
 
     def _with_maps(self) -> Iterator[list[Picture]]:
-        for moment in self._speaker._moments(self._sitter.identity, [self._sound]):
-            panels = moment.maps().panels()
-            if panels is None:
-                raise BadRequest(
-                    f"model {self._speaker.info.name} makes no maps of attention and colour: give "
-                    "one that lays new colour over the picture, as cran and atvg do"
-                )
-            yield [self._sitter.paste(moment.crop, moment.flow()), panels]
+        shown = self._sitter.drawing("maps", self._mark, self._speaker.info.name)
+        for moment in self._moments():
+            yield [self._draw(moment), shown(moment)]
 
     def _reported(
         self, made: Iterable[list[Picture]], progress: Progress
@@ -579,8 +531,7 @@ class Video:
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
-        bare = _Sitter(self._sitter.identity, _bare_crop)
-        frames = self._speaker._frames(bare, [self._sound])
+        frames = (moment.crop for moment in self._moments())
         return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
 
 
@@ -606,10 +557,6 @@ def contact_sheet(
         for start in range(0, len(shown), columns)
     ]
     return video.contact_sheet(rows, labels, side=side)
-
-
-def _array(values: Tensor) -> NDArray[np.float32]:
-    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
 def plan(

@@ -27,12 +27,14 @@ def test_exported_names() -> None:
     assert set(talkingface.__all__) == {
         "Job",
         "JobResult",
+        "Stream",
         "TalkingFace",
         "TalkingFaceError",
         "Video",
         "__version__",
         "align",
         "load",
+        "stream",
     }
     assert all(getattr(talkingface, name) is not None for name in talkingface.__all__)
     assert set(talkingface.__all__) <= set(dir(talkingface))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from drawing import BOX, frog
 
 import talkingface
-from talkingface import audio, faces, geometry, picture, pipeline, video, weights
+from talkingface import audio, faces, geometry, picture, pipeline, streaming, video, weights
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
 from talkingface.models.lipreader import LeanLipReader
 from talkingface.pipeline import Job, TalkingFace
@@ -48,7 +49,7 @@ def test_frames_come_as_often_as_asked(
 
 
 def test_crop_is_the_bare_face(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
-    frames = list(tiny.generate(face, sound, crop=True))
+    frames = list(tiny.generate(face, sound, show="face"))
     assert {frame.shape for frame in frames} == {(128, 128, 3)}
     own = talkingface.align(face).crop
     rows = slice(0, 50)  # the model decodes the lower face only
@@ -83,8 +84,8 @@ def test_streamed_equals_whole(
     chunks = [sound[start : start + size] for start in range(0, len(sound), size)]
     if size == 1:  # also: empty chunks, and tensors
         chunks = [sound[:0], sound[:1], torch.from_numpy(sound[1:2]), sound[2:], sound[:0]]
-    streamed = tiny.stream(face, chunks, crop=True)
-    close(streamed, tiny.generate(face, sound, crop=True))
+    streamed = chain.from_iterable(tiny.stream(face, chunks, show="face"))
+    close(streamed, tiny.generate(face, sound, show="face"))
 
 
 def test_a_frame_comes_as_soon_as_its_sound_is_there(tiny: TalkingFace, face: np.ndarray) -> None:
@@ -97,7 +98,8 @@ def test_a_frame_comes_as_soon_as_its_sound_is_there(tiny: TalkingFace, face: np
             yield np.zeros(160, np.float32)
 
     spec = tiny.model.config.speech
-    for number, _ in enumerate(tiny.stream(face, chunks(), crop=True), start=1):
+    frames = chain.from_iterable(tiny.stream(face, chunks(), show="face"))
+    for number, _ in enumerate(frames, start=1):
         needed = number * 640 + spec.latency * 16_000
         if given < 6400:
             assert needed <= given < needed + 160
@@ -106,9 +108,9 @@ def test_a_frame_comes_as_soon_as_its_sound_is_there(tiny: TalkingFace, face: np
 def test_the_length_of_a_chunk_changes_nothing(
     tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = list(tiny.generate(face, sound, crop=True))
-    monkeypatch.setattr(pipeline, "CHUNK", 3)
-    close(tiny.generate(face, sound, crop=True), whole)
+    whole = list(tiny.generate(face, sound, show="face"))
+    monkeypatch.setattr(streaming, "CHUNK", 3)
+    close(tiny.generate(face, sound, show="face"), whole)
 
 
 def test_a_long_sound_is_never_in_the_model_at_once(
@@ -122,7 +124,7 @@ def test_a_long_sound_is_never_in_the_model_at_once(
         return speak(self, identity, speech, state)
 
     monkeypatch.setattr(TalkingFace, "_speak", spy)
-    made = tiny.generate(face, np.zeros(20 * 16_000, np.float32), crop=True)
+    made = tiny.generate(face, np.zeros(20 * 16_000, np.float32), show="face")
     assert sum(1 for _ in made) == 500
     assert longest <= pipeline.CHUNK + 1
 
@@ -138,7 +140,7 @@ def test_maps_are_what_the_model_made(
         assert 0 <= one.mask.min() and one.mask.max() <= 1
         assert one.colour is not None and one.colour.dtype == np.uint8
         assert one.landmarks is not None and one.landmarks.shape == (68, 2)
-    bare = tiny.generate(face, sound, crop=True)
+    bare = tiny.generate(face, sound, show="face")
     assert all(np.array_equal(a.crop, b) for a, b in zip(maps, bare, strict=True))
     still = next(talkingface.load("still").generate(face, sound).maps())
     assert still.mask is None and still.colour is None and still.panels() is None
@@ -255,7 +257,8 @@ def test_given_landmarks_make_the_frames_that_found_ones_make(
     sound, portrait, points = sound[:6400], tmp_path / "face.png", tmp_path / "points.json"
     picture.write_png(portrait, face)
     assert pipeline.find_landmarks(portrait, points) == []
-    found = [np.stack(list(tiny.generate(portrait, sound, crop=crop))) for crop in (True, False)]
+    shows: tuple[Any, ...] = ("face", "picture")
+    found = [np.stack(list(tiny.generate(portrait, sound, show=show))) for show in shows]
     aligned = talkingface.align(portrait)
     request.getfixturevalue("no_networks")
     array = np.array(json.loads(points.read_text())["landmarks"])
@@ -263,11 +266,12 @@ def test_given_landmarks_make_the_frames_that_found_ones_make(
         again = talkingface.align(portrait, landmarks=given)
         assert np.array_equal(again.crop, aligned.crop)
         assert np.array_equal(again.landmarks, aligned.landmarks)
-    for crop, frames in zip((True, False), found, strict=True):
-        made = tiny.generate(portrait, sound, landmarks=points, crop=crop)
+    for show, frames in zip(shows, found, strict=True):
+        made = tiny.generate(portrait, sound, landmarks=points, show=show)
         assert np.array_equal(np.stack(list(made)), frames)
-    close(tiny.stream(portrait, [sound], landmarks=array, crop=True), found[0])
-    moved = tiny.generate(portrait, sound, landmarks=array + np.array([40, 0]), crop=True)
+    streamed = tiny.stream(portrait, [sound], landmarks=array, show="face")
+    close(chain.from_iterable(streamed), found[0])
+    moved = tiny.generate(portrait, sound, landmarks=array + np.array([40, 0]), show="face")
     assert not np.array_equal(next(iter(moved)), found[0][0])
 
 
@@ -282,9 +286,10 @@ def test_jobs_of_one_picture_with_other_landmarks_are_other_faces(
         points = faces.locate(frog(), box=BOX).landmarks + np.array([shift, 0])
         file.write_text(json.dumps(points.tolist()))
     jobs = [
-        Job(drawing, speech, file.with_suffix(".mp4"), crop=True, landmarks=file) for file in files
+        Job(drawing, speech, file.with_suffix(".mp4"), show="face", landmarks=file)
+        for file in files
     ]
-    jobs.append(Job(drawing, speech, tmp_path / "mean.mp4", crop=True, box=BOX))
+    jobs.append(Job(drawing, speech, tmp_path / "mean.mp4", show="face", box=BOX))
     results = tiny.generate_many(jobs)
     assert [result.error for result in results] == [None] * 3
     assert [result.note is not None for result in results] == [False, False, True]
@@ -373,7 +378,7 @@ def test_an_earlier_file_stays_unless_told(
 ) -> None:
     path = tmp_path / "talking.mp4"
     path.write_bytes(b"mine")
-    made = tiny.generate(face, sound, crop=True)
+    made = tiny.generate(face, sound, show="face")
     with pytest.raises(OutputError, match="exists"):
         made.save(path)
     assert path.read_bytes() == b"mine"
@@ -481,11 +486,11 @@ def test_a_failed_job_stops_no_other(
     taken = tmp_path / "taken.mp4"
     taken.write_bytes(b"mine")
     jobs = [
-        Job(portrait, speech, tmp_path / "a.mp4", crop=True),
-        Job(portrait, speech, taken, crop=True),
-        Job(portrait, tmp_path / "none.wav", tmp_path / "b.mp4", crop=True),
-        Job(tmp_path / "none.jpg", speech, tmp_path / "c.mp4", crop=True),
-        Job(portrait, speech, tmp_path / "d.mp4", crop=True, sheet=tmp_path / "d.png"),
+        Job(portrait, speech, tmp_path / "a.mp4", show="face"),
+        Job(portrait, speech, taken, show="face"),
+        Job(portrait, tmp_path / "none.wav", tmp_path / "b.mp4", show="face"),
+        Job(tmp_path / "none.jpg", speech, tmp_path / "c.mp4", show="face"),
+        Job(portrait, speech, tmp_path / "d.mp4", show="face", sheet=tmp_path / "d.png"),
     ]
     seen: list[pipeline.JobResult] = []
     results = tiny.generate_many(jobs, seen.append)
@@ -499,14 +504,14 @@ def test_a_failed_job_stops_no_other(
 
 
 def test_every_portrait_with_every_recording() -> None:
-    jobs = pipeline.plan(["x/anna.jpg", "ben.png"], ["hello.wav", "bye.mp3"], "out", crop=True)
+    jobs = pipeline.plan(["x/anna.jpg", "ben.png"], ["hello.wav", "bye.mp3"], "out", show="face")
     assert [Path(job.output) for job in jobs] == [
         Path("out/anna-hello.mp4"),
         Path("out/anna-bye.mp4"),
         Path("out/ben-hello.mp4"),
         Path("out/ben-bye.mp4"),
     ]
-    assert all(job.crop for job in jobs)
+    assert all(job.show == "face" for job in jobs)
     with pytest.raises(BadRequest, match="written twice"):
         pipeline.plan(["x/anna.jpg", "y/anna.jpg"], ["hello.wav"], "out")
 

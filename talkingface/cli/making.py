@@ -14,6 +14,7 @@ from talkingface.cli.options import (
     Device,
     FaceChoice,
     Landmarks,
+    Mark,
     MaxSize,
     Model,
     Overwrite,
@@ -33,6 +34,7 @@ def generate(
     face: FaceChoice = None,
     landmarks: Landmarks = None,
     crop: Crop = False,
+    mark: Mark = False,
     max_size: MaxSize = 1280,
     sheet: Annotated[
         Path | None, typer.Option(help="also write frames side by side as this .png")
@@ -59,7 +61,8 @@ def generate(
         audio=speech,
         output=output,
         sheet=sheet,
-        crop=crop,
+        show="face" if crop else "picture",
+        mark=mark,
         face=number,
         box=box,
         landmarks=landmarks,
@@ -123,6 +126,7 @@ def batch(
     out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
     model: Model = "cran",
     crop: Crop = False,
+    mark: Mark = False,
     max_size: MaxSize = 1280,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -134,7 +138,13 @@ def batch(
     from talkingface import pipeline
 
     jobs = pipeline.plan(
-        portraits, speech, out_dir, crop=crop, max_size=max_size, overwrite=overwrite
+        portraits,
+        speech,
+        out_dir,
+        show="face" if crop else "picture",
+        mark=mark,
+        max_size=max_size,
+        overwrite=overwrite,
     )
     speaker = pipeline.load(model, device)
     pipeline.make_folder(out_dir)

@@ -27,6 +27,9 @@ LANDMARKS_HELP = (
 Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
+Mark = Annotated[
+    bool, typer.Option("--mark", help="a small label in every frame says that it is synthetic")
+]
 MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that exists")]
 RunFolder = Annotated[

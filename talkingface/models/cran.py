@@ -239,7 +239,7 @@ class Cran(nn.Module):
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
         own, natural = self._own(identity), self.config.scheme == "natural"
-        recurrent, before = (None, own) if state is None else state
+        recurrent, before = (None, own) if state is None else (state[0], _Source(*state[1]))
         pictures = []
         for t in range(audio.shape[1]):
             if teacher is not None:

@@ -1,0 +1,275 @@
+"""Sound in as it comes, frames out once complete: the one way in which every video here is made.
+
+`Stream` is a face that listens. What it carries from call to call (the end of the sound, the
+model's state) may be saved and taken up again; frames do not depend on how the sound was cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from talkingface import __version__, media, picture, video
+from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
+from talkingface.contract import Generated, State
+from talkingface.errors import BadRequest, BadWeights
+from talkingface.geometry import Paster
+
+Picture = NDArray[np.uint8]
+Samples = NDArray[np.floating[Any]] | Tensor
+Show = Literal["picture", "face", "maps"]
+
+CHUNK = FPS  # frames per call of the model, at most: one second
+HEADER = "talkingface-stream"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a model made for one frame; None where it makes none.
+
+    crop: (S, S, 3) uint8, the generated face alone.
+    mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
+    colour: (S, S, 3) uint8, the new colour.
+    landmarks: (68, 2) float32 in [0, 1] of the crop.
+    """
+
+    crop: Picture
+    mask: NDArray[np.float32] | None
+    colour: Picture | None
+    landmarks: NDArray[np.float32] | None
+
+    def panels(self) -> Picture | None:
+        """(2 S, 6 S, 3) uint8: attention (white is new), colour and face, each pixel four times.
+
+        None without attention or colour.
+        """
+        if self.mask is None or self.colour is None:
+            return None
+        attention = np.rint(self.mask * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+        row = np.concatenate([attention, self.colour, self.crop], axis=1)
+        return row.repeat(2, axis=0).repeat(2, axis=1)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Frame `t` of what the model made, its crop (S, S, 3) already as uint8."""
+
+    crop: Picture
+    made: Generated
+    t: int
+
+    def flow(self) -> NDArray[np.float32] | None:
+        """(S, S, 2) crop pixels."""
+        if self.made.flow is None:
+            return None
+        parts = _array(self.made.flow[0, self.t]).transpose(1, 2, 0)
+        return np.asarray(parts * self.crop.shape[0])
+
+    def maps(self) -> Maps:
+        """Everything that the model made for this frame."""
+        made, t = self.made, self.t
+        return Maps(
+            self.crop,
+            None if made.mask is None else _array(made.mask[0, t, 0]),
+            None if made.colour is None else video.to_uint8(made.colour[0, t]),
+            None if made.landmarks is None else _array(made.landmarks[0, t]),
+        )
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """A face ready to speak.
+
+    identity: its encoding. picture: (H, W, 3); matrix: (2, 3), the picture's pixels to the crop's;
+    crop: (S, S, 3), the face itself. note: what the user should know of how it was found.
+    """
+
+    identity: Any
+    picture: Picture
+    matrix: NDArray[np.float64]
+    crop: Picture
+    note: str | None = None
+
+    @cached_property
+    def paster(self) -> Paster:
+        """Brings a generated crop back into the picture."""
+        return Paster(self.picture, self.matrix, self.crop)
+
+    def drawing(self, show: Show, mark: bool, model: str) -> Callable[[Moment], Picture]:
+        """How a frame is shown: in its whole "picture", as the bare "face", or as "maps".
+
+        mark: with a visible label that it is synthetic. model: its name, for what is said about a
+        model without maps. Raises BadRequest: `show` is none of these; the drawing may, for maps.
+        """
+        if show not in get_args(Show):
+            raise BadRequest(f"show is {show!r}: give {', '.join(get_args(Show))}")
+
+        def draw(moment: Moment) -> Picture:
+            if show == "face":
+                return moment.crop
+            return panels(moment, model) if show == "maps" else self.pasted(moment)
+
+        return (lambda moment: picture.label(draw(moment))) if mark else draw
+
+    def pasted(self, moment: Moment) -> Picture:
+        """The whole picture at that moment."""
+        return self.paster(moment.crop, moment.flow())
+
+
+def panels(moment: Moment, model: str) -> Picture:
+    """`Maps.panels` of a moment. Raises BadRequest for a model that makes none."""
+    made = moment.maps().panels()
+    if made is None:
+        raise BadRequest(
+            f"model {model} makes no maps of attention and colour: give one that lays new colour "
+            "over the picture, as cran and atvg do"
+        )
+    return made
+
+
+class Stream:
+    """A face that listens: push sound as it comes, get the frames that are complete now.
+
+    speak: (windows (T, hops, coefficients), state) -> what the model makes of them, and its state.
+    windows: of the model's speech. draw: how a frame is shown. made_by: the model's name and the
+    sha256 of its weights, which a saved stream remembers.
+    """
+
+    def __init__(
+        self,
+        speak: Callable[[Tensor, State], tuple[Generated, State]],
+        windows: WindowStream,
+        draw: Callable[[Moment], Picture],
+        made_by: tuple[str, str],
+    ) -> None:
+        self._speak, self._windows, self._draw, self._made_by = speak, windows, draw, made_by
+        self._state: State = None
+        self._finished = False
+
+    @property
+    def latency(self) -> float:
+        """Seconds of sound that a frame needs after its own end: half a window, less half a frame.
+
+        A sound is seen at most `latency` + 1 / 25 s after it was heard, plus the computing.
+        """
+        return self._windows.spec.latency
+
+    @property
+    def frames(self) -> int:
+        """How many frames have come out so far."""
+        return self._windows.given
+
+    def push(self, samples: Samples) -> list[Picture]:
+        """The frames, (H, W, 3) uint8 at 25 per second, that these (N,) samples complete.
+
+        samples: floats in [-1, 1], mono at 16 kHz, any N. Raises BadRequest.
+        """
+        return [self._draw(moment) for moment in self.moments(samples)]
+
+    def finish(self) -> list[Picture]:
+        """The sound is over: the frames still owed, their missing sound taken as silence."""
+        return [self._draw(moment) for moment in self.last_moments()]
+
+    def moments(self, samples: Samples) -> Iterator[Moment]:
+        """`push` with all that the model makes, one frame after the other, made when asked for."""
+        if self._finished:
+            raise BadRequest("this stream is finished: open another one for another sound")
+        for part in check_samples(samples).split(CHUNK * SAMPLES_PER_FRAME):
+            yield from self._answer(self._windows.push(part))
+
+    def last_moments(self) -> Iterator[Moment]:
+        """`finish` with all that the model makes."""
+        self._finished = True
+        yield from self._answer(self._windows.finish())
+
+    def _answer(self, speech: Tensor) -> Iterator[Moment]:
+        if len(speech):
+            made, self._state = self._speak(speech, self._state)
+            for t, crop in enumerate(video.to_uint8(made.frames[0])):
+                yield Moment(crop, made, t)
+
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Keep what is carried on (not the face), to go on later with `TalkingFace.open(resume=)`.
+
+        A safetensors file, whole or not at all. Raises OutputError.
+        """
+        tensors: dict[str, Tensor] = {"sound": self._windows.buffer}
+        name, sha256 = self._made_by
+        header = {
+            "version": __version__,
+            "model": name,
+            "sha256": sha256,
+            "pushed": self._windows.pushed,
+            "given": self._windows.given,
+            "finished": self._finished,
+            "state": _flatten(self._state, "state", tensors),
+        }
+        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        data = safetensors.torch.save(whole, {HEADER: json.dumps(header, sort_keys=True)})
+        with media.replacing(Path(path), overwrite) as part, media.writing(Path(path), OSError):
+            part.write_bytes(data)
+
+    def restore(self, path: Path | str, device: torch.device) -> None:
+        """Take up what `save` kept. Raises BadWeights: no such file, or another model's."""
+        try:
+            with safetensors.safe_open(str(path), "pt") as file:
+                header = json.loads((file.metadata() or {})[HEADER])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise BadWeights(
+                f"{path}: no saved stream ({' '.join(str(error).split())[:80]}); "
+                "expected a file of `Stream.save`"
+            ) from error
+        name, sha256 = self._made_by
+        if header["sha256"] != sha256 or (not sha256 and header["model"] != name):
+            raise BadWeights(
+                f"{path}: saved with model {header['model']} ({header['sha256'][:12]}), this is "
+                f"{name} ({sha256[:12]}): open it with the one that it was saved with"
+            )
+        self._windows.restore(tensors["sound"], header["pushed"], header["given"])
+        self._finished = header["finished"]
+        self._state = _unflatten(header["state"], tensors, device)
+
+
+def check_samples(samples: Samples) -> Tensor:
+    """(N,) float32 on the CPU. Raises BadRequest for what is no sound."""
+    given = torch.as_tensor(samples)
+    if given.ndim != 1 or not given.is_floating_point():
+        raise BadRequest(
+            f"a sound must be (N,) floats in [-1, 1] at 16 kHz, this array is "
+            f"{tuple(given.shape)} {given.dtype}"
+        )
+    if not bool(torch.isfinite(given).all()):
+        raise BadRequest("a sound must be finite numbers, this array has NaN or infinite ones")
+    return given.float().cpu()
+
+
+def _flatten(state: State, name: str, into: dict[str, Tensor]) -> Any:
+    """The shape of a state as JSON, its tensors gathered by name."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        into[name] = state
+        return name
+    return [_flatten(part, f"{name}.{k}", into) for k, part in enumerate(state)]
+
+
+def _unflatten(shape: Any, tensors: dict[str, Tensor], device: torch.device) -> State:
+    if isinstance(shape, list):
+        return tuple(_unflatten(part, tensors, device) for part in shape)
+    return None if shape is None else tensors[shape].to(device)
