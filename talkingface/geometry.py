@@ -138,12 +138,18 @@ def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
     return np.asarray(out, dtype=np.uint8)
 
 
+_MEAN = np.full(3, 1 / 3, np.float32)  # of the three colours
+
+
 class Paster:
     """Puts generated crops back into their picture, feathered.
 
     The picture itself is bent along the model's flow, so that lips that move keep the detail of a
     large picture; what the crop changed beyond that is added. Where that is much (the inside of an
     open mouth), the picture's own detail would be a ghost of the closed one and gives way.
+
+    Everything is decided in the crop, where pixels are few; only what it changes is brought up to
+    the picture, and only there is the picture touched.
     """
 
     def __init__(
@@ -151,33 +157,15 @@ class Paster:
     ) -> None:
         """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own, (S, S, 3)."""
         size = crop.shape[0]
-        corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]]), invert(matrix))
-        height, width = picture.shape[:2]
-        x0, y0 = np.clip(np.floor(corners.min(0)).astype(int), 0, [width - 1, height - 1])
-        x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
-        self._picture = picture
-        self._region = (slice(y0, y1), slice(x0, x1))
-        self._shape = (int(x1 - x0), int(y1 - y0))
-        back = matrix.copy()
-        back[:, 2] += matrix[:, :2] @ [float(x0), float(y0)]
-        self._matrix = back
+        self._picture, self._matrix = picture, matrix
         self._crop = crop.astype(np.float32)
         ramp = np.clip((np.arange(size) + 0.5) / (feather * size), 0, 1)
         edge = (ramp * ramp[::-1]).astype(np.float32)
-        self._feather = self._up(edge[:, None] * edge[None])[..., None]
-        self._inverse = np.linalg.inv(matrix[:, :2])
-        self._grid = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1).astype(
-            np.float32
-        )
-        self._crop_grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(
-            np.float32
-        )
-
-    def _up(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = cv2.warpAffine(
-            values, self._matrix, self._shape, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        )
-        return np.asarray(out, dtype=np.float32)
+        self._feather = edge[:, None] * edge[None]
+        self._to_picture = np.linalg.inv(matrix[:, :2]).T.astype(np.float32)
+        self._crop_grid = _grid(0, size, 0, size)
+        scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # crop pixels per picture pixel
+        self._enlarged = int(np.clip(round(1 / scale), 1, 6))
 
     def __call__(self, generated: Picture, flow: NDArray[np.float32] | None = None) -> Picture:
         """The whole picture with this generated crop (S, S, 3) in it.
@@ -185,24 +173,100 @@ class Paster:
         flow: (S, S, 2) crop pixels, where the model took each pixel of the identity from, minus its
         own place (`Generated.flow`); None where a model does not bend.
         """
-        base, bent = self._picture[self._region], self._crop
+        out, (colour, way) = self._picture.copy(), self._layer(generated, flow)
+        moved = np.zeros((2, *way.shape), np.float32)
         if flow is not None:
-            step = self._up(flow) @ self._inverse.T.astype(np.float32)
-            base = _remap(self._picture, self._grid + step)
-            bent = _remap(self._crop, self._crop_grid + flow)
-        change = generated.astype(np.float32) - bent
-        much = cv2.GaussianBlur(np.abs(change).mean(2), (0, 0), 2.0)
-        give_way = np.clip((much - 4.0) / 12.0, 0, 1)
-        up = self._up(np.dstack([change, give_way]))
-        detail = self._up(bent) - base
-        mixed = base + self._feather * (up[..., :3] + up[..., 3:] * detail)
-        out = self._picture.copy()
-        out[self._region] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+            moved = np.einsum("yxc,cd->dyx", flow, self._to_picture)
+        box = _changed([*np.moveaxis(colour, 2, 0), 255 * way], moved)
+        if box is None:
+            return out
+        (y0, y1, x0, x1), part = self._region(*box), np.s_[box[0] : box[1], box[2] : box[3]]
+        shape, base = (x1 - x0, y1 - y0), self._picture[y0:y1, x0:x1]
+        if flow is not None:
+            place = self._placed(box, (y0, x0), 1)
+            x, y = (_up(axis[part], place, shape) for axis in moved)
+            x += np.arange(x0, x1, dtype=np.float32)
+            y += np.arange(y0, y1, dtype=np.float32)[:, None]
+            base = _remap(self._picture, x, y)
+        place = self._placed(box, (y0, x0), self._enlarged)
+        new, gone = (_up(self._enlarge(values[part]), place, shape) for values in (colour, way))
+        kept = cv2.multiply(base, cv2.merge([1 - gone] * 3), dtype=cv2.CV_32F)
+        out[y0:y1, x0:x1] = cv2.add(kept, new, dtype=cv2.CV_8U)
+        return out
+
+    def _layer(
+        self, generated: Picture, flow: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(S, S, 3), the colour to add; (S, S), how much of the bent picture gives way to it."""
+        bent = self._crop
+        if flow is not None:
+            x, y = (np.ascontiguousarray(self._crop_grid[..., k] + flow[..., k]) for k in (0, 1))
+            bent = np.asarray(_remap(self._crop, x, y))
+        change = cv2.subtract(generated, bent, dtype=cv2.CV_32F)
+        much = cv2.GaussianBlur(np.abs(change) @ _MEAN, (0, 0), 2.0)
+        way = np.clip((much - 4.0) / 12.0, 0, 1)
+        colour = change + way[..., None] * bent
+        return colour * self._feather[..., None], way * self._feather
+
+    def _enlarge(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Smoothly to about the picture's size (fast), so that what is left is nearly a shift."""
+        times = self._enlarged
+        return np.asarray(
+            cv2.resize(values, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.float32
+        )
+
+    def _region(self, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
+        """Rows and columns (y0, y1, x0, x1) of the picture that show this part of the crop."""
+        corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)], np.float64) - 0.5
+        places = transform(corners, invert(self._matrix))
+        height, width = self._picture.shape[:2]
+        x0, y0 = np.clip(np.floor(places.min(0)).astype(int), 0, [width - 1, height - 1])
+        x1, y1 = np.clip(np.ceil(places.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
+        return int(y0), int(y1), int(x0), int(x1)
+
+    def _placed(
+        self, box: tuple[int, int, int, int], origin: tuple[int, int], enlarged: int
+    ) -> Array:
+        """(2, 3): from pixels of the picture's region to those of the enlarged part of the crop."""
+        out = self._matrix.copy()
+        out[:, 2] += out[:, :2] @ [float(origin[1]), float(origin[0])]
+        out[:, 2] -= [box[2], box[0]]
+        out *= enlarged
+        out[:, 2] += (enlarged - 1) / 2
         return out
 
 
-def _remap(picture: NDArray[Any], places: NDArray[np.float32]) -> NDArray[Any]:
-    """The picture's pixels at (H, W, 2) fractional places (x, y)."""
-    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
+def _grid(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float32]:
+    """(y1 - y0, x1 - x0, 2): (x, y) of every pixel."""
+    return np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1).astype(np.float32)
+
+
+def _changed(
+    layers: list[NDArray[np.float32]], moved: NDArray[np.float32]
+) -> tuple[int, int, int, int] | None:
+    """(top, bottom, left, right) of what differs from the identity; None when nothing does.
+
+    layers: (S, S) each, of 255; moved: (2, S, S), pixels of the picture. The box is two pixels
+    wider than what changes, so that what is interpolated ends at zero.
+    """
+    there = np.abs(moved).max(0) > 0.02
+    for layer in layers:
+        there |= np.abs(layer) > 0.25
+    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+    if len(rows) == 0:
+        return None
+    (top, bottom), (left, right) = ((int(at[0]) - 2, int(at[-1]) + 3) for at in (rows, columns))
+    size = len(there)
+    return max(0, top), min(size, bottom), max(0, left), min(size, right)
+
+
+def _up(values: NDArray[np.float32], place: Array, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Values of a part of the crop at every pixel of a region of `shape` (width, height)."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(values, place, shape, flags=flags), dtype=np.float32)
+
+
+def _remap(picture: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[Any]:
+    """The picture's pixels at (H, W) fractional places."""
     out = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(out)

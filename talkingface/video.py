@@ -7,7 +7,9 @@ here and nowhere else. PyAV is imported inside the functions (see `media`).
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
+_BEHIND = 8  # frames: so many may wait for the encoder
 _BT709 = 1  # ITU-T H.273: the code of its primaries, its transfer curve and its matrix alike
 
 
@@ -196,12 +199,30 @@ def write_together(
             closing.enter_context(_Mp4(path, part, picture, track, fps, tag))
             for path, part, picture, track in zip(files, parts, first, tracks, strict=True)
         ]
-        for pictures in itertools.chain([first], source):
-            for mp4, picture in zip(mp4s, pictures, strict=True):
-                mp4.add(picture)
+        _encode(mp4s, itertools.chain([first], source))
         for mp4 in mp4s:
             mp4.finish()
     return mp4s[0].frames
+
+
+def _encode(mp4s: Sequence[_Mp4], frames: Iterable[Sequence[Picture]]) -> None:
+    """Encode beside whoever makes the frames, in a thread of its own, few frames behind."""
+
+    def add(pictures: Sequence[Picture], before: Future[None] | None) -> None:
+        if before is not None:
+            before.result()  # raises where that failed: nothing may follow in a broken file
+        for mp4, picture in zip(mp4s, pictures, strict=True):
+            mp4.add(picture)
+
+    with ThreadPoolExecutor(1, "encoder") as encoder:
+        waiting: deque[Future[None]] = deque()
+        for pictures in frames:
+            before = waiting[-1] if waiting else None
+            waiting.append(encoder.submit(add, pictures, before))
+            if len(waiting) > _BEHIND:
+                waiting.popleft().result()
+        for left in waiting:
+            left.result()
 
 
 def _sound_track(sound: Path | str | Tensor | NDArray[np.float32] | None) -> Sound | None:
