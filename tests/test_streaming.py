@@ -1,0 +1,214 @@
+"""A face that listens: any chunking gives the whole clip's frames, and a saved stream goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import talkingface
+from talkingface import audio, models, picture, streaming, weights
+from talkingface.errors import BadRequest, BadWeights, OutputError
+from talkingface.pipeline import TalkingFace
+from talkingface.streaming import Stream
+
+LIVE = 640 * 3 + 17  # samples per chunk: no whole number of frames
+
+
+@pytest.fixture(scope="module")
+def sound(speech: Path) -> np.ndarray:
+    return audio.load(speech)[4000 : 4000 + 29 * 640 + 100].numpy()
+
+
+@pytest.fixture(scope="module")
+def face(portrait: Path) -> np.ndarray:
+    return np.ascontiguousarray(picture.read(portrait)[::2, ::2])
+
+
+def speaker(scheme: str) -> TalkingFace:
+    """A tiny random generator of that scheme, or of that name; its states differ in kind."""
+    if scheme in ("frame", "recurrent", "sequential", "natural"):
+        from dataclasses import replace
+
+        config: Any = replace(models.PRESETS["cran-tiny"], scheme=scheme)
+        if scheme == "natural":
+            config = replace(config, window=(0, 128, 0, 128), lips="auxiliary")
+        torch.manual_seed(3)
+        info = weights.load_with_info("cran-tiny")[1]
+        return TalkingFace(models.build(config).eval().requires_grad_(False), info)
+    return talkingface.load(scheme)
+
+
+SCHEMES = ("frame", "recurrent", "sequential", "natural", "atvg-tiny")
+
+
+def push_all(stream: Stream, sound: np.ndarray, size: int) -> list[np.ndarray]:
+    parts = [sound[start : start + size] for start in range(0, len(sound), size)]
+    return list(chain(*map(stream.push, parts), stream.finish()))
+
+
+def levels_apart(first: list[np.ndarray], second: list[np.ndarray]) -> int:
+    assert len(first) == len(second)
+    return int(np.abs(np.stack(first).astype(int) - np.stack(second)).max())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_any_chunking_gives_the_whole_clips_frames(
+    scheme: str, face: np.ndarray, sound: np.ndarray
+) -> None:
+    maker = speaker(scheme)
+    whole = list(maker.generate(face, sound, show="face"))
+    assert len(whole) == 30
+    rng = np.random.default_rng(5)
+    stream, frames, at = maker.open(face, show="face"), [], 0
+    while at < len(sound):
+        size = int(rng.choice([0, 1, 160, 641, 5000]))
+        frames += stream.push(sound[at : at + size])
+        assert stream.frames == len(frames)
+        at += size
+    assert levels_apart(frames + stream.finish(), whole) <= 1  # float noise at a rounding
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_saved_stream_goes_on_to_the_bit(
+    scheme: str, face: np.ndarray, sound: np.ndarray, tmp_path: Path
+) -> None:
+    maker, cut = speaker(scheme), 4 * LIVE
+    undisturbed = push_all(maker.open(face), sound, LIVE)
+    before = maker.open(face)
+    frames = list(chain(*(before.push(sound[s : s + LIVE]) for s in range(0, cut, LIVE))))
+    before.save(tmp_path / "stream.safetensors")
+    after = maker.open(face, resume=tmp_path / "stream.safetensors")
+    assert after.frames == len(frames) > 0
+    frames += push_all(after, sound[cut:], LIVE)
+    assert len(frames) == 30
+    assert all(np.array_equal(a, b) for a, b in zip(frames, undisturbed, strict=True))
+
+
+def test_what_is_carried_matters(face: np.ndarray, sound: np.ndarray, tmp_path: Path) -> None:
+    maker = talkingface.load("cran-tiny")
+    first = maker.open(face, show="face")
+    first.push(sound[: 6 * LIVE])
+    first.save(tmp_path / "kept")
+    went_on = maker.open(face, show="face", resume=tmp_path / "kept").push(sound[6 * LIVE :])
+    fresh = maker.open(face, show="face").push(sound[6 * LIVE :])
+    assert went_on and not np.array_equal(went_on[0], fresh[0])
+
+
+def test_a_frame_needs_half_a_window_after_its_middle(face: np.ndarray, sound: np.ndarray) -> None:
+    """Latency is derived from the features: pushed sample by sample around the moment."""
+    maker = talkingface.load("cran-tiny")
+    stream, spec = maker.open(face, show="face"), maker.model.config.speech
+    half_window = (spec.hops * audio.HOP + audio.WINDOW - audio.HOP) / 2 / audio.SAMPLE_RATE
+    assert stream.latency == pytest.approx(half_window - 0.5 / audio.FPS, abs=0.6 / 1000)
+    needed = audio.SAMPLES_PER_FRAME + round(stream.latency * audio.SAMPLE_RATE)
+    assert stream.push(sound[: needed - 1]) == []
+    assert len(stream.push(sound[needed - 1 : needed])) == 1
+
+
+def test_the_live_call_is_the_readmes(face: np.ndarray, sound: np.ndarray) -> None:
+    chunks = np.array_split(sound, 9)
+    lists = list(talkingface.stream(face, chunks, model="cran-tiny", show="face", mark=True))
+    assert all(lists) and sum(map(len, lists)) == 30
+    bare = push_all(talkingface.load("cran-tiny").open(face, show="face"), sound, LIVE)
+    marked = list(chain(*lists))
+    assert all((a[:100] == b[:100]).mean() > 0.99 for a, b in zip(marked, bare, strict=True))
+    assert all(
+        (a[-14:, :60] != b[-14:, :60]).mean() > 0.5 for a, b in zip(marked, bare, strict=True)
+    )
+
+
+def test_what_is_shown(face: np.ndarray, sound: np.ndarray) -> None:
+    maker = talkingface.load("cran-tiny")
+    shown = {show: maker.open(face, show=show).push(sound[:8000]) for show in ("picture", "maps")}
+    assert {frame.shape for frame in shown["picture"]} == {face.shape}
+    assert {frame.shape for frame in shown["maps"]} == {(256, 768, 3)}
+    with pytest.raises(BadRequest, match="show is 'whole': give picture, face, maps"):
+        maker.open(face, show="whole")  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="makes no maps"):
+        talkingface.load("still").open(face, show="maps").push(sound[:8000])
+
+
+def test_bad_sounds_and_finished_streams(face: np.ndarray, sound: np.ndarray) -> None:
+    stream = talkingface.load("cran-tiny").open(face)
+    for bad in (sound[None], (sound * 100).astype(np.int16), np.full(100, np.nan, np.float32)):
+        with pytest.raises(BadRequest):
+            stream.push(bad)
+    assert stream.finish() == []  # nothing was said
+    with pytest.raises(BadRequest, match="finished"):
+        stream.push(sound)
+
+
+def test_saved_streams_that_cannot_be_taken_up(
+    face: np.ndarray, sound: np.ndarray, tmp_path: Path
+) -> None:
+    maker, path = talkingface.load("cran-tiny"), tmp_path / "kept"
+    stream = maker.open(face)
+    stream.push(sound)
+    stream.save(path)
+    with pytest.raises(OutputError, match="exists already"):
+        stream.save(path)
+    with pytest.raises(BadWeights, match="saved with model cran-tiny"):
+        talkingface.load("atvg-tiny").open(face, resume=path)
+    for wrong in (tmp_path / "none", Path(__file__)):
+        with pytest.raises(BadWeights, match="no saved stream"):
+            maker.open(face, resume=wrong)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """Five times as long needs no more room: measured in a process of its own."""
+    code = """
+import resource, sys
+import numpy as np, torch
+import talkingface
+torch.set_num_threads(1)
+face = np.ascontiguousarray(talkingface.picture.read(sys.argv[1])[::4, ::4])
+noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16000).astype(np.float32)
+chunks = (noise for _ in range(int(sys.argv[2])))
+frames = sum(map(len, talkingface.stream(face, chunks, model="cran-tiny", show="face")))
+print(frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    portrait = Path(__file__).parents[1] / "examples" / "portrait.jpg"
+    used = {}
+    for seconds in (15, 75):
+        call = [sys.executable, "-c", "import talkingface.picture\n" + code]
+        ran = subprocess.run(
+            [*call, str(portrait), str(seconds)], capture_output=True, text=True, check=True
+        )
+        frames, used[seconds] = map(int, ran.stdout.split())
+        assert frames == 25 * seconds
+    assert used[75] - used[15] < 5_000  # KiB
+
+
+def test_the_label_is_small_and_only_there(portrait: Path) -> None:
+    whole = picture.read(portrait)
+    for side in (64, 128, 768):
+        shown = np.ascontiguousarray(whole[:side, :side])
+        marked = picture.label(shown)
+        changed = (marked != shown).any(2)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert rows.min() > side * 0.7 and columns.max() < max(90, side * 0.35)
+        assert 0.003 < changed.mean() < 0.35 and marked is not shown
+        assert marked[changed].max() > 200 and marked[changed].min() < 120  # light on dark
+
+
+def test_reading_in_parts_is_loading(speech: Path) -> None:
+    whole = audio.load(speech)
+    for block in (640, 7000, 10**6):
+        parts = list(audio.read(speech, block))
+        assert torch.equal(torch.cat(parts), whole)
+        assert all(len(part) == block for part in parts[:-1]) and 0 < len(parts[-1]) <= block
+
+
+def test_a_long_chunk_comes_a_second_at_a_time(face: np.ndarray) -> None:
+    long = np.zeros(16_000 * 5, np.float32)
+    lists = list(talkingface.load("cran-tiny").stream(face, [long], show="face"))
+    assert sum(map(len, lists)) == 125 and max(map(len, lists)) <= streaming.CHUNK
