@@ -241,11 +241,13 @@ class _Mp4:
         self, path: Path, part: Path, first: Picture, sound: Sound | None, fps: int, tag: str | None
     ) -> None:
         import av
+        from av.video.reformatter import VideoReformatter
 
         self._path, self._sound, self._fps = path, sound, fps
         self._size = first.shape
         self._errors = (av.FFmpegError, OSError)
         self._queue = np.zeros((sound.channels if sound else 1, 0), np.float32)
+        self._converter = VideoReformatter()  # one for all frames: it is slow to set up
         self._samples = 0
         self.frames = 0
         with media.writing(path, *self._errors):
@@ -289,7 +291,7 @@ class _Mp4:
         padding = ((0, height % 2), (0, width % 2), (0, 0))
         even = np.pad(picture, padding, mode="edge") if height % 2 or width % 2 else picture
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
+        frame = self._converter.reformat(frame, format="yuv420p", dst_colorspace=_BT709)
         frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
         self.frames += 1
         with media.writing(self._path, *self._errors):
