@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # rows and columns of a crop: top, bottom, left, right
 
 # The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
 # (-0.5, 0) and (0.5, 0), mirrored and averaged. Unit: the distance of the eye centres.
@@ -173,47 +174,51 @@ class Paster:
         flow: (S, S, 2) crop pixels, where the model took each pixel of the identity from, minus its
         own place (`Generated.flow`); None where a model does not bend.
         """
-        out, (colour, way) = self._picture.copy(), self._layer(generated, flow)
-        moved = np.zeros((2, *way.shape), np.float32)
+        out = self._picture.copy()
         if flow is not None:
             moved = np.einsum("yxc,cd->dyx", flow, self._to_picture)
-        box = _changed([*np.moveaxis(colour, 2, 0), 255 * way], moved)
-        if box is None:
-            return out
-        (y0, y1, x0, x1), part = self._region(*box), np.s_[box[0] : box[1], box[2] : box[3]]
-        shape, base = (x1 - x0, y1 - y0), self._picture[y0:y1, x0:x1]
-        if flow is not None:
-            place = self._placed(box, (y0, x0), 1)
-            x, y = (_up(axis[part], place, shape) for axis in moved)
-            x += np.arange(x0, x1, dtype=np.float32)
-            y += np.arange(y0, y1, dtype=np.float32)[:, None]
-            base = _remap(self._picture, x, y)
-        place = self._placed(box, (y0, x0), self._enlarged)
-        new, gone = (_up(self._enlarge(values[part]), place, shape) for values in (colour, way))
-        kept = cv2.multiply(base, cv2.merge([1 - gone] * 3), dtype=cv2.CV_32F)
-        out[y0:y1, x0:x1] = cv2.add(kept, new, dtype=cv2.CV_8U)
+            bent, box = self._bend_crop(flow), _box(np.abs(moved).max(0) > 0.02)  # pixels
+            if box is not None:
+                self._bend(out, moved, box)
+        else:
+            bent = self._crop
+        change = cv2.subtract(generated, bent, dtype=cv2.CV_32F)
+        size = np.abs(change) @ _MEAN
+        way = np.clip((cv2.GaussianBlur(size, (0, 0), 2.0) - 4.0) / 12.0, 0, 1) * self._feather
+        if (box := _box(way > 0.01)) is not None:  # first: it needs the picture without the change
+            place, share = self._lift(way, box)
+            lost = self._lift(bent, box)[1] - out[place]
+            out[place] = cv2.add(out[place], lost * share[..., None], dtype=cv2.CV_8U)
+        if (box := _box(size > 1.0)) is not None:
+            place, added = self._lift(change * self._feather[..., None], box)
+            out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
         return out
 
-    def _layer(
-        self, generated: Picture, flow: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(S, S, 3), the colour to add; (S, S), how much of the bent picture gives way to it."""
-        bent = self._crop
-        if flow is not None:
-            x, y = (np.ascontiguousarray(self._crop_grid[..., k] + flow[..., k]) for k in (0, 1))
-            bent = np.asarray(_remap(self._crop, x, y))
-        change = cv2.subtract(generated, bent, dtype=cv2.CV_32F)
-        much = cv2.GaussianBlur(np.abs(change) @ _MEAN, (0, 0), 2.0)
-        way = np.clip((much - 4.0) / 12.0, 0, 1)
-        colour = change + way[..., None] * bent
-        return colour * self._feather[..., None], way * self._feather
+    def _bend_crop(self, flow: NDArray[np.float32]) -> NDArray[np.float32]:
+        x, y = (np.ascontiguousarray(self._crop_grid[..., k] + flow[..., k]) for k in (0, 1))
+        return np.asarray(_remap(self._crop, x, y))
 
-    def _enlarge(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Smoothly to about the picture's size (fast), so that what is left is nearly a shift."""
-        times = self._enlarged
-        return np.asarray(
-            cv2.resize(values, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.float32
-        )
+    def _bend(self, out: Picture, moved: NDArray[np.float32], box: Box) -> None:
+        """The picture itself, read `moved` (2, S, S) picture pixels away."""
+        y0, y1, x0, x1 = self._region(*box)
+        place, shape = self._placed(box, (y0, x0), 1), (x1 - x0, y1 - y0)
+        x, y = (_up(axis[box[0] : box[1], box[2] : box[3]], place, shape) for axis in moved)
+        x += np.arange(x0, x1, dtype=np.float32)
+        y += np.arange(y0, y1, dtype=np.float32)[:, None]
+        out[y0:y1, x0:x1] = _remap(self._picture, x, y)
+
+    def _lift(
+        self, values: NDArray[np.float32], box: Box
+    ) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
+        """A part of the crop at the picture's size, and where it lies in there.
+
+        Enlarged smoothly to about that size first (fast), so that what is left is nearly a shift.
+        """
+        times, part = self._enlarged, values[box[0] : box[1], box[2] : box[3]]
+        large = cv2.resize(part, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+        y0, y1, x0, x1 = self._region(*box)
+        place = self._placed(box, (y0, x0), times)
+        return np.s_[y0:y1, x0:x1], _up(np.asarray(large, np.float32), place, (x1 - x0, y1 - y0))
 
     def _region(self, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
         """Rows and columns (y0, y1, x0, x1) of the picture that show this part of the crop."""
@@ -224,9 +229,7 @@ class Paster:
         x1, y1 = np.clip(np.ceil(places.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
         return int(y0), int(y1), int(x0), int(x1)
 
-    def _placed(
-        self, box: tuple[int, int, int, int], origin: tuple[int, int], enlarged: int
-    ) -> Array:
+    def _placed(self, box: Box, origin: tuple[int, int], enlarged: int) -> Array:
         """(2, 3): from pixels of the picture's region to those of the enlarged part of the crop."""
         out = self._matrix.copy()
         out[:, 2] += out[:, :2] @ [float(origin[1]), float(origin[0])]
@@ -241,23 +244,14 @@ def _grid(y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float32]:
     return np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), -1).astype(np.float32)
 
 
-def _changed(
-    layers: list[NDArray[np.float32]], moved: NDArray[np.float32]
-) -> tuple[int, int, int, int] | None:
-    """(top, bottom, left, right) of what differs from the identity; None when nothing does.
-
-    layers: (S, S) each, of 255; moved: (2, S, S), pixels of the picture. The box is two pixels
-    wider than what changes, so that what is interpolated ends at zero.
-    """
-    there = np.abs(moved).max(0) > 0.02
-    for layer in layers:
-        there |= np.abs(layer) > 0.25
+def _box(there: NDArray[np.bool_]) -> Box | None:
+    """(top, bottom, left, right) of what is true, two pixels wider; None where nothing is."""
     rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
     if len(rows) == 0:
         return None
     (top, bottom), (left, right) = ((int(at[0]) - 2, int(at[-1]) + 3) for at in (rows, columns))
-    size = len(there)
-    return max(0, top), min(size, bottom), max(0, left), min(size, right)
+    height, width = there.shape
+    return max(0, top), min(height, bottom), max(0, left), min(width, right)
 
 
 def _up(values: NDArray[np.float32], place: Array, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from talkingface.streaming import (
     Show,
     Sitter,
     Stream,
+    ahead,
     check_samples,
 )
 from talkingface.weights import WeightsInfo
@@ -478,10 +479,14 @@ class Video:
         return map(self._draw, self._moments())
 
     def _moments(self) -> Iterator[Moment]:
+        seconds = ahead(self._seconds(), threads=max(1, torch.get_num_threads() - 1))
+        return chain.from_iterable(seconds)
+
+    def _seconds(self) -> Iterator[list[Moment]]:
         stream = self._speaker._stream(self._sitter, self._show, self._mark)
         for part in self._speech.parts():
-            yield from stream.moments(part)
-        yield from stream.last_moments()
+            yield list(stream.moments(part))
+        yield list(stream.last_moments())
 
     @property
     def note(self) -> str | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import safetensors
@@ -28,6 +29,7 @@ from talkingface.geometry import Paster
 
 Picture = NDArray[np.uint8]
 Samples = NDArray[np.floating[Any]] | Tensor
+Item = TypeVar("Item")
 Show = Literal["picture", "face", "maps"]
 
 CHUNK = FPS  # frames per call of the model, at most: one second
@@ -244,6 +246,18 @@ class Stream:
         self._windows.restore(tensors["sound"], header["pushed"], header["given"])
         self._finished = header["finished"]
         self._state = _unflatten(header["state"], tensors, device)
+
+
+def ahead(items: Iterator[Item], threads: int) -> Iterator[Item]:
+    """The same items, each made while the one before is at work, in a thread of its own.
+
+    threads: that torch may use in there (a fresh thread would take them all).
+    """
+    with ThreadPoolExecutor(1, "ahead", torch.set_num_threads, (threads,)) as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
 
 
 def check_samples(samples: Samples) -> Tensor:
