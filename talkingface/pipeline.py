@@ -325,7 +325,7 @@ class TalkingFace:
 
         A frame comes with the chunk that completes it, `Stream.latency` after its own end; when
         the chunks end, silence stands in for what is missing. A long chunk's frames come in lists
-        of at most a second. options: as in `open`, which says what is raised (at once).
+        of at most `streaming.CHUNK`. options: as in `open`, which says what is raised (at once).
         """
         return _streamed(self.open(image, **options), chunks)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface import __version__, media, picture, video
-from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
+from talkingface.audio import SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.geometry import Paster
@@ -32,7 +32,7 @@ Samples = NDArray[np.floating[Any]] | Tensor
 Item = TypeVar("Item")
 Show = Literal["picture", "face", "maps"]
 
-CHUNK = FPS  # frames per call of the model, at most: one second
+CHUNK = 10  # frames per call of the model, at most: buffers of more come anew from the system
 HEADER = "talkingface-stream"
 
 

@@ -208,7 +208,7 @@ def test_reading_in_parts_is_loading(speech: Path) -> None:
         assert all(len(part) == block for part in parts[:-1]) and 0 < len(parts[-1]) <= block
 
 
-def test_a_long_chunk_comes_a_second_at_a_time(face: np.ndarray) -> None:
+def test_a_long_chunk_comes_part_by_part(face: np.ndarray) -> None:
     long = np.zeros(16_000 * 5, np.float32)
     lists = list(talkingface.load("cran-tiny").stream(face, [long], show="face"))
     assert sum(map(len, lists)) == 125 and max(map(len, lists)) <= streaming.CHUNK
