@@ -113,10 +113,13 @@ def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown.out), (words, option)
 
 
-def test_the_readme_python_runs_as_written(desk: Path) -> None:
-    (block,) = blocks("python")
-    exec(compile(block, "README.md", "exec"), {})
+def test_the_readme_python_runs_as_written(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saving, live = blocks("python")
+    for block in (saving, live):
+        exec(compile(block, "README.md", "exec"), {})
     assert video.probe(desk / "talking.mp4").has_audio
+    numbers = [int(word) for word in capsys.readouterr().out.split() if word.isdigit()]
+    assert sum(numbers) == 25
 
 
 def test_every_command_has_help_with_an_example(cli: Cli) -> None:
