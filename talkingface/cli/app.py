@@ -16,3 +16,8 @@ train_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+study_app = typer.Typer(
+    help="Ask people: pairs of videos, three questions, and the table of their votes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)

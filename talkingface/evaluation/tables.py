@@ -24,12 +24,16 @@ from talkingface.models.lipreader import GRID_WORDS
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, the interval it lies in (NaN where none is known), whether a star stands by it."""
+    """A number, the interval it lies in (NaN where none is known), whether a star stands by it.
+
+    against: it is a share, and what is missing to 1 is written beside it, as 0.74/0.26.
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
     differs: bool = False
+    against: bool = False
 
     def times(self, factor: float) -> Estimate:
         """In another unit."""
@@ -282,6 +286,8 @@ def _cell(row: Row, column: Column) -> tuple[str, str, str]:
     if not math.isfinite(found.value):
         return "-", "", ""
     interval = f"[{low}, {high}]" if math.isfinite(found.low) else ""
+    if found.against:
+        value += f"/{1 - float(value):.{decimals}f}"
     return value, "*" * found.differs, interval
 
 

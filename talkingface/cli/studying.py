@@ -1,0 +1,125 @@
+"""Commands of the user study: make it, let people vote, print the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from talkingface.cli.app import study_app
+from talkingface.cli.options import Overwrite, bar, note
+from talkingface.errors import BadRequest
+
+StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
+
+
+@study_app.command()
+def make(
+    methods: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=FOLDER...",
+            help="a folder of videos for each method; the first is compared with every other",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="a new folder, for the study")],
+    samples: Annotated[
+        int | None, typer.Option(help="so many, drawn by --seed [all that every method has]")
+    ] = None,
+    per_pair: Annotated[int, typer.Option(help="ratings wanted of each pair")] = 10,
+    tasks: Annotated[
+        int, typer.Option(help="pairs that a rater sees, at most, attention checks among them")
+    ] = 60,
+    checks: Annotated[
+        float, typer.Option(help="share of attention checks in what a rater sees, 0 to 0.5")
+    ] = 0.1,
+    contact: Annotated[
+        str, typer.Option(help="who runs the study and how to reach them, shown to raters")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="of samples, orders and sides")] = 0,
+) -> None:
+    """Make a study of folders of videos, one folder for each method.
+
+    Files of the same name are the same sample. The videos are copied without being encoded anew,
+    under names of chance and without their metadata, so that nobody who votes can tell which
+    method made what. Attention checks, a video beside its spoiled twin, are made along with it.
+
+    Example: talkingface study make ours=out/cran chung=out/chung zhou=out/zhou -o study
+    """
+    from talkingface.study import making
+    from talkingface.study.store import Design
+
+    folders: dict[str, Path] = {}
+    for method in methods:
+        name, equals, folder = method.partition("=")
+        if not equals or not folder:
+            raise BadRequest(f"{method!r}: give each method as NAME=FOLDER")
+        if name in folders:
+            raise BadRequest(f"two methods are called {name!r}: give each its own name")
+        folders[name] = Path(folder)
+    design = Design(seed, per_pair, tasks, checks, contact)
+    with bar("videos") as progress:
+        made = making.make(folders, out, design, samples=samples, progress=progress)
+    for line in made.notes:
+        note(line)
+    print(
+        f"{out}: {made.samples} samples, {made.pairs} pairs, {made.checks} attention checks; "
+        f"`talkingface study serve {out}` lets people vote"
+    )
+
+
+@study_app.command()
+def serve(
+    folder: StudyFolder,
+    host: Annotated[
+        str, typer.Option(help="where to listen; 0.0.0.0 for everybody who reaches this machine")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free", min=0, max=65535)] = 8001,
+) -> None:
+    """Let people vote in their browser, until interrupted.
+
+    Every answer is kept at once: the server may be stopped and started again at any time, and who
+    comes back goes on where they stopped. Put a server that speaks HTTPS before it where raters
+    come over the internet.
+
+    Example: talkingface study serve study --port 8001
+    """
+    from talkingface.web import running, study
+
+    app = study.application(folder)
+    with running.bind(host, port) as listening:
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            note(f"listening on {host}: everybody who reaches this machine can vote")
+        named = f"[{host}]" if ":" in host else host
+        print(f"{folder}: http://{named}:{listening.getsockname()[1]}/", flush=True)
+        running.run(app, [listening])
+
+
+@study_app.command()
+def table(
+    folder: StudyFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder for study.md, study.tex, study.json")
+    ] = None,
+    passing: Annotated[
+        float,
+        typer.Option(
+            "--pass", help="share of attention checks to get right, or be left out", min=0, max=1
+        ),
+    ] = 0.75,
+    overwrite: Overwrite = False,
+) -> None:
+    """Print the votes as Table 2 of Song et al. 2019, with intervals, tests and rater agreement.
+
+    May be called at any time, also while people vote.
+
+    Example: talkingface study table study --out results
+    """
+    from talkingface.study import table as printed
+    from talkingface.study.store import Study
+
+    found = printed.outcome(Study(folder), passing)
+    if out is not None:
+        printed.write(found, out, overwrite)
+    print(printed.markdown(found), end="")

@@ -1,0 +1,340 @@
+"""A study of folders of videos, one folder per method: paired, without names, with checks beside.
+
+A rater must not learn which method made what they see. So every video gets a name of chance, all
+files the same time stamp, and a new container in which nothing stands but pictures and sound: no
+comment, no title, no encoder's note. Pictures and sound themselves are copied packet by packet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from talkingface import media, video
+from talkingface.audio import FPS
+from talkingface.errors import BadRequest, OutputError, UnreadableMedia
+from talkingface.evaluation.pairs import VIDEOS as SUFFIXES
+from talkingface.study import order, store
+from talkingface.study.store import Design, PairRow, VideoRow
+from talkingface.video import Picture
+
+PLAYABLE = {"h264": "video", "aac": "sound", "mp3": "sound"}  # by every browser of today, in mp4
+SAME_LENGTH = 0.2  # seconds that the videos of a sample may differ without a note
+# NAL units of type 6 are "supplemental enhancement information": where x264 notes its settings.
+_WITHOUT_NOTES = "filter_units=remove_types=6"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a new study holds. notes: what to know about it, a line each."""
+
+    samples: int
+    pairs: int
+    checks: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A video that somebody gave: a method's version of a sample."""
+
+    sample: str
+    method: str
+    path: Path
+    info: video.VideoInfo
+
+
+def make(
+    methods: Mapping[str, Path],
+    out: Path,
+    design: Design | None = None,
+    *,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> Made:
+    """Make a study of videos in the folder `out`, which appears when it is complete.
+
+    methods: a folder for each method's name; the first is compared with every other one. Files of
+    the same name, whatever its ending, are the same sample; one that a method lacks is left out,
+    with a note. design: [as in the paper]. samples: so many, drawn by the design's seed. progress:
+    is told (videos done, of all). Raises BadRequest, OutputError, UnreadableMedia.
+    """
+    design = design or Design()
+    _check_names(methods)
+    with _new_folder(out) as part:
+        found = {name: _videos(folder) for name, folder in methods.items()}
+        chosen, notes = _samples(found, samples, design.seed)
+        all_checks = order.checks_beside(
+            order.fitting(len(chosen) * (len(methods) - 1), design.tasks, design.checks),
+            design.checks,
+        )
+        done, total = 0, 2 * len(chosen) * len(methods) + all_checks
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+        sources = _inspected(chosen, found, step)
+        notes += _differences(chosen, sources)
+        rows = _copied(sources, part, design.seed, step)
+        pairs = _pairs(chosen, list(methods), rows)
+        spoiled, checks = _checks(sources, rows, part, all_checks, design.seed, step)
+        _same_time(part)
+        store.create(part, design, list(methods), [*rows.values(), *spoiled], [*pairs, *checks])
+    return Made(len(chosen), len(pairs), len(checks), notes)
+
+
+def _check_names(methods: Mapping[str, Path]) -> None:
+    if len(methods) < 2:
+        raise BadRequest("a study compares at least two methods: give another NAME=FOLDER")
+    for name in methods:
+        if not name.strip() or not name.isprintable():
+            raise BadRequest(f"{name!r} cannot name a method; give NAME=FOLDER")
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`: renamed to it on success, removed on any failure."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out}: exists already; a study is never overwritten, give another name")
+    parent = out.absolute().parent
+    part = parent / f".{secrets.token_hex(8)}.part"
+    with media.writing(out, OSError):
+        parent.mkdir(parents=True, exist_ok=True)
+        (part / store.VIDEOS).mkdir(parents=True)
+    try:
+        yield part
+        with media.writing(out, OSError):
+            os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def _videos(folder: Path) -> dict[str, Path]:
+    """Sample -> file. Raises BadRequest for no folder, none in it, or two of one name."""
+    if not folder.is_dir():
+        raise BadRequest(f"{folder}: is no folder; give one of videos, as NAME=FOLDER")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise BadRequest(f"{path}: the same sample as {found[path.stem].name}; keep one")
+            found[path.stem] = path
+    if not found:
+        raise BadRequest(f"{folder}: holds no videos (mp4, mov, mkv …)")
+    return found
+
+
+def _samples(
+    found: Mapping[str, Mapping[str, Path]], most: int | None, seed: int
+) -> tuple[list[str], list[str]]:
+    """(the samples that every method has, or as many of them as wanted; what others lack)."""
+    every = sorted(set().union(*found.values()))
+    lacking = {s: [m for m, videos in found.items() if s not in videos] for s in every}
+    notes = [f"{s}: left out, there is none of {', '.join(m)}" for s, m in lacking.items() if m]
+    common = [sample for sample, methods in lacking.items() if not methods]
+    if not common:
+        raise BadRequest(
+            "no sample is there of every method: files of the same name are the same sample "
+            f"({'; '.join(f'{m} has {min(v)}' for m, v in found.items())})"
+        )
+    if most is not None:
+        if not 1 <= most <= len(common):
+            raise BadRequest(f"{most} samples wanted, there are {len(common)} of every method")
+        common = sorted(random.Random(f"{seed}/samples").sample(common, most))
+    return common, notes
+
+
+def _inspected(
+    samples: Iterable[str], found: Mapping[str, Mapping[str, Path]], step: Callable[[], None]
+) -> list[_Source]:
+    """Every video, read to its end. Raises UnreadableMedia naming all that cannot be shown."""
+    sources, wrong = [], []
+    for sample in samples:
+        for method, videos in found.items():
+            try:
+                info = _inspect(videos[sample])
+                sources.append(_Source(sample, method, videos[sample], info))
+            except UnreadableMedia as error:
+                wrong.append((videos[sample], error))
+            step()
+    if wrong:
+        more = ", ".join(str(path) for path, _ in wrong[1:])
+        raise UnreadableMedia(
+            f"{wrong[0][1]}" + (f" — and {len(wrong) - 1} more like it: {more}" if more else "")
+        )
+    return sources
+
+
+def _inspect(path: Path) -> video.VideoInfo:
+    info = video.probe(path)
+    if not info.has_audio:
+        raise UnreadableMedia(
+            f"{path}: has no sound, so nobody can say whether its lips fit; mux the recording "
+            "into it"
+        )
+    with media.opened(path) as container:
+        stream = media.video_stream(container)
+        assert stream is not None  # or `probe` had refused it
+        codecs = (stream.codec_context.name, container.streams.audio[0].codec_context.name)
+        pixels = stream.codec_context.pix_fmt
+        wanted = [PLAYABLE.get(name.removesuffix("float")) for name in codecs]
+        if wanted != ["video", "sound"] or pixels not in ("yuv420p", "yuvj420p"):
+            raise UnreadableMedia(
+                f"{path}: {codecs[0]} ({pixels}) with {codecs[1]} does not play in every browser; "
+                "convert all methods alike, as `ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt "
+                "yuv420p -c:a aac OUT.mp4`"
+            )
+        for _ in media.decoded(path, container, stream):  # damage may lie anywhere
+            pass
+    return info
+
+
+def _differences(samples: Iterable[str], sources: Iterable[_Source]) -> list[str]:
+    """A note for each sample whose methods cannot be compared evenly."""
+    groups: dict[str, list[_Source]] = {sample: [] for sample in samples}
+    for source in sources:
+        groups[source.sample].append(source)
+    notes = []
+    for sample, group in groups.items():
+        lengths = [source.info.seconds for source in group]
+        if max(lengths) - min(lengths) > SAME_LENGTH:
+            said = ", ".join(f"{s.method} {s.info.seconds:.2f} s" for s in group)
+            notes.append(f"{sample}: the lengths differ ({said}): raters can tell them apart")
+        if len({(s.info.width, s.info.height) for s in group}) > 1:
+            said = ", ".join(f"{s.method} {s.info.width}x{s.info.height}" for s in group)
+            notes.append(f"{sample}: the sizes differ ({said}): all are shown equally large")
+    return notes
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def _copied(
+    sources: Iterable[_Source], part: Path, seed: int, step: Callable[[], None]
+) -> dict[tuple[str, str], VideoRow]:
+    """Every video under a name of chance, by (sample, method); not method by method."""
+    shuffled = list(sources)
+    random.Random(f"{seed}/copies").shuffle(shuffled)
+    rows = {}
+    for source in shuffled:
+        name = _opaque_name()
+        strip(source.path, part / store.VIDEOS / name)
+        row = VideoRow(
+            name, source.sample, source.method, str(source.path.absolute()), source.info.seconds
+        )
+        rows[source.sample, source.method] = row
+        step()
+    return rows
+
+
+def _opaque_name() -> str:
+    return f"{secrets.token_hex(8)}.mp4"
+
+
+def strip(source: Path, out: Path) -> None:
+    """Copy the first video and sound stream into an mp4 that holds nothing else, bit by bit.
+
+    Metadata, chapters, subtitles, attachments and the encoder's notes inside H.264 stay behind;
+    pictures and sound are not encoded anew. Raises UnreadableMedia, OutputError.
+    """
+    import av
+
+    with media.opened(source) as container:
+        picture = media.video_stream(container)
+        assert picture is not None and container.streams.audio
+        streams: list[Any] = [picture, container.streams.audio[0]]
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}  # bitexact: no muxer's name
+        with (
+            media.writing(out, av.FFmpegError, OSError),
+            av.open(str(out), "w", format="mp4", container_options=options) as written,
+        ):
+            copies = {s.index: written.add_stream_from_template(s) for s in streams}
+            notes = av.BitStreamFilterContext(_WITHOUT_NOTES, picture)
+            for packet in container.demux(streams):
+                index = packet.stream.index
+                if packet.dts is None and packet.size == 0:  # the end of a stream
+                    continue
+                kept = notes.filter(packet) if index == picture.index else [packet]
+                for one in kept:
+                    one.stream = copies[index]
+                    written.mux(one)
+
+
+def _pairs(
+    samples: Iterable[str], methods: list[str], rows: Mapping[tuple[str, str], VideoRow]
+) -> list[PairRow]:
+    """The first method beside every other one, of every sample."""
+    ours, *others = methods
+    return [
+        PairRow(sample, other, rows[sample, ours].file, rows[sample, other].file, False)
+        for sample in samples
+        for other in others
+    ]
+
+
+def _checks(
+    sources: list[_Source],
+    rows: Mapping[tuple[str, str], VideoRow],
+    part: Path,
+    count: int,
+    seed: int,
+    step: Callable[[], None],
+) -> tuple[list[VideoRow], list[PairRow]]:
+    """Pairs with an obvious answer to every question: a video beside its spoiled twin.
+
+    Of all methods in turn, so that they teach nothing about any.
+    """
+    rng = random.Random(f"{seed}/checks")
+    shuffled = list(sources)
+    rng.shuffle(shuffled)
+    spoiled, pairs = [], []
+    for n in range(count):
+        source = shuffled[n % len(shuffled)]
+        name, good = _opaque_name(), rows[source.sample, source.method]
+        made = part / f"{secrets.token_hex(8)}.mp4"
+        frames = round(source.info.seconds * FPS)
+        video.write(made, spoiled_frames(source.path, frames, seed + n), source.path)
+        strip(made, part / store.VIDEOS / name)
+        made.unlink()
+        spoiled.append(VideoRow(name, source.sample, "", good.source, source.info.seconds))
+        pairs.append(PairRow(source.sample, "", good.file, name, True))
+        step()
+    return spoiled, pairs
+
+
+def spoiled_frames(path: Path, count: int, seed: int) -> Iterator[Picture]:
+    """`count` times the first frame of a video, blurred until no mouth is seen, with noise on it.
+
+    It is the worse one by lips (they never move), by realism and by image quality.
+    """
+    first = next(iter(video.read_frames(path)))
+    height, width = first.shape[:2]
+    blurred = cv2.GaussianBlur(first, (0, 0), max(2.0, max(height, width) / 16))
+    noise = np.random.default_rng(seed).normal(0, 24, (height, width, 1))
+    spoiled = np.clip(blurred + noise, 0, 255).astype(np.uint8)
+    for _ in range(max(1, count)):
+        yield spoiled
+
+
+def _same_time(part: Path) -> None:
+    """Set every video's time stamps alike: a server tells them."""
+    for path in (part / store.VIDEOS).iterdir():
+        os.utime(path, (0, 0))

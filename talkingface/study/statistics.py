@@ -1,0 +1,132 @@
+"""How sure a share of votes is, and how far raters agree: closed forms over plain arrays.
+
+Votes are not independent: a rater gives many, and a video gets many. Which interval is honest was
+measured on simulated studies (docs/study.md): one that takes every vote for a witness of its own
+(Wilson) covers the truth in 66-85 % of them where raters and videos differ, a bootstrap over raters
+or over samples alone in 75-91 %, `two_way` in 94-98 %.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+Interval = tuple[float, float]
+NOTHING: Interval = (math.nan, math.nan)
+
+
+def wilson(successes: float, trials: float, quantile: float = _NORMAL) -> Interval:
+    """Wilson's score interval of a share, 1927: for votes that are all independent.
+
+    NaN without trials.
+    """
+    if trials <= 0:
+        return NOTHING
+    share, square = successes / trials, quantile**2 / trials
+    middle = (share + square / 2) / (1 + square)
+    half = quantile * math.sqrt(share * (1 - share) / trials + square / (4 * trials))
+    half /= 1 + square
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def two_way(votes: NDArray[Any], raters: NDArray[Any], samples: NDArray[Any]) -> Interval:
+    """Interval of the share of ones, when raters differ from each other, and samples too.
+
+    votes: (N,) of 0 and 1; raters, samples: (N,) whose and of what each is, any labels. The
+    variance is clustered both ways (Cameron, Gelbach & Miller 2011, eq. 2.11): that over raters and
+    that over samples, less that of single votes, which both contain; never less than any of the
+    three. Student's t has as many degrees of freedom as the smaller number of clusters less one.
+    Taken on the logit, so that it stays within 0 and 1; a unanimous vote has Wilson's interval
+    with each cluster as one vote. NaN for under two raters or two samples.
+    """
+    clusters = [np.unique(labels, return_inverse=True)[1] for labels in (raters, samples)]
+    counts = [int(labels.max()) + 1 if labels.size else 0 for labels in clusters]
+    fewest = min(counts)
+    if fewest < 2:
+        return NOTHING
+    ones = np.asarray(votes, dtype=np.float64)
+    share = float(ones.mean())
+    quantile = student(fewest - 1)
+    if share in (0.0, 1.0):
+        return wilson(share * fewest, fewest)
+    single = share * (1 - share) / len(ones)
+    own = []
+    for labels, count in zip(clusters, counts, strict=True):
+        sums = np.bincount(labels, ones - share)
+        own.append(float(sums @ sums) / len(ones) ** 2 * count / (count - 1))
+    variance = max(sum(own) - single, *own, single)
+    half = quantile * math.sqrt(variance) / (share * (1 - share))
+    middle = math.log(share / (1 - share))
+    return _expit(middle - half), _expit(middle + half)
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def student(freedom: int) -> float:
+    """The quantile of Student's t for a two-sided `LEVEL` interval.
+
+    Abramowitz & Stegun 26.7.5; within 1 % from two degrees of freedom on, 12 % low at one.
+    """
+    z, n = _NORMAL, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / n ** (k + 1) for k, term in enumerate(terms))
+
+
+def sign_test(votes: NDArray[Any], samples: NDArray[Any]) -> float:
+    """Two-sided p that as many samples are won as lost: exact binomial, samples that tie left out.
+
+    votes: (N,) of 0 and 1; samples: (N,) of what each is. A sample is won when most of its votes
+    are 1. NaN where none is won or lost.
+    """
+    _, index = np.unique(samples, return_inverse=True)
+    balance = np.bincount(index, 2.0 * np.asarray(votes, dtype=np.float64) - 1)
+    won, lost = int((balance > 0).sum()), int((balance < 0).sum())
+    n = won + lost
+    if n == 0:
+        return math.nan
+    tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
+    return min(1.0, tail / (1 << (n - 1)))
+
+
+def pairwise_agreement(counts: NDArray[Any]) -> float:
+    """How often two raters of the same pair agree: over all pairs of votes on one unit.
+
+    counts: (units, categories), how many chose each. NaN where no unit has two votes.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    each = table.sum(1)
+    both = float((each * (each - 1)).sum())
+    if both == 0:
+        return math.nan
+    return float((table * (table - 1)).sum()) / both
+
+
+def krippendorff(counts: NDArray[Any]) -> float:
+    """Krippendorff's alpha of nominal data: 1 is agreement, 0 chance, below 0 opposition.
+
+    Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011: any number of raters, missing
+    votes allowed; units with one vote do not count. counts: (units, categories), how many chose
+    each. NaN where nothing varies or no unit has two votes.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    table = table[table.sum(1) >= 2]
+    each, whole = table.sum(1), float(table.sum())
+    expected = float(whole**2 - (table.sum(0) ** 2).sum())
+    if not expected:
+        return math.nan
+    observed = float(((each**2 - (table**2).sum(1)) / (each - 1)).sum())
+    return 1 - (whole - 1) * observed / expected
