@@ -106,7 +106,7 @@ def test_the_readme_commands_run_as_written(desk: Path, cli: Cli) -> None:
 
 def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
     for words in commands():
-        group = words[1:3] if words[1] in {"prepare", "train"} else words[1:2]
+        group = words[1:3] if words[1] in {"prepare", "study", "train"} else words[1:2]
         shown = cli(*group, "--help")
         assert shown.code == 0, words
         for option in (word for word in words if word.startswith("-")):
@@ -149,7 +149,7 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
         inside = set(archive.namelist())
     wanted = [
         path.relative_to(ROOT).as_posix()
-        for kind in ("*.py", "*.safetensors", "*.json", "py.typed")
+        for kind in ("*.py", "*.safetensors", "*.json", "py.typed", "*.html", "*.css", "*.js")
         for path in (ROOT / "talkingface").rglob(kind)
     ]
     assert set(wanted) <= inside and "talkingface/py.typed" in inside

@@ -2,8 +2,8 @@
 
 Votes are not independent: a rater gives many, and a video gets many. Which interval is honest was
 measured on simulated studies (docs/study.md): one that takes every vote for a witness of its own
-(Wilson) covers the truth in 66-85 % of them where raters and videos differ, a bootstrap over raters
-or over samples alone in 75-91 %, `two_way` in 94-98 %.
+(Wilson) covers the truth in 73-87 % of them where raters and videos differ, a bootstrap over raters
+or over samples alone in 76-93 %, `two_way` in 95-98 %.
 """
 
 from __future__ import annotations

@@ -342,9 +342,9 @@ class Study:
     def _progress(self, connection: sqlite3.Connection, rater: int) -> tuple[int, int]:
         """(tasks answered, tasks): answers come in the tasks' order, without a gap."""
         row = connection.execute(
-            "SELECT (SELECT count(DISTINCT pair) FROM answer WHERE rater = ?1), "
-            "(SELECT count(*) FROM task WHERE rater = ?1)",
-            (rater,),
+            "SELECT (SELECT count(DISTINCT pair) FROM answer WHERE rater = ?), "
+            "(SELECT count(*) FROM task WHERE rater = ?)",
+            (rater, rater),
         ).fetchone()
         return int(row[0]), int(row[1])
 

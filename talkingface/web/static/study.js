@@ -17,6 +17,7 @@ let since = 0; // when it came up, in ms
 let stopped = 0; // when the rater stopped for now, in ms
 let watched = { a: false, b: false };
 let playing = []; // sides that are to play, or do
+let waiting = false; // for a video to arrive
 let turn = 0; // counts plays: one that was overtaken by another must not go on
 let sending = false;
 let again = null; // what "Try again" does
@@ -201,7 +202,7 @@ function refresh() {
   find("#next").disabled = left !== "";
   tell(left && `Still to do: ${left}`);
   for (const side of SIDES) find(".seen", figures[side]).hidden = !watched[side];
-  const label = playing.length ? "Stop" : watched.a && watched.b ? "Play again" : "Play both";
+  const label = waiting ? "Loading …" : playing.length ? "Stop" : watched.a && watched.b ? "Play again" : "Play both";
   find("#both span").textContent = label;
   find("#both use").setAttribute("href", playing.length ? "#stop" : "#play");
 }
@@ -242,6 +243,7 @@ async function back() {
 function stop() {
   turn += 1;
   playing = [];
+  waiting = false;
   for (const side of SIDES) videos[side].pause();
 }
 
@@ -269,10 +271,13 @@ async function play(sides) {
   if (sides.length === 1) listen(sides[0]);
   else listen(find('input[name="sound"]:checked').value);
   playing = [...sides];
+  waiting = true;
   refresh();
   try {
     await Promise.all(sides.map((side) => ready(videos[side])));
     if (mine !== turn) return;
+    waiting = false;
+    refresh();
     for (const side of sides) videos[side].currentTime = 0;
     await Promise.all(sides.map((side) => videos[side].play()));
   } catch (error) {
