@@ -953,7 +953,7 @@ def test_a_whole_study_with_the_keyboard(
                 expect(page.locator("#next")).to_be_disabled()
                 page.keyboard.press(realism)
                 page.keyboard.press("ArrowLeft" if lips == "1" else "ArrowRight")
-                expect(page.locator(".seen:visible")).to_have_count(2, timeout=20_000)
+                expect(page.locator(".seen:visible")).to_have_count(2, timeout=60_000)
                 expect(page.locator("#next")).to_be_enabled()
                 expect(page.locator("#todo")).to_be_empty()
                 page.keyboard.press("Enter")

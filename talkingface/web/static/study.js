@@ -76,7 +76,7 @@ async function start() {
     remember();
     if (!rater.task) return finish();
     find("#sofar").textContent = `${rater.answered} of ${rater.total} pairs`;
-    if (rater.answered === 0) return await open(rater.task);
+    if (rater.answered === 0) return open(rater.task);
     show("again");
   } catch (error) {
     failed(error, start);
@@ -111,7 +111,7 @@ async function begin(event) {
   try {
     rater = await call("POST", "/api/raters", { consent: true });
     remember();
-    await open(rater.task);
+    open(rater.task);
   } catch (error) {
     if (error.status === 410) return show("closed");
     const line = find("#consent .trouble");
@@ -154,7 +154,7 @@ async function copy(button) {
 
 // --- one pair -----------------------------------------------------------------------------------
 
-async function open(next) {
+function open(next) {
   stop();
   task = next;
   since = performance.now();
@@ -176,7 +176,7 @@ async function open(next) {
   find("#next").textContent = task.position + 1 === rater.total ? "Finish" : "Next";
   show("vote");
   refresh();
-  if (!still.matches && !answered) await play(SIDES);
+  if (!still.matches && !answered) play(SIDES); // nobody waits for it
 }
 
 const chosen = (question) => find(`input[name="${question}"]:checked`)?.value;
@@ -215,7 +215,7 @@ async function next(event) {
   const seconds = (performance.now() - since) / 1000;
   try {
     rater = await call("PUT", own(`/tasks/${task.position}`), { answers, seconds });
-    if (rater.task) await open(rater.task);
+    if (rater.task) open(rater.task);
     else finish();
   } catch (error) {
     if (error.status === 409 || error.status === 404) await start(); // answered in another window
@@ -229,7 +229,7 @@ async function back() {
   if (sending) return;
   sending = true;
   try {
-    await open(await call("GET", own(`/tasks/${task.position - 1}`)));
+    open(await call("GET", own(`/tasks/${task.position - 1}`)));
   } catch (error) {
     if (error.status === 409 || error.status === 404) await start();
     else tell(error.message, true);
