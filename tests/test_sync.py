@@ -336,7 +336,7 @@ def test_the_shipped_weights_hear_when_a_generated_video_is_late(
     net = weights.load("sync")
     assert isinstance(net, SyncNet)
     samples = audio.load(speech)
-    frames = np.stack(list(talkingface.load("cran").generate(portrait, speech, crop=True)))
+    frames = np.stack(list(talkingface.load("cran").generate(portrait, speech, show="face")))
     landmarks = np.repeat(CropSpec().template()[None], len(frames), 0)
     sights = metric.see(net, frames, landmarks)
     confidence = []
