@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from talkingface import models
 from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
-from talkingface.models.cran import FLOW_UNIT, PRESETS, SPEAKING, Cran, CranConfig
+from talkingface.models.blocks import Lstm, Up
+from talkingface.models.cran import PRESETS, Cran, CranConfig
+from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
 
 TINY = PRESETS["cran-tiny"]
 TINY_ATVG = models.PRESETS["atvg-tiny"]
@@ -201,6 +203,77 @@ def test_lip_maps_are_still_where_nothing_moves_and_point_back_where_it_does() -
     at_lip = maps[0, :2, round(float(y)), round(float(x))]
     assert at_lip[0].abs() < 1e-5
     assert at_lip[1].item() == pytest.approx(-0.02 / FLOW_UNIT, rel=0.05)
+
+
+def test_lip_maps_are_sums_of_gaussians() -> None:
+    """Against the definition, point by point and pixel by pixel."""
+    model, generator = _model("cran"), torch.Generator().manual_seed(4)
+    own = _portrait(1).landmarks
+    other = own + 0.02 * torch.randn(own.shape, generator=generator)
+    top, bottom, left, right = model.config.window
+    width = (right - left) // 2
+
+    def bump(point: Tensor, spread: float, y: int, x: int) -> float:
+        place = (point * 128 - torch.tensor([left, top])) / 2 - 0.5  # pixels of the half-size map
+        steps = (place - torch.tensor([x, y])) / (width / 2)
+        return float(torch.exp(-0.5 * (steps / spread).square().sum()))
+
+    maps = model.window.lip_maps(own, other)[0]
+    for y, x in ((20, 20), (12, 17), (24, 26), (3, 38)):
+        near = torch.tensor([bump(other[0, p], 0.11, y, x) for p in SPEAKING])
+        step = torch.stack([own[0, p] - other[0, p] for p in SPEAKING]) / FLOW_UNIT
+        flow = (near[:, None] * step).sum(0) / (near.sum() + 0.05)
+        lips = [sum(bump(p[0, k], 0.06, y, x) for k in range(48, 68)) for p in (other, own)]
+        openings = []
+        for points in (other, own):
+            pairs = [(points[0, a], points[0, b]) for a, b in ((61, 67), (62, 66), (63, 65))]
+            scale = 2 * 128 / (bottom - top) / 0.1
+            openings.append(
+                sum(
+                    max(0.0, float(low[1] - up[1])) * scale * bump((up + low) / 2, 0.1, y, x)
+                    for up, low in pairs
+                )
+            )
+        expected = torch.tensor([*flow, *lips, *openings])
+        torch.testing.assert_close(maps[:, y, x], expected, atol=2e-5, rtol=1e-4)
+    moving = model.window.moving_maps(own, other)[0]
+    still = model.window.mouth_maps(own)[0]
+    assert torch.equal(moving, maps[[0, 1, 2, 4]]) and torch.equal(still, maps[list(STILL_MAPS)])
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_up_is_nearest_neighbour_and_convolution(kernel: int) -> None:
+    torch.manual_seed(0)
+    still = (1, 3)
+    up, x, rest = Up(6, 4, kernel, False, still), torch.randn(6, 4, 5, 7), torch.randn(2, 2, 5, 7)
+    whole = torch.empty(6, 6, 5, 7)
+    whole[:, [0, 2, 4, 5]], whole[:, list(still)] = x, rest.repeat_interleave(3, 0)
+    doubled = nn.functional.interpolate(whole, scale_factor=2.0, mode="nearest")
+
+    def check() -> None:
+        weight, bias = up.conv.weight, up.conv.bias
+        made = nn.functional.conv2d(doubled, weight, bias, padding=kernel // 2)
+        expected = nn.functional.leaky_relu(made, 0.2)
+        torch.testing.assert_close(up(x, up.rest(rest)), expected, atol=2e-6, rtol=1e-5)
+
+    check()
+    with torch.no_grad():
+        check()
+        check()  # with the kernel it kept
+        up.conv.weight.mul_(2)
+        check()  # and kept no longer
+
+
+def test_an_lstm_of_single_frames_is_the_lstm() -> None:
+    torch.manual_seed(0)
+    lstm, x = Lstm(5, 4, 2, batch_first=True).eval(), torch.randn(3, 6, 5)
+    whole, last = nn.LSTM.forward(lstm, x)
+    state, parts = None, []
+    for part in x.split(1, dim=1):
+        out, state = lstm(part, state)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+    torch.testing.assert_close(state, last)
 
 
 def test_warp_carries_the_picture_with_the_lips() -> None:

@@ -25,8 +25,25 @@ from talkingface import phones
 from talkingface.audio import SpeechSpec
 from talkingface.contract import LANDMARKS, Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import ConvGru, Residual, Up, audio_encoder, conv, repeat_frames
-from talkingface.models.window import FLOW_UNIT, SPEAKING, Window
+from talkingface.models.blocks import (
+    ConvGru,
+    Lstm,
+    Residual,
+    SplitConv,
+    Up,
+    audio_encoder,
+    conv,
+    pixels_last,
+    repeat_frames,
+)
+from talkingface.models.window import (
+    FLOW_UNIT,
+    MAPS,
+    SPEAKING,
+    STILL_MAPS,
+    Window,
+    displaced,
+)
 
 
 @dataclass(frozen=True)
@@ -112,10 +129,11 @@ class LandmarkSpace(nn.Module):
 
     def displace(self, landmarks: Tensor, change: Tensor) -> Tensor:
         """(B, 68, 2) and changes (B, T, K) of its coefficients -> (B, T, 68, 2)."""
-        moved = ((change.float() * self.scale) @ self.basis).unflatten(-1, (-1, 2))
-        out = landmarks.unsqueeze(1).repeat(1, change.shape[1], 1, 1)
-        out[:, :, self.points] += moved.to(out.dtype)
-        return out
+        moved: Tensor = F.linear(change.float() * self.scale, self.basis.T)
+        moved = moved.unflatten(-1, (-1, 2))
+        if len(self.points) == LANDMARKS:
+            return landmarks.unsqueeze(1) + moved.to(landmarks.dtype)
+        return displaced(landmarks, moved)
 
 
 class AtNet(nn.Module):
@@ -137,7 +155,7 @@ class AtNet(nn.Module):
         sizes = (config.components, *config.landmark_features)
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU(inplace=True))]
         self.landmark_encoder = nn.Sequential(*layers)
-        self.lstm = nn.LSTM(
+        self.lstm = Lstm(
             config.audio_features + sizes[-1], config.hidden, config.layers, batch_first=True
         )
         with torch.no_grad():  # begin by remembering (Jozefowicz et al. 2015)
@@ -249,9 +267,10 @@ class VgNet(nn.Module):
             raise ValueError(f"the window {config.window} must divide by 8")
         (e1, e2, e3), (l1, l2, l3) = config.image_channels, config.landmark_channels
         self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise((3, e1, e2, e3)))
-        self.landmark_encoder = nn.ModuleList([conv(6, l1), conv(l1, l2, 3, 2), conv(l2, l3, 3, 2)])
+        first = SplitConv(MAPS, l1, 3, STILL_MAPS)
+        self.landmark_encoder = nn.ModuleList([first, conv(l1, l2, 3, 2), conv(l2, l3, 3, 2)])
         self.attention = nn.ModuleList([nn.Conv2d(l1, 1, 3, 1, 1), nn.Conv2d(l2, 1, 3, 1, 1)])
-        self.fuse = conv(e3 + l3, config.hidden)
+        self.fuse = SplitConv(e3 + l3, config.hidden, 3, range(e3))
         self.mmrnn = ConvGru(config.hidden, config.hidden)
         self.residual = Residual(config.hidden)
         self.ups = nn.ModuleList(
@@ -274,13 +293,17 @@ class VgNet(nn.Module):
             nn.init.zeros_(self.flow_head.weight)
             nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
 
-    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) -> the window's features, largest first."""
-        maps, x = [], self.window.cut(image)
+    def encode(self, portrait: Portrait) -> tuple[Tensor, ...]:
+        """The window's two larger features; what `fuse` makes of the smallest, and the landmark
+        encoder of the identity's own lips."""
+        maps, x = [], pixels_last(self.window.cut(portrait.image))
         for layer in self.image_encoder:
             x = layer(x)
             maps.append(x)
-        return tuple(maps)
+        lips = self.window.mouth_maps(portrait.landmarks)
+        first = self.landmark_encoder[0]
+        assert isinstance(first, SplitConv)
+        return (*maps[:-1], self.fuse.rest(maps[-1]), first.rest(lips))
 
     def forward(
         self,
@@ -291,17 +314,17 @@ class VgNet(nn.Module):
     ) -> tuple[Generated, State]:
         """landmarks: (B, T, 68, 2); the pictures are the window's only."""
         shape = landmarks.shape[:2]
-        maps = self.window.lip_maps(
+        e1, e2 = (repeat_frames(f, shape[1]) for f in features[:2])
+        maps = self.window.moving_maps(
             repeat_frames(portrait.landmarks, shape[1]), landmarks.flatten(0, 1)
         )
-        drawn, x = [], maps
-        for layer in self.landmark_encoder:
-            x = layer(x.contiguous(memory_format=torch.channels_last))
-            drawn.append(x)
-        e1, e2, e3 = (repeat_frames(f, shape[1]) for f in features)
-        x = self.fuse(torch.cat([e3, drawn[2]], dim=1)).unflatten(0, shape)
+        first, *others = self.landmark_encoder
+        drawn = [first(pixels_last(maps), features[3])]
+        for layer in others:
+            drawn.append(layer(drawn[-1]))
+        x = self.fuse(drawn[2], features[2]).unflatten(0, shape)
         x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
-        x = self.ups[0](self.residual(x.flatten(0, 1)))
+        x = self.ups[0](self.residual(pixels_last(x.flatten(0, 1))))
         x = self._mix(e2, x, self.attention[1](drawn[1]))
         x = self.ups[1](torch.cat([x, drawn[1]], dim=1))
         x = torch.cat([self._mix(e1, x, self.attention[0](drawn[0])), drawn[0]], dim=1)
@@ -318,8 +341,7 @@ class VgNet(nn.Module):
     @staticmethod
     def _mix(image: Tensor, decoded: Tensor, attention: Tensor) -> Tensor:
         """Feature-level attention: the identity's features where nothing moves."""
-        a = torch.sigmoid(attention)
-        return image * (1 - a) + decoded * a
+        return image + torch.sigmoid(attention) * (decoded - image)
 
     def _compose(
         self, x: Tensor, along: Tensor, picture: Tensor
@@ -329,11 +351,11 @@ class VgNet(nn.Module):
         ramp, flow, bent = self.window.ramp, None, picture
         inputs = [self.ups[2](x)]
         if self.config.motion == "bent":
-            flow = self.flow_head(x).float() + along
+            flow = self.flow_head(x).float().contiguous() + along
             flow = F.interpolate(flow, self.window.shape, mode="bilinear", align_corners=False)
             flow = flow * ramp * FLOW_UNIT
             bent = self.window.bend(picture, flow)
-            inputs.append(bent.to(inputs[0].dtype))
+            inputs.append(pixels_last(bent.to(inputs[0].dtype)))
         out = self.head(self.last(torch.cat(inputs, dim=1))).float()
         alpha = torch.sigmoid(out[:, 3:4].contiguous()) * ramp
         if flow is None:
@@ -392,9 +414,9 @@ class PublishedVgNet(nn.Module):
         self.colour = nn.Conv2d(w64 // 2, 3, 7, 1, 3)
         self.alpha = nn.Conv2d(w64 // 2, 1, 7, 1, 3)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) -> the skip at S/4 and the features at S/16."""
-        shallow = self.shallow(image)
+    def encode(self, portrait: Portrait) -> tuple[Tensor, ...]:
+        """The skip at S/4 and the features at S/16."""
+        shallow = self.shallow(portrait.image)
         return shallow, self.deep(shallow)
 
     def forward(
@@ -461,7 +483,7 @@ class Atvg(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """See `contract.Generator`."""
-        return Identity(portrait, self.vg.encode(portrait.image))
+        return Identity(portrait, self.vg.encode(portrait))
 
     def forward(
         self, identity: Identity, speech: Tensor, state: State = None

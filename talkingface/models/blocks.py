@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,27 +45,132 @@ def audio_encoder(
     return nn.Sequential(*parts)
 
 
-class Up(nn.Module):
-    """Twice the size: transposed convolution (the paper), or nearest neighbour and convolution.
+class Split(nn.Module):
+    """A convolution and LeakyReLU 0.2, some of whose inputs speech does not change.
 
-    The second leaves no checkerboard and is faster on small maps on a CPU.
+    `rest` makes the share of those once per face, `forward` adds it to what the others give: equal
+    to the convolution of all inputs together. still: the input channels that do not change.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, transposed: bool) -> None:
+    still: Tensor
+    moving: Tensor
+
+    def __init__(self, inputs: int, still: Sequence[int]) -> None:
         super().__init__()
-        self.transposed = transposed
-        self.conv: nn.Module = (
+        moving = [channel for channel in range(inputs) if channel not in still]
+        for name, channels in (("still", still), ("moving", moving)):
+            self.register_buffer(name, torch.tensor(channels, dtype=torch.long), persistent=False)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def rest(self, x: Tensor) -> Tensor:
+        """(B, still inputs, H, W) -> (B, outputs, H', W'), the bias included."""
+        return self._convolve(x, self._kernel(self.still), self._layer().bias)
+
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """(B * T, moving inputs, H, W) -> (B * T, outputs, H', W').
+
+        rest: (B, outputs, H', W'), what `rest` made; needed where there are still inputs.
+        """
+        bias = self._layer().bias if rest is None else None
+        made = self._convolve(x, self._moving_kernel(), bias)
+        if rest is not None:
+            made += repeat_frames(rest, made.shape[0] // rest.shape[0])
+        return F.leaky_relu(made, 0.2, inplace=True)
+
+    def _moving_kernel(self) -> Tensor:
+        """The kernel of the moving channels; kept while the weights stay what they are."""
+        weight = self._layer().weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
+            return self._kernel(self.moving)
+        seen = (weight.data_ptr(), weight._version)
+        kept = self._kept  # once: other threads may speak with this model too
+        if kept is None or kept[0] != seen:
+            kernel = self._kernel(self.moving).contiguous(memory_format=torch.channels_last)
+            kept = self._kept = (seen, kernel)
+        return kept[1]
+
+    def _layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
+        raise TypeError(f"{type(self).__name__} has no layer")
+
+    def _kernel(self, channels: Tensor) -> Tensor:
+        """The weights of some input channels, as `_convolve` takes them."""
+        return self._layer().weight.index_select(1, channels)
+
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+
+
+class SplitConv(Split):
+    """`conv` of stride 1 without norm, and its weights' names, as `Split`."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, still: Sequence[int]) -> None:
+        super().__init__(inputs, still)
+        self.add_module("0", nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2))
+
+    def _layer(self) -> nn.Conv2d:
+        layer = self.get_submodule("0")
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+
+class Up(Split):
+    """Twice the size: transposed convolution (the paper), or nearest neighbour and convolution.
+
+    The second leaves no checkerboard. Of the pixels under a 3x3 kernel only 2x2 differ once they
+    were doubled; which of its weights fall on the same one depends on the corner of the pixel it is
+    at. So it is four kernels of 2x2, one a corner: 4 products of 9 are left, and no large picture
+    is read. `rest` is of this kind too: (B, 4 * outputs, H + 1, W + 1).
+    """
+
+    corners: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, transposed: bool, still: Sequence[int] = ()
+    ) -> None:
+        super().__init__(inputs, still)
+        self.transposed, self.reach = transposed, kernel // 2
+        self.conv: nn.ConvTranspose2d | nn.Conv2d = (
             nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2, output_padding=1)
             if transposed
             else nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2)
         )
+        self.register_buffer("corners", _corners(kernel), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, 2H, 2W)."""
-        if not self.transposed:
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        out: Tensor = F.leaky_relu(self.conv(x), 0.2, inplace=True)
-        return out
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """(B * T, moving inputs, H, W) -> (B * T, outputs, 2H, 2W); see `Split`."""
+        made = super().forward(x, rest)
+        if self.transposed:
+            return made
+        made = F.pixel_shuffle(made, 2)
+        return made[..., 1:-1, 1:-1] if self.reach % 2 else made
+
+    def _layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
+        return self.conv
+
+    def _kernel(self, channels: Tensor) -> Tensor:
+        if self.transposed:
+            return self.conv.weight.index_select(0, channels)
+        weight, at = self.conv.weight.index_select(1, channels), self.corners
+        return torch.einsum("oiyx,pay,qbx->opqiab", weight, at, at).flatten(0, 2)
+
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        if self.transposed:
+            return F.conv_transpose2d(x, kernel, bias, 2, self.reach, output_padding=1)
+        bias = None if bias is None else bias.repeat_interleave(4)
+        return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+
+
+def _corners(kernel: int) -> Tensor:
+    """(2, pixels, kernel): which weights fall on which pixel, at the first and the second of its
+    doubles. Around an odd reach the second of one pixel comes before the first of the next."""
+    reach, pixels = kernel // 2, (kernel + 1) // 2
+    at = torch.zeros(2, pixels, kernel)
+    for corner in range(2):
+        double = corner ^ (reach % 2)
+        for weight in range(kernel):
+            pixel = (double + weight - reach) // 2 + pixels // 2 - (double if reach % 2 else 0)
+            at[corner, pixel, weight] = 1
+    return at
 
 
 class ConvGru(nn.Module):
@@ -82,7 +189,7 @@ class ConvGru(nn.Module):
 
         forget: every frame begins anew, and the state is None: no recurrence.
         """
-        heard = self.heard(x.flatten(0, 1))
+        heard = self.heard(x.flatten(0, 1)).contiguous()  # convolutions of few pixels want this
         if forget:
             return self._cell(
                 heard, heard.new_zeros(len(heard), self.hidden, *x.shape[-2:])
@@ -96,12 +203,33 @@ class ConvGru(nn.Module):
         return torch.stack(out, dim=1), state
 
     def _cell(self, heard: Tensor, state: Tensor) -> Tensor:
-        reset, update, new = heard.chunk(3, dim=1)
-        old_reset, old_update, old_new = self.kept(state).chunk(3, dim=1)
-        update = torch.sigmoid(update + old_update)
-        new = torch.tanh(new + torch.sigmoid(reset + old_reset) * old_new)
-        out: Tensor = update * state + (1 - update) * new
-        return out
+        kept: Tensor = self.kept(state)
+        gates, new = heard.split([2 * self.hidden, self.hidden], dim=1)
+        old_gates, old_new = kept.split([2 * self.hidden, self.hidden], dim=1)
+        reset, update = torch.sigmoid(gates + old_gates).chunk(2, dim=1)
+        new = torch.tanh(new + reset * old_new)
+        return new + update * (state - new)
+
+
+class Lstm(nn.LSTM):
+    """`nn.LSTM`, batch first, that is quick for one frame at a time too.
+
+    Whole clips go through a kernel that packs its weights at every call; that costs a live stream
+    more than everything else in here.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, T, inputs), and state (2 of layers, B, hidden) -> (B, T, hidden), state."""
+        if self.training or x.shape[1] != 1 or state is None:
+            return super().forward(x, state)
+        step, kept = x[:, 0], []
+        for weights, *before in zip(self.all_weights, *state, strict=True):
+            kept.append(torch.lstm_cell(step, before, *weights))
+            step = kept[-1][0]
+        hidden, cell = (torch.stack(part) for part in zip(*kept, strict=True))
+        return step.unsqueeze(1), (hidden, cell)
 
 
 class Residual(nn.Module):
@@ -144,3 +272,8 @@ def border_ramp(height: int, width: int, edge: int) -> Tensor:
 def repeat_frames(x: Tensor, frames: int) -> Tensor:
     """(B, ...) -> (B * frames, ...), each sample repeated for its frames."""
     return x.unsqueeze(1).expand(-1, frames, *x.shape[1:]).flatten(0, 1)
+
+
+def pixels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W), each pixel's channels side by side: what convolutions on a CPU read fastest."""
+    return x.contiguous(memory_format=torch.channels_last)

@@ -24,8 +24,15 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
-from talkingface.models.window import FLOW_UNIT, SPEAKING, Window
+from talkingface.models.blocks import Up, audio_encoder, conv, pixels_last, repeat_frames
+from talkingface.models.window import (
+    FLOW_UNIT,
+    MAPS,
+    SPEAKING,
+    STILL_MAPS,
+    Window,
+    displaced,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Identity:
 
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
-    skips: tuple[Tensor, ...]  # maps of E_I, largest first
+    rests: tuple[Tensor, ...]  # what its skips and its own lips add to the decoder, smallest first
 
 
 class _Source(NamedTuple):
@@ -89,12 +96,15 @@ class Cran(nn.Module):
 
     speech_mean: Tensor
     speech_std: Tensor
+    template: Tensor
 
     def __init__(self, config: CranConfig) -> None:
         super().__init__()
         self.config = config
         self.window = Window(config.window, config.crop)
         self.shape = self.window.shape
+        template = torch.from_numpy(config.crop.template() / config.crop.size).float()
+        self.register_buffer("template", template, persistent=False)
         strides = 2 ** len(config.image_channels)
         if self.shape[0] % strides or self.shape[1] % strides:
             raise ValueError(f"the window {config.window} must divide by {strides}")
@@ -136,10 +146,12 @@ class Cran(nn.Module):
         c = self.config
         seed = c.seed_channels * self.seed_shape[0] * self.seed_shape[1]
         self.seed = nn.Linear(c.hidden + c.image_features, seed)
-        guide = 6 if c.lips == "guide" else 0
+        guide, own = (MAPS, STILL_MAPS) if c.lips == "guide" else (0, ())
         ups, inputs = [], c.seed_channels
         for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
-            ups.append(Up(inputs + skip + guide, outputs, c.kernel, c.transposed))
+            after = inputs + skip
+            still = (*range(inputs, after), *(after + channel for channel in own))
+            ups.append(Up(after + guide, outputs, c.kernel, c.transposed, still))
             inputs = outputs
         self.ups = nn.ModuleList(ups)
         self.last = conv(inputs, c.last_channels, c.kernel)
@@ -158,10 +170,30 @@ class Cran(nn.Module):
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
         features, skips = self._encode_image(self.window.cut(portrait.image))
-        return Identity(portrait, features, skips)
+        return Identity(portrait, features, self._rests(skips, portrait.landmarks))
+
+    def _rests(self, skips: tuple[Tensor, ...], landmarks: Tensor) -> tuple[Tensor, ...]:
+        """What the decoder's blocks make of that which speech does not change."""
+        maps = None
+        if self.config.lips == "guide":
+            maps = self._pyramid(self.window.mouth_maps(landmarks))
+        rests = []
+        for level, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
+            assert isinstance(up, Up)
+            if maps is not None:
+                skip = torch.cat([skip, maps[level].to(skip.dtype)], dim=1)
+            rests.append(up.rest(skip))
+        return tuple(rests)
+
+    def _pyramid(self, maps: Tensor) -> list[Tensor]:
+        """Maps of half the window's size, as large as the input of each of the decoder's blocks."""
+        sizes = [maps]
+        for _ in self.ups[1:]:
+            sizes.append(F.avg_pool2d(sizes[-1], 2))
+        return sizes[::-1]
 
     def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        skips, x = [], window
+        skips, x = [], pixels_last(window)
         for layer in self.image_encoder:
             x = layer(x)
             skips.append(x)
@@ -201,7 +233,7 @@ class Cran(nn.Module):
             return self._step_by_step(identity, audio, state, guide, teacher)
         hybrid, state = self._hybrid(identity.features, audio, state)
         own = self._own(identity)
-        return self._draw(own, identity.features, identity.skips, hybrid, guide), state
+        return self._draw(own, identity.features, identity.rests, hybrid, guide), state
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
@@ -245,11 +277,15 @@ class Cran(nn.Module):
             if teacher is not None:
                 before = _Source(self.window.cut(teacher[0][:, t]), teacher[1][:, t])
             seen, skips = self._encode_image(before.window)
-            face, maps = (identity.features, identity.skips) if natural else (seen, skips)
+            face, rests = (
+                (identity.features, identity.rests)
+                if natural
+                else (seen, self._rests(skips, before.landmarks))
+            )
             extra = seen.unsqueeze(1) if natural else None
             hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
             shown = None if guide is None else guide[:, t : t + 1]
-            pictures.append(self._draw(own if natural else before, face, maps, hybrid, shown))
+            pictures.append(self._draw(own if natural else before, face, rests, hybrid, shown))
             lips = pictures[-1].landmarks if shown is None else shown
             place = before.landmarks if lips is None else lips[:, 0].detach()
             before = _Source(pictures[-1].frames[:, 0].detach(), place)
@@ -266,17 +302,11 @@ class Cran(nn.Module):
         The head speaks of displacement from a neutral mouth; how far the identity's own mouth is
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
         """
-        centred = (landmarks - self._template(landmarks)).flatten(1) / FLOW_UNIT
+        centred = (landmarks - self.template).flatten(1) / FLOW_UNIT
         moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(
             1
         )
-        out = landmarks.unsqueeze(1).repeat(1, hybrid.shape[1], 1, 1)
-        out[:, :, list(SPEAKING)] += moved.unflatten(-1, (-1, 2)).to(out.dtype) * FLOW_UNIT
-        return out
-
-    def _template(self, like: Tensor) -> Tensor:
-        crop = self.config.crop
-        return torch.as_tensor(crop.template() / crop.size, dtype=like.dtype, device=like.device)
+        return displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
 
     def speak(self, identity: Identity, speech: Tensor, state: State = None) -> Tensor:
         """Only the landmarks (B, T, 68, 2), no picture: pre-training and measuring (recurrent)."""
@@ -289,7 +319,7 @@ class Cran(nn.Module):
         self,
         source: _Source,
         face: Tensor,
-        skips: tuple[Tensor, ...],
+        rests: tuple[Tensor, ...],
         hybrid: Tensor,
         guide: Tensor | None,
     ) -> Generated:
@@ -300,9 +330,9 @@ class Cran(nn.Module):
         maps = None
         if config.lips == "guide" and landmarks is not None:
             shown = landmarks if guide is None else guide
-            maps = self.window.lip_maps(repeat_frames(own, frames), shown.flatten(0, 1))
+            maps = self.window.moving_maps(repeat_frames(own, frames), shown.flatten(0, 1))
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
-        x, motion = self._decode(features.flatten(0, 1), skips, frames, maps)
+        x, motion = self._decode(features.flatten(0, 1), rests, maps)
         window = repeat_frames(source.window, frames)
         made, mask, colour, flow = self._compose(x.float(), motion, window)
         shape = (batch, frames)
@@ -315,18 +345,18 @@ class Cran(nn.Module):
         )
 
     def _decode(
-        self, features: Tensor, skips: tuple[Tensor, ...], frames: int, maps: Tensor | None
+        self, features: Tensor, rests: tuple[Tensor, ...], maps: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         x = F.leaky_relu(self.seed(features), 0.2).unflatten(1, (-1, *self.seed_shape))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = pixels_last(x)
+        guides = None if maps is None else self._pyramid(pixels_last(maps))
         flow = None
-        for level, up in enumerate(self.ups):
-            parts = [x, repeat_frames(skips[-1 - level], frames)]
-            if maps is not None:
-                parts.append(F.adaptive_avg_pool2d(maps, x.shape[-2:]).to(x.dtype))
-            x = up(torch.cat(parts, dim=1))
+        for level, (up, rest) in enumerate(zip(self.ups, rests, strict=True)):
+            if guides is not None:
+                x = torch.cat([x, guides[level].to(x.dtype)], dim=1)
+            x = up(x, rest)
             if level == len(self.ups) - 2 and self.config.output == "warp":
-                flow = self.flow_head(x).float()
+                flow = self.flow_head(x).float().contiguous()
                 if maps is not None:
                     flow = flow + maps[:, :2]
         return self.head(self.last(x)), flow

@@ -12,6 +12,8 @@ from talkingface.models.blocks import base_grid, border_ramp
 
 # The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
 SPEAKING = (*range(4, 13), *range(48, 68))
+MAPS = 6  # pictures of `Window.lip_maps`; which of them are the identity's own, speech or not:
+STILL_MAPS = (3, 5)
 FLOW_UNIT = 0.05  # one unit of motion inside networks, in crop sides (6.4 px at 128)
 
 
@@ -24,7 +26,10 @@ class Window(nn.Module):
 
     ramp: Tensor
     grid: Tensor
-    guide_grid: Tensor
+    guide_x: Tensor
+    guide_y: Tensor
+    scale: Tensor
+    offset: Tensor
 
     def __init__(self, rows_columns: tuple[int, int, int, int], crop: CropSpec) -> None:
         super().__init__()
@@ -38,7 +43,15 @@ class Window(nn.Module):
         self.register_buffer("ramp", ramp, persistent=False)
         self.register_buffer("grid", base_grid(*self.shape), persistent=False)
         half = base_grid(self.shape[0] // 2, self.shape[1] // 2)
-        self.register_buffer("guide_grid", half, persistent=False)
+        height, width = self.shape
+        numbers = {
+            "guide_x": half[0, :, 0],
+            "guide_y": half[:, 0, 1],
+            "scale": torch.tensor([2 * crop.size / width, 2 * crop.size / height]),
+            "offset": torch.tensor([-2 * self.left / width - 1, -2 * self.top / height - 1]),
+        }
+        for name, values in numbers.items():
+            self.register_buffer(name, values, persistent=False)
 
     def cut(self, image: Tensor) -> Tensor:
         """(..., S, S) -> (..., h, w)."""
@@ -46,10 +59,7 @@ class Window(nn.Module):
 
     def bend(self, picture: Tensor, flow: Tensor) -> Tensor:
         """The window's picture (N, 3, h, w) read at every pixel + flow (N, 2, h, w), crop sides."""
-        scale = torch.tensor(
-            [self.size / self.shape[1], self.size / self.shape[0]], device=flow.device
-        )
-        grid = self.grid + flow.permute(0, 2, 3, 1) * (2 * scale)
+        grid = self.grid + flow.permute(0, 2, 3, 1) * self.scale
         return F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
 
     def into_crop(self, window: Generated, picture: Tensor) -> Generated:
@@ -58,19 +68,24 @@ class Window(nn.Module):
         if self.shape == (self.size, self.size):
             return window
 
-        def place(part: Tensor, around: Tensor) -> Tensor:
-            whole = around.expand(*part.shape[:3], self.size, self.size).to(part.dtype).clone()
-            whole[..., self.top : self.bottom, self.left : self.right] = part
-            return whole
+        margins = (self.left, self.size - self.right, self.top, self.size - self.bottom)
 
-        nothing = picture.new_zeros(1, 1, 1, 1, 1)
+        def alone(part: Tensor | None) -> Tensor | None:
+            return None if part is None else F.pad(part, margins)
+
         return Generated(
-            place(window.frames, picture),
-            None if window.mask is None else place(window.mask, nothing),
-            None if window.colour is None else place(window.colour, nothing),
+            self._around(window.frames, picture),
+            alone(window.mask),
+            alone(window.colour),
             window.landmarks,
-            None if window.flow is None else place(window.flow, nothing),
+            alone(window.flow),
         )
+
+    def _around(self, part: Tensor, picture: Tensor) -> Tensor:
+        """(B, T, 3, h, w) laid into its (B, 1, 3, S, S)."""
+        whole = picture.to(part.dtype).repeat(1, part.shape[1], 1, 1, 1)
+        whole[..., self.top : self.bottom, self.left : self.right] = part
+        return whole
 
     # --- landmarks as pictures ------------------------------------------------------------------
 
@@ -79,38 +94,63 @@ class Window(nn.Module):
 
         Channels: backward flow (x, y) in FLOW_UNITs; lips and opening, each of target and identity.
         """
-        here, there = self._place(identity), self._place(target)
-        aspect = self.shape[1] / self.shape[0]
-        points = list(SPEAKING)
-        near = _bumps(self.guide_grid, there[:, points], 0.11, aspect)
-        step = (identity[:, points] - target[:, points]).float() / FLOW_UNIT
-        flow = torch.einsum("nphw,npc->nchw", near, step) / (near.sum(1, keepdim=True) + 0.05)
-        lips = [
-            _bumps(self.guide_grid, p[:, 48:68], 0.06, aspect).sum(1, keepdim=True)
-            for p in (there, here)
-        ]
-        opening = [self._opening(p, aspect) for p in (there, here)]
-        return torch.cat([flow, *lips, *opening], dim=1)
+        flow, there = self._flow(identity, target), self.mouth_maps(target)
+        here = self.mouth_maps(identity)
+        return torch.cat([flow, there[:, :1], here[:, :1], there[:, 1:], here[:, 1:]], dim=1)
+
+    def moving_maps(self, identity: Tensor, target: Tensor) -> Tensor:
+        """`lip_maps` without the identity's own: (N, 4, h/2, w/2) (see STILL_MAPS)."""
+        return torch.cat([self._flow(identity, target), self.mouth_maps(target)], dim=1)
+
+    def mouth_maps(self, points: Tensor) -> Tensor:
+        """(N, 68, 2) -> (N, 2, h/2, w/2): the lips, and how open the mouth is where it opens (inner
+        lips 61-63, 65-67)."""
+        place = self._place(points)
+        upper, lower = place[:, 61:64], place[:, 65:68].flip(1)
+        gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
+        lips = self._bumps(place[:, 48:68], 0.06)
+        opening = self._bumps((upper + lower) / 2, 0.1, gap)
+        return torch.cat([lips, opening], dim=1)
+
+    def _flow(self, identity: Tensor, target: Tensor) -> Tensor:
+        """(N, 2, h/2, w/2): where each pixel was before the lips and the jaw moved, FLOW_UNITs."""
+        here, there = speaking(identity).float(), speaking(target).float()
+        step = (here - there) / FLOW_UNIT
+        weights = torch.cat([torch.ones_like(step[..., :1]), step], dim=-1)
+        near = self._bumps(self._place(there), 0.11, weights)
+        return near[:, 1:] / (near[:, :1] + 0.05)
 
     def _place(self, points: Tensor) -> Tensor:
         """[0, 1] of the crop -> [-1, 1] of the window."""
-        scale = torch.tensor([self.shape[1], self.shape[0]], device=points.device)
-        offset = torch.tensor([self.left, self.top], device=points.device)
-        return (points.float() * self.size - offset) / scale * 2 - 1
+        return points.float() * self.scale + self.offset
 
-    def _opening(self, points: Tensor, aspect: float) -> Tensor:
-        """(N, 1, h/2, w/2): how open the mouth is, where it opens (inner lips 61-63, 65-67)."""
-        upper, lower = points[:, [61, 62, 63]], points[:, [67, 66, 65]]
-        gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
-        spots = _bumps(self.guide_grid, (upper + lower) / 2, 0.1, aspect)
-        return (spots * gap.unsqueeze(-1)).sum(1, keepdim=True)
+    def _bumps(self, points: Tensor, width: float, weights: Tensor | None = None) -> Tensor:
+        """Round Gaussians of `width` (half window widths) at each of (N, P, 2), added up.
+
+        weights: (N, P, C) of every point, for C maps [1, for one]. Returns (N, C, h/2, w/2).
+        """
+        sharp = -0.5 / width**2
+        aspect = self.shape[1] / self.shape[0]
+        dx = torch.exp((self.guide_x - points[..., :1]).square() * sharp)  # (N, P, W)
+        dy = torch.exp((self.guide_y - points[..., 1:]).square() * (sharp / aspect**2))  # (N, P, H)
+        if weights is None:
+            one: Tensor = dy.transpose(1, 2).bmm(dx).unsqueeze(1)
+            return one
+        rows = dy.unsqueeze(1) * weights.transpose(1, 2).unsqueeze(-1)  # (N, C, P, H)
+        several: Tensor = (
+            rows.transpose(2, 3).flatten(1, 2).bmm(dx).unflatten(1, (-1, dy.shape[-1]))
+        )
+        return several
 
 
-def _bumps(grid: Tensor, points: Tensor, width: float, aspect: float) -> Tensor:
-    """(N, P, H, W): a round Gaussian of `width` (half window widths) at each of (N, P, 2)."""
-    dx = grid[0, :, 0][None, None] - points[..., :1]  # (N, P, W)
-    dy = (grid[:, 0, 1][None, None] - points[..., 1:]) / aspect  # (N, P, H)
-    scale = -0.5 / width**2
-    return torch.exp(dy.square() * scale).unsqueeze(-1) * torch.exp(dx.square() * scale).unsqueeze(
-        -2
-    )
+def speaking(points: Tensor) -> Tensor:
+    """(..., 68, 2) -> (..., 29, 2): those of SPEAKING."""
+    return torch.cat([points[..., 4:13, :], points[..., 48:68, :]], dim=-2)
+
+
+def displaced(landmarks: Tensor, moved: Tensor) -> Tensor:
+    """(B, 68, 2), and how its SPEAKING points move (B, T, 29, 2) -> (B, T, 68, 2)."""
+    moved = moved.to(landmarks.dtype)
+    chin, brows = moved.new_zeros(*moved.shape[:2], 4, 2), moved.new_zeros(*moved.shape[:2], 35, 2)
+    step = torch.cat([chin, moved[:, :, :9], brows, moved[:, :, 9:]], dim=2)
+    return landmarks.unsqueeze(1) + step
