@@ -27,12 +27,18 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 FILE_KINDS = "expected a wav, mp3, m4a, flac, ogg, opus, mp4, mkv, webm, mov, avi or mpg file"
+# FFmpeg's names of what may be opened. Not among them: playlists (hls, concat, dash ...), by which
+# a stranger's file would have other files of this machine read aloud.
+_DEMUXERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,"
+    "rm,tta,w64,wav,wv"
+)
 # Containers whose header tells the length, so that a file cut short can be told from a short one.
 _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
-_AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
+AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 
 
 def require_file(path: Path, kind: str) -> None:
@@ -83,8 +89,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
     require_file(path, "a sound or video file")
     try:
         _require_whole(path)
-        # absolute: FFmpeg reads "a:b.wav" as a protocol; whitelist: a playlist must not reach out
-        options = {"protocol_whitelist": "file"}
+        # absolute: FFmpeg reads "a:b.wav" as a protocol; whitelists: no file leads to another
+        options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
         with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, PermissionError) as error:
@@ -157,7 +163,7 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
         source = container.streams.audio[0]
         if source.rate <= 0:
             raise UnreadableMedia(f"{path}: its sound track cannot be decoded; {FILE_KINDS}")
-        rate = rate or (source.rate if source.rate in _AAC_RATES else 48_000)
+        rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
         channels = channels or (source.channels if source.channels <= 2 else 1)
     return Sound(rate, channels, _chunks(path, rate, channels))
 
@@ -204,6 +210,33 @@ def _resampled(
         yield from ((_samples(out), start) for out in resampler.resample(frame))
     if resampler is not None:
         yield from ((_samples(out), start) for out in resampler.resample(None))
+
+
+class Resampler:
+    """One channel from one rate to another, chunk by chunk: (N,) float32 in, (n,) float32 out."""
+
+    def __init__(self, rate: int, to: int) -> None:
+        import av
+
+        self._rate, self._resampler = rate, av.AudioResampler("fltp", "mono", to)
+        self._pushed = 0
+
+    def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is complete now: some milliseconds less than was pushed."""
+        import av
+
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), "fltp", "mono")
+        frame.sample_rate, frame.pts = self._rate, self._pushed
+        self._pushed += len(samples)
+        return self._given(frame)
+
+    def finish(self) -> NDArray[np.float32]:
+        """The rest."""
+        return self._given(None) if self._pushed else np.zeros(0, np.float32)
+
+    def _given(self, frame: AudioFrame | None) -> NDArray[np.float32]:
+        out = [_samples(own)[0] for own in self._resampler.resample(frame)]
+        return np.concatenate([*out, np.zeros(0, np.float32)])
 
 
 def _samples(frame: AudioFrame) -> NDArray[np.float32]:

@@ -412,6 +412,7 @@ class TalkingFace:
             WindowStream(self._config.speech),
             sitter.drawing(show, mark, self.info.name),
             (self.info.name, self.info.sha256),
+            sitter.note,
         )
 
 

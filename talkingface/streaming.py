@@ -149,7 +149,8 @@ class Stream:
 
     speak: (windows (T, hops, coefficients), state) -> what the model makes of them, and its state.
     windows: of the model's speech. draw: how a frame is shown. made_by: the model's name and the
-    sha256 of its weights, which a saved stream remembers.
+    sha256 of its weights, which a saved stream remembers. note: what the user should know of how
+    the face was found, None when there is nothing.
     """
 
     def __init__(
@@ -158,7 +159,9 @@ class Stream:
         windows: WindowStream,
         draw: Callable[[Moment], Picture],
         made_by: tuple[str, str],
+        note: str | None = None,
     ) -> None:
+        self.note = note
         self._speak, self._windows, self._draw, self._made_by = speak, windows, draw, made_by
         self._state: State = None
         self._finished = False

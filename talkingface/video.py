@@ -37,6 +37,24 @@ Picture = NDArray[np.uint8]
 
 _BEHIND = 8  # frames: so many may wait for the encoder
 _BT709 = 1  # ITU-T H.273: the code of its primaries, its transfer curve and its matrix alike
+_FRAGMENT = 80_000  # microseconds of a live stream that are written together
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How an mp4 is written. container, encoder: options of FFmpeg's muxer and of x264."""
+
+    container: dict[str, str]
+    encoder: dict[str, str]
+
+
+_FILE = _Style({"movflags": "+faststart"}, {"crf": "18", "preset": "veryfast"})
+# delay_moov: the index comes with the first fragment, when AAC's priming is known, and tells
+# players to leave it out; so lips and sound stay together without either being moved.
+_LIVE = _Style(
+    {"movflags": "+delay_moov+default_base_moof", "frag_duration": str(_FRAGMENT)},
+    {"crf": "20", "preset": "veryfast", "tune": "zerolatency", "g": "25", "threads": "1"},
+)
 
 
 @dataclass(frozen=True)
@@ -196,7 +214,7 @@ def write_together(
     with ExitStack() as renaming, ExitStack() as closing:
         parts = [renaming.enter_context(media.replacing(path, overwrite)) for path in files]
         mp4s = [
-            closing.enter_context(_Mp4(path, part, picture, track, fps, tag))
+            closing.enter_context(_Mp4(path, str(part), picture, track, fps, tag, _FILE))
             for path, part, picture, track in zip(files, parts, first, tracks, strict=True)
         ]
         _encode(mp4s, itertools.chain([first], source))
@@ -238,8 +256,16 @@ class _Mp4:
     """An mp4 under construction. Sound is fed frame by frame, so the muxer holds almost nothing."""
 
     def __init__(
-        self, path: Path, part: Path, first: Picture, sound: Sound | None, fps: int, tag: str | None
+        self,
+        path: Path,
+        target: Any,
+        first: Picture,
+        sound: Sound | None,
+        fps: int,
+        tag: str | None,
+        style: _Style,
     ) -> None:
+        """path: what errors name; target: the name, or the file-like object, that is written."""
         import av
         from av.video.reformatter import VideoReformatter
 
@@ -251,15 +277,16 @@ class _Mp4:
         self._samples = 0
         self.frames = 0
         with media.writing(path, *self._errors):
-            options = {"movflags": "+faststart"}
-            self._container = av.open(str(part), "w", format="mp4", container_options=options)
+            options = dict(style.container)
+            self._container = av.open(target, "w", format="mp4", container_options=options)
             if tag is not None:
                 self._container.metadata["comment"] = tag
-            self._video = self._add_video(first)
+            self._video = self._add_video(first, style)
             self._audio = self._add_audio(sound) if sound else None
+            self._container.start_encoding()
 
-    def _add_video(self, first: Picture) -> VideoStream:
-        options = {"crf": "18", "preset": "veryfast"}
+    def _add_video(self, first: Picture, style: _Style) -> VideoStream:
+        options = dict(style.encoder)
         stream = self._container.add_stream("libx264", rate=self._fps, options=options)
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
         stream.pix_fmt = "yuv420p"
@@ -278,6 +305,9 @@ class _Mp4:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         with media.writing(self._path, *self._errors):
             self._container.close()
 
@@ -318,6 +348,13 @@ class _Mp4:
             self._samples += take
             self._encode_sound(frame)
 
+    @property
+    def codecs(self) -> str:
+        """As RFC 6381 names them: "avc1.640014, mp4a.40.2"."""
+        header = bytes(self._video.codec_context.extradata or b"")
+        profile = header[header.index(b"\0\0\1") + 4 :][:3]  # after the start code and SPS's type
+        return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._audio else "")
+
     def _encode_sound(self, frame: Any) -> None:
         assert self._audio is not None
         with media.writing(self._path, *self._errors):
@@ -329,6 +366,57 @@ class _Mp4:
             self._container.mux(self._video.encode(None))
         if self._audio is not None:
             self._encode_sound(None)
+
+
+class Fragments:
+    """An mp4 in pieces, for who watches while it is made: bytes out as the frames come.
+
+    H.264 and AAC as in `write`, encoded without looking ahead. The pieces, one after the other,
+    are a fragmented mp4 (ISO 14496-12, 8.8), what a browser's MediaSource plays; the first has the
+    index. About two frames are held back.
+    """
+
+    def __init__(
+        self, first: Picture, sound: Sound | None, *, fps: int = FPS, tag: str | None = None
+    ) -> None:
+        """first: a frame as all are, (H, W, 3) uint8 RGB; it still has to be added.
+
+        sound: as much of its chunks is taken as belongs under the frames so far; where they end,
+        the sound ends. tag: as in `write`.
+        """
+        self._bytes = _Collected()
+        self._mp4 = _Mp4(Path("stream"), self._bytes, first, sound, fps, tag, _LIVE)
+        self.mime = f'video/mp4; codecs="{self._mp4.codecs}"'
+
+    def add(self, picture: Picture) -> bytes:
+        """One more frame; what is ready to be sent, often nothing."""
+        self._mp4.add(picture)
+        return self._bytes.take()
+
+    def finish(self) -> bytes:
+        """The rest; nothing can be added any more."""
+        self._mp4.finish()
+        self.close()
+        return self._bytes.take()
+
+    def close(self) -> None:
+        """Give the encoders back; needless after `finish`."""
+        self._mp4.close()
+
+
+class _Collected:
+    """A file that cannot be sought in, as the muxer sees it."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        taken, self._parts = b"".join(self._parts), []
+        return taken
 
 
 def contact_sheet(

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import talkingface
+from talkingface import picture
 from talkingface.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -62,3 +64,11 @@ def speech() -> Path:
 def tiny() -> talkingface.TalkingFace:
     """The tiny random model of every command line test."""
     return talkingface.load("cran-tiny")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> bytes:
+    """The portrait as a PNG file of 256x256."""
+    path = tmp_path_factory.mktemp("small") / "small.png"
+    picture.write_png(path, np.ascontiguousarray(picture.read(portrait)[::3, ::3]))
+    return path.read_bytes()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkingface import audio
+from talkingface import audio, media
 from talkingface.audio import SpeechSpec, WindowStream
 from talkingface.errors import UnreadableMedia
 
@@ -82,6 +82,25 @@ def test_resampling_agrees_with_scipy(tmp_path: Path) -> None:
     assert error < 1e-2
 
 
+@pytest.mark.parametrize("rate", [8000, 44_100, 48_000])
+def test_a_resampler_of_chunks_gives_the_whole_in_any_chunking(rate: int) -> None:
+    def tones(at: int) -> np.ndarray:
+        t = np.arange(2 * at) / at
+        loud = np.minimum(1, np.minimum(t, 2 - t) * 5)
+        return (loud * sum(np.sin(2 * np.pi * f * t) for f in (170, 900, 2500)) / 4).astype("f4")
+
+    own, exact = tones(rate), tones(audio.SAMPLE_RATE)
+    for cuts in ([], [1, 2, 500, 501, 9000], range(997, 2 * rate, 997)):
+        resampler = media.Resampler(rate, audio.SAMPLE_RATE)
+        parts = [resampler.push(part) for part in np.split(own, cuts)]
+        assert cuts == [] or sum(map(len, parts)) > 1.98 * audio.SAMPLE_RATE  # at once, nearly
+        found = np.concatenate([*parts, resampler.finish()])
+        assert abs(len(found) - len(exact)) <= 2
+        both = min(len(found), len(exact))
+        assert np.abs(found[:both] - exact[:both]).max() < 2e-3
+    assert len(media.Resampler(rate, audio.SAMPLE_RATE).finish()) == 0
+
+
 def test_channels_are_averaged_and_never_clipped(tmp_path: Path) -> None:
     left = 0.8 * np.sin(2 * np.pi * 200 * np.arange(16_000) / 16_000)
     for right, share in [(left, 1.0), (np.zeros(16_000), 0.5)]:
@@ -142,6 +161,17 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
             audio.load(tmp_path / name)
         text = str(caught.value)
         assert text.startswith(str(tmp_path)) and said in text and "\n" not in text, (name, text)
+
+
+def test_a_playlist_has_no_other_file_read_aloud(tmp_path: Path) -> None:
+    private = recordings.write_sound(tmp_path / "own.ts", np.zeros(48_000), 48_000, "aac")
+    assert len(audio.load(private)) > 15_000
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1.0,\nfile://{private}\n#EXT-X-ENDLIST\n"
+    texts = {"a.m3u8": playlist, "a.ffconcat": "ffconcat version 1.0\nfile own.ts\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UnreadableMedia, match=f"{name}: damaged, .* or of an unknown kind"):
+            audio.load(tmp_path / name)
 
 
 def test_a_damaged_recording_is_an_error(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from talkingface import picture, video, weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich"}
+HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "starlette", "uvicorn"}
 
 
 def test_exported_names() -> None:
@@ -149,8 +149,10 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
         inside = set(archive.namelist())
     wanted = [
         path.relative_to(ROOT).as_posix()
-        for kind in ("*.py", "*.safetensors", "*.json", "py.typed", "*.html", "*.css", "*.js")
+        for kind in ("*.py", "*.safetensors", "*.json", "py.typed", "static/**/*.*")
         for path in (ROOT / "talkingface").rglob(kind)
     ]
     assert set(wanted) <= inside and "talkingface/py.typed" in inside
+    page = {"serve.html", "serve/app.js", "serve/style.css", "examples/nobody.jpg"}
+    assert {f"talkingface/web/static/{name}" for name in page} <= inside
     assert any(name.endswith("licenses/NOTICE") for name in inside)

@@ -15,6 +15,7 @@ import torch
 
 from talkingface import audio, video
 from talkingface.errors import OutputError, UnreadableMedia
+from talkingface.media import Sound
 
 TAG = "Synthetic video: talkingface 0.1, model cran (1a2b3c)"
 HALF_FRAME = 0.02
@@ -175,6 +176,57 @@ def test_lips_and_sound_are_aligned(
     assert again == flashes
     back = audio.load(path).numpy()
     assert recordings.onsets(back, 16_000, times) == pytest.approx(times, abs=0.003)
+
+
+def boxes(data: bytes) -> list[str]:
+    """The names of an mp4's outermost boxes (ISO 14496-12, 4.2)."""
+    names, at = [], 0
+    while at < len(data):
+        names.append(data[at + 4 : at + 8].decode())
+        at += int.from_bytes(data[at : at + 4], "big")
+    assert at == len(data), "a piece ends inside a box"
+    return names
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 1), (16_000, 1), (44_100, 2), (None, 1)])
+def test_an_mp4_in_pieces_plays_from_the_first_on(
+    tmp_path: Path, rate: int | None, channels: int
+) -> None:
+    flashes, own = [0, 10, 41, 72], rate or 16_000
+    times = [k / 25 for k in flashes]
+    clicks = np.tile(recordings.clicks(own, times, 3.0), (channels, 1)).astype(np.float32)
+    sound = Sound(own, channels, iter(np.array_split(clicks, 7, axis=1))) if rate else None
+    frames = [np.full((33, 48, 3), 255 * (k in flashes), np.uint8) for k in range(75)]
+    mp4 = video.Fragments(frames[0], sound, tag=TAG)
+    pieces = [*(mp4.add(frame) for frame in frames), mp4.finish()]
+
+    first = next(k for k, piece in enumerate(pieces) if piece)
+    assert first <= 8  # frames: what a watcher waits for
+    assert boxes(pieces[first])[:2] == ["ftyp", "moov"] and TAG.encode() in pieces[first]
+    for piece in pieces[first + 1 : -1]:
+        assert set(boxes(piece)) <= {"moof", "mdat"} and len(boxes(piece)) in (0, 2, 4)
+    at = pieces[first].index(b"avcC") + 5  # ISO 14496-15, 5.3.3.1: profile, constraints, level
+    assert f"avc1.{pieces[first][at : at + 3].hex().upper()}" in mp4.mime
+    assert ("mp4a.40.2" in mp4.mime) == (rate is not None)
+
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"".join(pieces))
+    assert video.probe(path).tag == TAG
+    decoded = recordings.decode_video(path)
+    assert [time for time, _ in decoded] == pytest.approx([k / 25 for k in range(75)], abs=1e-6)
+    seen = [time for time, picture in decoded if picture.mean() > 128]
+    assert seen == pytest.approx(times, abs=1e-6)
+    if rate is not None:
+        heard, found = recordings.decode_sound(path)
+        assert found == rate and heard.shape[0] == channels
+        assert recordings.onsets(heard[0], rate, times) == pytest.approx(times, abs=0.003)
+        assert heard.shape[1] / rate == pytest.approx(3.0, abs=1024 / rate)
+
+
+def test_pieces_that_nobody_wants_any_more() -> None:
+    mp4 = video.Fragments(np.zeros((32, 48, 3), np.uint8), None)
+    mp4.add(np.zeros((32, 48, 3), np.uint8))
+    mp4.close()
 
 
 def test_samples_in_memory_are_written_too_and_cut_where_the_frames_end(tmp_path: Path) -> None:

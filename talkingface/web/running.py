@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -15,7 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talkingface.errors import BadRequest
 
+if TYPE_CHECKING:
+    import uvicorn
+
 STATIC = Path(__file__).parent / "static"
+
+_UNREAD = 60_000  # milliseconds that a client may leave what was sent to it unread
+_GRACE = 3  # seconds that requests have to end when the server is stopped
 
 # Nothing is loaded from anywhere else, and nobody else may frame the page or call it.
 HEADERS = {
@@ -65,21 +72,37 @@ def bind(host: str, port: int) -> socket.socket:
     Raises BadRequest when the address cannot be had.
     """
     try:
-        return socket.create_server((host, port), family=_family(host), backlog=128)
+        listening = socket.create_server((host, port), family=_family(host), backlog=128)
     except OSError as error:
         raise BadRequest(
             f"{host}:{port} cannot be listened on ({error.strerror or error}): give another "
             "--port (0 finds a free one) or --host"
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it: who reads nothing goes
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
+    return listening
 
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def run(app: Starlette, listening: Sequence[socket.socket]) -> None:
-    """Answer on these sockets until interrupted."""
+def server(app: Starlette, message: int = 1 << 20) -> uvicorn.Server:
+    """What answers, not yet running. message: bytes of a WebSocket's, at most."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=list(listening))
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=message,
+        ws_per_message_deflate=False,  # video and sound do not shrink
+        timeout_graceful_shutdown=_GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+def run(app: Starlette, listening: Sequence[socket.socket], message: int = 1 << 20) -> None:
+    """Answer on these sockets until interrupted. message: as in `server`."""
+    server(app, message).run(sockets=list(listening))

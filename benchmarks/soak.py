@@ -1,0 +1,303 @@
+"""A server among clients that come and go: python benchmarks/soak.py [--minutes 10] [--clients 6]
+
+Starts `talkingface serve` as a process of its own and lets clients do, at random, everything that
+people and programs do: whole videos, jobs that are fetched, deleted or forgotten, live recordings
+and microphones, and all the ways to vanish half-way, to send what is no picture, or not to read.
+Every ten seconds a line: memory, threads, open files, temporary folders, what was done. At the end
+all must be idle and gone; what failed or was lost or stayed is printed, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PICTURE = (EXAMPLES / "astronaut.jpg").read_bytes()
+SPEECH = (EXAMPLES / "speech.wav").read_bytes()
+FRAMES = 75
+PATIENCE = 3.0
+TRY_AGAIN = 1013  # the WebSocket's code of a full server
+
+
+class LostError(Exception):
+    """Something that a client was owed did not come."""
+
+
+class Client:
+    """One client; each method is one visit. Raises LostError."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        self.url, self.random = url, random.Random(seed)
+        self.http = httpx.Client(base_url=url, timeout=120)
+        self.files = {"image": ("x", PICTURE), "audio": ("x", SPEECH)}
+
+    def show(self) -> dict[str, str]:
+        return {"show": self.random.choice(["face", "picture", "maps"])}
+
+    def whole(self) -> None:
+        """A video, as the answer."""
+        answer = self.http.post("/v1/generate", files=self.files, data=self.show())
+        if self._taken(answer, 200):
+            check_video(answer.content)
+
+    def job(self) -> None:
+        """A job: begun, asked for, fetched, and perhaps deleted."""
+        answer = self.http.post("/v1/jobs", files=self.files, data=self.show())
+        if not self._taken(answer, 202):
+            return
+        where = answer.headers["location"]
+        while (state := self.http.get(where, params={"wait": 5}).json())["state"] != "done":
+            if state["state"] not in ("waiting", "working"):
+                raise LostError(f"a job: {state}")
+        check_video(self.http.get(state["video"]).content)
+        self.http.delete(where)
+
+    def job_dropped(self) -> None:
+        """A job that is cancelled, or never asked for."""
+        data = {"lease": "1"} | self.show()
+        answer = self.http.post("/v1/jobs", files=self.files, data=data)
+        if self._taken(answer, 202) and self.random.random() < 0.5:
+            time.sleep(self.random.random())
+            self.http.delete(answer.headers["location"])
+
+    def faces(self) -> None:
+        """Which faces there are."""
+        answer = self.http.post("/v1/faces", files={"image": ("x", PICTURE)})
+        if self._taken(answer, 200) and len(answer.json()["faces"]) != 1:
+            raise LostError(f"faces: {answer.text}")
+
+    def bad(self) -> None:
+        """What is no picture, or no sound."""
+        change = self.random.choice([{"image": ("x", b"GIF89a")}, {"audio": ("x", b"no" * 99)}])
+        self._taken(self.http.post("/v1/generate", files=self.files | change), 415)
+
+    def vanish(self) -> None:
+        """Half a form, or a whole one whose answer nobody waits for."""
+        boundary = b"--b\r\nContent-Disposition: form-data; name="
+        body = b"".join(
+            boundary + f'"{name}"; filename="x"\r\n\r\n'.encode() + content + b"\r\n"
+            for name, (_, content) in self.files.items()
+        )
+        body += b"--b--\r\n"
+        head = f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        port = int(self.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as own:
+            own.sendall(head.encode() + body[: self.random.choice([1000, len(body)])])
+            time.sleep(self.random.random())
+
+    def live(self) -> None:
+        """A recording, watched to its end."""
+        with self._socket() as own:
+            send(own, image=PICTURE, audio=SPEECH)
+            self._watch(own)
+
+    def speak(self) -> None:
+        """A microphone, for a second or two."""
+        samples = np.frombuffer(SPEECH[44:], "<i2")[: 16_000 * self.random.randint(1, 2)]
+        with self._socket() as own:
+            send(own, image=PICTURE)
+            own.send('{"microphone": 16000}')
+            for start in range(0, len(samples), 640):
+                own.send(samples[start : start + 640].tobytes())
+                time.sleep(0.02)
+            own.send('{"end": true}')
+            self._watch(own, len(samples) // 640)
+
+    def live_vanish(self) -> None:
+        """A live video that nobody watches to its end."""
+        with self._socket() as own:
+            send(own, image=PICTURE, audio=SPEECH)
+            for _ in range(self.random.randint(0, 9)):
+                own.recv(timeout=60)
+            own.socket.close()
+
+    def live_stuck(self) -> None:
+        """A live client that reads nothing."""
+        with self._socket() as own:
+            send(own, image=PICTURE)
+            own.send('{"microphone": 16000}')
+            own.send(bytes(64_000))
+            time.sleep(PATIENCE + 1)
+
+    def _socket(self) -> ClientConnection:
+        address = f"{self.url.replace('http', 'ws')}/v1/live?show={self.show()['show']}"
+        return connect(address, max_size=None, close_timeout=2, open_timeout=30)
+
+    def _watch(self, own: ClientConnection, frames: int = FRAMES) -> None:
+        pieces = []
+        while True:
+            message = own.recv(timeout=60)
+            if isinstance(message, bytes):
+                pieces.append(message)
+                continue
+            said = json.loads(message)
+            if said.get("status") == 429:
+                raise BusyError
+            if "error" in said:
+                raise LostError(f"live: {said}")
+            if "done" in said:
+                check_video(b"".join(pieces), frames)
+                return
+
+    def _taken(self, answer: httpx.Response, status: int) -> bool:
+        if answer.status_code == 429:
+            raise BusyError
+        if answer.status_code != status:
+            raise LostError(f"{answer.request.url}: {answer.status_code} {answer.text[:200]}")
+        return True
+
+
+class BusyError(Exception):
+    """Turned away with 429, as a full server does."""
+
+
+def send(own: ClientConnection, **files: bytes) -> None:
+    for name, content in files.items():
+        own.send(json.dumps({name: len(content)}))
+        own.send(content)
+
+
+def check_video(content: bytes, frames: int = FRAMES) -> None:
+    """Decode it: every frame must be there, and sound."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.write(content)
+        file.flush()
+        with av.open(file.name) as container:
+            found = sum(1 for _ in container.decode(video=0))
+            has_sound = bool(container.streams.audio)
+    if found != frames or not has_sound:
+        raise LostError(f"a video of {found} frames, {frames} expected")
+
+
+VISITS = {
+    "whole": 3, "job": 3, "job_dropped": 2, "faces": 2, "bad": 2, "vanish": 3, "live": 3,
+    "speak": 3, "live_vanish": 3, "live_stuck": 1,
+}  # fmt: skip
+
+
+class Soak:
+    """The clients' threads, and what they saw."""
+
+    def __init__(self, url: str, clients: int, end: float) -> None:
+        self.done: collections.Counter[str] = collections.Counter()
+        self.lost: list[str] = []
+        self._url, self._end = url, end
+        self._threads = [
+            threading.Thread(target=self._client, args=(seed,)) for seed in range(clients)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self, seed: int) -> None:
+        client = Client(self._url, seed)
+        while time.monotonic() < self._end:
+            name = client.random.choices(list(VISITS), list(VISITS.values()))[0]
+            visit: Callable[[], None] = getattr(client, name)
+            try:
+                visit()
+                self.done[name] += 1
+            except BusyError:
+                self.done["busy"] += 1
+                time.sleep(0.5)
+            except ConnectionClosed as error:
+                if error.rcvd is None or error.rcvd.code != TRY_AGAIN:
+                    self.lost.append(f"{name}: {error}")
+                self.done["busy"] += 1
+                time.sleep(0.5)
+            except (LostError, httpx.HTTPError, WebSocketException, TimeoutError, OSError) as error:
+                self.lost.append(f"{name}: {type(error).__name__} {error}")
+
+
+def vitals(pid: int, temp: Path) -> dict[str, int]:
+    """What a process holds: megabytes of memory, threads, open files, requests' folders."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (memory,), (threads,) = (re.findall(rf"{key}:\s+(\d+)", status) for key in ("VmRSS", "Threads"))
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    folders = sum(path.is_dir() for path in temp.glob("*/*"))
+    return {"MB": int(memory) // 1024, "threads": int(threads), "files": files, "folders": folders}
+
+
+def main() -> None:
+    """Soak and judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--model", default="cran")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        temp = Path(folder)
+        command = [sys.executable, "-m", "talkingface", "serve", "--port", "0", "--temp", folder]
+        command += ["--model", options.model, "--patience", str(PATIENCE), "--keep-minutes", "0.2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[2].rstrip("/")
+            bad = _soak(server.pid, url, temp, options.minutes, options.clients)
+            server.send_signal(signal.SIGINT)
+            server.wait(20)
+        bad += [f"{path} is still there" for path in temp.iterdir()]
+    print("\n".join(bad) if bad else "nothing leaked, nothing was lost")
+    sys.exit(bool(bad))
+
+
+def _soak(pid: int, url: str, temp: Path, minutes: float, clients: int) -> list[str]:
+    """What went wrong."""
+    warm = Client(url, 0)
+    warm.whole()
+    warm.live()
+    first = vitals(pid, temp)
+    print(f"  0.0 min {first}", flush=True)
+    began = time.monotonic()
+    soak = Soak(url, clients, began + 60 * minutes)
+    soak.start()
+    memory = []
+    while (elapsed := time.monotonic() - began) < 60 * minutes:
+        time.sleep(10)
+        now = vitals(pid, temp)
+        memory.append(now["MB"])
+        print(f"{elapsed / 60 + 1 / 6:5.1f} min {now} {dict(soak.done)}", flush=True)
+    soak.join()
+    time.sleep(PATIENCE + 15)  # jobs that were left are forgotten, connections are closed
+    last = vitals(pid, temp)
+    print(f"at the end {last}, {sum(soak.done.values())} visits: {dict(soak.done)}")
+    health = warm.http.get("/v1/health").json()
+    half = len(memory) // 2
+    early, late = np.mean(memory[half // 2 : half]), np.mean(memory[-half // 2 :])
+    print(f"memory: {early:.0f} MB in the second quarter, {late:.0f} MB in the last")
+    bad = [f"lost: {what}" for what in soak.lost]
+    if any(count for lane in ("files", "live") for count in health[lane].values()):
+        bad.append(f"not idle: {health}")
+    if last["folders"] or last["files"] > first["files"] + 3 or last["threads"] > 40:
+        bad.append(f"left open: {last}, at first {first}")
+    if late > early + 50:
+        bad.append(f"memory grew from {early:.0f} to {late:.0f} MB")
+    return bad
+
+
+if __name__ == "__main__":
+    main()

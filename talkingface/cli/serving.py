@@ -1,0 +1,102 @@
+"""Commands that answer over the network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from talkingface.cli.app import app
+from talkingface.cli.options import note
+from talkingface.errors import BadRequest
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="where to listen; anything but this machine itself is a risk")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one")] = 8000,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a name or weights file to offer; repeat, the default first [cran, atvg]"
+        ),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="a host name by which it is reached, behind a proxy; repeat for more"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="files made at once [one per core]")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=0, help="files that may wait")] = 8,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="live videos at once [two per core]")
+    ] = None,
+    picture_mb: Annotated[float, typer.Option(min=0.1, help="largest picture, MB")] = 25,
+    sound_mb: Annotated[float, typer.Option(min=0.1, help="largest recording, MB")] = 200,
+    megapixels: Annotated[float, typer.Option(min=0.1, help="most pixels of a picture")] = 64,
+    live_minutes: Annotated[float, typer.Option(min=0.1, help="longest live video")] = 10,
+    file_minutes: Annotated[float, typer.Option(min=0.1, help="longest file")] = 60,
+    keep_minutes: Annotated[
+        float, typer.Option(min=0.1, help="how long a job's file waits to be fetched")
+    ] = 10,
+    patience: Annotated[
+        float, typer.Option(min=1, help="seconds before a silent client is dropped")
+    ] = 30,
+    temp: Annotated[
+        Path | None, typer.Option(help="folder for temporary files [the system's]")
+    ] = None,
+) -> None:
+    """Serve a page in which a picture speaks, live or as a file, and an HTTP interface beside it.
+
+    Nothing is kept: uploads and videos are gone with their request. docs/serving.md has the
+    interface, the limits, and how to put it behind a proxy.
+
+    Example: talkingface serve --open
+    """
+    if temp is not None and not temp.is_dir():
+        raise BadRequest(f"--temp {temp}: is no folder; create it first")
+    from talkingface.web import running
+    from talkingface.web.limits import Limits
+    from talkingface.web.live import MESSAGE
+    from talkingface.web.serve import app as served
+    from talkingface.web.service import Service
+
+    listening = running.bind(host, port)
+    given = {"jobs": jobs, "streams": streams}
+    limits = Limits(
+        picture_mb=picture_mb,
+        sound_mb=sound_mb,
+        megapixels=megapixels,
+        live_minutes=live_minutes,
+        file_minutes=file_minutes,
+        queue=queue,
+        keep_minutes=keep_minutes,
+        patience=patience,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    service = Service(model or ["cran", "atvg"], limits, temp)
+    address = _address(host, listening.getsockname()[1])
+    if host not in LOOPBACK:
+        note(
+            f"listening on {host}: whoever reaches this machine can use it, without a password and "
+            "unencrypted; put a proxy with both before it (docs/serving.md)"
+        )
+    print(f"talkingface serves {address} until it is interrupted (Ctrl+C)")
+    sys.stdout.flush()
+    if open_page:
+        typer.launch(address)
+    names = [*(allow_host or []), host]
+    running.run(served(service, names), [listening], MESSAGE)
+
+
+def _address(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}/"

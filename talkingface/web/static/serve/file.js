@@ -1,0 +1,82 @@
+// A finished file: begun, asked for until it is done, fetched, and removed from the server.
+
+import { sentence, Trouble, troubleOf } from "./page.js";
+
+const LEASE = 60; // seconds after which the server forgets a job that nobody asks for
+const PAUSE = 0.5; // seconds that the server holds a question
+
+// `report` is told {sent} (a share of the upload), then what the server tells of the job.
+export class FileVideo {
+  #report;
+  #job = null;
+  #request = new XMLHttpRequest();
+  #stopping = new AbortController();
+
+  constructor(report) {
+    this.#report = report;
+  }
+
+  // Resolves to the video as a Blob; null when it was cancelled.
+  async make(image, sound, choices) {
+    const forget = () => this.#forget();
+    window.addEventListener("pagehide", forget);
+    try {
+      this.#job = await this.#begin(image, sound, choices);
+      const state = await this.#wait();
+      const { signal } = this.#stopping;
+      const answer = await fetch(state.video, { signal });
+      if (!answer.ok) throw await troubleOf(answer);
+      return { blob: await answer.blob(), note: state.note };
+    } catch (error) {
+      if (error.name === "AbortError") return null;
+      if (error instanceof TypeError) throw new Trouble("The connection to the server was lost.");
+      throw error;
+    } finally {
+      window.removeEventListener("pagehide", forget);
+      forget();
+    }
+  }
+
+  cancel() {
+    this.#request.abort();
+    this.#stopping.abort();
+  }
+
+  #forget() {
+    if (this.#job) fetch(`/v1/jobs/${this.#job}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    this.#job = null;
+  }
+
+  // XMLHttpRequest, because it tells how much has been sent.
+  #begin(image, sound, choices) {
+    const form = new FormData();
+    for (const [name, value] of Object.entries({ ...choices, lease: LEASE })) form.append(name, value);
+    form.append("image", image, "picture");
+    form.append("audio", sound, "recording");
+    const request = this.#request;
+    return new Promise((resolve, reject) => {
+      request.upload.onprogress = ({ loaded, total }) => this.#report({ sent: loaded / total });
+      request.onerror = () => reject(new Trouble("The connection to the server was lost."));
+      request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+      request.onload = () => {
+        if (request.status === 202) resolve(request.response.id);
+        else reject(new Trouble(sentence(request.response?.error ?? `the server answered ${request.status}`)));
+      };
+      request.open("POST", "/v1/jobs");
+      request.responseType = "json";
+      request.send(form);
+    });
+  }
+
+  async #wait() {
+    for (;;) {
+      const { signal } = this.#stopping;
+      const answer = await fetch(`/v1/jobs/${this.#job}?wait=${PAUSE}`, { signal });
+      if (!answer.ok) throw await troubleOf(answer);
+      const state = await answer.json();
+      if (state.state === "failed") throw new Trouble(sentence(state.error));
+      if (state.state === "done") return state;
+      this.#report(state);
+    }
+  }
+}

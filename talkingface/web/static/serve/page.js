@@ -1,0 +1,74 @@
+// Small things that every part of the page needs.
+
+export const part = (id) => document.getElementById(id);
+
+export function show(element, visible) {
+  element.hidden = !visible;
+}
+
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const minutes = Math.floor(whole / 60);
+  return minutes ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
+}
+
+export function size(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+// An error whose text is meant for the person before the page.
+export class Trouble extends Error {}
+
+// What the server says of a request that it refused, as a Trouble.
+export async function troubleOf(response) {
+  let text = `the server answered ${response.status}`;
+  try {
+    text = (await response.json()).error ?? text;
+  } catch {
+    // no JSON: the status alone has to do
+  }
+  return new Trouble(sentence(text));
+}
+
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+// Files dropped on `zone` go to `take`; the page around it must not open them.
+export function acceptDrops(zone, take) {
+  const over = (event, on) => {
+    event.preventDefault();
+    zone.classList.toggle("over", on);
+  };
+  zone.addEventListener("dragenter", (event) => over(event, true));
+  zone.addEventListener("dragover", (event) => over(event, true));
+  zone.addEventListener("dragleave", (event) => over(event, zone.contains(event.relatedTarget)));
+  zone.addEventListener("drop", (event) => {
+    over(event, false);
+    const file = event.dataTransfer.files[0];
+    if (file) take(file);
+  });
+}
+
+export function refuseStrayDrops() {
+  for (const kind of ["dragover", "drop"]) {
+    window.addEventListener(kind, (event) => event.preventDefault());
+  }
+}
+
+// Camera and microphone exist only where the page came from this computer or by https.
+export function whyNoDevices(what) {
+  if (navigator.mediaDevices?.getUserMedia) return null;
+  return window.isSecureContext
+    ? `This browser gives no access to a ${what}.`
+    : `Browsers give a page the ${what} only over https, or from this very computer.`;
+}
+
+export function deviceTrouble(error, what) {
+  const why = {
+    NotAllowedError: `The ${what} was not allowed. Allow it in the browser's address bar, then try again.`,
+    NotFoundError: `No ${what} was found.`,
+    NotReadableError: `The ${what} is in use by another program.`,
+  };
+  return new Trouble(why[error.name] ?? `The ${what} could not be opened (${error.message}).`);
+}

@@ -1,0 +1,251 @@
+// Step 1: the picture, which of its faces, or where its face is.
+
+import { acceptDrops, deviceTrouble, part, show, size, Trouble, troubleOf, whyNoDevices } from "./page.js";
+
+const BOX = ["x", "y", "width", "height"];
+
+export class Picture {
+  blob = null;
+  #limits;
+  #found = null; // what the server found: width, height, faces
+  #box = null; // x, y, width, height in picture pixels
+  #name = "";
+  #asking = null;
+  #address = null;
+  #changed;
+
+  constructor(limits, changed) {
+    this.#limits = limits;
+    this.#changed = changed;
+    part("picture-file").addEventListener("change", (event) => {
+      const [file] = event.target.files;
+      event.target.value = "";
+      if (file) this.take(file, file.name);
+    });
+    acceptDrops(part("picture-drop"), (file) => this.take(file, file.name));
+    for (const name of BOX) part(`box-${name}`).addEventListener("input", () => this.#typed());
+    part("box-clear").addEventListener("click", () => this.#setBox(null));
+    part("mark-face").addEventListener("toggle", () => this.#marking());
+    this.#letDraw(part("picture-frame"));
+    prepareCamera((blob) => this.take(blob, "The camera's picture"));
+    const most = `up to ${limits.picture_mb} MB and ${limits.megapixels} megapixels`;
+    this.#about(`One face, seen from the front, works best; ${most}.`);
+  }
+
+  // What the server is to be told of the face.
+  get choices() {
+    if (this.#box) return { box: this.#box.map(Math.round).join(",") };
+    const chosen = document.querySelector("input[name=face]:checked");
+    return chosen ? { face: chosen.value } : {};
+  }
+
+  async take(blob, name) {
+    this.#asking?.abort();
+    const asking = new AbortController();
+    this.#asking = asking;
+    this.#found = null;
+    this.#setBox(null);
+    show(part("which-face"), false);
+    part("which-face-list").replaceChildren();
+    show(part("mark-face"), false);
+    const most = this.#limits.picture_mb * 1e6;
+    if (blob.size > most) {
+      this.blob = null;
+      this.#changed();
+      this.#preview(null);
+      this.#about(`${name} has ${size(blob.size)}; at most ${size(most)} are taken. Shrink it first.`, true);
+      return;
+    }
+    this.blob = blob;
+    this.#name = name;
+    this.#preview(blob);
+    this.#about(`${name}: looking for faces …`);
+    this.#changed();
+    try {
+      const form = new FormData();
+      form.append("image", blob, "picture");
+      const answer = await fetch("/v1/faces", { method: "POST", body: form, signal: asking.signal });
+      if (!answer.ok) {
+        if (answer.status === 413 || answer.status === 415) this.blob = null;
+        throw await troubleOf(answer);
+      }
+      this.#present(await answer.json());
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (!this.blob) this.#preview(null);
+      this.#about(error instanceof Trouble ? error.message : "The server does not answer.", true);
+    }
+    if (this.#asking === asking) this.#changed();
+  }
+
+  #tell() {
+    const { length: count } = this.#found.faces;
+    const name = this.#name;
+    const texts = {
+      0: `${name}: no face was found. Draw a box around it on the picture, or choose another picture.`,
+      1: `${name}: one face found.`,
+    };
+    if (this.#box) this.#about(`${name}: the face is where you marked it.`);
+    else this.#about(texts[count] ?? `${name}: ${count} faces found.`, count === 0);
+  }
+
+  #present(found) {
+    this.#found = found;
+    const count = found.faces.length;
+    this.#tell();
+    show(part("mark-face"), true);
+    part("mark-face").open = count === 0;
+    show(part("which-face"), count > 1);
+    const list = part("which-face-list");
+    list.replaceChildren();
+    for (const { number } of count > 1 ? found.faces : []) {
+      const label = document.createElement("label");
+      const radio = document.createElement("input");
+      Object.assign(radio, { type: "radio", name: "face", value: number, checked: number === 1 });
+      radio.addEventListener("change", () => this.#setBox(null));
+      label.append(radio, ` Face ${number}`);
+      list.append(label);
+    }
+    this.#draw();
+  }
+
+  #preview(blob) {
+    if (this.#address) URL.revokeObjectURL(this.#address);
+    this.#address = blob && URL.createObjectURL(blob);
+    const image = part("picture-preview");
+    image.onerror = () => show(part("picture-frame"), false); // a TIFF, for instance: sent all the same
+    if (this.#address) image.src = this.#address;
+    show(part("picture-frame"), Boolean(blob));
+    show(part("picture-invite"), !blob);
+    part("picture-faces").replaceChildren();
+  }
+
+  #about(text, bad = false) {
+    part("picture-about").textContent = text;
+    part("picture-about").classList.toggle("bad", bad);
+  }
+
+  // Outlines over the preview; what they say is also said by the radio buttons and numbers.
+  #draw() {
+    const layer = part("picture-faces");
+    layer.replaceChildren();
+    if (!this.#found) return;
+    const chosen = document.querySelector("input[name=face]:checked")?.value ?? "1";
+    for (const { number, box } of this.#box ? [] : this.#found.faces) {
+      const outline = this.#outline(box);
+      if (this.#found.faces.length > 1) {
+        const name = document.createElement("b");
+        name.textContent = number;
+        outline.append(name);
+      }
+      outline.classList.toggle("chosen", String(number) === chosen);
+      layer.append(outline);
+    }
+    if (this.#box) {
+      const outline = this.#outline(this.#box);
+      outline.classList.add("chosen");
+      layer.append(outline);
+    }
+  }
+
+  #outline([x, y, width, height]) {
+    const { width: wide, height: high } = this.#found;
+    const outline = document.createElement("span");
+    outline.style.left = `${(100 * x) / wide}%`;
+    outline.style.top = `${(100 * y) / high}%`;
+    outline.style.width = `${(100 * width) / wide}%`;
+    outline.style.height = `${(100 * height) / high}%`;
+    return outline;
+  }
+
+  #setBox(box, typed = false) {
+    this.#box = box;
+    if (!typed) {
+      BOX.forEach((name, k) => {
+        part(`box-${name}`).value = box ? Math.round(box[k]) : "";
+      });
+    }
+    if (!this.#found) return;
+    this.#tell();
+    this.#draw();
+  }
+
+  #typed() {
+    const values = BOX.map((name) => part(`box-${name}`).valueAsNumber);
+    const whole = values.every(Number.isFinite) && values[2] > 0 && values[3] > 0;
+    this.#setBox(whole ? values : null, true);
+    this.#changed();
+  }
+
+  #marking() {
+    part("picture-frame").classList.toggle("marking", part("mark-face").open);
+  }
+
+  #letDraw(frame) {
+    let start = null;
+    const place = (event) => {
+      const area = part("picture-preview").getBoundingClientRect();
+      const share = (value, from, length) => Math.min(1, Math.max(0, (value - from) / length));
+      return [
+        share(event.clientX, area.left, area.width) * this.#found.width,
+        share(event.clientY, area.top, area.height) * this.#found.height,
+      ];
+    };
+    frame.addEventListener("pointerdown", (event) => {
+      if (!this.#found || !part("mark-face").open) return;
+      event.preventDefault();
+      frame.setPointerCapture(event.pointerId);
+      start = place(event);
+    });
+    frame.addEventListener("pointermove", (event) => {
+      if (!start) return;
+      const end = place(event);
+      const corner = [Math.min(start[0], end[0]), Math.min(start[1], end[1])];
+      const extent = [Math.abs(end[0] - start[0]), Math.abs(end[1] - start[1])];
+      if (Math.min(...extent) >= 16) this.#setBox([...corner, ...extent]);
+    });
+    for (const kind of ["pointerup", "pointercancel"]) {
+      frame.addEventListener(kind, () => {
+        if (start) this.#changed();
+        start = null;
+      });
+    }
+  }
+}
+
+function prepareCamera(take) {
+  const dialog = part("camera");
+  const view = part("camera-view");
+  const stop = () => {
+    for (const track of view.srcObject?.getTracks() ?? []) track.stop();
+    view.srcObject = null;
+  };
+  part("camera-open").addEventListener("click", async () => {
+    const about = part("picture-about");
+    const missing = whyNoDevices("camera");
+    if (missing) {
+      about.textContent = missing;
+      about.classList.add("bad");
+      return;
+    }
+    try {
+      const wanted = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 960 } };
+      view.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
+      dialog.showModal();
+    } catch (error) {
+      about.textContent = deviceTrouble(error, "camera").message;
+      about.classList.add("bad");
+    }
+  });
+  part("camera-take").addEventListener("click", () => {
+    if (!view.videoWidth) return;
+    const canvas = document.createElement("canvas");
+    canvas.width = view.videoWidth;
+    canvas.height = view.videoHeight;
+    canvas.getContext("2d").drawImage(view, 0, 0);
+    canvas.toBlob((blob) => take(blob), "image/jpeg", 0.95);
+    dialog.close();
+  });
+  part("camera-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", stop);
+}

@@ -1,0 +1,93 @@
+"""A server of our own for the tests: on loopback, any free port, in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talkingface.web import running
+from talkingface.web.limits import Limits
+from talkingface.web.live import MESSAGE
+from talkingface.web.serve import app
+from talkingface.web.service import Service
+
+
+@dataclass(frozen=True)
+class Served:
+    """url: where it listens; service: what it has."""
+
+    url: str
+    service: Service
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def wait_until_idle(self, seconds: float = 3.0) -> None:
+        """Raises AssertionError when a place or a temporary file is still there after so long."""
+        lanes = (self.service.files, self.service.live, self.service.looks)
+        until(
+            lambda: (
+                not any(sum(lane.counts()) for lane in lanes) and not self.service.desk.folders()
+            ),
+            seconds,
+        )
+
+
+def until(true: Callable[[], bool], seconds: float) -> float:
+    """Wait; how long it took. Raises AssertionError."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not come"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+@contextmanager
+def serving(
+    limits: Limits,
+    temp: Path,
+    names: Sequence[str] = (),
+    models: Sequence[str] = ("cran-tiny",),
+) -> Iterator[Served]:
+    """A server that runs until the end of the block; then its temporary files must be gone."""
+    service = Service(models, limits, temp)
+    listening = running.bind("127.0.0.1", 0)
+    server = running.server(app(service, names), MESSAGE)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        until(lambda: server.started, 10)
+        yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", service)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server does not stop"
+        assert list(temp.iterdir()) == []
+
+
+class Flashes:
+    """In place of a face: white frames where the sound is loud, else black."""
+
+    latency, note = 0.1, None
+
+    def __init__(self) -> None:
+        self._sound = np.zeros(0, np.float32)
+
+    def push(self, samples: Any) -> list[np.ndarray]:
+        self._sound = np.concatenate([self._sound, np.asarray(samples)])
+        return [self._frame() for _ in range((len(self._sound) - 1600) // 640)]
+
+    def finish(self) -> list[np.ndarray]:
+        return [self._frame() for _ in range(-(-len(self._sound) // 640))]
+
+    def _frame(self) -> np.ndarray:
+        now, self._sound = self._sound[:640], self._sound[640:]
+        return np.full((48, 64, 3), 255 * (np.abs(now).max() > 0.3), np.uint8)

@@ -1,0 +1,568 @@
+"""The page in a real browser: what a person does with it, and what they see and hear.
+
+Debian's chromium, driven by playwright. With TALKINGFACE_SCREENSHOTS=FOLDER every state is also
+written there as a picture, to be looked at (and drawn by the model that speaks, not the tiny one).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import media as recordings
+import numpy as np
+import pytest
+from conftest import EXAMPLES
+from served import Flashes, Served, serving
+
+from talkingface import picture, video
+from talkingface.web.limits import Limits
+from talkingface.web.service import Service
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+SHOTS = os.environ.get("TALKINGFACE_SCREENSHOTS")
+MODELS = ("cran", "atvg") if SHOTS else ("cran-tiny", "atvg-tiny")
+PLAYED = "document.getElementById('video').currentTime"
+SOUND_RATE = 16_000
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    limits = Limits(picture_mb=2, sound_mb=5, megapixels=4, jobs=1, queue=2, streams=3)
+    with serving(limits, tmp_path_factory.mktemp("temp"), models=MODELS) as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        own = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield own
+        own.close()
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(browser: Any, served: Served) -> Iterator[Opened]:
+    """A fresh page; afterwards it must have asked nobody else, and complained of nothing."""
+    contexts, troubles = [], []
+
+    def watch(request: Any) -> None:
+        if not request.url.startswith((served.url, "blob:", served.url.replace("http", "ws"))):
+            troubles.append(request.url)
+
+    def open_page(**options: Any) -> Any:
+        size = {"width": 1280, "height": 900}
+        context = browser.new_context(**{"viewport": size, "reduced_motion": "reduce"} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("request", watch)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.goto(served.url)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    served.wait_until_idle()
+    assert troubles == []
+
+
+def until(page: Any, expression: str, seconds: float = 20.0) -> None:
+    """Wait for something in the page: by asking, as its policy forbids playwright's own way."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(f"() => Boolean({expression})"):
+        assert time.monotonic() < end, f"{expression}; it says: {page.inner_text('#watch')}"
+        page.wait_for_timeout(25)
+
+
+def snap(page: Any, name: str, whole: bool = True) -> None:
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=whole)
+
+
+def said(page: Any, text: str, where: str = "#status") -> None:
+    """Wait until a live region says so."""
+    page.locator(where, has_text=re.compile(text)).wait_for()
+
+
+def choose(page: Any, image: Path | None = None, sound: Path | None = None) -> None:
+    if image is not None:
+        page.set_input_files("#picture-file", image)
+        page.locator("#picture-about", has_text=re.compile("found|taken|no face|not a")).wait_for()
+    if sound is not None:
+        page.set_input_files("#sound-file", sound)
+
+
+@pytest.fixture(scope="module")
+def long_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a minute of the sentence."""
+    samples = np.frombuffer((EXAMPLES / "speech.wav").read_bytes()[44:], "<i2") / 32768
+    path = tmp_path_factory.mktemp("long") / "long.flac"
+    return recordings.write_sound(path, np.tile(samples, 10), SOUND_RATE, "flac")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("empty", {}),
+        ("empty-dark", {"color_scheme": "dark"}),
+        ("empty-phone", {"viewport": {"width": 360, "height": 740}}),
+    ],
+)
+def test_the_empty_page(opened: Opened, name: str, options: dict[str, Any]) -> None:
+    page = opened(**options)
+    assert page.locator("input[name=model]").count() == 2
+    for button, missing in (("live", "picture"), ("file", "picture"), ("speak", "picture")):
+        page.click(f"#{button}")
+        assert f"Choose a {missing} first" in page.inner_text("#error")
+        assert page.evaluate("document.activeElement.id") == f"{missing}-file"
+    snap(page, f"{name}-hint")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    snap(page, name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_anybody_can_use_it(opened: Opened, portrait: Path, speech: Path, scheme: str) -> None:
+    page = opened(color_scheme=scheme, viewport={"width": 360, "height": 740})
+    choose(page, portrait, speech)
+    page.locator("#mark-face").evaluate("own => { own.open = true; }")
+    page.uncheck("#mark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.evaluate(SMALL)
+    assert small == []
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    controls = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if node.get("role", {}).get("value")
+        in {"button", "radio", "checkbox", "spinbutton", "textbox", "link", "image", "group"}
+        and not node.get("ignored")
+    ]
+    assert len(controls) > 15
+    assert [control for control in controls if not control[1] and control[0] != "group"] == []
+    assert page.evaluate(CONTRAST) == []
+    snap(page, f"phone-chosen-{scheme}")
+
+
+# What a finger must hit and is smaller than 44 pixels.
+SMALL = r"""() => {
+  const kinds = 'button, .button, summary, .segments label, .model, .check, .numbers input, audio';
+  return [...document.querySelectorAll(kinds)].filter((own) => {
+    const { width, height } = own.getBoundingClientRect();
+    return own.checkVisibility() && Math.min(width, height) < 44;
+  }).map((own) => own.outerHTML);
+}"""
+
+# WCAG 2.2, 1.4.3: text on what is behind it, at least 4.5 to 1 (3 to 1 for large text).
+CONTRAST = r"""() => {
+  const parse = (text) => text.match(/[\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (own) => {
+    for (let at = own; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const bad = [];
+  for (const own of document.querySelectorAll('body *')) {
+    const text = [...own.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!text || !own.checkVisibility()) continue;
+    const style = getComputedStyle(own);
+    const [a, b] = [light(parse(style.color)), light(behind(own))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const large = parseFloat(style.fontSize) >= 24;
+    if (ratio < (large ? 3 : 4.5)) bad.push(`${ratio.toFixed(2)} ${own.textContent.trim()}`);
+  }
+  return bad;
+}"""
+
+LISTEN = """() => {
+  const context = new AudioContext();
+  const source = context.createMediaElementSource(document.getElementById('video'));
+  const heard = context.createAnalyser();
+  source.connect(heard).connect(context.destination);
+  window.loudest = 0;
+  const look = new Float32Array(heard.fftSize);
+  setInterval(() => {
+    heard.getFloatTimeDomainData(look);
+    window.loudest = Math.max(window.loudest, ...look);
+  }, 20);
+}"""
+
+
+def test_one_click_shows_it_live_with_sound(opened: Opened, served: Served, tmp_path: Path) -> None:
+    page = opened()
+    page.evaluate(LISTEN)
+    began = time.monotonic()
+    page.locator(".example").first.click()
+    until(page, f"{PLAYED} > 0.1")
+    assert time.monotonic() - began < 10
+    assert served.service.live.counts() == (1, 0)
+    until(page, f"{PLAYED} > 1.2")
+    snap(page, "live")
+    assert page.evaluate("document.activeElement.id") == "cancel"
+    state = page.evaluate(
+        """() => { const own = document.getElementById('video');
+        return [own.videoWidth, own.buffered.start(0), own.paused, window.loudest]; }"""
+    )
+    assert state[:3] == [512, 0, False] and state[3] > 0.05
+    said(page, "That is all of it")
+    until(page, "document.getElementById('video').ended")
+    assert page.evaluate(PLAYED) == pytest.approx(3.0, abs=0.1)
+    snap(page, "live-ended")
+    with page.expect_download() as saving:
+        page.click("#download")
+    path = tmp_path / saving.value.suggested_filename
+    saving.value.save_as(path)
+    info = video.probe(path)
+    assert path.name == "talking.mp4" and info.has_audio
+    assert info.tag == served.service.speakers[MODELS[0]].tag
+    assert len(list(video.read_frames(path))) == 75
+
+
+# The times at which the picture turns white, as the browser shows it; and those of the clicks in
+# what it has been sent, as the browser decodes it.
+WATCH = """() => {
+  const own = document.getElementById('video');
+  const small = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  window.white = [];
+  const look = (now, frame) => {
+    small.drawImage(own, 0, 0, 1, 1);
+    if (small.getImageData(0, 0, 1, 1).data[0] > 128) window.white.push(frame.mediaTime);
+    own.requestVideoFrameCallback(look);
+  };
+  own.requestVideoFrameCallback(look);
+}"""
+CLICKS = """async (content) => {
+  const whole = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0)).buffer;
+  const sound = await new OfflineAudioContext(1, 1, 48000).decodeAudioData(whole);
+  const samples = sound.getChannelData(0);
+  const found = [];
+  samples.forEach((value, k) => {
+    const time = k / sound.sampleRate;
+    if (Math.abs(value) > 0.3 && (!found.length || time > found.at(-1) + 0.1)) found.push(time);
+  });
+  return found;
+}"""
+
+
+def test_lips_and_sound_are_together_in_the_browser(
+    opened: Opened, portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Service, "open", lambda *_: Flashes())
+    frames = [20, 45, 60]
+    times = [(k + 0.5) / 25 for k in frames]
+    sound = recordings.clicks(SOUND_RATE, times, 3.0)
+    file = recordings.write_sound(tmp_path / "a.wav", sound, SOUND_RATE, "pcm_s16le")
+    page = opened()
+    choose(page, portrait, file)
+    page.evaluate(WATCH)
+    page.click("#live")
+    said(page, "That is all of it")
+    until(page, "document.getElementById('video').ended")
+    seen = page.evaluate("window.white")
+    assert seen and {round(time, 3) for time in seen} <= {k / 25 for k in frames}
+    with page.expect_download() as saving:
+        page.click("#download")
+    content = base64.b64encode(saving.value.path().read_bytes()).decode()
+    assert page.evaluate(CLICKS, content) == pytest.approx(times, abs=0.005)
+
+
+def test_by_keyboard_alone(opened: Opened) -> None:
+    page = opened(viewport={"width": 1280, "height": 700})
+    page.keyboard.press("Tab")
+    snap(page, "keyboard-skip", whole=False)
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    assert "example" in page.evaluate("document.activeElement.className")
+    page.keyboard.press("Enter")
+    until(page, f"{PLAYED} > 0.1")
+    said(page, "That is all of it")
+    order = []
+    page.evaluate("document.querySelector('.skip').focus()")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id"))
+    wanted = ["picture-file", "camera-open", "sound-file", "record", "mark", "download", "live"]
+    assert [name for name in order if name in wanted][: len(wanted)] == wanted
+
+
+def test_an_upload_watched_in_every_way(opened: Opened, portrait: Path, speech: Path) -> None:
+    page = opened()
+    choose(page, portrait, speech)
+    assert "portrait.jpg: one face found" in page.inner_text("#picture-about")
+    said(page, "Ready")
+    snap(page, "chosen")
+    for show, size in (("face", 128), ("maps", 768)):
+        page.check(f"input[name=show][value={show}]")
+        page.click("#live")
+        until(page, f"document.getElementById('video').videoWidth === {size} && {PLAYED} > 1")
+        snap(page, f"live-{show}")
+        said(page, "That is all of it")
+    page.check(f"input[name=model][value={MODELS[1]}]")
+    page.uncheck("#mark")
+    assert "You take it on yourself" in page.inner_text("#mark-about")
+    snap(page, "mark-off")
+
+
+def test_cancelled_in_the_middle(
+    opened: Opened, served: Served, portrait: Path, long_speech: Path
+) -> None:
+    page = opened()
+    choose(page, portrait, long_speech)
+    page.click("#live")
+    until(page, f"{PLAYED} > 1")
+    page.click("#cancel")
+    served.wait_until_idle(1)
+    said(page, "Cancelled")
+    assert page.is_hidden("#video") and page.is_visible("#live")
+    page.click("#file")
+    said(page, r"Made so far: \d+ s of 30 s", "#detail")
+    page.click("#cancel")
+    served.wait_until_idle(1)
+    said(page, "Cancelled")
+    snap(page, "cancelled")
+
+
+def test_a_file_with_progress(
+    opened: Opened, served: Served, portrait: Path, long_speech: Path, tmp_path: Path
+) -> None:
+    page = opened()
+    choose(page, portrait, long_speech)
+    page.check("input[name=show][value=face]")
+    page.click("#file")
+    said(page, r"Made so far: \d+ s of 30 s, \d+ s left", "#detail")
+    assert 0 < page.evaluate("document.getElementById('progress-bar').value") < 1
+    snap(page, "file-progress")
+    said(page, "Finished")
+    served.wait_until_idle(2)  # it is in the page now, and nowhere else
+    until(page, f"{PLAYED} > 0.2")
+    snap(page, "file-finished")
+    with page.expect_download() as saving:
+        page.click("#download")
+    saving.value.save_as(tmp_path / "a.mp4")
+    info = video.probe(tmp_path / "a.mp4")
+    assert (info.width, info.seconds) == (128, pytest.approx(29.8, abs=0.1))
+
+
+def test_who_waits_is_told_so_and_a_closed_page_frees_its_place(
+    opened: Opened, served: Served, portrait: Path, long_speech: Path
+) -> None:
+    first, second = opened(), opened()
+    for page in (first, second):
+        choose(page, portrait, long_speech)
+        page.click("#file")
+        said(page, "Making|Waiting")
+    said(second, "you are next")
+    snap(second, "file-waiting")
+    first.close()
+    said(second, "Making")
+    second.click("#cancel")
+    served.wait_until_idle(2)
+
+
+def test_two_watch_at_once(opened: Opened, served: Served) -> None:
+    pages = [opened(), opened()]
+    for k, page in enumerate(pages):
+        page.locator(".example").nth(k).click()
+    for page in pages:
+        until(page, f"{PLAYED} > 0.5")
+    assert served.service.live.counts()[0] >= 1
+    snap(pages[1], "live-astronaut")
+    for page in pages:
+        until(page, f"{PLAYED} > 2.8")
+        said(page, "That is all of it")
+
+
+def test_what_is_refused(
+    opened: Opened, served: Served, portrait: Path, speech: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "large.jpg").write_bytes(bytes(3_000_000))
+    picture.write_png(tmp_path / "wide.png", np.zeros((2100, 2100, 3), np.uint8))
+    (tmp_path / "text.wav").write_text("hello, this is no sound. " * 20)
+    (tmp_path / "loud.wav").write_bytes(bytes(6_000_000))
+    page = opened()
+    choose(page, tmp_path / "large.jpg")
+    assert "at most 2.0 MB are taken" in page.inner_text("#picture-about")
+    choose(page, tmp_path / "wide.png")
+    assert "at most 4 megapixels are taken" in page.inner_text("#picture-about")
+    snap(page, "error-picture")
+    choose(page, tmp_path / "text.wav")
+    assert "not a JPEG" in page.inner_text("#picture-about")
+    choose(page, portrait, tmp_path / "loud.wav")
+    assert "at most 5.0 MB are taken" in page.inner_text("#sound-about")
+    choose(page, sound=tmp_path / "text.wav")
+    for button in ("live", "file"):
+        page.click(f"#{button}")
+        said(page, "The recording: damaged, cut short or of an unknown kind", "#error")
+        assert page.is_visible("#live") and page.is_visible("#empty")
+    snap(page, "error-sound")
+    choose(page, sound=speech)
+    page.click("#live")
+    said(page, "That is all of it")
+    assert page.is_hidden("#error")
+
+
+def test_a_face_that_is_missed_is_marked_on_the_picture(
+    opened: Opened, speech: Path, tmp_path: Path
+) -> None:
+    picture.write_png(tmp_path / "grey.png", np.full((300, 400, 3), 127, np.uint8))
+    page = opened()
+    choose(page, tmp_path / "grey.png", speech)
+    assert "no face was found" in page.inner_text("#picture-about")
+    page.click("#live")
+    said(page, "no face", "#error")
+    snap(page, "error-no-face")
+    area = page.locator("#picture-preview").bounding_box()
+    left, top = area["x"] + 0.25 * area["width"], area["y"] + 0.2 * area["height"]
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 0.4 * area["width"], top + 0.6 * area["height"], steps=5)
+    page.mouse.up()
+    values = [float(page.input_value(f"#box-{side}")) for side in ("x", "y", "width", "height")]
+    assert values == pytest.approx([100, 60, 160, 180], abs=3)
+    said(page, "where you marked it", "#picture-about")
+    assert page.is_hidden("#error")
+    snap(page, "box")
+    page.click("#live")
+    until(page, f"{PLAYED} > 0.1")
+    said(page, "That is all of it")
+    page.fill("#box-x", "5000")  # as one does without a pointer
+    page.click("#live")
+    said(page, "outside the picture", "#error")
+
+
+def test_which_of_two_faces(opened: Opened, portrait: Path, speech: Path, tmp_path: Path) -> None:
+    whole = picture.read(portrait)
+    two = np.full((384, 640, 3), 127, np.uint8)
+    two[:, :384] = whole[::2, ::2]
+    two[100:356, 384:] = whole[::3, ::3]
+    picture.write_png(tmp_path / "two.png", two)
+    page = opened()
+    choose(page, tmp_path / "two.png", speech)
+    assert "2 faces found" in page.inner_text("#picture-about")
+    page.check("input[name=face][value='2']")
+    snap(page, "two-faces")
+    page.click("#live")
+    until(page, f"{PLAYED} > 1")
+    snap(page, "live-second-face")
+    said(page, "That is all of it")
+
+
+def test_speaking_live(opened: Opened, served: Served, portrait: Path) -> None:
+    page = opened()
+    choose(page, portrait)
+    page.click("#speak")
+    said(page, "the face speaks with you")
+    until(page, f"{PLAYED} > 1.5")
+    snap(page, "speaking")
+    assert page.evaluate("document.getElementById('video').muted") is True
+    lag = page.evaluate(
+        """() => { const own = document.getElementById('video');
+        return own.buffered.end(0) - own.currentTime; }"""
+    )
+    assert lag < 1.5
+    page.click("#done")
+    said(page, "That is all of it")
+    assert page.is_visible("#download")
+    assert page.evaluate("document.getElementById('video').muted") is False
+
+
+def test_recording_and_camera(opened: Opened, served: Served) -> None:
+    page = opened()
+    page.click("#record")
+    said(page, "1 s", "#level-time")
+    snap(page, "recording")
+    page.click("#record")
+    said(page, "Your recording", "#sound-about")
+    seconds = page.evaluate("document.getElementById('sound-preview').duration")
+    assert 0.5 < seconds < 10
+    page.click("#camera-open")
+    until(page, "document.getElementById('camera-view').videoWidth > 0")
+    snap(page, "camera", whole=False)
+    page.click("#camera-take")
+    said(page, "The camera's picture: no face was found", "#picture-about")
+    assert page.evaluate("document.getElementById('camera-view').srcObject") is None
+    page.fill("#box-x", "100")
+    page.fill("#box-y", "100")
+    page.fill("#box-width", "200")
+    page.fill("#box-height", "200")
+    page.click("#live")
+    until(page, f"{PLAYED} > 0.3")
+    said(page, "That is all of it")
+
+
+def test_a_browser_that_cannot_play_live(opened: Opened, portrait: Path, speech: Path) -> None:
+    page = opened()
+    page.add_init_script("delete window.MediaSource; delete window.ManagedMediaSource;")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    choose(page, portrait, speech)
+    page.click("#live")
+    said(page, "cannot play a video while it is made")
+    snap(page, "no-live")
+    said(page, "Finished")
+    until(page, f"{PLAYED} > 0.2")
+    page.click("#speak")
+    said(page, "Record your voice in step 2", "#error")
+
+
+def test_a_server_that_goes_away(
+    browser: Any, portrait: Path, long_speech: Path, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    with serving(Limits(), tmp_path, models=MODELS[:1]) as own:
+        page.goto(own.url)
+        page.wait_for_selector("body[data-ready]")
+        choose(page, portrait, long_speech)
+        page.click("#live")
+        until(page, f"{PLAYED} > 0.5")
+    said(page, "The connection to the server was lost", "#error")
+    page.click("#file")
+    said(page, "The connection to the server was lost", "#error")
+    snap(page, "error-lost")
+    page.close()
+
+
+def test_on_a_phone_the_video_comes_into_view(opened: Opened) -> None:
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page.locator(".example").first.tap()
+    until(page, f"{PLAYED} > 1.2")
+    area = page.evaluate(
+        "(() => { const own = document.getElementById('stage')"
+        ".getBoundingClientRect(); return [own.top, own.bottom]; })()"
+    )
+    snap(page, "phone-live", whole=False)
+    assert area[0] > -40 and area[1] < 740
+    said(page, "That is all of it")
+    snap(page, "phone-ended", whole=False)

@@ -1,0 +1,545 @@
+"""`talkingface serve`: its HTTP interface, its guards, and that nothing of a request stays."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import media as recordings
+import numpy as np
+import pytest
+from conftest import Cli
+from served import Served, serving, until
+from starlette.routing import Route
+
+from talkingface import picture, video
+from talkingface.streaming import Stream
+from talkingface.web import desk
+from talkingface.web.limits import Limits
+from talkingface.web.running import HEADERS, STATIC
+from talkingface.web.serve import PAGE, app
+
+LIMITS = Limits(
+    picture_mb=0.3, sound_mb=1, megapixels=1, jobs=1, queue=2, streams=2, patience=1, kept=2
+)
+
+
+@pytest.fixture(scope="module")
+def temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temp")
+
+
+@pytest.fixture(scope="module")
+def served(temp: Path) -> Iterator[Served]:
+    with serving(LIMITS, temp) as own:
+        yield own
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=30) as own:
+        yield own
+        served.wait_until_idle()
+
+
+@pytest.fixture
+def files(small: bytes, speech: Path) -> dict[str, Any]:
+    return {"image": ("x.png", small), "audio": ("x.wav", speech.read_bytes())}
+
+
+def error(answer: httpx.Response, status: int) -> str:
+    """The one line of an error, as a client gets it."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    line: str = answer.json()["error"]
+    assert (
+        "\n" not in line and "/tmp" not in line and "Traceback" not in line and "--face" not in line
+    )
+    return line
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims so many pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IEND\xaeB`\x82"
+
+
+def test_one_request_one_video(
+    client: httpx.Client, files: dict[str, Any], served: Served, tmp_path: Path
+) -> None:
+    answer = client.post("/v1/generate", files=files)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
+    path = tmp_path / "a.mp4"
+    path.write_bytes(answer.content)
+    info = video.probe(path)
+    assert (info.width, info.height, info.seconds, info.has_audio) == (256, 256, 3.0, True)
+    assert info.tag == served.service.speakers["cran-tiny"].tag and "Synthetic" in info.tag
+    assert len(list(video.read_frames(path))) == 75
+
+
+@pytest.mark.parametrize(("show", "size"), [("face", (128, 128)), ("maps", (768, 256))])
+def test_what_is_shown(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path, show: str, size: tuple[int, int]
+) -> None:
+    answer = client.post("/v1/generate", files=files, data={"show": show})
+    (tmp_path / "a.mp4").write_bytes(answer.content)
+    info = video.probe(tmp_path / "a.mp4")
+    assert (info.width, info.height) == size
+
+
+def test_the_mark_is_there_unless_it_is_turned_off(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    first = []
+    for mark in ("", "true", "false"):
+        path = tmp_path / f"{mark}.mp4"
+        path.write_bytes(client.post("/v1/generate", files=files, data={"mark": mark}).content)
+        first.append(next(video.read_frames(path)).astype(int))
+    assert np.abs(first[0] - first[1]).max() == 0
+    changed = np.abs(first[0] - first[2]).max(2) > 40
+    assert changed[230:, :100].mean() > 0.05 and changed[:200].mean() < 0.001
+
+
+CASES = [  # what is sent instead, the status, what is said
+    ({"image": b"\x89PNG but no more"}, 415, "the picture is not a JPEG"),
+    ({"image": b"GIF89a" + bytes(100)}, 415, "convert it"),
+    ({"image": png_header(30_000, 30_000)}, 413, r"30000x30000 pixels, at most 1 megapixels"),
+    ({"image": png_header(200, 200)}, 415, "the picture: a damaged picture"),
+    ({"image": bytes(400_000)}, 413, r"'image' is too large: at most 0\.3 MB"),
+    ({"image": b""}, 415, "the picture is not"),
+    ({"audio": b"hello, this is text. " * 20}, 415, "the recording: .*expected a wav"),
+    ({"audio": bytes(1_100_000)}, 413, r"'audio' is too large: at most 1 MB"),
+    ({"audio": b""}, 415, "the recording: is empty"),
+    ({"audio": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"}, 415, "the recording: "),
+    ({"model": "cram-tiny"}, 400, "model is 'cram-tiny': give cran-tiny"),
+    ({"show": "all"}, 400, "show is 'all': give picture or face or maps"),
+    ({"mark": "maybe"}, 400, "mark is 'maybe': give true or false"),
+    ({"face": "0"}, 400, "face is '0': give a number from 1"),
+    ({"face": "7"}, 422, "the picture: .*face"),
+    ({"face": "1", "box": "1,1,90,90"}, 400, "not both"),
+    ({"box": "1,2,3"}, 400, "box is '1,2,3': give x,y,width,height"),
+    ({"box": "nan,2,3,4"}, 400, "give x,y,width,height"),
+    ({"box": "900,900,50,50"}, 422, "the picture: the face box .* is outside the picture"),
+    ({"colour": "red"}, 400, "'colour' is no option; known: model, show, mark, face, box"),
+    ({"model": "x" * 2000}, 413, "'model' is too large"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "said"), CASES)
+def test_what_is_refused(
+    client: httpx.Client, files: dict[str, Any], change: dict[str, Any], status: int, said: str
+) -> None:
+    fields = {name: value for name, value in change.items() if isinstance(value, str)}
+    own = files | {name: ("x", value) for name, value in change.items() if name not in fields}
+    assert re.search(said, error(client.post("/v1/generate", files=own, data=fields), status))
+
+
+def test_a_picture_without_a_face_and_a_box_instead(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    picture.write_png(tmp_path / "grey.png", np.full((200, 200, 3), 127, np.uint8))
+    files["image"] = ("x.png", (tmp_path / "grey.png").read_bytes())
+    assert re.search(
+        "the picture: no face found in 200x200 pixels: .* a box around it: x,y,width,height",
+        error(client.post("/v1/generate", files=files), 422),
+    )
+    answer = client.post("/v1/generate", files=files, data={"box": "50,50,100,100"})
+    assert answer.status_code == 200 and "mean face" in answer.headers["talkingface-note"]
+
+
+def test_forms_that_are_none(client: httpx.Client, files: dict[str, Any]) -> None:
+    post = client.post
+    assert "multipart/form-data" in error(post("/v1/generate", data={"model": "x"}), 415)
+    assert "lacks audio" in error(post("/v1/generate", files={"image": files["image"]}), 400)
+    stranger = files | {"passwords": ("x", b"1")}
+    assert "'passwords' is no file" in error(post("/v1/generate", files=stranger), 400)
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    assert "breaks off" in error(post("/v1/generate", content=head + b"12", headers=kind), 400)
+    assert "cannot be read" in error(post("/v1/generate", content=b"nonsense", headers=kind), 400)
+    long = b"--b\r\nContent-Disposition: " + b"x" * 9000 + b"\r\n\r\n"
+    assert "header" in error(post("/v1/generate", content=long, headers=kind), 400)
+    twice = [("image", files["image"]), ("image", files["image"])]
+    assert "'image' twice" in error(post("/v1/generate", files=twice), 400)
+    many = {f"f{k}": "" for k in range(30)}
+    assert "more than 20 parts" in error(post("/v1/generate", files=files, data=many), 400)
+
+
+def test_a_file_name_leads_nowhere(client: httpx.Client, files: dict[str, Any]) -> None:
+    files["image"] = ("../../../../tmp/evil", files["image"][1])
+    assert client.post("/v1/generate", files=files).status_code == 200
+    assert not Path("/tmp/evil").exists()
+
+
+def test_a_sound_that_is_too_long_is_not_decoded(
+    tmp_path: Path, temp: Path, served: Served, client: httpx.Client, files: dict[str, Any]
+) -> None:
+    short = replace(served.service.limits, file_minutes=0.02)
+    files["audio"] = (
+        "x.wav",
+        recordings.write_sound(
+            tmp_path / "a.flac", np.zeros(16_000 * 60), 16_000, "flac"
+        ).read_bytes(),
+    )
+    served.service.limits = short
+    try:
+        assert "longer than 0.02 minutes" in error(client.post("/v1/generate", files=files), 413)
+    finally:
+        served.service.limits = LIMITS
+
+
+def test_only_our_own_name_and_our_own_page(client: httpx.Client, files: dict[str, Any]) -> None:
+    host = client.base_url.netloc.decode()
+    assert "not known as 'evil.example'" in error(
+        client.get("/", headers={"host": "evil.example"}), 421
+    )
+    for name in (host, "localhost:80", "[::1]:8000", "192.168.7.7"):
+        assert client.get("/v1/health", headers={"host": name}).status_code == 200, name
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"http://{host}.evil.eu"):
+        for path in ("/v1/generate", "/v1/jobs", "/v1/faces"):
+            answer = client.post(path, files=files, headers={"origin": origin})
+            assert "another site" in error(answer, 403), (origin, path)
+    cross = {"sec-fetch-site": "cross-site"}
+    assert "another site" in error(client.delete("/v1/jobs/x", headers=cross), 403)
+    own = client.delete("/v1/jobs/x", headers={"origin": f"http://{host}"})
+    assert "no such job" in error(own, 404)
+
+
+def test_a_name_that_is_allowed(tmp_path: Path) -> None:
+    with serving(LIMITS, tmp_path, ["talk.example"]) as own:
+        headers = {"host": "talk.example", "origin": "https://talk.example"}
+        assert httpx.delete(f"{own.url}/v1/jobs/x", headers=headers).status_code == 404
+        assert httpx.get(own.url, headers={"host": "other.example"}).status_code == 421
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    for name, value in HEADERS.items():
+        assert page.headers[name] == value
+    assert "unsafe" not in page.headers["content-security-policy"]
+    served = [*STATIC.glob("serve*"), *STATIC.glob("serve/*"), *STATIC.glob("examples/*")]
+    texts = [path for path in served if path.suffix in (".html", ".css", ".js", ".svg")]
+    assert len(texts) > 8
+    for path in texts:
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|//cdn|@import|import\(|eval\(|innerHTML", text), path
+    html = PAGE.read_text(encoding="utf-8")
+    assert not re.search(r"<style|\bstyle=|\bon[a-z]+=|<script(?![^>]*\bsrc=)", html)
+    for link in re.findall(r'(?:src|href)="(/[^"]*)"', html):
+        assert client.get(link).status_code == 200, link
+    names = set(re.findall(r'part\("([a-z-]+)"\)', "".join(t.read_text("utf-8") for t in texts)))
+    assert len(names) > 20
+    assert {name for name in names if f'id="{name}"' not in html} == set()
+
+
+def test_what_is_not_there(client: httpx.Client) -> None:
+    assert "Not Found" in error(client.get("/v1/nothing"), 404)
+    assert "Method Not Allowed" in error(client.get("/v1/generate"), 405)
+    assert client.get("/static/../serve.py").status_code == 404
+    assert client.get("/static/%2e%2e/running.py").status_code == 404
+
+
+def test_jobs_are_asked_for_fetched_and_removed(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    begun = client.post("/v1/jobs", files=files, data={"show": "face"})
+    assert begun.status_code == 202
+    where = begun.headers["location"]
+    assert begun.json()["state"] in ("waiting", "working")
+    assert "not finished" in error(client.get(f"{where}/video"), 409)
+    done = client.get(where, params={"wait": 20}).json()
+    assert (done["state"], done["frames"], done["of"]) == ("done", 75, 75)
+    for _ in range(2):
+        content = client.get(done["video"]).content
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert video.probe(tmp_path / "a.mp4").seconds == 3.0
+    assert client.delete(where).status_code == 204
+    assert "no such job" in error(client.get(where), 404)
+    assert "give seconds" in error(client.post("/v1/jobs", files=files, data={"lease": "x"}), 400)
+
+
+def test_a_job_that_fails_says_why(client: httpx.Client, files: dict[str, Any]) -> None:
+    files["audio"] = ("x.wav", b"no sound " * 9)
+    where = client.post("/v1/jobs", files=files).headers["location"]
+    state = client.get(where, params={"wait": 20}).json()
+    assert (state["state"], state["status"]) == ("failed", 415) and "recording" in state["error"]
+    assert "the recording" in error(client.get(f"{where}/video"), 415)
+    client.delete(where)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that take long: 75 of them a quarter of a minute."""
+    push = Stream.push
+
+    def slowly(self: Stream, samples: Any) -> Iterator[Any]:
+        for frame in push(self, samples):
+            time.sleep(0.2)
+            yield frame
+
+    monkeypatch.setattr(Stream, "push", slowly)
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_queue_and_its_end(client: httpx.Client, files: dict[str, Any], served: Served) -> None:
+    jobs = [client.post("/v1/jobs", files=files).headers["location"] for _ in range(3)]
+    until(lambda: client.get(jobs[0]).json()["frames"] > 2, 10)
+    states = [client.get(job).json() for job in jobs]
+    assert [own["state"] for own in states] == ["working", "waiting", "waiting"]
+    assert [own.get("ahead") for own in states] == [None, 0, 1]
+    assert 5 < states[0]["seconds_left"] < 20 and states[0]["of"] == 75
+    assert client.get("/v1/health").json()["files"] == {"working": 1, "waiting": 2}
+    for path in ("/v1/generate", "/v1/jobs"):
+        full = client.post(path, files=files)
+        assert "busy: all 3 places for making files are taken" in error(full, 429)
+        assert int(full.headers["retry-after"]) > 0
+    assert client.post("/v1/faces", files={"image": files["image"]}).status_code == 200
+    for job in jobs[1:]:
+        client.delete(job)
+    began = time.monotonic()
+    client.delete(jobs[0])  # while it works
+    served.wait_until_idle(1)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_job_that_nobody_asks_for_is_cancelled(
+    client: httpx.Client, files: dict[str, Any], served: Served
+) -> None:
+    where = client.post("/v1/jobs", files=files, data={"lease": "0.5"}).headers["location"]
+    until(lambda: client.get(where).json()["frames"] > 3, 10)  # who asks keeps it
+    served.wait_until_idle(3)
+    assert client.get(where).status_code == 404
+
+
+def test_finished_files_are_kept_for_a_while_and_not_too_many(
+    tmp_path: Path, files: dict[str, Any]
+) -> None:
+    limits = replace(LIMITS, keep_minutes=0.05, queue=0, kept=1)
+    with serving(limits, tmp_path) as served, httpx.Client(base_url=served.url) as client:
+        for _ in range(2):
+            job = client.post("/v1/jobs", files=files, data={"show": "face"}).headers["location"]
+            assert client.get(job, params={"wait": 20}).json()["state"] == "done"
+        full = client.post("/v1/jobs", files=files)
+        assert full.status_code == 429 and "keeps 2 files already" in full.text
+        until(lambda: client.get(job).status_code == 404, 8)
+        assert served.service.desk.folders() == []
+
+
+def test_what_nobody_foresaw_is_a_plain_line_and_in_the_log(
+    client: httpx.Client,
+    files: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret of /etc/hosts")
+
+    monkeypatch.setattr(Stream, "push", broken)
+    assert error(client.post("/v1/generate", files=files), 500) == (
+        "the server failed here; what happened is in its log"
+    )
+    assert "secret of /etc/hosts" in caplog.text
+
+
+def form_bytes(files: dict[str, Any], end: bytes = b"--b--\r\n") -> bytes:
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
+        for name, (_, content) in files.items()
+    ]
+    return b"".join(parts) + end
+
+
+def half_a_request(served: Served, body: bytes, length: int) -> socket.socket:
+    head = (
+        f"POST /v1/generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+    own = socket.create_connection(("127.0.0.1", served.port), timeout=10)
+    own.sendall(head.encode() + body)
+    return own
+
+
+def test_a_client_that_vanishes_while_it_sends(served: Served, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    own = half_a_request(served, body[:60_000], len(body))
+    until(lambda: bool(served.service.desk.folders()), 5)
+    assert served.service.files.counts() == (0, 1)
+    own.close()
+    served.wait_until_idle(1)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_client_that_vanishes_while_it_waits(served: Served, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    own = half_a_request(served, body, len(body))
+    until(lambda: served.service.files.counts() == (1, 0), 5)
+    time.sleep(0.5)
+    own.close()
+    served.wait_until_idle(1)
+
+
+def test_a_client_that_stops_sending_is_told(served: Served, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    with half_a_request(served, body[:60_000], len(body)) as own:
+        answer = b""
+        while b"}" not in answer:
+            answer += own.recv(4000)
+    assert b" 408 " in answer and b"nothing more came within 1 s" in answer
+    served.wait_until_idle()
+
+
+def test_a_client_that_does_not_take_its_video(
+    served: Served, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(path: Path, *_: object, **__: object) -> int:
+        return path.write_bytes(bytes(30_000_000))  # no buffer on the way holds it
+
+    monkeypatch.setattr(video, "write", large)
+    body = form_bytes(files)
+    with half_a_request(served, body, len(body)):
+        until(lambda: served.service.files.counts() == (1, 0), 5)
+        until(lambda: served.service.files.counts() == (0, 0), 5)  # others may work meanwhile
+        assert served.service.desk.folders() != []
+        served.wait_until_idle(5)  # patience is over
+
+
+def test_faces_are_counted_as_the_option_counts_them(
+    client: httpx.Client, small: bytes, portrait: Path, tmp_path: Path
+) -> None:
+    one = client.post("/v1/faces", files={"image": ("x", small)}).json()
+    assert (one["width"], one["height"], len(one["faces"])) == (256, 256, 1)
+    x, y, width, height = one["faces"][0]["box"]
+    assert 30 < x < 80 and 40 < y < 90 and 120 < width < 190 and 140 < height < 210
+    whole = picture.read(portrait)
+    two = np.full((256, 400, 3), 127, np.uint8)
+    two[:, :256] = whole[::3, ::3]
+    two[64:192, 264:392] = whole[::6, ::6]
+    picture.write_png(tmp_path / "two.png", two)
+    found = client.post("/v1/faces", files={"image": ("x", (tmp_path / "two.png").read_bytes())})
+    assert [face["number"] for face in found.json()["faces"]] == [1, 2]
+    assert [face["box"][0] > 256 for face in found.json()["faces"]] == [False, True]
+    assert "is no option" in error(
+        client.post("/v1/faces", files={"image": ("x", small)}, data={"a": "b"}), 400
+    )
+    assert "not a JPEG" in error(client.post("/v1/faces", files={"image": ("x", b"1234")}), 415)
+
+
+def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """That JSON is as its schema says: as much of JSON Schema as the document uses."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
+    kinds = {
+        "object": dict, "array": list, "string": str, "integer": int, "null": type(None),
+        "number": (int, float),
+    }  # fmt: skip
+    kind = schema["type"]
+    assert any(isinstance(value, kinds[own]) for own in ([kind] if isinstance(kind, str) else kind))
+    assert value in schema.get("enum", [value])
+    if isinstance(value, dict):
+        assert set(schema.get("required", [])) <= set(value)
+        properties = schema.get("properties", {})
+        for name, inner in value.items():
+            extra = schema.get("additionalProperties")
+            assert name in properties or extra or not properties, name
+            if name in properties or extra:
+                check(inner, properties.get(name) or extra, schemas)
+    for inner in value if isinstance(value, list) else []:
+        check(inner, schema["items"], schemas)
+
+
+def test_the_document_describes_what_is_there(
+    client: httpx.Client, files: dict[str, Any], served: Served
+) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    own = app(served.service)
+    routes = {
+        (route.path, method.lower())
+        for route in own.routes
+        if isinstance(route, Route) and route.path != "/"
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    documented = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert documented == routes and len(routes) == 10
+    schemas = document["components"]["schemas"]
+    for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
+        assert name in schemas
+    operations = [op for item in document["paths"].values() for op in item.values()]
+    assert len({op["operationId"] for op in operations}) == len(operations)
+
+    where = client.post("/v1/jobs", files=files, data={"show": "face", "lease": "60"})
+    ask = {
+        "/v1/generate": client.post("/v1/generate", files=files, data={"show": "face"}),
+        "/v1/faces": client.post("/v1/faces", files={"image": files["image"]}),
+        "/v1/jobs": where,
+        "/v1/jobs/{id}": client.get(where.headers["location"], params={"wait": 20}),
+        "/v1/jobs/{id}/video": client.get(where.headers["location"] + "/video"),
+        **{path: client.get(path) for path in ("/v1/models", "/v1/limits", "/v1/health")},
+        "/openapi.json": client.get("/openapi.json"),
+    }
+    assert set(ask) == {path for path, _ in routes}
+    for path, answer in ask.items():
+        (method,) = set(document["paths"][path]) - {"delete"}
+        said = document["paths"][path][method]["responses"][str(answer.status_code)]
+        ((kind, content),) = said["content"].items()
+        assert answer.headers["content-type"] == kind, path
+        if kind == "application/json":
+            check(answer.json(), content["schema"], schemas)
+    assert client.delete(where.headers["location"]).status_code == 204
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    dead, alive = desk.Desk(tmp_path), desk.Desk(tmp_path)
+    fcntl.flock(dead._lock, fcntl.LOCK_UN)  # as the end of a process does
+    with alive.folder() as kept:
+        (dead.root / "picture").write_bytes(b"somebody")
+        third = desk.Desk(tmp_path)
+        assert not dead.root.exists() and kept.exists()
+    third.close()
+    alive.close()
+    assert list(tmp_path.iterdir()) == []
+    assert desk.Desk(tmp_path).root.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    assert "--temp" in cli("serve", "--temp", tmp_path / "none").err
+    assert cli("serve", "--model", "nonsense", "--port", "0").err.count("\n") == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = cli("serve", "--port", port)
+        assert ran.code == 2 and f"127.0.0.1:{port} cannot be listened on" in ran.err
+
+
+def test_the_real_command_starts_answers_and_stops(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "talkingface", "serve", "--port", "0", "--temp", str(tmp_path)]
+    command += ["--model", "cran-tiny", "--host", "0.0.0.0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ran:
+        assert ran.stdout is not None and ran.stderr is not None
+        address = re.search(r"http://\S+", ran.stdout.readline())
+        assert address is not None
+        assert httpx.get(address.group(0) + "v1/health").json()["status"] == "ok"
+        assert len(list(tmp_path.iterdir())) == 1
+        ran.send_signal(signal.SIGINT)
+        assert ran.wait(15) in (0, 130, -signal.SIGINT)
+        assert "whoever reaches this machine can use it" in ran.stderr.read()
+    assert list(tmp_path.iterdir()) == []
