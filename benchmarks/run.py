@@ -1,8 +1,8 @@
 """Every benchmark, one after the other: python benchmarks/run.py [--out speed.jsonl] [--quick]
 
 The network alone, where the time of a video goes, memory against length, live streams. Each prints
-its table and adds its JSON lines to the file. The whole takes about an hour on two cores, most of it
-for the hour of sound in `memory`; --quick leaves out what is long. Use an otherwise idle machine.
+its table and adds its JSON lines to the file. The whole takes about half an hour on two cores, most
+of it for the hour of sound in `memory`; --quick leaves out what is long. Use an idle machine.
 """
 
 from __future__ import annotations
