@@ -14,7 +14,6 @@ import numpy as np
 
 from talkingface.web import running
 from talkingface.web.limits import Limits
-from talkingface.web.live import MESSAGE
 from talkingface.web.serve import app
 from talkingface.web.service import Service
 
@@ -60,7 +59,7 @@ def serving(
     """A server that runs until the end of the block; then its temporary files must be gone."""
     service = Service(models, limits, temp)
     listening = running.bind("127.0.0.1", 0)
-    server = running.server(app(service, names), MESSAGE)
+    server = running.server(app(service, names))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

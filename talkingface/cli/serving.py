@@ -65,7 +65,6 @@ def serve(
         raise BadRequest(f"--temp {temp}: is no folder; create it first")
     from talkingface.web import running
     from talkingface.web.limits import Limits
-    from talkingface.web.live import MESSAGE
     from talkingface.web.serve import app as served
     from talkingface.web.service import Service
 
@@ -94,7 +93,7 @@ def serve(
     if open_page:
         typer.launch(address)
     names = [*(allow_host or []), host]
-    running.run(served(service, names), [listening], MESSAGE)
+    running.run(served(service, names), [listening])
 
 
 def _address(host: str, port: int) -> str:

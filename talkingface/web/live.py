@@ -37,7 +37,6 @@ from talkingface.web.limits import Limits, Refused, check_sound
 from talkingface.web.mailboxes import Mailbox
 from talkingface.web.service import AUDIO, BLOCK, IMAGE, Service, end_of, frames, refusing, result
 
-MESSAGE = 1 << 20  # bytes of a message, at most
 SOUND_RATE = 48_000  # Hz of a recording's sound as it is sent: short AAC frames, so little delay
 AHEAD = 2.0  # seconds that a recording's video may be made before it is watched
 _ROOM = 32  # messages that wait for a slow client, or for a slow worker

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 
+MESSAGE = 1 << 20  # bytes of a WebSocket's message, at most
 _UNREAD = 60_000  # milliseconds that a client may leave what was sent to it unread
 _GRACE = 3  # seconds that requests have to end when the server is stopped
 
@@ -33,6 +34,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
     "Permissions-Policy": "camera=(self), microphone=(self), geolocation=()",
 }
 
@@ -87,8 +89,8 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def server(app: Starlette, message: int = 1 << 20) -> uvicorn.Server:
-    """What answers, not yet running. message: bytes of a WebSocket's, at most."""
+def server(app: Starlette) -> uvicorn.Server:
+    """What answers, not yet running."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -96,13 +98,13 @@ def server(app: Starlette, message: int = 1 << 20) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        ws_max_size=message,
+        ws_max_size=MESSAGE,
         ws_per_message_deflate=False,  # video and sound do not shrink
         timeout_graceful_shutdown=_GRACE,
     )
     return uvicorn.Server(config)
 
 
-def run(app: Starlette, listening: Sequence[socket.socket], message: int = 1 << 20) -> None:
-    """Answer on these sockets until interrupted. message: as in `server`."""
-    server(app, message).run(sockets=list(listening))
+def run(app: Starlette, listening: Sequence[socket.socket]) -> None:
+    """Answer on these sockets until interrupted."""
+    server(app).run(sockets=list(listening))

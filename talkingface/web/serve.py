@@ -62,7 +62,7 @@ def app(service: Service, names: Collection[str] = ()) -> Starlette:
 
 
 async def _page(_: Request) -> Response:
-    return FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
+    return FileResponse(PAGE)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
