@@ -498,6 +498,35 @@ def test_speaking_live(opened: Opened, served: Served, portrait: Path) -> None:
     assert page.evaluate("document.getElementById('video').muted") is False
 
 
+ORDER = """async () => {
+  const { LiveVideo } = await import('/static/serve/live.js');
+  const sent = [];
+  let socket;
+  window.WebSocket = class {
+    static OPEN = 1;
+    readyState = 1;
+    bufferedAmount = 0;
+    constructor() { socket = this; }
+    send(data) { sent.push(typeof data === 'string' ? data : data.byteLength); }
+  };
+  const live = new LiveVideo(document.createElement('video'), () => {});
+  live.start(new Blob(['12345']), { rate: 48000 }, {});
+  live.say(new Int16Array(100));  // the microphone is faster than the connection
+  await socket.onopen();
+  live.say(new Int16Array(100));
+  live.endSpeech();
+  live.say(new Int16Array(100));  // and a block is still on its way
+  live.endSpeech();
+  return sent;
+}"""
+
+
+def test_sound_is_sent_between_its_beginning_and_its_end(opened: Opened) -> None:
+    page = opened()
+    sent = page.evaluate(ORDER)
+    assert sent == ['{"image":5}', 5, '{"microphone":48000}', 200, '{"end": true}']
+
+
 def test_recording_and_camera(opened: Opened, served: Served) -> None:
     page = opened()
     page.click("#record")

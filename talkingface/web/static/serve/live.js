@@ -59,6 +59,7 @@ export class LiveVideo {
 
   endSpeech() {
     if (this.#listening && this.#socket.readyState === WebSocket.OPEN) this.#socket.send('{"end": true}');
+    this.#listening = false; // a block of sound may still be on its way from the microphone
   }
 
   cancel() {

@@ -16,7 +16,9 @@ export async function listen(heard) {
     throw deviceTrouble(error, "microphone");
   }
   const context = new AudioContext();
+  let stopped = false;
   const stop = () => {
+    stopped = true;
     for (const track of stream.getTracks()) track.stop();
     if (context.state !== "closed") context.close();
   };
@@ -28,7 +30,9 @@ export async function listen(heard) {
     throw deviceTrouble(error, "microphone");
   }
   const capture = new AudioWorkletNode(context, "capture", { channelCount: 1, channelCountMode: "explicit" });
-  capture.port.onmessage = ({ data }) => heard(data);
+  capture.port.onmessage = ({ data }) => {
+    if (!stopped) heard(data);
+  };
   context.createMediaStreamSource(stream).connect(capture);
   return { rate: context.sampleRate, stop };
 }
