@@ -115,8 +115,7 @@ def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
 
 def test_the_readme_python_runs_as_written(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saving, live = blocks("python")
-    for block in (saving, live):
-        exec(compile(block, "README.md", "exec"), {})
+    exec(compile(f"{saving}\n{live}", "README.md", "exec"), {})
     assert video.probe(desk / "talking.mp4").has_audio
     numbers = [int(word) for word in capsys.readouterr().out.split() if word.isdigit()]
     assert sum(numbers) == 25
