@@ -88,3 +88,18 @@ class LandmarkDriven(Protocol):
         self, identity: Any, landmarks: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """landmarks: (B, T, 68, 2) in [0, 1] of the crop, one set per video frame."""
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A generator that draws a part of the crop: runtimes compile that, and lay it in themselves.
+
+    window: its `into_crop(made, pictures)` makes of `in_window`'s answer the generator's own.
+    """
+
+    window: Any
+
+    def in_window(
+        self, identity: Any, speech: Tensor, state: State = None
+    ) -> tuple[Generated, State]:
+        """The generator itself, but its pictures and maps are only the window."""

@@ -13,14 +13,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import video, weights
+from talkingface import runtimes, video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
 from talkingface.contract import Generated, Generator, LandmarkDriven, Portrait
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
@@ -334,16 +334,19 @@ def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
 def open_candidate(name: str, device: str = "cpu") -> Candidate:
     """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them.
 
-    "ROW=name" calls its row ROW. Raises BadRequest for a model that makes no video, or that draws
-    no landmarks it is given; UnknownModel, BadWeights.
+    "ROW=name" calls its row ROW. "name@openvino:int8" is computed by that runtime in that precision
+    [float32], see `runtimes.choose`. Raises BadRequest for a model that makes no video, or draws no
+    landmarks it is given; UnknownModel, BadWeights.
     """
     if name == REAL:
         return Candidate(REAL, "", None)
     label, equals, source = name.partition("=")
     if not equals or os.sep in label:  # a path may have = in it
         label, source = "", name
+    source, how = _runtime_of(source)
     driven = source.endswith(FROM_LANDMARKS)
     model, info = weights.load_with_info(source.removesuffix(FROM_LANDMARKS), device)
+    model = runtimes.choose(model, info, *how)
     if not isinstance(model, Generator):
         raise BadRequest(f"{name} is a {info.family}, which makes no video: give a generator")
     if driven and not isinstance(model, LandmarkDriven):
@@ -351,5 +354,14 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
             f"{name}: a {info.family} draws no landmarks it is given; leave {FROM_LANDMARKS} away, "
             "or give a model that does, as atvg"
         )
-    name, taught_by = (label or info.name) + FROM_LANDMARKS * driven, info.extra.get("reader", "")
-    return Candidate(name, info.sha256, model, driven, taught_by)
+    ending = FROM_LANDMARKS * driven + (f"@{':'.join(how)}" if how else "")
+    taught_by = info.extra.get("reader", "")
+    return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by)
+
+
+def _runtime_of(source: str) -> tuple[str, tuple[str, ...]]:
+    """("name", ("openvino", "int8")) of "name@openvino:int8"; ("name", ()) of a plain one."""
+    name, _, how = source.rpartition("@")
+    runtime, _, precision = how.partition(":")
+    known = name and runtime in get_args(runtimes.Runtime)
+    return (name, (runtime, precision or "float32")) if known else (source, ())

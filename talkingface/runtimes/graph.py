@@ -1,0 +1,105 @@
+"""A generator as a function of flat tensors: what graph compilers and file formats take.
+
+Identity and state are structures of tensors (tuples, dataclasses, None). Here they become tensors
+by name ("identity.portrait.image", "state.0") and structures again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from talkingface.contract import Generated, Generator, Portrait, State, Windowed
+from talkingface.errors import BadRequest
+
+
+def flat(value: Any, name: str) -> dict[str, Tensor]:
+    """Every tensor of a structure, by where it is in it; None holds none."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    return {
+        key: tensor
+        for part, inner in _parts(value).items()
+        for key, tensor in flat(inner, f"{name}.{part}").items()
+    }
+
+
+def rebuilt(like: Any, tensors: Iterator[Tensor]) -> Any:
+    """The structure of `like`, with tensors in the order of `flat`."""
+    if isinstance(like, Tensor):
+        return next(tensors)
+    if like is None:
+        return None
+    parts = [rebuilt(part, tensors) for part in _parts(like).values()]
+    return tuple(parts) if type(like) is tuple else type(like)(*parts)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {str(place): part for place, part in enumerate(value)}
+
+
+class Step(nn.Module):
+    """One call of a generator: flat tensors of face, speech and state -> what is made, and state.
+
+    identity, speech, state: examples for one face, silent and at rest; made: what came of them.
+    A generator that draws a window of the crop (`contract.Windowed`) makes only that.
+    """
+
+    def __init__(self, model: nn.Module, frames: int = 1) -> None:
+        """Raises BadRequest for a model whose memory does not begin empty."""
+        super().__init__()
+        if not isinstance(model, Generator):
+            raise BadRequest(f"a {type(model).__name__} is no generator of faces")
+        self.model = model
+        self.step: Any = model.in_window if isinstance(model, Windowed) else model
+        with torch.inference_mode():
+            self.identity = model.encode(_somebody(model.config))
+            spec = model.config.speech
+            self.speech = torch.zeros(1, frames, spec.hops, spec.coefficients)
+            made, after = self.step(self.identity, self.speech)
+            self.made: Generated = made
+            self.state = rebuilt(after, iter([t * 0 for t in flat(after, "").values()]))
+            again, _ = self.step(self.identity, self.speech, self.state)
+        if (again.frames - made.frames).abs().max() > 1e-4:
+            raise BadRequest(
+                f"a {model.config.family} that looks back at its own pictures runs in torch only: "
+                "give the runtime torch, or a model of another scheme"
+            )
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Examples of `forward`'s arguments, in their order."""
+        whole = flat(self.identity, "identity") | {"speech": self.speech}
+        return whole | flat(self.state, "state")
+
+    def outputs(self) -> list[str]:
+        """Names of `forward`'s results, in their order."""
+        return [*flat(self.made, "made"), *flat(self.state, "after")]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        given = iter(tensors)
+        identity = rebuilt(self.identity, given)
+        speech = next(given)
+        made, state = self.step(identity, speech, rebuilt(self.state, given))
+        return (*flat(made, "made").values(), *flat(state, "after").values())
+
+
+def structured(step: Step, tensors: Iterator[Tensor]) -> tuple[Generated, State]:
+    """`Step.forward`'s results as a generator returns them."""
+    made: Generated = rebuilt(step.made, tensors)
+    return made, rebuilt(step.state, tensors)
+
+
+def _somebody(config: Any) -> Portrait:
+    """The mean face, grey."""
+    size = config.crop.size
+    points = torch.from_numpy(config.crop.template() / size).float()
+    return Portrait(torch.zeros(1, 3, size, size), points[None])
