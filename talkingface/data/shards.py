@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import json
+import secrets
 import shutil
 import tarfile
 import wave
@@ -45,9 +46,10 @@ _MEND = "prepare the corpus again, or copy the shard again"
 def write(path: Path, clips: Iterable[Clip]) -> int:
     """Write a shard; it appears under its name when it is whole. Returns how many clips it holds.
 
-    Raises OutputError when the disk is full or cannot be written.
+    What a killed process left of it is removed then. Raises OutputError when the disk is full or
+    cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     count = 0
     try:
         with writing(path, OSError):
@@ -59,6 +61,8 @@ def write(path: Path, clips: Iterable[Clip]) -> int:
                         archive.addfile(member, io.BytesIO(data))
                     count += 1
             part.replace(path)
+            for left in path.parent.glob(f".{path.name}.*.part"):
+                left.unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)
     return count

@@ -83,10 +83,7 @@ def read_results(path: Path) -> list[Result]:
     return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_text(path: Path, text: str, overwrite: bool = True) -> None:
-    """A text file, whole or not at all. Raises OutputError."""
-    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
-        part.write_text(text, encoding="utf-8")
+write_text = media.write_text  # for the modules beside
 
 
 def key_of(facts: Mapping[str, Any]) -> str:

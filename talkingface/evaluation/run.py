@@ -25,8 +25,8 @@ import torch
 
 from talkingface import media, weights
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.prepare import start_worker
 from talkingface.data.shards import open_cache
+from talkingface.data.workers import start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate

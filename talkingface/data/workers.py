@@ -1,0 +1,185 @@
+"""Who does the work: processes of this machine, or a Dask cluster. A worker that dies costs time.
+
+What a killed worker was at is done again; a recording at which a process dies twice, all alone, is
+reported as such and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cv2
+import torch
+
+from talkingface.errors import BadRequest, OutputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_TRIES = 2  # of a task at which a process died, in a process of its own
+
+
+def start_worker() -> None:
+    """Begin a process of a pool: one thread, and an end when its parent is gone."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # killed hard, the parent cannot end its workers
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """torch and OpenCV on one thread here, and as before afterwards."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def in_order(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    jobs: int,
+    crashed: Callable[[Task], Result],
+) -> Generator[Result, None, None]:
+    """work(task) of each, in order; a few are computed ahead, so that memory stays bounded.
+
+    jobs: processes; 1 works in this process. crashed(task): the result of a task at which its
+    process died, alone, twice.
+    """
+    if jobs == 1:
+        with single_thread():
+            yield from map(work, tasks)
+        return
+    waiting: deque[tuple[Task, Future[Result]]] = deque()
+    source, ahead = iter(tasks), 2 * jobs + 2
+    pool = _pool(jobs)
+    try:
+        while True:
+            for task in itertools.islice(source, ahead - len(waiting)):
+                waiting.append((task, _submitted(pool, work, task)))
+            if not waiting:
+                return
+            task, future = waiting.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                pool.shutdown(wait=False, cancel_futures=True)
+                result = _alone(work, task, crashed)
+                pool = _pool(jobs)
+                waiting = deque((t, _again(pool, work, t, f)) for t, f in waiting)
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker)
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task
+) -> Future[Result]:
+    """The future of a task; one that failed, where the pool is broken already."""
+    try:
+        return pool.submit(work, task)
+    except BrokenProcessPool as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _again(
+    pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task, before: Future[Result]
+) -> Future[Result]:
+    """What was finished before its pool broke, or the task once more."""
+    finished = before.done() and not before.cancelled() and before.exception() is None
+    return before if finished else _submitted(pool, work, task)
+
+
+def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task], Result]) -> Result:
+    for _ in range(_TRIES):
+        pool = _pool(1)
+        try:
+            return pool.submit(work, task).result()
+        except BrokenProcessPool:
+            continue
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return crashed(task)
+
+
+@contextmanager
+def cluster(scheduler: str | None, jobs: int) -> Iterator[Client]:
+    """A Dask client: of the scheduler at this address, or of processes of this machine.
+
+    jobs: processes, where there is no scheduler. Raises BadRequest when Dask is missing,
+    OutputError when nobody answers at the address.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise BadRequest(
+            "--engine dask needs Dask: pip install 'talkingface[cluster]' here and where the "
+            "workers run"
+        ) from error
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=30)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OutputError(
+                f"{scheduler}: no Dask scheduler answers ({error}); start one with `dask "
+                "scheduler`, and give its address, as tcp://host:8786"
+            ) from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def on_cluster(
+    client: Client, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, BaseException | None]]:
+    """work(*task) of each, wherever there is room: the number of each task as it is finished.
+
+    With it the error of a task at which workers kept dying (Dask gives up after four); other
+    errors are raised.
+    """
+    from distributed import KilledWorker, as_completed
+
+    futures = [client.submit(work, *task, pure=False, retries=0) for task in tasks]
+    numbers = {future.key: number for number, future in enumerate(futures)}
+    for future in as_completed(futures):
+        error = future.exception()
+        if error is not None and not isinstance(error, KilledWorker):
+            client.cancel(futures)
+            raise error
+        yield numbers[future.key], error
