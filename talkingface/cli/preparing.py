@@ -84,15 +84,11 @@ def prepare(
     ] = None,
     hold_out: Annotated[
         list[str] | None,
-        typer.Option(
-            help="a speaker kept from training; repeat [as published; grid: s4, s26]"
-        ),
+        typer.Option(help="a speaker kept from training; repeat [as published; grid: s4, s26]"),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            help="hold out a known group; grid: unseen (s1, s2, s20, s22), atvg (s29)"
-        ),
+        typer.Option(help="hold out a known group; grid: unseen (s1, s2, s20, s22), atvg (s29)"),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
     shard: Annotated[

@@ -105,7 +105,7 @@ class Batch:
     the frame before the first; place: (B, 68, 2), its landmarks. silent: (B,) bool, still
     portraits. word: (B,) index of a word spoken within the sample, -1 for none; span: (B, 2), its
     first frame and the one after its last.
-    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits and puppets.
+    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
 
@@ -127,8 +127,11 @@ class Batch:
 
 
 def speakers_of(clips: list[ClipInfo]) -> tuple[str, ...]:
-    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts."""
-    return tuple(sorted({c.speaker for c in clips if not c.silent}))
+    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts.
+
+    Nobody ("") is nobody, where a corpus does not say who speaks.
+    """
+    return tuple(sorted({c.speaker for c in clips if not c.silent and c.speaker}))
 
 
 @dataclass(frozen=True)

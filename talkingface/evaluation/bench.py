@@ -106,10 +106,13 @@ class Bench:
     def portrait(self, clip: ClipInfo, identity: Identity) -> ClipInfo | None:
         """The clip whose first frame is the identity picture; None where a speaker has no other.
 
-        "another recording" is the speaker's next clip of the same split, in the order of names.
+        "another recording" is the speaker's next clip of the same split, in the order of names;
+        None where nobody knows who speaks.
         """
         if identity == "first frame":
             return clip
+        if not clip.speaker:
+            return None
         same = [c for c in self.cache.split(clip.split) if c.speaker == clip.speaker]
         order = sorted(same, key=lambda c: c.key)
         following = order[(order.index(clip) + 1) % len(order)]

@@ -18,7 +18,7 @@ from talkingface.evaluation import figures, tables
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
-from talkingface.evaluation.run import evaluate, speaking_clips
+from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
 from talkingface.models.lipreader import GRID_WORDS
 from talkingface.training.tables import trained
@@ -117,7 +117,7 @@ def reproduce(
     out: Path,
     *,
     judge: str | Path | None = None,
-    splits: Sequence[str] = ("test", "stranger"),
+    splits: Sequence[str] | None = None,
     reference: str | None = None,
     device: str = "cpu",
     **options: Any,
@@ -146,7 +146,9 @@ def reproduce(
         **{**options, "author_compat": paper.author_compat or options.get("author_compat", False)},
     )
     _write(as_printed(results, paper.columns, reference), out / f"{table}.md", reference)
-    _draw(paper, models, open_cache(cache), out, splits[0], device)
+    opened = open_cache(cache)
+    first = (splits or held_out_splits(opened))[0]
+    _draw(paper, models, opened, out, first, device)
     return results
 
 

@@ -49,6 +49,7 @@ from talkingface.models.lipreader import LeanLipReader, PublishedLipReader
 from talkingface.training.loop import keep_memory
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
+HELD_OUT = ("test", "stranger")
 SILENCE_EVERY = 5  # one clip in so many is also driven by silence
 RESULTS, TABLES, LATEX = "results.jsonl", "tables.md", "tables.tex"
 Task = tuple[str, bool]  # a clip's key, and whether it is driven by silence too
@@ -93,7 +94,7 @@ def evaluate(
     judge: str | Path | None = None,
     experts: Sequence[str | Path] = (),
     identities: Sequence[Identity] = IDENTITIES,
-    splits: Sequence[str] = ("test", "stranger"),
+    splits: Sequence[str] | None = None,
     clips: int | None = None,
     jobs: int = 1,
     device: str = "cpu",
@@ -106,12 +107,12 @@ def evaluate(
     models: names or weights files, as `open_candidate` reads them; real video and the still picture
     are always measured too. cache: a training cache (see `data.dataset`). judge: a lip reader's
     weights, one that no evaluated generator has learned from; None leaves reading out. experts:
-    weights of further networks that measure (`experts.py`). identities: which pictures. clips: at
-    most so many of each split, spread evenly. jobs: processes, of one thread each. reference: the
-    row that the others are compared with [the first model]. author_compat: also measure as
-    ATVGnet's script does. The same arguments give the same bytes of results and tables, whatever
-    the jobs, and whether a run was interrupted or not. Raises BadRequest, BadShard, BadWeights,
-    UnknownModel, OutputError.
+    weights of further networks that measure (`experts.py`). identities: which pictures. splits: of
+    the cache [`held_out_splits`]. clips: at most so many of each split, spread evenly. jobs:
+    processes, of one thread each. reference: the row that the others are compared with [the first
+    model]. author_compat: also measure as ATVGnet's script does. The same arguments give the same
+    bytes of results and tables, whatever the jobs, and whether a run was interrupted or not. Raises
+    BadRequest, BadShard, BadWeights, UnknownModel, OutputError.
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
@@ -122,6 +123,7 @@ def evaluate(
     with _folder(out), _single_thread():
         opened = _open(plan)
         _check(opened, reference)
+        splits = held_out_splits(opened.bench.cache) if splits is None else splits
         tasks = _tasks(opened.bench.cache, splits, clips)
         results = _run(partial(_measure_clip, plan), tasks, jobs, progress)
         rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
@@ -200,6 +202,12 @@ def _tasks(cache: Cache, splits: Sequence[str], clips: int | None) -> list[Task]
         picked = spread(speaking_clips(cache, split), clips)
         tasks += [(clip.key, n % SILENCE_EVERY == 0) for n, clip in enumerate(picked)]
     return tasks
+
+
+def held_out_splits(cache: Cache) -> list[str]:
+    """Of "test" and "stranger" those that the cache has; both where it has neither."""
+    there = {c.split for c in cache.clips if not c.silent}
+    return [name for name in HELD_OUT if name in there] or list(HELD_OUT)
 
 
 def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from talkingface import video, weights
 from talkingface.audio import FPS
 from talkingface.data.dataset import WORD_INDEX, Cache, ClipInfo
+from talkingface.data.provenance import licence, people, titles
 from talkingface.metrics.lips import reading_accuracy
 from talkingface.models.lipreader import (
     READERS,
@@ -32,7 +33,6 @@ from talkingface.picture import Picture
 from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
 
 Half = Literal["first", "second", "both"]
-LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 AROUND = 3  # frames read beside a word: two of margin, one that its span may be off
 
 
@@ -237,15 +237,17 @@ class ReadingRecipe:
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The weights, with what they are in the header."""
-        speakers = sorted({w.clip.speaker for w in self.words})
+        clips = [w.clip for w in self.words]
         half = {"both": "all", "first": "the first half", "second": "the second half"}
         data = (
-            f"GRID: {len(self.words)} words of {len({w.clip.key for w in self.words})} clips of "
-            f"{' '.join(speakers)}, {half[self.training.half]} of the training sentences"
+            f"{titles(clips)}: {len(clips)} words of {len({c.key for c in clips})} clips of "
+            f"{people(c.speaker for c in clips)}, {half[self.training.half]} of the training "
+            "sentences"
         )
         extra = {"steps": step, "half": self.training.half, "seed": self.training.seed}
+        terms = licence(clips)
         weights.save(
-            path, self.reader, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+            path, self.reader, training_data=data, licence=terms, metrics=measures, extra=extra
         )
 
 

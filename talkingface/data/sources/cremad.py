@@ -81,7 +81,9 @@ def _demographics(path: Path) -> dict[str, dict[str, str]]:
 
 CREMAD = Corpus(
     name="crema-d",
-    line="CREMA-D (Cao et al. 2014): 91 actors, twelve sentences, six emotions",
+    title="CREMA-D",
+    paper="Cao et al. 2014",
+    about="91 actors, twelve sentences, six emotions",
     layout="VideoFlash/1001_DFA_ANG_XX.flv, VideoDemographics.csv",
     find=cremad,
     licence="Open Database License (ODbL)",

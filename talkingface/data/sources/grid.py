@@ -212,7 +212,9 @@ def _word_spans(phones: list[Word]) -> list[tuple[float, float]]:
 
 GRID = Corpus(
     name="grid",
-    line="GRID (Cooke et al. 2006): 34 speakers, six-word sentences",
+    title="GRID",
+    paper="Cooke et al. 2006",
+    about="34 speakers, six-word sentences",
     layout="<speaker>/<clip>.mpg, alignments/<speaker>/<clip>.align",
     find=grid,
     licence="CC BY 4.0",
@@ -220,7 +222,9 @@ GRID = Corpus(
 )
 LOMBARD_GRID = Corpus(
     name="lombard-grid",
-    line="Lombard GRID (Alghamdi et al. 2018): 54 speakers, plain and raised voices",
+    title="Lombard GRID",
+    paper="Alghamdi et al. 2018",
+    about="54 speakers, plain and raised voices",
     layout="lombardgrid/{front,audio,alignment}/<s>_<l|p>_<clip>.{mov,wav,json}",
     find=lombard_grid,
     licence="see zenodo.org/records/3736465",

@@ -40,7 +40,7 @@ def lrw(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
             for path in _clips(root / word / split):
                 recordings.append(
                     Recording(
-                        key=key_of("lrw", path.stem),
+                        key=key_of("lrw", split, path.stem),  # each split counts from 1
                         speaker=UNKNOWN,
                         path=path,
                         split=split,
@@ -86,7 +86,9 @@ def label_lrw(recording: Recording) -> Recording:
 
 LRW = Corpus(
     name="lrw",
-    line="Lip Reading in the Wild (Chung and Zisserman 2016): 500 words, 29 frames each",
+    title="Lip Reading in the Wild",
+    paper="Chung and Zisserman 2016",
+    about="500 words, 29 frames each",
     layout="lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4 and .txt",
     find=lrw,
     licence="BBC: non-commercial research under an agreement with the BBC",

@@ -176,7 +176,9 @@ def portraits(folder: Path) -> list[Recording]:
 
 VIDEOS_OF_ONES_OWN = Corpus(
     name="videos",
-    line="a folder of your own videos, with or without transcripts",
+    title="own videos",
+    paper="",
+    about="a folder of your own videos, with or without transcripts",
     layout="<person>/<video>.mp4, <video>.txt or <video>.TextGrid beside",
     find=videos,
     licence="as the videos'",
@@ -184,7 +186,9 @@ VIDEOS_OF_ONES_OWN = Corpus(
 )
 OBAMA = Corpus(
     name="obama",
-    line="Obama's weekly addresses (Suwajanakorn et al. 2017): one person, pose kept",
+    title="Obama's weekly addresses",
+    paper="Suwajanakorn et al. 2017",
+    about="one person, pose kept",
     layout="<video>.mp4",
     find=obama,
     licence="as the videos'",

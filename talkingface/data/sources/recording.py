@@ -55,7 +55,7 @@ def as_it_is(recording: Recording) -> Recording:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What `talkingface prepare NAME` reads. line: one line about it; layout: of its folder.
+    """What `talkingface prepare NAME` reads. title, paper, about: one line; layout: of its folder.
 
     find: its folder, and speakers to hold out [the published ones] -> its recordings. Splits are
     "train", "val", "test" (people who may be in "train" say something else) and "stranger" (people
@@ -65,13 +65,25 @@ class Corpus:
     """
 
     name: str
-    line: str
+    title: str
+    paper: str
+    about: str
     layout: str
     find: Find
     licence: str
     label: Callable[[Recording], Recording] = as_it_is
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     natural_pose: bool = False
+
+    @property
+    def line(self) -> str:
+        """The line about it in a list of corpora."""
+        return f"{self.title} ({self.paper}): {self.about}" if self.paper else self.about
+
+    @property
+    def terms(self) -> str:
+        """Whose it is and on which terms, as weights say it."""
+        return f"{self.paper}, {self.licence}" if self.paper else self.licence
 
 
 def require(folder: Path, what: str) -> None:

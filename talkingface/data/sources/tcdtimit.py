@@ -120,7 +120,9 @@ def label_tcdtimit(recording: Recording) -> Recording:
 
 TCDTIMIT = Corpus(
     name="tcd-timit",
-    line="TCD-TIMIT (Harte and Gillen 2015): 62 speakers, phonetically rich sentences",
+    title="TCD-TIMIT",
+    paper="Harte and Gillen 2015",
+    about="62 speakers, phonetically rich sentences",
     layout="volunteers/01M/Clips/straightcam/*.mp4, lipspeakers/Lipspkr1/..., *.mlf",
     find=tcdtimit,
     licence="TCD-TIMIT: research use, see sigmedia.tcd.ie",

@@ -109,14 +109,18 @@ def _tested(meta: Path) -> list[str]:
 _LICENCE = "VoxCeleb terms; the videos stay their owners'"
 VOXCELEB1 = Corpus(
     name="voxceleb1",
-    line="VoxCeleb1 (Nagrani et al. 2017): 1,251 identities; its video is one's own cut",
+    title="VoxCeleb1",
+    paper="Nagrani et al. 2017",
+    about="1,251 identities; its video is one's own cut",
     layout="mp4/<id>/<video>/<utterance>.mp4, wav/<id>/<video>/<utterance>.wav",
     find=voxceleb1,
     licence=_LICENCE,
 )
 VOXCELEB2 = Corpus(
     name="voxceleb2",
-    line="VoxCeleb2 (Chung et al. 2018): 6,112 identities, a million utterances",
+    title="VoxCeleb2",
+    paper="Chung et al. 2018",
+    about="6,112 identities, a million utterances",
     layout="<dev|test>/mp4/<id>/<video>/00001.mp4, <dev|test>/aac/.../00001.m4a",
     find=voxceleb2,
     licence=_LICENCE,
