@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import bar, note
+from talkingface.cli.options import Overwrite, Shards, bar, note
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -100,9 +100,6 @@ def prepare(
         typer.Option(help="with dask: its address, as tcp://host:8786 [processes of this machine]"),
     ] = None,
 ) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from talkingface.data import filters, sources
     from talkingface.data import prepare as preparation
 
@@ -125,15 +122,53 @@ def prepare(
             scheduler=scheduler,
             progress=progress,
         )
-    head, *rows = summary.table()
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print(_columns(summary.table()))
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
     print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
     if summary.missing:
         note(f"{summary.missing} shards are still to be written, by the other shares")
+
+
+@app.command()
+def inspect(
+    shards: Shards,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the page [inspect.html in the folder]")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what is in a folder of shards, and what was dropped and why, as one HTML page.
+
+    Clips, hours, people and words; every measure as a histogram with its limit; pictures of clips
+    that were kept and of those dropped, by reason. The page is one file and asks for nothing else.
+
+    Example: talkingface inspect shards -o report.html
+    """
+    from talkingface import media
+    from talkingface.data import inspection, inspection_page
+
+    page = shards / "inspect.html" if output is None else output
+    if output is not None:  # the folder's own page is always the newest
+        media.check_output(page, overwrite)
+    with bar("shards") as progress:
+        found = inspection.inspect(shards, progress)
+    media.write_text(page, inspection_page.page(found))
+    seconds = sum(clip.frames for clip in found.speaking) / 25
+    dropped = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
+    print(f"{shards}: {len(found.kept)} clips, {seconds / 60:.1f} min of speech")
+    print(f"dropped: {dropped or 'nothing'}")
+    print(f"{page}: open it in a browser")
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """A table as text: as wide as its cells, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _held_out(

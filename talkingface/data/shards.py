@@ -16,7 +16,7 @@ import shutil
 import tarfile
 import wave
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,17 @@ def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
     yield "json", json.dumps(facts, sort_keys=True).encode()
 
 
-def read(path: Path) -> Iterator[Clip]:
-    """The clips of a shard, one by one. Raises BadShard, naming the file and its bad member."""
+def facts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The key of each clip of a shard and its JSON; pictures and sound are skipped. BadShard."""
+    for name, content in _contents(path, ".json"):
+        yield name.partition(".")[0], _facts(path, name, content)
+
+
+def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
+    """The clips of a shard, one by one, or those with these keys.
+
+    Raises BadShard, naming the file and its bad member.
+    """
     data: dict[str, bytes] = {}
     key = ""
     for name, content in _contents(path):
@@ -107,7 +116,8 @@ def read(path: Path) -> Iterator[Clip]:
         key = stem
         data[kind] = content
         if all(kind in data for kind in _KINDS):
-            yield _clip(path, key, data)
+            if wanted is None or key in wanted:
+                yield _clip(path, key, data)
             data = {}
     if data:
         raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
@@ -262,9 +272,9 @@ def _fingerprint(paths: list[Path]) -> str:
 
 def _fill(folder: Path, paths: list[Path]) -> None:
     """Write the files of `dataset.Cache`; frames are counted first, so that they can be mapped."""
-    known = [_facts(p, name, data) for p in paths for name, data in _contents(p, ".json")]
-    total = sum(facts["frames"] for facts in known)
-    sizes = {facts["size"] for facts in known}
+    known = [own for path in paths for _, own in facts(path)]
+    total = sum(own["frames"] for own in known)
+    sizes = {own["size"] for own in known}
     if len(sizes) != 1:
         raise BadShard(
             f"{paths[0].parent}: crops of {sorted(sizes)} pixels in one folder, expected one size; "
