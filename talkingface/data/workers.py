@@ -81,14 +81,15 @@ def in_order(
                 waiting.append((task, _submitted(pool, work, task)))
             if not waiting:
                 return
-            task, future = waiting.popleft()
             try:
-                result = future.result()
+                result = waiting[0][1].result()
             except BrokenProcessPool:
                 pool.shutdown(wait=False, cancel_futures=True)
-                result = _alone(work, task, crashed)
+                waiting = _suspected(waiting, work, jobs + 1, crashed)
                 pool = _pool(jobs)
                 waiting = deque((t, _again(pool, work, t, f)) for t, f in waiting)
+                continue
+            waiting.popleft()
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -111,24 +112,46 @@ def _submitted(
         return failed
 
 
+def _is_finished(future: Future[Result]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
 def _again(
     pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task, before: Future[Result]
 ) -> Future[Result]:
     """What was finished before its pool broke, or the task once more."""
-    finished = before.done() and not before.cancelled() and before.exception() is None
-    return before if finished else _submitted(pool, work, task)
+    return before if _is_finished(before) else _submitted(pool, work, task)
 
 
-def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task], Result]) -> Result:
-    for _ in range(_TRIES):
-        pool = _pool(1)
-        try:
-            return pool.submit(work, task).result()
-        except BrokenProcessPool:
-            continue
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    return crashed(task)
+def _suspected(
+    waiting: deque[tuple[Task, Future[Result]]],
+    work: Callable[[Task], Result],
+    running: int,
+    crashed: Callable[[Task], Result],
+) -> deque[tuple[Task, Future[Result]]]:
+    """The tasks after a process died: those that may have killed it done one by one, up to the
+    guilty one. running: how many were being done; they are the first that are not finished."""
+    settled: deque[tuple[Task, Future[Result]]] = deque()
+    pool: ProcessPoolExecutor | None = None
+    for task, future in waiting:
+        tries = 0 if _is_finished(future) or running == 0 else _TRIES
+        running -= tries > 0
+        while tries > 0:
+            pool = pool or _pool(1)
+            future = _submitted(pool, work, task)
+            tries -= 1
+            if isinstance(future.exception(), BrokenProcessPool):
+                pool.shutdown(wait=False)
+                pool = None
+                if tries == 0:
+                    future, running = Future(), 0
+                    future.set_result(crashed(task))
+            else:
+                tries = 0
+        settled.append((task, future))
+    if pool is not None:
+        pool.shutdown()
+    return settled
 
 
 @contextmanager
