@@ -53,9 +53,11 @@ def main() -> None:
     share = whole / len(chosen)
     print(f"{len(recordings)} recordings listed in {listing:.2f} s")
     print(f"{len(chosen)} recordings: {len(made)} clips, {len(clips)} kept, {frames} frames")
-    print(f"{seconds / len(chosen):.2f} core-seconds a recording, {1e3 * seconds / frames:.1f} ms a frame")
+    each, one = seconds / len(chosen), 1e3 * seconds / frames
+    print(f"{each:.2f} core-seconds a recording, {one:.1f} ms a frame")
     print(f"{size / len(chosen) / 1e3:.0f} kB a recording, {size / frames / 1e3:.2f} kB a frame")
-    print(f"{whole} recordings: {seconds * share / 3600:.0f} core-hours, {size * share / 1e9:.0f} GB")
+    hours, gigabytes = seconds * share / 3600, size * share / 1e9
+    print(f"{whole} recordings: {hours:.0f} core-hours, {gigabytes:.0f} GB")
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class Played:
 class Bench:
     """Where candidates are measured: the clips, the judge, and what is known of the real videos.
 
-    detections: folder for the landmarks found on real videos. experts: further networks that
-    measure. author_compat: also measure as ATVGnet's released script does.
+    vocabulary: the words that the judge tells apart, in their order. detections: folder for the
+    landmarks found on real videos. experts: further networks that measure. author_compat: also
+    measure as ATVGnet's released script does.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Bench:
         device: torch.device | str = "cpu",
         experts: Sequence[Expert] = (),
         author_compat: bool = False,
+        vocabulary: Sequence[str] = GRID_WORDS,
     ) -> None:
+        self.known = {word: index for index, word in enumerate(vocabulary)}
         self.cache, self.judge, self.judge_sha256 = cache, judge, judge_sha256
         self.experts, self.author_compat = tuple(experts), author_compat
         self.detections, self.device = detections, torch.device(device)
@@ -237,6 +240,7 @@ class Bench:
             words=[],
             ranks=[],
             judge=self.judge_sha256,
+            vocabulary=len(self.known),
         )
 
     def facts(
@@ -294,13 +298,13 @@ class Bench:
 
     def _read(self, filmed: Filmed, clip: ClipInfo) -> tuple[list[int], list[int]]:
         """The clip's words, and the judge's place for each; a face never found is read last."""
-        words = words_of(clip)
+        words = words_of(clip, self.known)
         if self.judge is None or not words:
             return [], []
         indices = [word.index for word in words]
         landmarks = detection.filled(filmed.landmarks)
         if landmarks is None:
-            return indices, [len(GRID_WORDS)] * len(indices)
+            return indices, [len(self.known)] * len(indices)
         place = torch.from_numpy(landmarks / self.size).float().to(self.device)
         frames = video.to_tensor(filmed.frames).to(self.device)
         logits = word_logits(self.judge, frames, place, words).cpu().numpy()

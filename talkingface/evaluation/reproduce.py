@@ -20,7 +20,6 @@ from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
-from talkingface.models.lipreader import GRID_WORDS
 from talkingface.training.tables import trained
 
 JUDGE = "judge"  # the lip reader that came with the package and taught no generator
@@ -172,7 +171,7 @@ def as_printed(
             row = tables.estimates([r for r in own if r.model == name], beside)
             rows[name] = tables.percent(row)
         if any(key == "top1" for _, key, _ in columns) and any(r.ranks for r in own):
-            rows["chance"] = {f"top{n}": 100 * n / len(GRID_WORDS) for n in (1, 5)}
+            rows["chance"] = {f"top{n}": 100 * n / tables.vocabulary_of(own) for n in (1, 5)}
         caption = tables.AUTHOR_CAPTION if set(tables.AUTHOR_COLUMNS) <= set(columns) else ""
         printed[split] = Table("method", rows, columns, caption)
     return printed

@@ -45,8 +45,9 @@ from talkingface.evaluation.results import (
     write_results,
     write_text,
 )
-from talkingface.models.lipreader import LeanLipReader, PublishedLipReader
+from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
 from talkingface.training.loop import keep_memory
+from talkingface.training.reading import vocabulary_of
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
 HELD_OUT = ("test", "stranger")
@@ -229,12 +230,12 @@ def spread(clips: Sequence[ClipInfo], most: int | None) -> list[ClipInfo]:
 def _open(plan: Plan) -> Opened:
     """The cache, the judge, the models and what was measured: opened once per process."""
     how = plan.measures
-    judge, sha256 = None, ""
+    judge, sha256, vocabulary = None, "", GRID_WORDS
     if plan.judge is not None:
         loaded, info = weights.load_with_info(plan.judge, how.device)
         if not isinstance(loaded, PublishedLipReader | LeanLipReader):
             raise BadRequest(f"{plan.judge} is a {info.family}, the judge must be a lip reader")
-        judge, sha256 = loaded, info.sha256
+        judge, sha256, vocabulary = loaded, info.sha256, vocabulary_of(info)
     detections = how.out / "detections"
     with media.writing(detections, OSError):
         detections.mkdir(exist_ok=True)
@@ -246,6 +247,7 @@ def _open(plan: Plan) -> Opened:
         how.device,
         _experts(how),
         how.author_compat,
+        vocabulary,
     )
     candidates = tuple(open_candidate(name, how.device) for name in plan.models)
     return Opened(bench, candidates, _measured(how.out))
