@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
-from corpus import landmarks, write_cache
+from corpus import landmarks as face_points
+from corpus import write_cache
 from torch import Tensor, nn
 
 from talkingface import video, weights
@@ -442,7 +443,7 @@ def renamed(folder: Path, names: dict[str, str]) -> Path:
 def test_a_reader_knows_the_words_of_its_corpus(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = np.zeros((1, 68, 2)) + landmarks(4)  # faces of noise need no looking for
+    found = np.zeros((1, 68, 2)) + face_points(4)  # faces of noise need no looking for
     monkeypatch.setattr(detection, "detect", lambda frames: np.repeat(found, len(frames), 0))
     corpus = renamed(tmp_path / "corpus", {"bin": "about", "two": "young"})
     words = ("about", "at", "blue", "f", "young")
