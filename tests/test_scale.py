@@ -233,7 +233,7 @@ def test_a_run_that_is_killed_at_any_time_goes_on(
     tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     out, rng = tmp_path / "shards", random.Random(2)
-    for place in (0, 1, 3):  # recordings done when it is killed, and a while
+    for place in (0, 3):  # recordings done when it is killed, and a while
         run = start(tree, out, jobs=1)
         assert run.stdout is not None
         for line in run.stdout:

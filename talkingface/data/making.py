@@ -16,6 +16,7 @@ from talkingface.data import filters as limits
 from talkingface.data.clip import Clip, Word, fit_sound
 from talkingface.data.filters import KEPT, Drop, Filters
 from talkingface.data.report import Outcome
+from talkingface.data.shards import Packed, pack
 from talkingface.data.sources import Recording
 from talkingface.data.sources.recording import as_it_is
 from talkingface.errors import NoFaceFound, UnreadableMedia
@@ -28,12 +29,15 @@ _PAUSE = 5  # frames: over so many the sound is quietest where a recording is cu
 
 @dataclass(frozen=True)
 class Making:
-    """How clips are made. natural_pose: one crop per clip. label: reads a label file."""
+    """How clips are made. natural_pose: one crop per clip. label: reads a label file. packed: they
+    come as the members of a shard, so that little is sent from process to process and an hour's
+    recording is not held in memory as pictures."""
 
     spec: CropSpec = field(default_factory=CropSpec)
     natural_pose: bool = False
     filters: Filters = field(default_factory=Filters)
     label: Callable[[Recording], Recording] = as_it_is
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,11 @@ class Made:
     """What a part of a recording came to; clip: None where it was dropped."""
 
     outcome: Outcome
-    clip: Clip | None = None
+    clip: Clip | Packed | None = None
+
+    def packed(self) -> Made:
+        """The same, its clip as the members of a shard."""
+        return Made(self.outcome, pack(self.clip)) if isinstance(self.clip, Clip) else self
 
 
 def clips_of(recording: Recording, making: Making) -> list[Made]:
@@ -55,7 +63,8 @@ def clips_of(recording: Recording, making: Making) -> list[Made]:
 
     try:
         if recording.still:
-            return [_still(recording, making, whole)]
+            still = _still(recording, making, whole)
+            return [still.packed() if making.packed else still]
         recording = making.label(recording)
         sound = audio.load(recording.heard_in).numpy()
         if not sound.any():
@@ -109,7 +118,8 @@ def _segments(
     number, first = 0, 0
     while part := list(itertools.islice(frames, segment_length(sound, first))):
         key = recording.key if number == 0 else f"{recording.key}_{number}"
-        yield _segment(recording, key, part, first, sound, making)
+        made = _segment(recording, key, part, first, sound, making)
+        yield made.packed() if making.packed else made
         number, first = number + 1, first + len(part)
 
 

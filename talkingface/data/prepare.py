@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -70,13 +70,14 @@ def prepare(
     if not 1 <= part[0] <= part[1]:
         raise BadRequest(f"--shard {part[0]}/{part[1]}: expected i/N with 1 <= i <= N")
     entry = sources.CORPORA[corpus]
+    source = source.absolute()  # workers may stand elsewhere
     recordings = entry.find(source, held_out)
     if portraits is not None:
-        recordings += sources.portraits(portraits)
+        recordings += sources.portraits(portraits.absolute())
     _check_keys(recordings)
     pose = entry.natural_pose if natural_pose is None else natural_pose
     filters = default_filters(corpus) if filters is None else filters
-    making = Making(CropSpec(), pose, filters, entry.label)
+    making = Making(CropSpec(), pose, filters, entry.label, packed=True)
     with _locked(out, part):
         _check_plan(out, source, recordings, corpus, making)
         groups = _Groups(out, recordings, part, progress)
@@ -85,7 +86,7 @@ def prepare(
             _on_cluster(out, groups, making, scheduler, count)
         else:
             _here(out, groups, making, count)
-        return _told(out, len(groups.all))
+        return _told(out, groups)
 
 
 def default_filters(corpus: str) -> Filters:
@@ -105,10 +106,11 @@ class _Groups:
         self._progress = progress
         starts = range(0, len(recordings), CLIPS_PER_SHARD)
         self.all = [recordings[start : start + CLIPS_PER_SHARD] for start in starts]
-        share = range(part[0] - 1, len(self.all), part[1])
-        self.todo: list[Group] = [(n, self.all[n]) for n in share if not _is_done(out, n, self.all)]
+        self.share = range(part[0] - 1, len(self.all), part[1])
+        missing = [n for n in self.share if not _is_done(out, n, self.all)]
+        self.todo: list[Group] = [(number, self.all[number]) for number in missing]
         self.recordings = sum(len(group) for _, group in self.todo)
-        self._total = sum(len(self.all[n]) for n in share)
+        self._total = sum(len(self.all[n]) for n in self.share)
         self._done = self._total - self.recordings
         self.tell(0)
 
@@ -147,7 +149,7 @@ def _on_cluster(
 ) -> None:
     """The groups shard by shard, each written by the worker that made it."""
     with workers.cluster(scheduler, jobs) as client:
-        tasks = [(out.absolute(), number, group, making) for number, group in groups.todo]
+        tasks = ((out.absolute(), number, group, making) for number, group in groups.todo)
         for place, error in workers.on_cluster(client, shard_of, tasks):
             number, group = groups.todo[place]
             if error is None:
@@ -180,7 +182,7 @@ def write_shard(out: Path, number: int, results: Iterable[list[Made]]) -> None:
     """One shard and, when it is whole, its report. Raises OutputError."""
     outcomes: list[Outcome] = []
 
-    def kept() -> Iterator[Clip]:
+    def kept() -> Iterator[Clip | shards.Packed]:
         for result in results:
             for made in result:
                 outcomes.append(made.outcome)
@@ -197,14 +199,18 @@ def write_shard(out: Path, number: int, results: Iterable[list[Made]]) -> None:
     report.write(path, outcomes)
 
 
-def _told(out: Path, count: int) -> Summary:
-    """All reports that are there in one, and the list of what was dropped brought up to date."""
-    with (out / ".dropped.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        there = [path for n in range(count) if (path := _report(out, n)).is_file()]
-        outcomes = tuple(outcome for path in there for outcome in report.read(path))
-        report.write_dropped(out, outcomes)
-    return Summary(out, outcomes, count - len(there))
+def _told(out: Path, groups: _Groups) -> Summary:
+    """What the share came to. When all reports are there, also the list of what was dropped."""
+    there = [n for n in range(len(groups.all)) if _report(out, n).is_file()]
+    missing = len(groups.all) - len(there)
+    if missing == 0:
+        with (out / ".dropped.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            every = (outcome for n in there for outcome in report.read(_report(out, n)))
+            report.write_dropped(out, every)
+    own = [n for n in there if n in groups.share]
+    told = (replace(o, measures={}) for n in own for o in report.read(_report(out, n)))
+    return Summary(out, tuple(told), missing)
 
 
 # --- the folder -----------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a corpus came to. outcomes: of all clips, by name; missing: shards not yet written."""
+    """What a corpus, or a share of it, came to. outcomes: by name, their measures are in the
+    reports; missing: shards of the whole that are not yet written."""
 
     out: Path
     outcomes: tuple[Outcome, ...]

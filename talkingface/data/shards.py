@@ -17,7 +17,7 @@ import tarfile
 import wave
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,20 @@ _QUALITY = [
 _MEND = "prepare the corpus again, or copy the shard again"
 
 
-def write(path: Path, clips: Iterable[Clip]) -> int:
+@dataclass(frozen=True)
+class Packed:
+    """A clip as the members of a shard, a fifth of its size. members: (kind, bytes), in order."""
+
+    key: str
+    members: tuple[tuple[str, bytes], ...]
+
+
+def pack(clip: Clip) -> Packed:
+    """A clip ready to be written."""
+    return Packed(clip.key, tuple(_members(clip)))
+
+
+def write(path: Path, clips: Iterable[Clip | Packed]) -> int:
     """Write a shard; it appears under its name when it is whole. Returns how many clips it holds.
 
     What a killed process left of it is removed then. Raises OutputError when the disk is full or
@@ -55,8 +68,9 @@ def write(path: Path, clips: Iterable[Clip]) -> int:
         with writing(path, OSError):
             with tarfile.open(part, "w") as archive:
                 for clip in clips:
-                    for kind, data in _members(clip):
-                        member = tarfile.TarInfo(f"{clip.key}.{kind}")  # time 0, nobody's
+                    packed = pack(clip) if isinstance(clip, Clip) else clip
+                    for kind, data in packed.members:
+                        member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, nobody's
                         member.size = len(data)
                         archive.addfile(member, io.BytesIO(data))
                     count += 1

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+_AHEAD = 3  # tasks of a cluster's thread that its scheduler knows of
 _TRIES = 2  # of a task at which a process died, in a process of its own
 
 
@@ -46,7 +47,8 @@ def start_worker() -> None:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """torch and OpenCV on one thread here, and as before afterwards."""
+    """torch and OpenCV on one thread here, and as before afterwards: sums in another order would be
+    other numbers for other --jobs."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -189,20 +191,29 @@ def cluster(scheduler: str | None, jobs: int) -> Iterator[Client]:
 
 
 def on_cluster(
-    client: Client, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
+    client: Client, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]
 ) -> Iterator[tuple[int, BaseException | None]]:
     """work(*task) of each, wherever there is room: the number of each task as it is finished.
 
-    With it the error of a task at which workers kept dying (Dask gives up after four); other
-    errors are raised.
+    A few tasks for each thread of the cluster are with the scheduler at a time. With the number
+    comes the error of a task at which workers kept dying (Dask gives up after four); other errors
+    are raised.
     """
     from distributed import KilledWorker, as_completed
 
-    futures = [client.submit(work, *task, pure=False, retries=0) for task in tasks]
-    numbers = {future.key: number for number, future in enumerate(futures)}
-    for future in as_completed(futures):
+    source, numbers, running = enumerate(tasks), dict[str, int](), as_completed([])
+
+    def submit() -> None:
+        threads = max(1, sum(client.nthreads().values()))  # workers come and go
+        for number, task in itertools.islice(source, max(1, _AHEAD * threads - len(numbers))):
+            future = client.submit(work, *task, pure=False, retries=0)
+            numbers[future.key] = number
+            running.add(future)
+
+    submit()
+    for future in running:
         error = future.exception()
         if error is not None and not isinstance(error, KilledWorker):
-            client.cancel(futures)
             raise error
-        yield numbers[future.key], error
+        yield numbers.pop(future.key), error
+        submit()

@@ -19,14 +19,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
-import torch
 
 from talkingface import media, weights
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
-from talkingface.data.workers import start_worker
+from talkingface.data.workers import single_thread, start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate
@@ -121,7 +119,7 @@ def evaluate(
     how = Measures(out, tuple(map(str, experts)), device, author_compat)
     plan = Plan(names, cache, None if judge is None else str(judge), tuple(identities), how)
     _forget()
-    with _folder(out), _single_thread():
+    with _folder(out), single_thread():
         opened = _open(plan)
         _check(opened, reference)
         splits = held_out_splits(opened.bench.cache) if splits is None else splits
@@ -154,7 +152,7 @@ def evaluate_pairs(
     tasks = pairs.find(folder)
     how = Measures(out, tuple(map(str, experts)), device, author_compat)
     _forget()
-    with _folder(out), _single_thread():
+    with _folder(out), single_thread():
         _experts(how)  # what cannot be opened is said before the work
         results = _run(partial(_measure_pair, how), tasks, jobs, progress)
         results.sort(key=lambda r: r.model != GENERATED)
@@ -378,22 +376,6 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 def _start_worker() -> None:
     keep_memory()
     start_worker()
-
-
-def _set_threads(ours: int, opencv: int) -> None:
-    torch.set_num_threads(ours)
-    cv2.setNumThreads(opencv)
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """One thread here too: sums in another order would be other numbers for other --jobs."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    _set_threads(1, 1)
-    try:
-        yield
-    finally:
-        _set_threads(*before)
 
 
 @contextmanager
