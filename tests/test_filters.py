@@ -67,6 +67,21 @@ def test_a_wrong_limit_is_explained(cli: Cli, tmp_path: Path, item: str, said: s
     assert ran.code == 2 and said in ran.err
 
 
+def test_help_and_page_tell_the_defaults_that_hold(cli: Cli) -> None:
+    shown = cli("prepare", "--help").out
+    page = (Path(__file__).parents[1] / "docs" / "corpora.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for limit in filters.LIMITS:
+        default = f"{getattr(Filters(), limit.name):g}"
+        assert f"{limit.name}={default}" in shown, limit.name
+        (row,) = [row for row in rows if f"`{limit.name}`" in row.split("|")[1]]
+        assert default in row.split("|")[2] and limit.reason in row, limit.name
+    assert f"confidence={Filters().confidence:g}" in shown
+    assert set(filters.REASONS) - {limit.reason for limit in filters.LIMITS} == {
+        *(filters.UNREADABLE, filters.CRASHED, filters.NO_SOUND, filters.SHORT),
+    }
+
+
 # sound
 
 
