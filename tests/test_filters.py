@@ -60,11 +60,14 @@ def test_limits_are_moved_by_name() -> None:
         ("snr=nan", "a number from 0 up"),
         ("confidence=off", "give a number, or off"),
         ("action=delete", "action is correct, drop, keep"),
+        ("sync=sink", "no model is called 'sink'"),
+        ("sync=identity", "is no embedding of lips and sound"),
     ],
 )
 def test_a_wrong_limit_is_explained(cli: Cli, tmp_path: Path, item: str, said: str) -> None:
+    (tmp_path / "a.mp4").touch()
     ran = cli("prepare", "videos", tmp_path, "-o", tmp_path / "out", "--filter", item)
-    assert ran.code == 2 and said in ran.err
+    assert ran.code == 2 and said in ran.err and not (tmp_path / "out").exists()
 
 
 def test_help_and_page_tell_the_defaults_that_hold(cli: Cli) -> None:

@@ -286,6 +286,12 @@ def lip_offset(filters: Filters, track: Track, sound: NDArray[np.float32]) -> sy
     return sync.measure(_net(filters.sync), track.crops, points, torch.from_numpy(sound))
 
 
+def require_sync(filters: Filters) -> None:
+    """What `lip_offset` will need, before any work: raises BadRequest, UnknownModel, BadWeights."""
+    if filters.offset is not None:
+        _net(filters.sync)
+
+
 def sure_enough(filters: Filters, measured: sync.Sync, frames: int) -> bool:
     """Whether an estimated offset is to be believed: as sure as `confidence` asks of 75 frames.
 

@@ -62,7 +62,7 @@ def prepare(
     still pictures to add. part: the share of a job array's task. engine, scheduler: see `workers`.
     Run again it goes on where it stopped, or does nothing; only recordings that could not be read
     and have changed since are tried again. Raises BadRequest (nothing to prepare, or `out` holds
-    something else), OutputError.
+    something else), UnknownModel, BadWeights, OutputError.
     """
     if corpus not in sources.CORPORA:
         known = ", ".join(sources.CORPORA)
@@ -77,6 +77,7 @@ def prepare(
     _check_keys(recordings)
     pose = entry.natural_pose if natural_pose is None else natural_pose
     filters = default_filters(corpus) if filters is None else filters
+    limits.require_sync(filters)
     making = Making(CropSpec(), pose, filters, entry.label, packed=True)
     with _locked(out, part):
         _check_plan(out, source, recordings, corpus, making)
