@@ -280,6 +280,12 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, overwrite: bool = True) -> None:
+    """A text file, whole or not at all. Raises OutputError."""
+    with replacing(path, overwrite) as part, writing(path, OSError):
+        part.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Errors of these kinds (the disk's or FFmpeg's) are raised as an OutputError naming `path`."""

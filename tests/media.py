@@ -84,3 +84,34 @@ def decode_video(path: Path) -> list[tuple[float, np.ndarray]]:
         return [
             (frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)
         ]
+
+
+def write_film(path: Path, frames: Sequence[np.ndarray], sound: np.ndarray | None) -> Path:
+    """Pictures (H, W, 3) uint8 at 25 per second with (N,) float32 at 16 kHz, in the container that
+    the name says: H.264 and AAC, or MPEG-1 and MP2 for .mpg."""
+    old = path.suffix == ".mpg"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg1video" if old else "libx264", rate=25)
+        video.height, video.width = frames[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        if old:
+            video.bit_rate = 3_000_000
+        streams = [video]
+        if sound is not None:
+            rate = 44_100 if old else 16_000
+            audio = container.add_stream("mp2" if old else "aac", rate=rate, layout="mono")
+            streams.append(audio)
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        if sound is not None:
+            whole = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), "fltp", "mono")
+            whole.sample_rate, whole.pts, whole.time_base = 16_000, 0, Fraction(1, 16_000)
+            size = audio.codec_context.frame_size or 1152
+            resampler = av.AudioResampler(audio.format.name, "mono", rate, frame_size=size)
+            for piece in (*resampler.resample(whole), *resampler.resample(None)):
+                container.mux(audio.encode(piece))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return path

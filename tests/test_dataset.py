@@ -24,7 +24,6 @@ from talkingface.data.augment import (
     augment_speech,
 )
 from talkingface.data.dataset import (
-    WORD_INDEX,
     Batch,
     Cache,
     SampleConfig,
@@ -163,7 +162,7 @@ def test_words_lie_within_their_sample(cache: Cache) -> None:
             if not any(inside):
                 assert word == -1
                 continue
-            number = [WORD_INDEX["bin"], WORD_INDEX["blue"]].index(int(word))
+            number = [cache.word_index["bin"], cache.word_index["blue"]].index(int(word))
             assert inside[number] and tuple(span.tolist()) == place[number]
     assert len(seen) == 3
 
@@ -179,7 +178,7 @@ def test_without_pictures_time_runs_at_another_speed_for_lips_sound_and_words(
     assert (speed - speed[:, :1]).abs().max() < 1e-3
     assert speed.min() < 0.75 and speed.max() > 1.25 and times.max() <= FRAMES - 1
     for word, span, time, rate in zip(batch.word, batch.span, times, speed[:, 0], strict=True):
-        if word == WORD_INDEX["bin"]:
+        if word == cache.word_index["bin"]:
             expected = (np.array([10, 15]) - float(time[0])) / float(rate)
             assert np.abs(span.numpy() - expected).max() <= 0.51
 
@@ -189,7 +188,7 @@ def test_speakers_are_balanced_and_stills_drawn_as_asked(cache: Cache) -> None:
         """(share of the second speaker's clips, share of stills), by the speech they come with."""
         config = replace(PLAIN, batch=400, frames=2, **options)
         batch = draw_batch(cache, marked, SPEC, config, (6, 0))
-        second = (batch.word[~batch.silent] == WORD_INDEX["white"]).float().mean()
+        second = (batch.word[~batch.silent] == cache.word_index["white"]).float().mean()
         return float(second), float(batch.silent.float().mean())
 
     always = [(word, k / 25, (k + 1) / 25) for k in range(60) for word in ("bin",)]

@@ -328,7 +328,8 @@ def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.Monkey
     assert result is not None and result.judge == "judged"
     frames = frames_of(cache, clip)
     place = torch.from_numpy(read_pixel(frames) / 128).float()
-    logits = word_logits(reader, video.to_tensor(frames), place, words_of(clip)).numpy()
+    words = words_of(clip, cache.word_index)
+    logits = word_logits(reader, video.to_tensor(frames), place, words).numpy()
     assert len(result.words) == 5
     for n in (1, 5, 20, 51):
         right = np.mean([rank <= n for rank in result.ranks])

@@ -18,10 +18,11 @@ import torch
 from conftest import Cli
 
 from talkingface import audio, faces, picture, video
+from talkingface.data import making, shards, sources
 from talkingface.data import prepare as preparation
-from talkingface.data import shards, sources
 from talkingface.data.clip import Clip, fit_sound
-from talkingface.data.prepare import prepare, snr
+from talkingface.data.filters import snr
+from talkingface.data.prepare import prepare
 from talkingface.errors import BadRequest, BadShard, OutputError, UnreadableMedia
 from talkingface.geometry import CropSpec
 from talkingface.models.lipreader import GRID_WORDS
@@ -320,19 +321,41 @@ def test_with_natural_pose_the_head_moves_in_its_crop(
 def test_a_long_recording_is_cut_into_segments(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "SEGMENT", 10)
-    monkeypatch.setattr(preparation, "FEWEST_FRAMES", 8)
+    monkeypatch.setattr(making, "SEGMENT", 10)
+    monkeypatch.setattr(making, "FEWEST_FRAMES", 7)
     path = corpus / "s7" / "bbaf2n.mp4"
     words = (("bin", 0.1, 0.3), ("blue", 0.35, 0.45), ("at", 0.5, 0.72))
     recording = sources.Recording("k", "s7", path, "train", "bin blue at", words)
-    made = preparation.clips_of(recording, SPEC, False)
-    assert [(clip.key, len(clip.crops)) for clip in made[:2]] == [("k", 10), ("k_1", 10)]
-    assert made[2] == preparation.Outcome("k_2", "s7", "train", "too short")
-    assert made[0].words == (("bin", 0.1, 0.3),)  # "blue" is cut in two: in neither
-    (word,) = made[1].words
+    monkeypatch.setattr(making, "segment_length", lambda sound, first: 10)
+    made = making.clips_of(recording, making.Making())
+    one, two = (part.clip for part in made[:2])
+    assert one is not None and two is not None
+    assert [(clip.key, len(clip.crops)) for clip in (one, two)] == [("k", 10), ("k_1", 10)]
+    last = made[2].outcome
+    assert (last.key, last.result, last.value, last.limit) == ("k_2", "too short", 6, 7)
+    assert (last.first, last.source) == (20, str(path)) and made[2].clip is None
+    assert one.words == (("bin", 0.1, 0.3),)  # "blue" is cut in two: in neither
+    (word,) = two.words
     assert word[0] == "at" and word[1:] == pytest.approx((0.1, 0.32))
     whole = fit_sound(audio.load(path).numpy(), 20)
-    assert np.array_equal(np.concatenate([made[0].sound, made[1].sound]), whole)
+    assert np.array_equal(np.concatenate([one.sound, two.sound]), whole)
+
+
+def test_a_long_recording_is_cut_where_it_is_quietest() -> None:
+    rng = np.random.default_rng(0)
+    sound = rng.standard_normal(700 * 640).astype(np.float32)
+    for frame in (40, 180, 390, 500):  # the first is too early, the last one is not needed
+        sound[(frame - 3) * 640 : (frame + 3) * 640] *= 0.01
+    first = making.segment_length(sound, 0)
+    assert abs(first - 180) <= 1
+    second = making.segment_length(sound, first)
+    assert abs(first + second - 390) <= 1
+    third = making.segment_length(sound, first + second)
+    assert 125 <= third <= 250
+    rest = making.segment_length(sound, first + second + third)
+    assert first + second + third + rest >= 700
+    assert making.segment_length(sound[: 260 * 640], 0) <= 260 - making.FEWEST_FRAMES
+    assert making.segment_length(sound[: 250 * 640], 0) == making.SEGMENT
 
 
 def test_sound_is_padded_and_cut_to_its_frames() -> None:
@@ -378,7 +401,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
         with pytest.raises(Killed):
             prepare(corpus, out, jobs=1, portraits=stills, progress=kill_at(place))
         assert len(list(out.glob("shard-*.json"))) == len(list(out.glob("*.tar"))) == finished
-    (out / "shard-00001.tar.part").write_bytes(b"what a hard kill leaves")
+    (out / ".shard-00001.tar.0a1b2c3d.part").write_bytes(b"what a hard kill leaves")
     first = (out / "shard-00000.tar").stat().st_mtime_ns
     prepare(corpus, out, jobs=1, portraits=stills)
     assert (out / "shard-00000.tar").stat().st_mtime_ns == first
@@ -405,7 +428,7 @@ def test_a_folder_of_other_shards_is_refused(corpus: Path, prepared: Path, tmp_p
     with pytest.raises(OutputError, match="is a file"):
         prepare(corpus, tmp_path / "shard-00000.tar", jobs=1)
     with pytest.raises(BadRequest, match="expected one of: grid"):
-        prepare(corpus, tmp_path / "new", corpus="lrw")
+        prepare(corpus, tmp_path / "new", corpus="lrs9")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from corpus import landmarks as face_points
 from corpus import write_cache
 from torch import Tensor, nn
 
@@ -24,7 +25,9 @@ from talkingface import video, weights
 from talkingface.data import shards
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
+from talkingface.evaluation import detection
 from talkingface.models.lipreader import (
+    GRID_WORDS,
     MouthSpec,
     PublishedReaderConfig,
     cut_words,
@@ -365,7 +368,7 @@ def test_the_two_readers_share_no_sentence(cache: Cache) -> None:
 
 
 def test_an_unchanged_word_is_cut_from_the_clip(cache: Cache) -> None:
-    word = reading.words_of(cache.split("train")[0])[2]
+    word = reading.words_of(cache.split("train")[0], cache.word_index)[2]
     rows = slice(word.clip.start, word.clip.start + word.clip.frames)
     expected, lengths = cut_words(
         video.to_tensor(np.array(cache.frames[rows]))[None],
@@ -382,7 +385,7 @@ def test_an_unchanged_word_is_cut_from_the_clip(cache: Cache) -> None:
 
 
 def test_a_changed_word_keeps_its_size_and_range(cache: Cache) -> None:
-    for seed, word in enumerate(reading.words_of(cache.split("train")[0]) * 4):
+    for seed, word in enumerate(reading.words_of(cache.split("train")[0], cache.word_index) * 4):
         rng = np.random.default_rng(seed)
         cut = reading.cut_word(cache, word, TINY_READER.mouth, MouthAugment(), rng)
         assert cut.shape[1:] == (1, 16, 16) and 1 <= len(cut) <= word.last - word.first + 6
@@ -425,6 +428,54 @@ def test_reading_accuracy_counts_words(cache: Cache) -> None:
     assert measures["top1"] == pytest.approx(1 / 5)
     assert reading.read_accuracy(recipe.reader, cache, []) == {}
     assert recipe.reader.training
+
+
+def renamed(folder: Path, names: dict[str, str]) -> Path:
+    """The small corpus with other words in the place of some of GRID's."""
+    write_cache(folder)
+    rows = json.loads((folder / "clips.json").read_text())
+    for row in rows:
+        row["words"] = [(names.get(w, w), a, b) for w, a, b in row["words"]]
+    (folder / "clips.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_a_reader_knows_the_words_of_its_corpus(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = np.zeros((1, 68, 2)) + face_points(4)  # faces of noise need no looking for
+    monkeypatch.setattr(detection, "detect", lambda frames: np.repeat(found, len(frames), 0))
+    corpus = renamed(tmp_path / "corpus", {"bin": "about", "two": "young"})
+    words = ("about", "at", "blue", "f", "young")
+    assert Cache(corpus).vocabulary == words
+    assert Cache(corpus).word_index["young"] == 4
+    assert Cache(renamed(tmp_path / "grid", {})).vocabulary == GRID_WORDS
+    run = tmp_path / "run"
+    trained = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny")
+    assert trained.code == 0, trained.err
+    reader, info = weights.load_with_info(run / "weights.safetensors")
+    assert reader.config.words == 5 and reading.vocabulary_of(info) == words
+    own = ("train", "cran", corpus, "--preset", "cran-tiny", "--steps", "0,0,1", "-o")
+    fits = cli(*own, tmp_path / "fits", "--reader", run / "weights.safetensors")
+    assert fits.code == 0, fits.err
+    shipped = Path(weights.__file__).parent / "shipped" / "lipreader.safetensors"
+    other = cli(*own, tmp_path / "other", "--reader", shipped)
+    assert other.code == 2 and "reads 51 words, the shards have 5 others" in other.err
+    out, judge = tmp_path / "out", run / "weights.safetensors"
+    ran = cli(
+        *("evaluate", "--models", "cran-tiny", "--cache", corpus, "-o", out, "--judge", judge),
+        *("--splits", "test", "--clips", 1, "--jobs", 1, "--experts", ""),
+    )
+    assert ran.code == 0 and "| chance | - | 20.0 | 100.0 |" in (out / "tables.md").read_text()
+
+
+def test_without_word_times_there_is_nothing_to_read(cli: Cli, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    write_cache(corpus)
+    rows = json.loads((corpus / "clips.json").read_text())
+    (corpus / "clips.json").write_text(json.dumps([{**row, "words": []} for row in rows]))
+    ran = cli("train", "lipreader", corpus, "-o", tmp_path / "run", "--preset", "tiny")
+    assert ran.code == 2 and "no word with its times" in ran.err
 
 
 def test_the_command_trains_and_goes_on(cli: Cli, cache: Cache, tmp_path: Path) -> None:

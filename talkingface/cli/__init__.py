@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import os
 
-from talkingface.cli import making, measuring, serving, studying, training
+from talkingface.cli import making, measuring, preparing, serving, studying, training
 from talkingface.cli.app import app, study_app, train_app
 from talkingface.cli.options import complain, parse_face
 from talkingface.errors import TalkingFaceError
 
-__all__ = ["app", "main", "making", "measuring", "parse_face", "serving", "studying", "training"]
+__all__ = [
+    "app",
+    "main",
+    "making",
+    "measuring",
+    "parse_face",
+    "preparing",
+    "serving",
+    "studying",
+    "training",
+]
 
 app.add_typer(train_app, name="train")
 app.add_typer(study_app, name="study")

@@ -42,7 +42,7 @@ def evaluate(
     pairs: Pairs = None,
     judge: Judge = None,
     experts: Experts = "sync,identity",
-    splits: Splits = "test,stranger",
+    splits: Splits = None,
     clips: Annotated[int | None, typer.Option(help="at most so many of each split [all]")] = None,
     reference: Reference = None,
     author_compat: AuthorCompat = False,
@@ -85,7 +85,7 @@ def evaluate(
             results = evaluation.evaluate_pairs(pairs or Path(), out, progress=progress, **own)
         else:
             own |= {"judge": judge, "clips": clips, "reference": reference}
-            own |= {"splits": splits.split(","), "progress": progress}
+            own |= {"splits": splits.split(",") if splits else None, "progress": progress}
             if preset is not None:
                 results = reproduce.reproduce(preset, runs, cache, out, **own)
             else:

@@ -89,7 +89,12 @@ Experts = Annotated[
         '.safetensors file, with commas between; "" for none'
     ),
 ]
-Splits = Annotated[str, typer.Option(help="parts of the corpus, with commas between")]
+Splits = Annotated[
+    str | None,
+    typer.Option(
+        help="parts of the corpus, with commas between [test and stranger, those that are there]"
+    ),
+]
 Reference = Annotated[
     str | None, typer.Option(help="the row that others are compared with [the first model]")
 ]

@@ -1,4 +1,4 @@
-"""Commands that prepare a corpus and train on it."""
+"""Commands that train on a prepared corpus."""
 
 from __future__ import annotations
 
@@ -28,52 +28,6 @@ from talkingface.errors import BadRequest
 if TYPE_CHECKING:
     from talkingface.training.generator import GeneratorTraining
     from talkingface.training.loop import LoopOptions, Recipe
-
-
-@app.command()
-def prepare(
-    corpus: Annotated[str, typer.Argument(help="what is read: grid")],
-    source: Annotated[Path, typer.Argument(help="its folder; grid: <speaker>/<clip>.mpg")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
-    portraits: Annotated[
-        Path | None, typer.Option(help="also a folder of faces, for training in silence")
-    ] = None,
-    natural_pose: Annotated[
-        bool, typer.Option("--natural-pose", help="one crop per clip: the head moves in it")
-    ] = False,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(help="a speaker kept from training; repeat [grid: s4, s26]")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
-) -> None:
-    """Turn a corpus into training shards; run again, it goes on where it was stopped.
-
-    Example: talkingface prepare grid GRID -o shards
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from talkingface.data import prepare as preparation
-    from talkingface.data.sources import STRANGERS
-
-    with bar("clips") as progress:
-        summary = preparation.prepare(
-            source,
-            output,
-            corpus=corpus,
-            natural_pose=natural_pose,
-            jobs=jobs,
-            held_out=hold_out or STRANGERS,
-            portraits=portraits,
-            progress=progress,
-        )
-    head, *rows = summary.table()
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
-    print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
 
 
 @train_app.command("lipreader")

@@ -7,9 +7,11 @@ A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2)
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from talkingface.data.puppets import animate, can_speak, closed_mouth, move_land
 from talkingface.errors import BadShard
 from talkingface.models.lipreader import GRID_WORDS
 
-WORD_INDEX = {word: index for index, word in enumerate(GRID_WORDS)}
+MOST_WORDS = 500  # that a reader of another corpus than GRID tells apart: as many as LRW has
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ class Cache:
             ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])})
             for row in rows
         ]
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words that are read off lips here, in the order of their numbers.
+
+        GRID's 51 where no clip says another word with its time; otherwise the most frequent ones of
+        the split "train", 500 at most, in alphabetical order.
+        """
+        counts = Counter(w for c in self.clips if c.split == "train" for w, _, _ in c.words)
+        if not counts or set(counts) <= set(GRID_WORDS):
+            return GRID_WORDS
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
+        return tuple(sorted(frequent))
+
+    @cached_property
+    def word_index(self) -> dict[str, int]:
+        """The number of each word of the vocabulary."""
+        return {word: index for index, word in enumerate(self.vocabulary)}
 
     def split(self, *names: str) -> list[ClipInfo]:
         """The clips of these splits."""
@@ -105,7 +125,7 @@ class Batch:
     the frame before the first; place: (B, 68, 2), its landmarks. silent: (B,) bool, still
     portraits. word: (B,) index of a word spoken within the sample, -1 for none; span: (B, 2), its
     first frame and the one after its last.
-    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits and puppets.
+    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
 
@@ -127,8 +147,11 @@ class Batch:
 
 
 def speakers_of(clips: list[ClipInfo]) -> tuple[str, ...]:
-    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts."""
-    return tuple(sorted({c.speaker for c in clips if not c.silent}))
+    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts.
+
+    Nobody ("") is nobody, where a corpus does not say who speaks.
+    """
+    return tuple(sorted({c.speaker for c in clips if not c.silent and c.speaker}))
 
 
 @dataclass(frozen=True)
@@ -213,7 +236,7 @@ def _sample(
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
     word, span = -1, (0, config.frames)
     if puppet is None:  # whether a puppet's lips can be read is not known
-        word, span = _word(clip, first, speed, config.frames, rng)
+        word, span = _word(cache, clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
         "landmarks": landmarks,
@@ -226,15 +249,16 @@ def _sample(
 
 
 def _word(
-    clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
+    cache: Cache, clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
 ) -> tuple[int, tuple[int, int]]:
     """One of the clip's words that lies within the sample, and its frames in the sample."""
+    known = cache.word_index
     found = []
     for word, start, end in clip.words:
         begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
         span = (round((begin - first) / speed), round((stop - first) / speed))
-        if word in WORD_INDEX and span[0] >= 0 and span[1] <= frames:
-            found.append((WORD_INDEX[word], span))
+        if word in known and span[0] >= 0 and span[1] <= frames:
+            found.append((known[word], span))
     if not found:
         return -1, (0, frames)
     return found[int(rng.integers(len(found)))]

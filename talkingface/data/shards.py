@@ -11,12 +11,13 @@ import fcntl
 import hashlib
 import io
 import json
+import secrets
 import shutil
 import tarfile
 import wave
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +43,40 @@ _QUALITY = [
 _MEND = "prepare the corpus again, or copy the shard again"
 
 
-def write(path: Path, clips: Iterable[Clip]) -> int:
+@dataclass(frozen=True)
+class Packed:
+    """A clip as the members of a shard, a fifth of its size. members: (kind, bytes), in order."""
+
+    key: str
+    members: tuple[tuple[str, bytes], ...]
+
+
+def pack(clip: Clip) -> Packed:
+    """A clip ready to be written."""
+    return Packed(clip.key, tuple(_members(clip)))
+
+
+def write(path: Path, clips: Iterable[Clip | Packed]) -> int:
     """Write a shard; it appears under its name when it is whole. Returns how many clips it holds.
 
-    Raises OutputError when the disk is full or cannot be written.
+    What a killed process left of it is removed then. Raises OutputError when the disk is full or
+    cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     count = 0
     try:
         with writing(path, OSError):
             with tarfile.open(part, "w") as archive:
                 for clip in clips:
-                    for kind, data in _members(clip):
-                        member = tarfile.TarInfo(f"{clip.key}.{kind}")  # time 0, nobody's
+                    packed = pack(clip) if isinstance(clip, Clip) else clip
+                    for kind, data in packed.members:
+                        member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, nobody's
                         member.size = len(data)
                         archive.addfile(member, io.BytesIO(data))
                     count += 1
             part.replace(path)
+            for left in path.parent.glob(f".{path.name}.*.part"):
+                left.unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)
     return count
@@ -92,8 +110,17 @@ def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
     yield "json", json.dumps(facts, sort_keys=True).encode()
 
 
-def read(path: Path) -> Iterator[Clip]:
-    """The clips of a shard, one by one. Raises BadShard, naming the file and its bad member."""
+def facts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The key of each clip of a shard and its JSON; pictures and sound are skipped. BadShard."""
+    for name, content in _contents(path, ".json"):
+        yield name.partition(".")[0], _facts(path, name, content)
+
+
+def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
+    """The clips of a shard, one by one, or those with these keys.
+
+    Raises BadShard, naming the file and its bad member.
+    """
     data: dict[str, bytes] = {}
     key = ""
     for name, content in _contents(path):
@@ -103,7 +130,8 @@ def read(path: Path) -> Iterator[Clip]:
         key = stem
         data[kind] = content
         if all(kind in data for kind in _KINDS):
-            yield _clip(path, key, data)
+            if wanted is None or key in wanted:
+                yield _clip(path, key, data)
             data = {}
     if data:
         raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
@@ -258,9 +286,9 @@ def _fingerprint(paths: list[Path]) -> str:
 
 def _fill(folder: Path, paths: list[Path]) -> None:
     """Write the files of `dataset.Cache`; frames are counted first, so that they can be mapped."""
-    known = [_facts(p, name, data) for p in paths for name, data in _contents(p, ".json")]
-    total = sum(facts["frames"] for facts in known)
-    sizes = {facts["size"] for facts in known}
+    known = [own for path in paths for _, own in facts(path)]
+    total = sum(own["frames"] for own in known)
+    sizes = {own["size"] for own in known}
     if len(sizes) != 1:
         raise BadShard(
             f"{paths[0].parent}: crops of {sorted(sizes)} pixels in one folder, expected one size; "

@@ -69,8 +69,9 @@ class Played:
 class Bench:
     """Where candidates are measured: the clips, the judge, and what is known of the real videos.
 
-    detections: folder for the landmarks found on real videos. experts: further networks that
-    measure. author_compat: also measure as ATVGnet's released script does.
+    vocabulary: the words that the judge tells apart, in their order. detections: folder for the
+    landmarks found on real videos. experts: further networks that measure. author_compat: also
+    measure as ATVGnet's released script does.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Bench:
         device: torch.device | str = "cpu",
         experts: Sequence[Expert] = (),
         author_compat: bool = False,
+        vocabulary: Sequence[str] = GRID_WORDS,
     ) -> None:
+        self.known = {word: index for index, word in enumerate(vocabulary)}
         self.cache, self.judge, self.judge_sha256 = cache, judge, judge_sha256
         self.experts, self.author_compat = tuple(experts), author_compat
         self.detections, self.device = detections, torch.device(device)
@@ -106,10 +109,13 @@ class Bench:
     def portrait(self, clip: ClipInfo, identity: Identity) -> ClipInfo | None:
         """The clip whose first frame is the identity picture; None where a speaker has no other.
 
-        "another recording" is the speaker's next clip of the same split, in the order of names.
+        "another recording" is the speaker's next clip of the same split, in the order of names;
+        None where nobody knows who speaks.
         """
         if identity == "first frame":
             return clip
+        if not clip.speaker:
+            return None
         same = [c for c in self.cache.split(clip.split) if c.speaker == clip.speaker]
         order = sorted(same, key=lambda c: c.key)
         following = order[(order.index(clip) + 1) % len(order)]
@@ -234,6 +240,7 @@ class Bench:
             words=[],
             ranks=[],
             judge=self.judge_sha256,
+            vocabulary=len(self.known),
         )
 
     def facts(
@@ -291,13 +298,13 @@ class Bench:
 
     def _read(self, filmed: Filmed, clip: ClipInfo) -> tuple[list[int], list[int]]:
         """The clip's words, and the judge's place for each; a face never found is read last."""
-        words = words_of(clip)
+        words = words_of(clip, self.known)
         if self.judge is None or not words:
             return [], []
         indices = [word.index for word in words]
         landmarks = detection.filled(filmed.landmarks)
         if landmarks is None:
-            return indices, [len(GRID_WORDS)] * len(indices)
+            return indices, [len(self.known)] * len(indices)
         place = torch.from_numpy(landmarks / self.size).float().to(self.device)
         frames = video.to_tensor(filmed.frames).to(self.device)
         logits = word_logits(self.judge, frames, place, words).cpu().numpy()

@@ -18,9 +18,8 @@ from talkingface.evaluation import figures, tables
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
-from talkingface.evaluation.run import evaluate, speaking_clips
+from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
-from talkingface.models.lipreader import GRID_WORDS
 from talkingface.training.tables import trained
 
 JUDGE = "judge"  # the lip reader that came with the package and taught no generator
@@ -117,7 +116,7 @@ def reproduce(
     out: Path,
     *,
     judge: str | Path | None = None,
-    splits: Sequence[str] = ("test", "stranger"),
+    splits: Sequence[str] | None = None,
     reference: str | None = None,
     device: str = "cpu",
     **options: Any,
@@ -146,7 +145,9 @@ def reproduce(
         **{**options, "author_compat": paper.author_compat or options.get("author_compat", False)},
     )
     _write(as_printed(results, paper.columns, reference), out / f"{table}.md", reference)
-    _draw(paper, models, open_cache(cache), out, splits[0], device)
+    opened = open_cache(cache)
+    first = (splits or held_out_splits(opened))[0]
+    _draw(paper, models, opened, out, first, device)
     return results
 
 
@@ -170,7 +171,7 @@ def as_printed(
             row = tables.estimates([r for r in own if r.model == name], beside)
             rows[name] = tables.percent(row)
         if any(key == "top1" for _, key, _ in columns) and any(r.ranks for r in own):
-            rows["chance"] = {f"top{n}": 100 * n / len(GRID_WORDS) for n in (1, 5)}
+            rows["chance"] = {f"top{n}": 100 * n / tables.vocabulary_of(own) for n in (1, 5)}
         caption = tables.AUTHOR_CAPTION if set(tables.AUTHOR_COLUMNS) <= set(columns) else ""
         printed[split] = Table("method", rows, columns, caption)
     return printed

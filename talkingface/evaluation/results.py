@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from talkingface import media
 from talkingface.errors import TalkingFaceError
+from talkingface.models.lipreader import GRID_WORDS
 
 Identity = Literal["first frame", "another recording", "unknown"]
 IDENTITIES: tuple[Identity, ...] = ("first frame", "another recording")
@@ -29,8 +30,8 @@ class Result:
     portrait: the identity picture, "clip:frame". metrics: see `evaluation/measures.py`; None is
     undefined (NaN) or infinite. aperture, real_aperture: per frame, in interocular distances, None
     where no face was found. words, ranks: the words spoken (their index) and at which place the
-    judge puts each, 1 is best; judge: the sha256 of its file. note: what to know about the numbers.
-    error: why there are none.
+    judge puts each, 1 is best; judge: the sha256 of its file; vocabulary: how many words it knows.
+    note: what to know about the numbers. error: why there are none.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Result:
     words: list[int]
     ranks: list[int]
     judge: str
+    vocabulary: int = len(GRID_WORDS)
     note: str = ""
     error: str | None = None
 
@@ -83,10 +85,7 @@ def read_results(path: Path) -> list[Result]:
     return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_text(path: Path, text: str, overwrite: bool = True) -> None:
-    """A text file, whole or not at all. Raises OutputError."""
-    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
-        part.write_text(text, encoding="utf-8")
+write_text = media.write_text  # for the modules beside
 
 
 def key_of(facts: Mapping[str, Any]) -> str:

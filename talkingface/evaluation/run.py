@@ -19,14 +19,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
-import torch
 
 from talkingface import media, weights
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.prepare import start_worker
 from talkingface.data.shards import open_cache
+from talkingface.data.workers import single_thread, start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate
@@ -45,10 +43,12 @@ from talkingface.evaluation.results import (
     write_results,
     write_text,
 )
-from talkingface.models.lipreader import LeanLipReader, PublishedLipReader
+from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
 from talkingface.training.loop import keep_memory
+from talkingface.training.reading import vocabulary_of
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
+HELD_OUT = ("test", "stranger")
 SILENCE_EVERY = 5  # one clip in so many is also driven by silence
 RESULTS, TABLES, LATEX = "results.jsonl", "tables.md", "tables.tex"
 Task = tuple[str, bool]  # a clip's key, and whether it is driven by silence too
@@ -93,7 +93,7 @@ def evaluate(
     judge: str | Path | None = None,
     experts: Sequence[str | Path] = (),
     identities: Sequence[Identity] = IDENTITIES,
-    splits: Sequence[str] = ("test", "stranger"),
+    splits: Sequence[str] | None = None,
     clips: int | None = None,
     jobs: int = 1,
     device: str = "cpu",
@@ -106,12 +106,12 @@ def evaluate(
     models: names or weights files, as `open_candidate` reads them; real video and the still picture
     are always measured too. cache: a training cache (see `data.dataset`). judge: a lip reader's
     weights, one that no evaluated generator has learned from; None leaves reading out. experts:
-    weights of further networks that measure (`experts.py`). identities: which pictures. clips: at
-    most so many of each split, spread evenly. jobs: processes, of one thread each. reference: the
-    row that the others are compared with [the first model]. author_compat: also measure as
-    ATVGnet's script does. The same arguments give the same bytes of results and tables, whatever
-    the jobs, and whether a run was interrupted or not. Raises BadRequest, BadShard, BadWeights,
-    UnknownModel, OutputError.
+    weights of further networks that measure (`experts.py`). identities: which pictures. splits: of
+    the cache [`held_out_splits`]. clips: at most so many of each split, spread evenly. jobs:
+    processes, of one thread each. reference: the row that the others are compared with [the first
+    model]. author_compat: also measure as ATVGnet's script does. The same arguments give the same
+    bytes of results and tables, whatever the jobs, and whether a run was interrupted or not. Raises
+    BadRequest, BadShard, BadWeights, UnknownModel, OutputError.
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
@@ -119,9 +119,10 @@ def evaluate(
     how = Measures(out, tuple(map(str, experts)), device, author_compat)
     plan = Plan(names, cache, None if judge is None else str(judge), tuple(identities), how)
     _forget()
-    with _folder(out), _single_thread():
+    with _folder(out), single_thread():
         opened = _open(plan)
         _check(opened, reference)
+        splits = held_out_splits(opened.bench.cache) if splits is None else splits
         tasks = _tasks(opened.bench.cache, splits, clips)
         results = _run(partial(_measure_clip, plan), tasks, jobs, progress)
         rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
@@ -151,7 +152,7 @@ def evaluate_pairs(
     tasks = pairs.find(folder)
     how = Measures(out, tuple(map(str, experts)), device, author_compat)
     _forget()
-    with _folder(out), _single_thread():
+    with _folder(out), single_thread():
         _experts(how)  # what cannot be opened is said before the work
         results = _run(partial(_measure_pair, how), tasks, jobs, progress)
         results.sort(key=lambda r: r.model != GENERATED)
@@ -202,6 +203,12 @@ def _tasks(cache: Cache, splits: Sequence[str], clips: int | None) -> list[Task]
     return tasks
 
 
+def held_out_splits(cache: Cache) -> list[str]:
+    """Of "test" and "stranger" those that the cache has; both where it has neither."""
+    there = {c.split for c in cache.clips if not c.silent}
+    return [name for name in HELD_OUT if name in there] or list(HELD_OUT)
+
+
 def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:
     """The clips of a split in which somebody speaks, by name. Raises BadRequest for none."""
     speaking = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
@@ -221,12 +228,12 @@ def spread(clips: Sequence[ClipInfo], most: int | None) -> list[ClipInfo]:
 def _open(plan: Plan) -> Opened:
     """The cache, the judge, the models and what was measured: opened once per process."""
     how = plan.measures
-    judge, sha256 = None, ""
+    judge, sha256, vocabulary = None, "", GRID_WORDS
     if plan.judge is not None:
         loaded, info = weights.load_with_info(plan.judge, how.device)
         if not isinstance(loaded, PublishedLipReader | LeanLipReader):
             raise BadRequest(f"{plan.judge} is a {info.family}, the judge must be a lip reader")
-        judge, sha256 = loaded, info.sha256
+        judge, sha256, vocabulary = loaded, info.sha256, vocabulary_of(info)
     detections = how.out / "detections"
     with media.writing(detections, OSError):
         detections.mkdir(exist_ok=True)
@@ -238,6 +245,7 @@ def _open(plan: Plan) -> Opened:
         how.device,
         _experts(how),
         how.author_compat,
+        vocabulary,
     )
     candidates = tuple(open_candidate(name, how.device) for name in plan.models)
     return Opened(bench, candidates, _measured(how.out))
@@ -368,22 +376,6 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 def _start_worker() -> None:
     keep_memory()
     start_worker()
-
-
-def _set_threads(ours: int, opencv: int) -> None:
-    torch.set_num_threads(ours)
-    cv2.setNumThreads(opencv)
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """One thread here too: sums in another order would be other numbers for other --jobs."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    _set_threads(1, 1)
-    try:
-        yield
-    finally:
-        _set_threads(*before)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from talkingface.evaluation.detection import Array
 from talkingface.evaluation.intervals import LEVEL, RESAMPLES, Sums
 from talkingface.evaluation.results import REAL, STILL, Result
 from talkingface.metrics.lips import amplitude_ratio, correlation
-from talkingface.models.lipreader import GRID_WORDS
 
 
 @dataclass(frozen=True)
@@ -229,11 +228,16 @@ def _tables(results: list[Result], reference: str | None) -> list[Table]:
         found.append(_each_speaker(results, speakers, reference))
     found += [Table("further", rows, FURTHER_COLUMNS), Table("pixels", rows, PIXEL_COLUMNS)]
     if any(r.ranks for r in results):
-        chance = {f"top{n}": Estimate(n / len(GRID_WORDS)) for n in (1, 5)}
+        chance = {f"top{n}": Estimate(n / vocabulary_of(results)) for n in (1, 5)}
         read = {name: percent(row) for name, row in {**rows, "chance": chance}.items()}
         found.append(Table("read by the judge", read, READING_COLUMNS))
     found.append(Table("as the authors'", rows, AUTHOR_COLUMNS, AUTHOR_CAPTION))
     return [table for table in map(_without_empty, found) if table.columns]
+
+
+def vocabulary_of(results: Iterable[Result]) -> int:
+    """How many words the judge of these results knows."""
+    return max(result.vocabulary for result in results)
 
 
 def _by_model(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -29,6 +29,7 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+from talkingface.training.reading import vocabulary_of
 
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 LOOKING_BACK = ("sequential", "natural")  # the schemes that see the frame before
@@ -63,7 +64,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 "or leave it out with --without reading"
             )
         torch.manual_seed(seed)
-        self.reader, self.taught_by = _reader(reader)
+        self.reader, self.taught_by = _reader(reader, cache.vocabulary)
         super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader})
 
     def hears(self, parameter: str) -> bool:
@@ -160,12 +161,17 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return F.pad(frames, (left, size - right, top, size - bottom))
 
 
-def _reader(path: str | Path | None) -> tuple[LipReader, str]:
+def _reader(path: str | Path | None, vocabulary: tuple[str, ...]) -> tuple[LipReader, str]:
     """The trained lip reader of a name or a file and its sha256; without one, an untrained one that
-    no loss asks."""
+    no loss asks. vocabulary: what it must know."""
     if path is None:
         return LeanLipReader().requires_grad_(True), ""
     reader, info = weights.load_with_info(path)
     if not isinstance(reader, LeanLipReader | PublishedLipReader):
         raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
+    if vocabulary_of(info) != vocabulary:
+        raise BadRequest(
+            f"{path} reads {len(vocabulary_of(info))} words, the shards have {len(vocabulary)} "
+            "others: train a reader on them with `talkingface train lipreader`"
+        )
     return reader.requires_grad_(True), info.sha256

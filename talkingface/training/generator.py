@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from talkingface import models, video, weights
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
 from talkingface.data.augment import AugmentConfig
-from talkingface.data.dataset import Batch, Cache, ClipInfo, SampleConfig, clip_speech, draw_batch
+from talkingface.data.dataset import (
+    Batch,
+    Cache,
+    ClipInfo,
+    SampleConfig,
+    clip_speech,
+    draw_batch,
+    speakers_of,
+)
+from talkingface.data.provenance import licence, people, titles
 from talkingface.losses import (
     AdversarialForm,
     critic_loss,
@@ -42,8 +51,6 @@ from talkingface.models.discriminators import (
 )
 from talkingface.models.window import FLOW_UNIT, SPEAKING
 from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
-
-LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 
 
 @dataclass(frozen=True)
@@ -336,16 +343,18 @@ class GeneratorRecipe(ABC, Generic[T]):
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The averaged weights, with what they are in the header."""
-        speakers = sorted({c.speaker for c in self.clips if not c.silent})
+        speakers = speakers_of(self.clips)
         silent = sum(c.silent for c in self.clips)
         data = (
-            f"GRID: {sum(not c.silent for c in self.clips)} clips of {len(speakers)} speakers "
-            f"({' '.join(speakers)}); {silent} synthetic portraits (SFHQ, MIT) in silence"
+            f"{titles(self.clips)}: {sum(not c.silent for c in self.clips)} clips of "
+            f"{len(speakers)} speakers ({people(speakers)}); {silent} synthetic portraits (SFHQ, "
+            "MIT) in silence"
         )
         splits = sorted({c.split for c in self.clips})
         extra = {"steps": step, "splits": splits, **self._facts()}
+        terms = licence(self.clips)
         weights.save(
-            path, self.ema, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+            path, self.ema, training_data=data, licence=terms, metrics=measures, extra=extra
         )
 
 

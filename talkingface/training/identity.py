@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from talkingface import video, weights
 from talkingface.data.augment import AugmentConfig, augment_faces
 from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.provenance import licence, people, titles
 from talkingface.data.puppets import animate, can_speak, closed_mouth
 from talkingface.errors import BadShard
 from talkingface.losses import info_nce
@@ -28,7 +29,6 @@ from talkingface.picture import Picture
 from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
 
 Frames = NDArray[np.uint8]
-LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 HELD_OUT = ("stranger", "portrait-heldout")
 APART = 5  # frames, at least, between two pictures from one clip
 
@@ -85,10 +85,10 @@ class PairBatch:
 def people_of(
     cache: Cache, clips: list[ClipInfo], drivers: list[ClipInfo], moved: int, seed: int
 ) -> list[Person]:
-    """Each speaker of these clips, then each still portrait, its mouth moved by drawn drivers."""
+    """Each known speaker of these clips, then each still portrait, its mouth moved by drivers."""
     speakers: dict[str, list[ClipInfo]] = {}
     for clip in clips:
-        if not clip.silent:
+        if not clip.silent and clip.speaker:
             speakers.setdefault(clip.speaker, []).append(clip)
     rng = np.random.default_rng((seed, 2))
     still = [
@@ -247,16 +247,18 @@ class IdentityRecipe:
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The weights, with what they are in the header."""
         speakers = [p.name for p in self.people if p.pictures is None]
-        clips = sum(len(p.clips) for p in self.people)
+        clips = [clip for person in self.people for clip in person.clips]
         pictures = [p.pictures for p in self.people if p.pictures is not None]
         moved = sum(len(seen) > 1 for seen in pictures)
         data = (
-            f"GRID: {clips} clips of {len(speakers)} speakers ({' '.join(speakers)}); "
+            f"{titles(clips)}: {len(clips)} clips of {len(speakers)} speakers "
+            f"({people(speakers)}); "
             f"{len(pictures)} synthetic portraits (SFHQ, MIT), {moved} of them with moved mouths"
         )
         extra = {"steps": step, "seed": self.training.seed}
+        terms = licence(clips)
         weights.save(
-            path, self.network, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+            path, self.network, training_data=data, licence=terms, metrics=measures, extra=extra
         )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,12 @@ from torch.nn import functional as F
 
 from talkingface import video, weights
 from talkingface.audio import FPS
-from talkingface.data.dataset import WORD_INDEX, Cache, ClipInfo
+from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.provenance import licence, people, titles
+from talkingface.errors import BadShard
 from talkingface.metrics.lips import reading_accuracy
 from talkingface.models.lipreader import (
+    GRID_WORDS,
     READERS,
     LipReader,
     MouthSpec,
@@ -30,9 +34,9 @@ from talkingface.models.lipreader import (
 )
 from talkingface.picture import Picture
 from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
+from talkingface.weights import WeightsInfo
 
 Half = Literal["first", "second", "both"]
-LICENCE = "MIT; trained on GRID (Cooke et al. 2006, CC BY 4.0)"
 AROUND = 3  # frames read beside a word: two of margin, one that its span may be off
 
 
@@ -70,7 +74,7 @@ class ReadingTraining:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a clip: its index among GRID_WORDS, and its frames [first, last) in the clip."""
+    """A word of a clip: its number in a vocabulary, and its frames [first, last) in the clip."""
 
     clip: ClipInfo
     index: int
@@ -87,14 +91,22 @@ class WordBatch:
     words: Tensor
 
 
-def words_of(clip: ClipInfo) -> list[Word]:
-    """The words of a clip that the readers know, with whole frames for their times."""
-    spans = [(w, round(a * FPS), round(b * FPS)) for w, a, b in clip.words if w in WORD_INDEX]
+def words_of(clip: ClipInfo, known: Mapping[str, int]) -> list[Word]:
+    """The words of a clip that are known, with whole frames for their times.
+
+    known: word -> its number, as `Cache.word_index`.
+    """
+    spans = [(w, round(a * FPS), round(b * FPS)) for w, a, b in clip.words if w in known]
     return [
-        Word(clip, WORD_INDEX[w], a, min(max(b, a + 1), clip.frames))
+        Word(clip, known[w], a, min(max(b, a + 1), clip.frames))
         for w, a, b in spans
         if a < clip.frames
     ]
+
+
+def vocabulary_of(info: WeightsInfo) -> tuple[str, ...]:
+    """The words that a lip reader's weights tell apart, in order: GRID's, if they do not say."""
+    return tuple(info.extra.get("vocabulary", GRID_WORDS))
 
 
 def half_of(clip: ClipInfo) -> Half:
@@ -163,7 +175,7 @@ def collate(mouths: list[Tensor], words: list[int]) -> WordBatch:
 
 
 def word_logits(reader: LipReader, frames: Tensor, landmarks: Tensor, words: list[Word]) -> Tensor:
-    """What a reader makes of each word of one clip: (words, 51).
+    """What a reader makes of each word of one clip: (words, as many as it knows).
 
     frames: (T, 3, S, S) in [-1, 1]; landmarks: (T, 68, 2) in [0, 1] of the crop, for the box.
     """
@@ -189,10 +201,17 @@ class ReadingRecipe:
         self.training, self.cache, self.device = training, cache, torch.device(device)
         self.steps = training.steps
         clips = [c for c in cache.split("train") if training.half in ("both", half_of(c))]
-        self.words = [w for clip in clips for w in words_of(clip)]
-        self.held_out = [w for clip in cache.split("val") for w in words_of(clip)]
+        known = cache.word_index
+        self.words = [w for clip in clips for w in words_of(clip, known)]
+        if not self.words:
+            raise BadShard(
+                f"no word with its times among {len(clips)} clips of the split train: nothing to "
+                "learn reading from; prepare a corpus that has them"
+            )
+        self.held_out = [w for clip in cache.split("val") for w in words_of(clip, known)]
         torch.manual_seed(training.seed)
-        self.reader = build_reader(training.reader).to(self.device)
+        config = replace(training.reader, words=len(known))
+        self.reader = build_reader(config).to(self.device)
         self.modules: dict[str, nn.Module] = {"reader": self.reader}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "reader": torch.optim.AdamW(self.reader.parameters(), weight_decay=training.decay)
@@ -237,15 +256,20 @@ class ReadingRecipe:
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The weights, with what they are in the header."""
-        speakers = sorted({w.clip.speaker for w in self.words})
+        clips = [w.clip for w in self.words]
         half = {"both": "all", "first": "the first half", "second": "the second half"}
         data = (
-            f"GRID: {len(self.words)} words of {len({w.clip.key for w in self.words})} clips of "
-            f"{' '.join(speakers)}, {half[self.training.half]} of the training sentences"
+            f"{titles(clips)}: {len(clips)} words of {len({c.key for c in clips})} clips of "
+            f"{people(c.speaker for c in clips)}, {half[self.training.half]} of the training "
+            "sentences"
         )
-        extra = {"steps": step, "half": self.training.half, "seed": self.training.seed}
+        extra: dict[str, Any] = {"steps": step, "half": self.training.half}
+        extra["seed"] = self.training.seed
+        if self.cache.vocabulary != GRID_WORDS:
+            extra["vocabulary"] = self.cache.vocabulary
+        terms = licence(clips)
         weights.save(
-            path, self.reader, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+            path, self.reader, training_data=data, licence=terms, metrics=measures, extra=extra
         )
 
 

@@ -22,6 +22,7 @@ from talkingface import video, weights
 from talkingface.audio import FPS, HOPS_PER_FRAME, SAMPLES_PER_FRAME
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.provenance import licence, people, titles
 from talkingface.errors import BadShard
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
@@ -29,7 +30,7 @@ from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
 from talkingface.picture import Picture
 from talkingface.training.loop import average_gradients, clip_gradients, turn
-from talkingface.training.reading import LICENCE, Half, half_of
+from talkingface.training.reading import Half, half_of
 
 LEAD = 8  # frames before the first word and after the last: lips open before they are heard
 NEAR = 0.625  # of the picture's side: what is cut around a mouth before its box is moved and scaled
@@ -219,12 +220,13 @@ class SyncRecipe:
         speakers = sorted({c.speaker for c in self.clips})
         half = {"both": "all", "first": "the first half", "second": "the second half"}[t.half]
         data = (
-            f"GRID: {len(self.clips)} clips of {' '.join(speakers)}, {half} of the training "
-            "sentences"
+            f"{titles(self.clips)}: {len(self.clips)} clips of {people(speakers)}, {half} of the "
+            "training sentences"
         )
         extra = {"steps": step, "half": t.half, "seed": t.seed, "speakers": speakers}
+        terms = licence(self.clips)
         weights.save(
-            path, self.net, training_data=data, licence=LICENCE, metrics=measures, extra=extra
+            path, self.net, training_data=data, licence=terms, metrics=measures, extra=extra
         )
 
 

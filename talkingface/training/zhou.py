@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from talkingface.contract import Generated
 from talkingface.data.dataset import Batch, Cache, speakers_of
 from talkingface.losses import lip_reading_generator_loss, reconstruction_loss
-from talkingface.models.lipreader import GRID_WORDS, MouthSpec, mouth_crops
+from talkingface.models.lipreader import MouthSpec, mouth_crops
 from talkingface.models.zhou import (
     FeatureClassifier,
     MouthEncoder,
@@ -110,7 +110,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
-        t, model, words = training, training.model, len(GRID_WORDS)
+        t, model, words = training, training.model, len(cache.vocabulary)
         speech, speakers = model.speech_features, len(speakers_of(cache.split(*splits)))
         own: dict[str, nn.Module] = {
             "mouth_encoder": MouthEncoder(t.mouth, t.mouth_channels, speech),

@@ -1,0 +1,35 @@
+"""What weights say of the data they learned from: corpora, people and licences of the clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from talkingface.data.dataset import ClipInfo
+from talkingface.data.sources import CORPORA, GRID, Corpus
+
+MOST_NAMES = 40  # people that are named; more are counted
+
+
+def corpora_of(clips: Iterable[ClipInfo]) -> list[Corpus]:
+    """The corpora that these clips came from, GRID where a clip does not say; pictures aside."""
+    names = {str(clip.info.get("corpus", GRID.name)) for clip in clips if not clip.silent}
+    return [corpus for name, corpus in CORPORA.items() if name in names]
+
+
+def titles(clips: Iterable[ClipInfo]) -> str:
+    """What a corpus is called, or several: "GRID", "GRID and LRW"."""
+    return " and ".join(corpus.title for corpus in corpora_of(clips)) or GRID.title
+
+
+def people(names: Iterable[str]) -> str:
+    """Speakers by name, or how many there are: "s1 s2", "6112 people", "people unknown"."""
+    known = sorted({name for name in names if name})
+    if len(known) > MOST_NAMES:
+        return f"{len(known)} people"
+    return " ".join(known) or "people unknown"
+
+
+def licence(clips: Iterable[ClipInfo]) -> str:
+    """Ours, and that of what was learned from."""
+    learned = [f"{c.title} ({c.terms})" for c in corpora_of(clips) or [GRID]]
+    return f"MIT; trained on {' and '.join(learned)}"

@@ -1,0 +1,127 @@
+"""What became of every clip: an outcome each, kept beside the shards, counted, listed by reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from talkingface import media
+from talkingface.data.filters import KEPT, REASONS, Drop
+from talkingface.errors import BadShard
+
+DROPPED = "dropped.jsonl"
+PATTERN = "shard-*.json"
+UNKNOWN_SPEAKER = "unknown"  # how nobody's name is shown
+MOST_SPEAKERS = 40  # rows of a table: of more, the first and the sum
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a clip. result: KEPT, or why it was dropped.
+
+    measures: by their names in `filters.LIMITS`, and `confidence` of the offset; moved: frames that
+    the sound was moved later. Of a dropped clip: measure, value and limit say which one decided;
+    source: its file; first: the frame it begins with; detail: an error's text; size: bytes of a
+    file that cannot be read, so that a better copy of it is noticed.
+    """
+
+    key: str
+    speaker: str
+    split: str
+    result: str
+    frames: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
+    moved: int = 0
+    measure: str = ""
+    value: float | None = None
+    limit: float | None = None
+    source: str = ""
+    first: int = 0
+    detail: str = ""
+    size: int = 0
+
+    def dropped(self, drop: Drop, source: Path, first: int = 0) -> Outcome:
+        """The same clip, dropped."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own |= {"result": drop.reason, "frames": 0, "source": str(source.absolute())}
+        own |= {"measure": drop.measure, "value": drop.value, "limit": drop.limit, "first": first}
+        return Outcome(**own)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a corpus, or a share of it, came to. outcomes: by name, their measures are in the
+    reports; missing: shards of the whole that are not yet written."""
+
+    out: Path
+    outcomes: tuple[Outcome, ...]
+    missing: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames kept."""
+        return sum(outcome.frames for outcome in self.outcomes)
+
+    def splits(self) -> dict[str, int]:
+        """How many clips were kept, by split."""
+        return dict(Counter(o.split for o in self.outcomes if o.result == KEPT))
+
+    def table(self) -> list[list[str]]:
+        """A head, a row per speaker, the sum: clips kept, then those dropped by reason."""
+        counts = Counter((o.speaker, o.result) for o in self.outcomes)
+        columns = [KEPT, *(r for r in REASONS if any(key[1] == r for key in counts))]
+        speakers = list(dict.fromkeys(outcome.speaker for outcome in self.outcomes))
+        shown = speakers if len(speakers) <= MOST_SPEAKERS else speakers[:MOST_SPEAKERS]
+        rows = [["speaker", *columns]]
+        for name in shown:
+            numbers = [str(counts[name, column]) for column in columns]
+            rows.append([name or UNKNOWN_SPEAKER, *numbers])
+        if len(shown) < len(speakers):
+            rows.append([f"and {len(speakers) - len(shown)} more", *("" for _ in columns)])
+        sums = [sum(counts[name, column] for name in speakers) for column in columns]
+        return [*rows, ["all", *map(str, sums)]]
+
+
+_DEFAULTS = asdict(Outcome("", "", "", ""))
+
+
+def write(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """The report of a shard, whole or not at all. Raises OutputError."""
+    media.write_text(path, json.dumps([_row(outcome) for outcome in outcomes], indent=0))
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    """What differs from the defaults, and the first five fields, as they always were."""
+    every = asdict(outcome)
+    always = ("key", "speaker", "split", "result", "frames")
+    return {k: v for k, v in every.items() if k in always or v != _DEFAULTS[k]}
+
+
+def read(path: Path) -> tuple[Outcome, ...]:
+    """The outcomes of a shard's report. Raises BadShard."""
+    try:
+        return tuple(Outcome(**row) for row in json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise BadShard(f"{path}: is no report ({error}); remove it and prepare again") from error
+
+
+def read_all(folder: Path) -> tuple[Outcome, ...]:
+    """Of all reports of a folder, in order."""
+    return tuple(outcome for path in sorted(folder.glob(PATTERN)) for outcome in read(path))
+
+
+def write_dropped(out: Path, outcomes: Iterable[Outcome]) -> None:
+    """List every clip that was not kept, a line of JSON each. Raises OutputError."""
+    media.write_text(out / DROPPED, "".join(_dropped_lines(outcomes)))
+
+
+def _dropped_lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome.result != KEPT:
+            row = {"key": outcome.key, "reason": outcome.result, **_row(outcome)}
+            del row["result"], row["frames"]
+            yield json.dumps(row) + "\n"

@@ -1,0 +1,90 @@
+"""CREMA-D: twelve sentences in six emotions, spoken by 91 actors."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from talkingface.data.clip import key_of
+from talkingface.data.sources.recording import ENGLISH, Corpus, Recording, require
+from talkingface.errors import BadRequest
+
+SENTENCES = {
+    "IEO": "it's eleven o'clock",
+    "TIE": "that is exactly what happened",
+    "IOM": "i'm on my way to the meeting",
+    "IWW": "i wonder what this is about",
+    "TAI": "the airplane is almost full",
+    "MTI": "maybe tomorrow it will be cold",
+    "IWL": "i would like a new alarm clock",
+    "ITH": "i think i have a doctor's appointment",
+    "DFA": "don't forget a jacket",
+    "ITS": "i think i've seen this before",
+    "TSI": "the surface is slick",
+    "WSI": "we'll stop in a couple of minutes",
+}
+EMOTIONS = {
+    "ANG": "anger",
+    "DIS": "disgust",
+    "FEA": "fear",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
+
+
+def cremad(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
+    """CREMA-D (Cao et al. 2014): `VideoFlash/1001_DFA_ANG_XX.flv`, converted or not.
+
+    The name tells actor, sentence, emotion and its level; sex and age of the actors come from
+    `VideoDemographics.csv`, where it is there. No published split: of ten actors one, by number
+    (1010, 1020 ...), is "stranger", or `held_out` are, and one (1005, 1015 ...) is "val".
+    Raises BadRequest.
+    """
+    require(folder, "VideoFlash/1001_DFA_ANG_XX.flv")
+    actors = _demographics(folder / "VideoDemographics.csv")
+    places = [p for kind in (".flv", ".mp4") for p in (folder / "VideoFlash").glob(f"*{kind}")]
+    recordings = []
+    for path in sorted({p.stem: p for p in reversed(places)}.values()):
+        actor, *rest = path.stem.split("_")
+        code, emotion, level = (*rest, "", "", "")[:3]
+        split = {0: "stranger", 5: "val"}.get(int(actor) % 10 if actor.isdigit() else 1, "train")
+        if held_out is not None:
+            split = "stranger" if actor in held_out else "train" if split == "stranger" else split
+        facts = {
+            "corpus": "crema-d",
+            "language": ENGLISH,
+            "emotion": EMOTIONS.get(emotion, emotion.lower()),
+            "level": LEVELS.get(level, level.lower()),
+            **actors.get(actor, {}),
+        }
+        sentence = SENTENCES.get(code, "")
+        recordings.append(Recording(key_of(path.stem), actor, path, split, sentence, facts=facts))
+    if not recordings:
+        raise BadRequest(
+            f"{folder}: no clips of CREMA-D; expected VideoFlash/1001_DFA_ANG_XX.flv in it"
+        )
+    return recordings
+
+
+def _demographics(path: Path) -> dict[str, dict[str, str]]:
+    """Age and sex of each actor: ActorID, Age, Sex, Race, Ethnicity."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    known = [row for row in rows if {"ActorID", "Age", "Sex"} <= row.keys()]
+    return {row["ActorID"]: {"age": row["Age"], "sex": row["Sex"].lower()} for row in known}
+
+
+CREMAD = Corpus(
+    name="crema-d",
+    title="CREMA-D",
+    paper="Cao et al. 2014",
+    about="91 actors, twelve sentences, six emotions",
+    layout="VideoFlash/1001_DFA_ANG_XX.flv, VideoDemographics.csv",
+    find=cremad,
+    licence="Open Database License (ODbL)",
+)

@@ -1,0 +1,96 @@
+"""Lip Reading in the Wild: clips of 29 frames with one known word in their middle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from talkingface.audio import FPS
+from talkingface.data.clip import key_of
+from talkingface.data.sources.recording import (
+    ENGLISH,
+    UNKNOWN,
+    Corpus,
+    Recording,
+    first_folder,
+    require,
+)
+from talkingface.errors import BadRequest, UnreadableMedia
+
+FRAMES = 29  # of every clip, at 25 per second
+SPLITS = ("train", "val", "test")
+
+
+def lrw(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
+    """LRW (Chung and Zisserman 2016): `lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4`.
+
+    500 words; the splits are the folders, by date of broadcast. Nobody says who speaks: the speaker
+    is UNKNOWN, and `held_out` is refused. The word's length is in `WORD_00001.txt` beside the clip,
+    read by `label_lrw` when the clip's turn comes. Raises BadRequest.
+    """
+    require(folder, "lipread_mp4/WORD/train/WORD_00001.mp4")
+    if held_out:
+        raise BadRequest("LRW does not say who speaks: --hold-out cannot choose among its speakers")
+    root = first_folder(folder, "lipread_mp4", ".") or folder
+    recordings = []
+    for word in sorted(entry.name for entry in os.scandir(root) if entry.is_dir()):
+        for split in SPLITS:
+            for path in _clips(root / word / split):
+                recordings.append(
+                    Recording(
+                        key=key_of("lrw", split, path.stem),  # each split counts from 1
+                        speaker=UNKNOWN,
+                        path=path,
+                        split=split,
+                        sentence=word.lower(),
+                        labels=path.with_suffix(".txt"),
+                        facts={"corpus": "lrw", "language": ENGLISH},
+                    )
+                )
+    if not recordings:
+        raise BadRequest(f"{folder}: no clips of LRW; expected WORD/train/WORD_00001.mp4 in it")
+    return recordings
+
+
+def _clips(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(folder / entry.name for entry in os.scandir(folder) if entry.name[-4:] == ".mp4")
+
+
+def label_lrw(recording: Recording) -> Recording:
+    """With the word's time: centred in the clip, as long as its text file's "Duration:" tells.
+
+    Without that file the time stays unknown. Raises UnreadableMedia when it tells no duration.
+    """
+    path = recording.labels
+    if path is None or not path.is_file():
+        return recording
+    for line in path.read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "duration":
+            try:
+                seconds = float(value.split()[0])
+            except (ValueError, IndexError):
+                break
+            middle = FRAMES / FPS / 2
+            start, end = max(0.0, middle - seconds / 2), min(FRAMES / FPS, middle + seconds / 2)
+            return replace(recording, words=((recording.sentence, start, end),))
+    raise UnreadableMedia(
+        f"{path}: no line 'Duration: 0.53 seconds' in it; copy it again, or remove it to do "
+        "without word times"
+    )
+
+
+LRW = Corpus(
+    name="lrw",
+    title="Lip Reading in the Wild",
+    paper="Chung and Zisserman 2016",
+    about="500 words, 29 frames each",
+    layout="lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4 and .txt",
+    find=lrw,
+    licence="BBC: non-commercial research under an agreement with the BBC",
+    label=label_lrw,
+)

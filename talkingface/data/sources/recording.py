@@ -1,0 +1,138 @@
+"""A file of a corpus before it is opened, and what all source functions share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from talkingface.data.clip import Word
+from talkingface.errors import BadRequest, UnreadableMedia
+
+UNKNOWN = ""  # the speaker where a corpus does not say who speaks
+HTK_RATE = 10_000_000  # units per second of HTK's label files
+ENGLISH = "en"
+VIDEOS = (".mpg", ".mkv", ".mp4", ".mov", ".flv", ".avi", ".webm", ".m4v")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of a corpus, not yet opened. still: a picture without sound.
+
+    speaker: UNKNOWN where nobody says. split: see `Corpus`. words: seconds from the file's start;
+    empty where the times are unknown; phones: the same of phones. sentence: "" where it is unknown.
+    sound: the file that has its sound, where it is another and is there; labels: the file that
+    `Corpus.label` reads when the recording's turn comes. facts: what goes into the clip's `info`.
+    """
+
+    key: str
+    speaker: str
+    path: Path
+    split: str
+    sentence: str = ""
+    words: tuple[Word, ...] = ()
+    still: bool = False
+    phones: tuple[Word, ...] = ()
+    sound: Path | None = None
+    labels: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def heard_in(self) -> Path:
+        """The file that its sound is read from."""
+        return self.sound if self.sound is not None and self.sound.is_file() else self.path
+
+
+Find = Callable[[Path, Sequence[str] | None], list[Recording]]
+
+
+def as_it_is(recording: Recording) -> Recording:
+    """The labels are known already."""
+    return recording
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What `talkingface prepare NAME` reads. title, paper, about: one line; layout: of its folder.
+
+    find: its folder, and speakers to hold out [the published ones] -> its recordings. Splits are
+    "train", "val", "test" (people who may be in "train" say something else) and "stranger" (people
+    who are in no other split). label: reads a recording's label file; raises UnreadableMedia.
+    groups: named sets of speakers to hold out. natural_pose: the head moves in its crop unless the
+    user says otherwise. licence: of the recordings, as far as weights learned from them inherit it.
+    """
+
+    name: str
+    title: str
+    paper: str
+    about: str
+    layout: str
+    find: Find
+    licence: str
+    label: Callable[[Recording], Recording] = as_it_is
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    natural_pose: bool = False
+
+    @property
+    def line(self) -> str:
+        """The line about it in a list of corpora."""
+        return f"{self.title} ({self.paper}): {self.about}" if self.paper else self.about
+
+    @property
+    def terms(self) -> str:
+        """Whose it is and on which terms, as weights say it."""
+        return f"{self.paper}, {self.licence}" if self.paper else self.licence
+
+
+def require(folder: Path, what: str) -> None:
+    """Raises BadRequest when the corpus's folder is missing, naming what is expected there."""
+    if not folder.is_dir():
+        raise BadRequest(f"{folder}: is no folder; expected {what}")
+
+
+def first_folder(folder: Path, *names: str) -> Path | None:
+    """The first of these folders below `folder` ("." is itself) that is there."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def place_in(name: str, count: int) -> int:
+    """One of `count` places for a name, whoever asks: how splits are made by rule."""
+    return int(hashlib.sha1(name.encode()).hexdigest(), 16) % count
+
+
+def label_lines(path: Path, unit: int, silences: frozenset[str]) -> tuple[Word, ...]:
+    """The words or phones of a file of lines "start end name", in seconds, silences left out.
+
+    unit: units per second. Raises UnreadableMedia when a line is not like that.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise UnreadableMedia(f"{path}: cannot be read ({error.strerror})") from error
+    return tuple(parse_labels(path, enumerate(text.splitlines(), 1), unit, silences))
+
+
+def parse_labels(
+    path: Path,
+    lines: Iterator[tuple[int, str]] | enumerate[str],
+    unit: int,
+    silences: frozenset[str],
+) -> Iterator[Word]:
+    """`label_lines` of numbered lines of `path`."""
+    for number, line in lines:
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            start, end, word = int(fields[0]), int(fields[1]), fields[2].lower()
+        except (ValueError, IndexError):
+            start, end, word = 1, 0, ""
+        if len(fields) != 3 or not 0 <= start <= end:
+            raise UnreadableMedia(
+                f"{path}: line {number} is {line!r}, expected 'start end word' in units of "
+                f"1/{unit} s; mend it, or remove the file to do without word times"
+            )
+        if word not in silences:
+            yield word, start / unit, end / unit
