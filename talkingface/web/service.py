@@ -63,7 +63,8 @@ class Service:
     ) -> None:
         """models: names or weights files, the default first. temp: where temporary files go.
 
-        runtime, precision: how the models are computed, see `pipeline.load`. Raises UnknownModel, BadWeights, BadRequest.
+        runtime, precision: how the models are computed, see `pipeline.load`.
+        Raises UnknownModel, BadWeights, BadRequest.
         """
         self.limits = limits or Limits()
         loaded = [pipeline.load(name, runtime=runtime, precision=precision) for name in models]
