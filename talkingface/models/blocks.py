@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
+
+Cell = Callable[[Tensor, Any], tuple[Tensor, Any]]  # see `over_frames`
 
 
 def conv(
@@ -196,11 +199,11 @@ class ConvGru(nn.Module):
             ).unflatten(0, x.shape[:2]), None
         if state is None:
             state = heard.new_zeros(len(x), self.hidden, *x.shape[-2:])
-        out = []
-        for step in heard.unflatten(0, x.shape[:2]).unbind(1):
-            state = self._cell(step, state)
-            out.append(state)
-        return torch.stack(out, dim=1), state
+        return over_frames(self._next, heard.unflatten(0, x.shape[:2]), state)
+
+    def _next(self, heard: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        after = self._cell(heard, state)
+        return after, after
 
     def _cell(self, heard: Tensor, state: Tensor) -> Tensor:
         kept: Tensor = self.kept(state)
@@ -211,8 +214,34 @@ class ConvGru(nn.Module):
         return new + update * (state - new)
 
 
+class Gru(nn.GRU):
+    """`nn.GRU`, batch first; exported, it takes any number of frames."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, inputs), and state (layers, B, hidden) -> (B, T, hidden), state."""
+        if not torch.compiler.is_compiling():
+            return super().forward(x, state)
+        if state is None:
+            state = x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)
+        last = []
+        for weights, before in zip(self.all_weights, state, strict=True):
+            x, after = over_frames(_gru_cell(weights), x, before)
+            last.append(after)
+        return x, torch.stack(last)
+
+
+def _gru_cell(weights: Sequence[Tensor]) -> Cell:
+    def cell(x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.gru_cell(x, before, *weights)
+        return hidden, hidden
+
+    return cell
+
+
 class Lstm(nn.LSTM):
-    """`nn.LSTM`, batch first, that is quick for one frame at a time too.
+    """`nn.LSTM`, batch first, that is quick for one frame at a time too; exported, as `Gru`.
 
     Whole clips go through a kernel that packs its weights at every call; that costs a live stream
     more than everything else in here.
@@ -222,14 +251,52 @@ class Lstm(nn.LSTM):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, T, inputs), and state (2 of layers, B, hidden) -> (B, T, hidden), state."""
-        if self.training or x.shape[1] != 1 or state is None:
+        exported = torch.compiler.is_compiling()
+        if not exported and (self.training or x.shape[1] != 1 or state is None):
             return super().forward(x, state)
-        step, kept = x[:, 0], []
+        if state is None:
+            empty = x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)
+            state = (empty, empty)
+        last = []
         for weights, *before in zip(self.all_weights, *state, strict=True):
-            kept.append(torch.lstm_cell(step, before, *weights))
-            step = kept[-1][0]
-        hidden, cell = (torch.stack(part) for part in zip(*kept, strict=True))
-        return step.unsqueeze(1), (hidden, cell)
+            x, after = over_frames(_lstm_cell(weights), x, tuple(before))
+            last.append(after)
+        hidden, cell = (torch.stack(part) for part in zip(*last, strict=True))
+        return x, (hidden, cell)
+
+
+def _lstm_cell(weights: Sequence[Tensor]) -> Cell:
+    def cell(x: Tensor, before: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        hidden, inner = torch.lstm_cell(x, before, *weights)
+        return hidden, (hidden, inner)
+
+    return cell
+
+
+def over_frames(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """What `cell` makes of (B, T, ...), frame after frame: (B, T, ...), and its last state.
+
+    cell: a frame (B, ...) and the state before it -> its output (B, ...) and the state after it.
+    Exported, it stays a loop; unrolled it would be of one length only.
+    """
+    if torch.compiler.is_compiling():
+        return _scanned(cell, x, state)
+    out = []
+    for now in x.unbind(1):
+        made, state = cell(now, state)
+        out.append(made)
+    return torch.stack(out, dim=1), state
+
+
+def _scanned(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    from torch._higher_order_ops.scan import scan  # what torch.onnx knows as a loop over frames
+
+    def step(before: Any, now: Tensor) -> tuple[Any, Tensor]:
+        made, after = cell(now, before)
+        return after, made.clone()  # it may not be the state itself
+
+    after, out = scan(step, state, x, dim=1)
+    return out, after
 
 
 class Residual(nn.Module):

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Up, audio_encoder, conv, pixels_last, repeat_frames
+from talkingface.models.blocks import Gru, Up, audio_encoder, conv, pixels_last, repeat_frames
 from talkingface.models.window import (
     FLOW_UNIT,
     MAPS,
@@ -70,6 +70,11 @@ class CranConfig:
     transposed: bool = False
     identity_dropout: float = 0.5
     lip_gain: float = 1.0
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the scheme sees the picture before."""
+        return self.scheme in ("sequential", "natural")
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Cran(nn.Module):
             sizes[-1] * self.seed_shape[0] * self.seed_shape[1], c.image_features
         )
         previous = c.image_features if c.scheme == "natural" else 0
-        self.gru = nn.GRU(
+        self.gru = Gru(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
@@ -235,7 +240,7 @@ class Cran(nn.Module):
     ) -> tuple[Generated, State]:
         """`forward`, but pictures are only the decoded window: what training needs."""
         audio = self.encode_audio(speech)
-        if self.config.scheme in ("sequential", "natural"):
+        if self.config.looks_back:
             return self._step_by_step(identity, audio, state, guide, teacher)
         hybrid, state = self._hybrid(identity.features, audio, state)
         own = self._own(identity)

@@ -50,29 +50,28 @@ class Step(nn.Module):
     """One call of a generator: flat tensors of face, speech and state -> what is made, and state.
 
     identity, speech, state: examples for one face, silent and at rest; made: what came of them.
-    A generator that draws a window of the crop (`contract.Windowed`) makes only that.
+    A generator that draws a window of the crop (`contract.Windowed`) makes only that, not `whole`.
     """
 
-    def __init__(self, model: nn.Module, frames: int = 1) -> None:
-        """Raises BadRequest for a model whose memory does not begin empty."""
+    def __init__(self, model: nn.Module, frames: int = 1, whole: bool = False) -> None:
+        """frames: T of the example. Raises BadRequest for a model whose memory does not begin
+        empty: no other input than zeros would be the first."""
         super().__init__()
         if not isinstance(model, Generator):
             raise BadRequest(f"a {type(model).__name__} is no generator of faces")
-        self.model = model
-        self.step: Any = model.in_window if isinstance(model, Windowed) else model
-        with torch.inference_mode():
-            self.identity = model.encode(_somebody(model.config))
-            spec = model.config.speech
-            self.speech = torch.zeros(1, frames, spec.hops, spec.coefficients)
-            made, after = self.step(self.identity, self.speech)
-            self.made: Generated = made
-            self.state = rebuilt(after, iter([t * 0 for t in flat(after, "").values()]))
-            again, _ = self.step(self.identity, self.speech, self.state)
-        if (again.frames - made.frames).abs().max() > 1e-4:
+        if getattr(model.config, "looks_back", False):
             raise BadRequest(
                 f"a {model.config.family} that looks back at its own pictures runs in torch only: "
                 "give the runtime torch, or a model of another scheme"
             )
+        self.model: Any = model
+        self.windowed = isinstance(model, Windowed) and not whole
+        with torch.inference_mode():
+            self.identity = model.encode(_somebody(model.config))
+            spec = model.config.speech
+            self.speech = torch.zeros(1, frames, spec.hops, spec.coefficients)
+            self.made, after = self.answer(self.identity, self.speech)
+        self.state = rebuilt(after, map(torch.zeros_like, flat(after, "").values()))
 
     def inputs(self) -> dict[str, Tensor]:
         """Examples of `forward`'s arguments, in their order."""
@@ -83,12 +82,18 @@ class Step(nn.Module):
         """Names of `forward`'s results, in their order."""
         return [*flat(self.made, "made"), *flat(self.state, "after")]
 
+    def answer(self, identity: Any, speech: Tensor, state: State = None) -> tuple[Generated, State]:
+        """The generator's own call."""
+        call = self.model.in_window if self.windowed else self.model
+        result: tuple[Generated, State] = call(identity, speech, state)
+        return result
+
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         given = iter(tensors)
         identity = rebuilt(self.identity, given)
         speech = next(given)
-        made, state = self.step(identity, speech, rebuilt(self.state, given))
+        made, state = self.answer(identity, speech, rebuilt(self.state, given))
         return (*flat(made, "made").values(), *flat(state, "after").values())
 
 

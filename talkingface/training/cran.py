@@ -32,7 +32,6 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 from talkingface.training.reading import vocabulary_of
 
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
-LOOKING_BACK = ("sequential", "natural")  # the schemes that see the frame before
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """Which lips the decoder is shown: the real ones for a share of samples, else its own."""
         if self.training.model.lips != "guide" or stage.real_guide <= 0:
             return None
-        if self.training.model.scheme in LOOKING_BACK:  # what they hear depends on what they drew
+        if self.training.model.looks_back:  # what they hear depends on what they drew
             return batch.landmarks if float(torch.rand(())) < stage.real_guide else None
         with torch.no_grad():
             own = self.model.speak(identity, batch.speech)
@@ -138,7 +137,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _teacher(self, batch: Batch) -> Teacher | None:
         """The real frames before and their landmarks, for schemes that look back; else their own,
         as at test time."""
-        if self.training.model.scheme not in LOOKING_BACK:
+        if not self.training.model.looks_back:
             return None
         if float(torch.rand(())) >= self.training.teacher_forcing:
             return None
