@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,8 @@ def convert(step: Step) -> openvino.Model:
     library = import_openvino()
     examples = step.inputs()
     tensors = tuple(tensor.contiguous() for tensor in examples.values())
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that shapes become constants: they are, on purpose
         traced = torch.jit.trace(step, tensors, check_trace=False)
         graph = library.convert_model(traced, example_input=tensors)
     graph.reshape({place: list(tensor.shape) for place, tensor in enumerate(tensors)})
