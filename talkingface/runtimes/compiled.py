@@ -57,6 +57,17 @@ def convert(step: Step) -> openvino.Model:
     return graph
 
 
+def options(precision: str, threads: int) -> dict[str, str | int]:
+    """For `compile_model`: as many calls side by side as the CPU has room for, each of so many
+    threads; never a lower precision than was asked for."""
+    cores = os.cpu_count() or 1
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "NUM_STREAMS": max(1, cores // threads),
+        "INFERENCE_NUM_THREADS": max(cores, threads),
+    }
+
+
 @dataclass(frozen=True)
 class Faces:
     """What `Compiled.encode` keeps: portraits, and each one's encoding as the graph's inputs."""
@@ -82,15 +93,8 @@ class Compiled(nn.Module):
         self.model: Any = model
         self.config, self._step = self.model.config, step
         self._library = import_openvino()
-        cores = os.cpu_count() or 1
         self._compiled = self._library.Core().compile_model(
-            graph,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-                "NUM_STREAMS": max(1, cores // threads),
-                "INFERENCE_NUM_THREADS": max(cores, threads),
-            },
+            graph, "CPU", options(precision, threads)
         )
         self._own = threading.local()
 
