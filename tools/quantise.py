@@ -7,7 +7,8 @@ Then prints the error against float32 on clips that it never saw. Needs nncf and
 
 The range is the widest, not an average of several: what is rare here is an open mouth, and the
 library's own choice closed it (amplitude 0.6). What remembers over time and says where lips are
-stays in float32 (CRAN's GRU, which nncf leaves alone, and ATVGnet's AT-net): int8 errors add up there.
+stays in float32 (CRAN's GRU, which nncf leaves alone, and ATVGnet's AT-net): there int8's errors
+add up.
 """
 
 from __future__ import annotations
