@@ -297,6 +297,14 @@ def test_generate_with_another_runtime(
     assert min(map(psnr, first, second)) > 36  # both were compressed
 
 
+def test_nobody_sees_how_it_is_converted(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path
+) -> None:
+    ran = cli("generate", portrait, speech, "-o", tmp_path / "a.mp4", "--model", "atvg-tiny",
+              "--runtime", "openvino")  # fmt: skip
+    assert ran.code == 0 and ran.err == "" and ran.out.count("\n") == 1
+
+
 def test_an_evaluation_has_rows_of_runtimes() -> None:
     row = open_candidate("cran-tiny@openvino")
     assert row.name == "cran-tiny@openvino:float32" and isinstance(row.generator, Compiled)
