@@ -228,9 +228,9 @@ def test_one_click_shows_it_live_with_sound(opened: Opened, served: Served, tmp_
     until(page, f"{PLAYED} > 0.1")
     assert time.monotonic() - began < 10
     assert served.service.live.counts() == (1, 0)
+    assert page.evaluate("document.activeElement.id") == "cancel"  # made, it will be the download
     until(page, f"{PLAYED} > 1.2")
     snap(page, "live")
-    assert page.evaluate("document.activeElement.id") == "cancel"
     state = page.evaluate(
         """() => { const own = document.getElementById('video');
         return [own.videoWidth, own.buffered.start(0), own.paused, window.loudest]; }"""
