@@ -36,8 +36,8 @@ from talkingface.models.blocks import (
     pixels_last,
     repeat_frames,
 )
+from talkingface.models.head import FLOW_UNIT
 from talkingface.models.window import (
-    FLOW_UNIT,
     MAPS,
     SPEAKING,
     STILL_MAPS,

@@ -25,8 +25,8 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.models.blocks import Gru, Up, audio_encoder, conv, pixels_last, repeat_frames
+from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
 from talkingface.models.window import (
-    FLOW_UNIT,
     MAPS,
     SPEAKING,
     STILL_MAPS,
@@ -42,6 +42,8 @@ class CranConfig:
     scheme: Fig. 1a "frame", 1b "sequential", 1c "recurrent", and Sec. 5 "natural".
     window: rows and columns (top, bottom, left, right) of the crop that are decoded.
     lips: "off", "auxiliary" (a loss on the hybrid feature) or "guide" (the decoder sees it too).
+    head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
+    (with "natural" and "guide": where the head, lids and brows go next is drawn by `HeadMotion`).
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
     """
 
@@ -53,6 +55,7 @@ class CranConfig:
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
     output: Literal["direct", "composite", "warp"] = "warp"
     lips: Literal["off", "auxiliary", "guide"] = "guide"
+    head: Literal["free", "drawn"] = "free"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
@@ -86,6 +89,9 @@ class Identity:
     rests: tuple[Tensor, ...]  # what its skips and its own lips add to the decoder, smallest first
 
 
+Head = tuple[Tensor, Tensor]  # the last two moves (B, 2, MOVES), newest first; frames so far (B,)
+
+
 class _Source(NamedTuple):
     """The picture that is bent: the window (B, 3, h, w), and landmarks (B, 68, 2) of the crop."""
 
@@ -93,7 +99,16 @@ class _Source(NamedTuple):
     landmarks: Tensor
 
 
-Teacher = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class Teacher:
+    """The real frames before, (B, T, 3, S, S), and their landmarks (B, T, 68, 2).
+
+    used: of T frames, which see them; the others see what was drawn before.
+    """
+
+    frames: Tensor
+    landmarks: Tensor
+    used: tuple[bool, ...]
 
 
 class Cran(nn.Module):
@@ -108,6 +123,8 @@ class Cran(nn.Module):
         self.config = config
         self.window = Window(config.window, config.crop)
         self.shape = self.window.shape
+        if config.head == "drawn" and (config.scheme, config.lips) != ("natural", "guide"):
+            raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
         template = torch.from_numpy(config.crop.template() / config.crop.size).float()
         self.register_buffer("template", template, persistent=False)
         strides = 2 ** len(config.image_channels)
@@ -143,6 +160,8 @@ class Cran(nn.Module):
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
             self.lip_head = nn.Linear(c.hidden, points)
+            if c.head == "drawn":
+                self.head_motion = HeadMotion(c.hidden)
             self.lip_neutral = nn.Sequential(
                 nn.Linear(2 * 68, 64), nn.LeakyReLU(0.2), nn.Linear(64, points)
             )
@@ -169,6 +188,20 @@ class Cran(nn.Module):
             self.flow_head = nn.Conv2d(c.decoder_channels[-2], 2, 3, 1, 1)
             nn.init.zeros_(self.flow_head.weight)
             nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def adopt(self, other: Cran) -> None:
+        """Begin as another one: all weights of equal shape, and the GRU's for what both hear.
+
+        A face that the other saw in another window says nothing here: the GRU begins without it.
+        """
+        own, given = self.state_dict(), other.state_dict()
+        first, heard = "gru.weight_ih_l0", self.config.audio_features
+        fits = {name: x for name, x in given.items() if name in own and own[name].shape == x.shape}
+        if first not in fits and own[first].shape[0] == given[first].shape[0]:
+            fits[first] = torch.zeros_like(own[first])
+            fits[first][:, :heard] = given[first][:, :heard]
+        self.load_state_dict(own | fits)
 
     # --- the face, once -------------------------------------------------------------------------
 
@@ -212,15 +245,9 @@ class Cran(nn.Module):
         speech: Tensor,
         state: State = None,
         guide: Tensor | None = None,
-        teacher: Teacher | None = None,
     ) -> tuple[Generated, State]:
-        """See `contract.Generator`.
-
-        guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
-        teacher: the frames before, real ones, for the schemes that look back: (B, T, 3, S, S), and
-        their landmarks (B, T, 68, 2).
-        """
-        window, state = self.draw_window(identity, speech, state, guide, teacher)
+        """See `contract.Generator`; guide: as in `draw_window`."""
+        window, state = self.draw_window(identity, speech, state, guide)
         whole = identity.portrait.image
         return self.window.into_crop(window, whole.unsqueeze(1)), state
 
@@ -237,11 +264,16 @@ class Cran(nn.Module):
         state: State = None,
         guide: Tensor | None = None,
         teacher: Teacher | None = None,
+        moves: Tensor | None = None,
     ) -> tuple[Generated, State]:
-        """`forward`, but pictures are only the decoded window: what training needs."""
+        """`forward`, but pictures are only the decoded window: what training needs.
+
+        guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
+        teacher: for the schemes that look back. moves: (B, T, MOVES), the head's real ones.
+        """
         audio = self.encode_audio(speech)
         if self.config.looks_back:
-            return self._step_by_step(identity, audio, state, guide, teacher)
+            return self._step_by_step(identity, audio, state, guide, teacher, moves)
         hybrid, state = self._hybrid(identity.features, audio, state)
         own = self._own(identity)
         return self._draw(own, identity.features, identity.rests, hybrid, guide), state
@@ -279,14 +311,15 @@ class Cran(nn.Module):
         state: State,
         guide: Tensor | None,
         teacher: Teacher | None,
+        moves: Tensor | None,
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
         own, natural = self._own(identity), self.config.scheme == "natural"
-        recurrent, before = (None, own) if state is None else (state[0], _Source(*state[1]))
+        recurrent, before, head = self._begin(own) if state is None else _resumed(state)
         pictures = []
         for t in range(audio.shape[1]):
-            if teacher is not None:
-                before = _Source(self.window.cut(teacher[0][:, t]), teacher[1][:, t])
+            if teacher is not None and teacher.used[t]:
+                before = _Source(self.window.cut(teacher.frames[:, t]), teacher.landmarks[:, t])
             seen, skips = self._encode_image(before.window)
             face, rests = (
                 (identity.features, identity.rests)
@@ -295,20 +328,58 @@ class Cran(nn.Module):
             )
             extra = seen.unsqueeze(1) if natural else None
             hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
+            if head is not None:
+                real = None if moves is None else moves[:, t]
+                head = self._move(head, hybrid[:, 0], real)
             shown = None if guide is None else guide[:, t : t + 1]
-            pictures.append(self._draw(own if natural else before, face, rests, hybrid, shown))
+            move = None if head is None else head[0][:, :1]
+            source = own if natural else before
+            pictures.append(self._draw(source, face, rests, hybrid, shown, move))
             lips = pictures[-1].landmarks if shown is None else shown
-            place = before.landmarks if lips is None else lips[:, 0].detach()
-            before = _Source(pictures[-1].frames[:, 0].detach(), place)
-        return _join(pictures), (recurrent, before)
+            points = before.landmarks if lips is None else lips[:, 0].detach()
+            before = _Source(pictures[-1].frames[:, 0].detach(), points)
+        return _join(pictures), (recurrent, tuple(before), head)
+
+    def _begin(self, own: _Source) -> tuple[State, _Source, Head | None]:
+        """Before the first frame the identity picture was seen, and its head stood still."""
+        if self.config.head == "free":
+            return None, own, None
+        still = measure(own.landmarks, own.landmarks.unsqueeze(1)).expand(-1, 2, -1)
+        return None, own, (still, torch.zeros(len(still), dtype=torch.long, device=still.device))
+
+    def _move(self, head: Head, hybrid: Tensor, real: Tensor | None) -> Head:
+        """The last two moves and the clock, a frame later."""
+        last, clock = head
+        move = self.head_motion.next(hybrid, last, clock) if real is None else real
+        return torch.stack([move, last[:, 0]], dim=1), clock + 1
+
+    def head_loss(
+        self, identity: Identity, speech: Tensor, moves: Tensor, seen: Tensor | None
+    ) -> Tensor:
+        """How unlikely the head's real moves (B, 1 + T, MOVES) are; `HeadMotion.loss`.
+
+        moves: from the frame before the first. seen: (B, T, 3, h, w), windows of the real frames
+        before, or None where the GRU sees none (training without pictures).
+        """
+        previous = None
+        if seen is not None:
+            features, _ = self._encode_image(seen.flatten(0, 1))
+            previous = features.unflatten(0, seen.shape[:2])
+        hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), None, previous)
+        last = torch.stack([moves[:, 1:-1], moves[:, :-2]], dim=2)
+        loss: Tensor = self.head_motion.loss(hybrid[:, 1:], last, moves[:, 2:])
+        return loss
 
     def _own(self, identity: Identity) -> _Source:
         return _Source(self.window.cut(identity.portrait.image), identity.portrait.landmarks)
 
     # --- hybrid feature to lips -----------------------------------------------------------------
 
-    def predict_landmarks(self, landmarks: Tensor, hybrid: Tensor) -> Tensor:
-        """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved.
+    def predict_landmarks(
+        self, landmarks: Tensor, hybrid: Tensor, moves: Tensor | None = None
+    ) -> Tensor:
+        """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved,
+        and with moves (B, T, MOVES) the whole head.
 
         The head speaks of displacement from a neutral mouth; how far the identity's own mouth is
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
@@ -317,12 +388,23 @@ class Cran(nn.Module):
         moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(
             1
         )
-        return displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
+        still: Tensor = displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
+        if moves is None:
+            return still
+        own = repeat_frames(landmarks, moves.shape[1])
+        after: Tensor = place(still.flatten(0, 1), own, moves.flatten(0, 1))
+        return after.unflatten(0, moves.shape[:2])
 
-    def speak(self, identity: Identity, speech: Tensor, state: State = None) -> Tensor:
+    def speak(
+        self,
+        identity: Identity,
+        speech: Tensor,
+        state: State = None,
+        moves: Tensor | None = None,
+    ) -> Tensor:
         """Only the landmarks (B, T, 68, 2), no picture: pre-training and measuring (recurrent)."""
         hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), state)
-        return self.predict_landmarks(identity.portrait.landmarks, hybrid)
+        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves)
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
@@ -333,15 +415,18 @@ class Cran(nn.Module):
         rests: tuple[Tensor, ...],
         hybrid: Tensor,
         guide: Tensor | None,
+        moves: Tensor | None = None,
     ) -> Generated:
-        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features."""
+        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features; moves: of the head, (B, T, MOVES)."""
         config, (batch, frames) = self.config, hybrid.shape[:2]
         own = source.landmarks
-        landmarks = None if config.lips == "off" else self.predict_landmarks(own, hybrid)
+        landmarks = None if config.lips == "off" else self.predict_landmarks(own, hybrid, moves)
         maps = None
         if config.lips == "guide" and landmarks is not None:
-            shown = landmarks if guide is None else guide
-            maps = self.window.moving_maps(repeat_frames(own, frames), shown.flatten(0, 1))
+            shown = (landmarks if guide is None else guide).flatten(0, 1)
+            here = repeat_frames(own, frames)
+            pose = None if moves is None else pose_of(here, moves.flatten(0, 1))
+            maps = self.window.moving_maps(here, shown, pose)
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
         x, motion = self._decode(features.flatten(0, 1), rests, maps)
         window = repeat_frames(source.window, frames)
@@ -390,6 +475,11 @@ class Cran(nn.Module):
         return mask * colour + (1 - mask) * window, mask, colour, flow
 
 
+def _resumed(state: State) -> tuple[State, _Source, Head | None]:
+    recurrent, before, head = state
+    return recurrent, _Source(*before), head
+
+
 def _join(parts: list[Generated]) -> Generated:
     """Frames made one by one, as one clip."""
 
@@ -431,8 +521,11 @@ PRESETS = {
         transposed=True,
         identity_dropout=0.0,
     ),
-    # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), the crop all drawn.
-    "cran-natural": CranConfig(scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
+    # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), and all of the crop
+    # is drawn but its border.
+    "cran-natural": CranConfig(
+        scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+    ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
         audio_channels=(8, 8, 8),

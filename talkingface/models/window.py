@@ -9,12 +9,13 @@ from torch.nn import functional as F
 from talkingface.contract import Generated
 from talkingface.geometry import CropSpec
 from talkingface.models.blocks import base_grid, border_ramp
+from talkingface.models.head import FACIAL, FLOW_UNIT, Pose
 
 # The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
 SPEAKING = (*range(4, 13), *range(48, 68))
 MAPS = 6  # pictures of `Window.lip_maps`; which of them are the identity's own, speech or not:
 STILL_MAPS = (3, 5)
-FLOW_UNIT = 0.05  # one unit of motion inside networks, in crop sides (6.4 px at 128)
+USUAL = 80  # pixels of width at which `_bumps` are as wide as they say
 
 
 class Window(nn.Module):
@@ -94,13 +95,32 @@ class Window(nn.Module):
 
         Channels: backward flow (x, y) in FLOW_UNITs; lips and opening, each of target and identity.
         """
-        flow, there = self._flow(identity, target), self.mouth_maps(target)
+        flow = self._flow(speaking(identity), speaking(target))
+        there = self.mouth_maps(target)
         here = self.mouth_maps(identity)
         return torch.cat([flow, there[:, :1], here[:, :1], there[:, 1:], here[:, 1:]], dim=1)
 
-    def moving_maps(self, identity: Tensor, target: Tensor) -> Tensor:
-        """`lip_maps` without the identity's own: (N, 4, h/2, w/2) (see STILL_MAPS)."""
-        return torch.cat([self._flow(identity, target), self.mouth_maps(target)], dim=1)
+    def moving_maps(self, identity: Tensor, target: Tensor, pose: Pose | None = None) -> Tensor:
+        """`lip_maps` without the identity's own: (N, 4, h/2, w/2) (see STILL_MAPS).
+
+        pose: of a head that moves: the flow is the whole head's then, lids and brows with it.
+        """
+        if pose is None:
+            flow = self._flow(speaking(identity), speaking(target))
+        else:
+            points = list(FACIAL)
+            there = target[:, points].float()
+            flow = self._flow(identity[:, points], there, pose.backward(there))
+            grid = self._crop_grid().expand(len(there), -1, -1)
+            rigid = (pose.backward(grid) - grid) / FLOW_UNIT
+            flow = flow + rigid.transpose(1, 2).unflatten(-1, flow.shape[-2:])
+        return torch.cat([flow, self.mouth_maps(target)], dim=1)
+
+    def _crop_grid(self) -> Tensor:
+        """(1, h/2 * w/2, 2): (x, y) of the maps' pixels in [0, 1] of the crop."""
+        x, y = torch.meshgrid(self.guide_x, self.guide_y, indexing="xy")
+        grid = torch.stack([x, y], dim=-1).flatten(0, 1).unsqueeze(0)
+        return (grid - self.offset) / self.scale
 
     def mouth_maps(self, points: Tensor) -> Tensor:
         """(N, 68, 2) -> (N, 2, h/2, w/2): the lips, and how open the mouth is where it opens (inner
@@ -112,10 +132,13 @@ class Window(nn.Module):
         opening = self._bumps((upper + lower) / 2, 0.1, gap)
         return torch.cat([lips, opening], dim=1)
 
-    def _flow(self, identity: Tensor, target: Tensor) -> Tensor:
-        """(N, 2, h/2, w/2): where each pixel was before the lips and the jaw moved, FLOW_UNITs."""
-        here, there = speaking(identity).float(), speaking(target).float()
-        step = (here - there) / FLOW_UNIT
+    def _flow(self, identity: Tensor, target: Tensor, origin: Tensor | None = None) -> Tensor:
+        """(N, 2, h/2, w/2): where each pixel was before points (N, P, 2) moved, FLOW_UNITs.
+
+        origin: the target points as they would be had the head not moved [target].
+        """
+        there = target.float()
+        step = (identity.float() - (there if origin is None else origin)) / FLOW_UNIT
         weights = torch.cat([torch.ones_like(step[..., :1]), step], dim=-1)
         near = self._bumps(self._place(there), 0.11, weights)
         return near[:, 1:] / (near[:, :1] + 0.05)
@@ -125,11 +148,11 @@ class Window(nn.Module):
         return points.float() * self.scale + self.offset
 
     def _bumps(self, points: Tensor, width: float, weights: Tensor | None = None) -> Tensor:
-        """Round Gaussians of `width` (half window widths) at each of (N, P, 2), added up.
+        """Round Gaussians of `width` (half widths of a USUAL window) at (N, P, 2), added up.
 
         weights: (N, P, C) of every point, for C maps [1, for one]. Returns (N, C, h/2, w/2).
         """
-        sharp = -0.5 / width**2
+        sharp = -0.5 / (width * USUAL / self.shape[1]) ** 2
         aspect = self.shape[1] / self.shape[0]
         dx = torch.exp((self.guide_x - points[..., :1]).square() * sharp)  # (N, P, W)
         dy = torch.exp((self.guide_y - points[..., 1:]).square() * (sharp / aspect**2))  # (N, P, H)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface import weights
@@ -21,7 +21,8 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
-from talkingface.models.cran import CranConfig, Identity, Teacher
+from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
+from talkingface.models.head import measure, steady
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -31,15 +32,20 @@ from talkingface.models.lipreader import (
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.reading import vocabulary_of
 
+HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
 class CranTraining(GeneratorTraining):
-    """Everything that `talkingface train cran` needs beside the data."""
+    """Everything that `talkingface train cran` needs beside the data.
+
+    teacher_forcing: share of frames, at a stage's beginning and at its end, that see the real frame
+    before and not their own, for schemes that look back (Bengio et al. 2015, scheduled sampling).
+    """
 
     model: CranConfig
-    teacher_forcing: float = 0.5
+    teacher_forcing: tuple[float, float] = (0.5, 0.5)
     reading: LipReadingForm = "frozen"
 
 
@@ -66,6 +72,13 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         self.reader, self.taught_by = _reader(reader, cache.vocabulary)
         super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader})
 
+    def _begin_as(self, given: nn.Module) -> None:
+        """Of another CRAN than this one, what fits (`Cran.adopt`)."""
+        if isinstance(given, Cran) and given.config != self.training.model:
+            self.model.adopt(given)
+        else:
+            super()._begin_as(given)
+
     def hears(self, parameter: str) -> bool:
         """The audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
@@ -77,22 +90,53 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- one step -------------------------------------------------------------------------------
 
+    def step(self, batch: Batch, step: int) -> dict[str, float]:
+        """See `GeneratorRecipe.step`."""
+        stage, local = self.stage(step)
+        self._part = local / stage.steps  # of the stage: what `teacher_forcing` goes by
+        return super().step(batch, step)
+
+    def _set_statistics(self) -> None:
+        super()._set_statistics()
+        if self.training.model.head == "drawn":
+            self._set_head_statistics()
+
+    def _set_head_statistics(self) -> None:
+        """How far heads move, and from frame to frame, from pictures of their own clips."""
+        steps, moves = [], []
+        for clip in [c for c in self.clips if not c.silent]:
+            points = self.cache.landmarks[clip.start : clip.start + clip.frames]
+            found = torch.from_numpy(points[None].copy())
+            for identity in (0, clip.frames // 2, clip.frames - 1):
+                moved = steady(measure(found[:, identity], found))[0]
+                moves.append(moved)
+                steps.append(moved.diff(dim=0))
+        motion = self.model.head_motion
+        motion.step.copy_(torch.cat(steps).std(0))
+        motion.spread.copy_(torch.cat(moves).std(0))
+        motion.rest.copy_(torch.cat(moves).mean(0))
+
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        moves = self._moves(batch)
         if not stage.pictures:
-            landmarks = self.model.speak(self._faceless(batch.portrait), batch.speech)
-            return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
+            faceless = self._faceless(batch.portrait)
+            shown = None if moves is None else moves[:, 1:]
+            landmarks = self.model.speak(faceless, batch.speech, None, shown)
+            terms = {"lips": self._lip_loss(landmarks, batch)}
+            return None, batch.frames, terms | self._head_terms(faceless, batch, moves, None)
         identity = self.model.encode(batch.portrait)
         guide, teacher = self._guide(identity, batch, stage), self._teacher(batch)
-        made, _ = self.model.draw_window(identity, batch.speech, None, guide, teacher)
+        shown = None if moves is None else moves[:, 1:]
+        made, _ = self.model.draw_window(identity, batch.speech, None, guide, teacher, shown)
         real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made.frames, real, weight)}
         if "gradient" in stage.weights:
             terms["gradient"] = gradient_loss(made.frames, real, weight)
         if "lips" in stage.weights and made.landmarks is not None:
             terms["lips"] = self._lip_loss(made.landmarks, batch)
-        return made, real, terms
+        return made, real, terms | self._head_terms(identity, batch, moves, self._before(batch))
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -116,6 +160,18 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             terms["critic/reading"] = loss
         return terms
 
+    def _renditions(
+        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
+    ) -> dict[str, Generated]:
+        """With a head of its own, also on the real one's moves: pixels compare only there."""
+        made = super()._renditions(portrait, speech, landmarks)
+        if self.training.model.head == "drawn":
+            moves = steady(measure(portrait.landmarks, landmarks))
+            identity = self.ema.encode(portrait)
+            window, _ = self.ema.draw_window(identity, speech, moves=moves)
+            made["real_head_"] = self.ema.window.into_crop(window, portrait.image.unsqueeze(1))
+        return made
+
     # --- the parts of a step --------------------------------------------------------------------
 
     def _faceless(self, portrait: Portrait) -> Identity:
@@ -135,16 +191,36 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return torch.where(real, batch.landmarks + jitter, own)
 
     def _teacher(self, batch: Batch) -> Teacher | None:
-        """The real frames before and their landmarks, for schemes that look back; else their own,
-        as at test time."""
+        """The real frames before, for schemes that look back, which see some of them."""
         if not self.training.model.looks_back:
             return None
-        if float(torch.rand(())) >= self.training.teacher_forcing:
+        first, last = self.training.teacher_forcing
+        share = first + (last - first) * self._part
+        used = tuple((torch.rand(batch.frames.shape[1]) < share).tolist())
+        points = torch.cat([batch.place[:, None], batch.landmarks[:, :-1]], dim=1)
+        return Teacher(self._before(batch), points, used)
+
+    def _before(self, batch: Batch) -> Tensor:
+        """The real frame before each: (B, T, 3, S, S)."""
+        return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
+
+    def _moves(self, batch: Batch) -> Tensor | None:
+        """How the real head moves, from the frame before the first: (B, 1 + T, MOVES)."""
+        if self.training.model.head == "free":
             return None
-        return (
-            torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1),
-            torch.cat([batch.place[:, None], batch.landmarks[:, :-1]], dim=1),
-        )
+        points = torch.cat([batch.place[:, None], batch.landmarks], dim=1)
+        return steady(measure(batch.portrait.landmarks, points))
+
+    def _head_terms(
+        self, identity: Identity, batch: Batch, moves: Tensor | None, before: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the head's next moves cost; before: the real frames before, None in the dark."""
+        if moves is None:
+            return {}
+        seen = None if before is None else self.model.window.cut(before)
+        trembling = self.model.head_motion.step * HEAD_NOISE
+        moves = moves + torch.randn_like(moves) * trembling
+        return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
 
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""

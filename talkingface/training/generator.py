@@ -49,7 +49,8 @@ from talkingface.models.discriminators import (
     VideoCritic,
     VideoCriticConfig,
 )
-from talkingface.models.window import FLOW_UNIT, SPEAKING
+from talkingface.models.head import FLOW_UNIT
+from talkingface.models.window import SPEAKING
 from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
 
 
@@ -123,7 +124,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
-            self.model.load_state_dict(weights.load(init).state_dict())
+            self._begin_as(weights.load(init))
         self.ema: Any = models.build(training.model)
         self.critics: dict[str, nn.Module] = {
             "image_critic": FrameCritic(training.image_critic),
@@ -143,6 +144,10 @@ class GeneratorRecipe(ABC, Generic[T]):
             for name, module in self.modules.items()
             if name != "ema"
         }
+
+    def _begin_as(self, given: nn.Module) -> None:
+        """Begin with the weights of --init."""
+        self.model.load_state_dict(given.state_dict())
 
     # --- what a subclass says -------------------------------------------------------------------
 
