@@ -385,15 +385,15 @@ class Cran(nn.Module):
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
         """
         centred = (landmarks - self.template).flatten(1) / FLOW_UNIT
-        moved = self.config.lip_gain * self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(
-            1
-        )
-        still: Tensor = displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
+        neutral = self.lip_neutral(centred).unsqueeze(1)
+        moved = self.config.lip_gain * self.lip_head(hybrid) - neutral
+        still = displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
         if moves is None:
             return still
         own = repeat_frames(landmarks, moves.shape[1])
-        after: Tensor = place(still.flatten(0, 1), own, moves.flatten(0, 1))
-        return after.unflatten(0, moves.shape[:2])
+        after = place(still.flatten(0, 1), own, moves.flatten(0, 1))
+        placed: Tensor = after.unflatten(0, moves.shape[:2])
+        return placed
 
     def speak(
         self,

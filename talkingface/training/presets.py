@@ -95,7 +95,7 @@ CRAN = {
     "cran-natural": CranTraining(
         model=MODELS["cran-natural"],
         stages=(
-            replace(LIPS, steps=600, weights={"lips": 1.0, "head": 0.1}, lr=1e-3),
+            replace(LIPS, steps=300, weights={"lips": 1.0, "head": 0.1}, lr=1e-3),
             replace(PIXELS, weights=NATURAL, real_guide=0.5, batch=4, frames=12),
             replace(
                 CRITICS,
