@@ -26,6 +26,7 @@ from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec
+from talkingface.metrics.identity import SAME_PERSON, Person
 from talkingface.streaming import (
     CHUNK,
     Maps,
@@ -401,7 +402,25 @@ class TalkingFace:
         aligned = faces.align(seen.pixels, located, self._config.crop)
         identity = self._encode(aligned)
         small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
-        return Sitter(identity, small, matrix, aligned.crop, located.note)
+        notes = [note for note in (located.note, self._someone_else(aligned.crop)) if note]
+        return Sitter(identity, small, matrix, aligned.crop, "; ".join(notes) or None)
+
+    def _someone_else(self, crop: Picture) -> str | None:
+        """What to tell a user who gives a model of one person another one's picture."""
+        if "person" not in self.info.extra:
+            return None
+        person = Person.read(self.info.extra["person"])
+        embedding, info = weights.load_with_info("identity", self._device)
+        if info.sha256 != person.sha256:
+            return f"whether this is {person.name} cannot be told: made with another face embedding"
+        likeness = person.likeness(embedding, crop)
+        if likeness >= SAME_PERSON:
+            return None
+        return (
+            f"this face seems not to be {person.name}'s (likeness {likeness:.2f}, "
+            f"{SAME_PERSON:.2f} expected), whose head alone {self.info.name} has learned to move: "
+            "expect a poor likeness, or give --model cran or atvg, which take any face"
+        )
 
     @torch.inference_mode()
     def _encode(self, aligned: Aligned) -> Any:

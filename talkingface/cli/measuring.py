@@ -139,6 +139,42 @@ def robustness(
     )
 
 
+@app.command("head-motion")
+def head_motion(
+    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
+    cache: Annotated[Path, typer.Option(help="what `talkingface prepare --natural-pose` wrote")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for heads.md, .json, .png")],
+    split: Annotated[str, typer.Option(help="part of the corpus")] = "test",
+    clips: Annotated[int | None, typer.Option(help="at most so many [all]")] = None,
+    seconds: Annotated[
+        float, typer.Option(min=5, help="of the clip that is looked at for drift")
+    ] = 30,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how generated heads move and blink beside real ones, and whether they drift.
+
+    Example: talkingface head-motion --models cran-natural --cache natural --out results
+    """
+    from talkingface import pipeline
+    from talkingface.evaluation import heads
+
+    with bar("clips") as progress:
+        text = heads.measure(
+            models.split(","),
+            cache,
+            out,
+            split=split,
+            clips=clips,
+            seconds=seconds,
+            device=str(pipeline.find_device(device)),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print(text)
+    print(f"{out}: {heads.TABLES}, {heads.RESULTS}, {heads.SHEET}, {heads.DRIFT}")
+
+
 def _cores(device: str) -> int:
     """As many as cores; one where they would share a GPU."""
     return os.cpu_count() or 1 if device == "cpu" else 1

@@ -324,7 +324,7 @@ def markdown(results: Sequence[Result], reference: str | None = None) -> str:
             parts += [f"{one.caption}\n"] if one.caption else []
             parts.append(table(one.first, one.rows, one.columns))
         if section.remarks:
-            parts.append(_lines(("model", "clip", "remark"), section.remarks))
+            parts.append(markdown_table(("model", "clip", "remark"), section.remarks))
     return "\n".join(parts)
 
 
@@ -334,10 +334,11 @@ def table(first: str, rows: Mapping[str, Row], columns: Sequence[Column]) -> str
     for name, row in rows.items():
         cells = (_cell(row, column) for column in columns)
         lines.append([name, *(f"{v}{star} {span}".rstrip() for v, star, span in cells)])
-    return _lines([first, *(heading for heading, _, _ in columns)], lines, "---:")
+    return markdown_table([first, *(heading for heading, _, _ in columns)], lines, "---:")
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---") -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---") -> str:
+    """A table as Markdown has it; align: of all columns but the first."""
     body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [head, ["---", *(align for _ in head[1:])], *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

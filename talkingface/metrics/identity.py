@@ -8,7 +8,8 @@ header holds how well it verifies people that it never saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ Floats = NDArray[np.float64]
 Embedding = Callable[[Tensor], Tensor]  # (B, 3, S, S) in [-1, 1] -> (B, D) of length 1
 EVERY = 5  # frames: five looks a second, a face does not change faster
 AT_ONCE = 64  # pictures that are embedded together
+# The least cosine with a person's mean face that is still theirs: of the shipped embedding, 99 % of
+# s1's held-out frames are above 0.97, all of 500 other people's faces below 0.45.
+SAME_PERSON = 0.65
 
 
 def embed(embedding: Embedding, frames: NDArray[np.uint8]) -> Floats:
@@ -60,6 +64,36 @@ def similarity(
 ) -> float:
     """Identity similarity of a clip: the mean of `likeness`."""
     return float(likeness(embedding, frames, picture, every).mean())
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom a model of one person has learned: a name, and the mean (D,) of how they look to the
+    network of this sha256."""
+
+    name: str
+    face: tuple[float, ...]
+    sha256: str
+
+    @classmethod
+    def of(cls, name: str, embedding: Embedding, frames: NDArray[np.uint8], sha256: str) -> Person:
+        """frames: (T, S, S, 3), aligned crops of nobody else."""
+        mean = embed(embedding, frames).mean(0)
+        return cls(name, tuple(round(float(x), 5) for x in mean / np.linalg.norm(mean)), sha256)
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Person:
+        """From `facts` of an earlier one, as a weights file's header keeps them."""
+        return cls(str(facts["name"]), tuple(map(float, facts["face"])), str(facts["sha256"]))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a weights file's header keeps."""
+        return {"name": self.name, "face": list(self.face), "sha256": self.sha256}
+
+    def likeness(self, embedding: Embedding, crop: NDArray[np.uint8]) -> float:
+        """The cosine of a crop (S, S, 3) with the person's mean; SAME_PERSON tells them apart."""
+        return float(embed(embedding, crop[None])[0] @ np.array(self.face))
 
 
 def drift(cosines: NDArray[Any], every: int = EVERY) -> Floats:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface import weights
 from talkingface.contract import Generated, Portrait
-from talkingface.data.dataset import Batch, Cache
+from talkingface.data.dataset import Batch, Cache, speakers_of
 from talkingface.errors import BadRequest
 from talkingface.losses import (
     LipReadingForm,
@@ -21,6 +22,7 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
+from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.head import measure, steady
 from talkingface.models.lipreader import (
@@ -86,7 +88,19 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _facts(self) -> dict[str, Any]:
         """Which reader has taught it: an evaluation refuses that one as its judge."""
         taught = any("reading" in stage.weights for stage in self.training.stages)
-        return {"reader": self.taught_by} if taught else {}
+        facts: dict[str, Any] = {"reader": self.taught_by} if taught else {}
+        speakers = speakers_of(self.clips)
+        if self.training.model.scheme == "natural" and len(speakers) == 1:
+            facts["person"] = self._person(speakers[0]).facts
+        return facts
+
+    def _person(self, name: str) -> Person:
+        """The one whom this model learns."""
+        embedding, info = weights.load_with_info("identity", self.device)
+        speaking = [c for c in self.clips if not c.silent]
+        chosen = speaking[:: max(1, len(speaking) // 100)]
+        rows = sorted(c.start + c.frames // 2 for c in chosen)
+        return Person.of(name, embedding, np.array(self.cache.frames[rows]), info.sha256)
 
     # --- one step -------------------------------------------------------------------------------
 
