@@ -15,7 +15,7 @@ from talkingface import models
 from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.models.blocks import Lstm, Up
-from talkingface.models.cran import PRESETS, Cran, CranConfig
+from talkingface.models.cran import PRESETS, Cran, CranConfig, Teacher
 from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
 
 TINY = PRESETS["cran-tiny"]
@@ -38,6 +38,9 @@ CONFIGS: dict[str, Any] = {
     "cran-frame": replace(TINY, scheme="frame"),
     "cran-sequential": replace(TINY, scheme="sequential"),
     "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
+    "cran-natural-head": replace(
+        TINY, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+    ),
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,
     "atvg-frame": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, recurrence="frame")),
@@ -315,3 +318,57 @@ def test_template_lies_in_the_window() -> None:
     top, bottom, left, right = TINY.window
     mouth = TINY.crop.template()[48:68]
     assert np.all(mouth > [left + 8, top + 8]) and np.all(mouth < [right - 8, bottom - 8])
+
+
+def test_a_drawn_head_moves_and_carries_the_picture() -> None:
+    """In silence too: the face's landmarks wander, and its pixels follow them, not its border."""
+    model, portrait = _model("cran-natural-head"), _portrait(1)
+    assert isinstance(model, Cran)
+    torch.nn.init.zeros_(model.flow_head.weight)  # only what the moves say
+    model.head_motion.spread.copy_(torch.tensor([0.3, 0.3, 0.05, 0.02, 0.05, 0.01]))
+    model.head_motion.step.copy_(0.2 * model.head_motion.spread)
+    speech = torch.zeros(1, 30, model.config.speech.hops, model.config.speech.coefficients)
+    with torch.inference_mode():
+        made, _ = model(model.encode(portrait), speech)
+    assert made.landmarks is not None and made.flow is not None
+    nose = made.landmarks[0, :, 30] - portrait.landmarks[0, 30]
+    assert float(nose.norm(dim=-1).max()) > 0.5 / 128
+    x, y = (portrait.landmarks[0, 30] * 128).round().long().tolist()
+    flow = made.flow[0, :, :, y, x]
+    torch.testing.assert_close(flow, -nose, atol=0.4 / 128, rtol=0.15)
+    edge = made.frames[0, :, :, :4] - portrait.image[0, :, :4]
+    assert float(edge.abs().max()) < 1e-5
+
+
+def test_another_one_s_weights_are_adopted_where_they_fit() -> None:
+    """Without its face's features the new model's lips are the old one's, to the bit."""
+    old = models.build(replace(TINY, identity_dropout=0.0)).eval()
+    new = models.build(CONFIGS["cran-natural-head"]).eval()
+    assert isinstance(old, Cran) and isinstance(new, Cran)
+    with torch.no_grad():
+        old.gru.weight_ih_l0[:, TINY.audio_features :] = 0
+        nn.init.normal_(old.lip_head.weight)
+    new.adopt(old)
+    portrait, speech = _portrait(1), _speech(TINY.speech, 1, 6)
+    with torch.inference_mode():
+        first = old.speak(old.encode(portrait), speech)
+        torch.testing.assert_close(new.speak(new.encode(portrait), speech), first)
+
+
+@pytest.mark.parametrize("name", ["cran-sequential", "cran-natural", "cran-natural-head"])
+def test_a_teacher_is_seen_where_it_is_used(name: str) -> None:
+    """Scheduled sampling: a frame whose coin fell on the real one before it sees that one."""
+    model, portrait = _model(name), _portrait(1)
+    assert isinstance(model, Cran)
+    identity, speech = model.encode(portrait), _speech(TINY.speech, 1, 4)
+    real = torch.rand(1, 4, 3, 128, 128) * 2 - 1
+    places = portrait.landmarks[:, None].expand(-1, 4, -1, -1)
+    with torch.inference_mode():
+        free, _ = model.draw_window(identity, speech)
+        unseen = Teacher(real, places, (False,) * 4)
+        alike, _ = model.draw_window(identity, speech, teacher=unseen)
+        used = Teacher(real, places, (False, False, True, False))
+        taught, _ = model.draw_window(identity, speech, teacher=used)
+    assert torch.equal(alike.frames, free.frames)
+    assert torch.equal(taught.frames[:, :2], free.frames[:, :2])
+    assert not torch.allclose(taught.frames[:, 2], free.frames[:, 2], atol=1e-4)

@@ -38,7 +38,7 @@ def speaker(scheme: str) -> TalkingFace:
 
         config: Any = replace(models.PRESETS["cran-tiny"], scheme=scheme)
         if scheme == "natural":
-            config = replace(config, window=(0, 128, 0, 128), lips="auxiliary")
+            config = replace(config, head="drawn", window=(4, 124, 4, 124))
         torch.manual_seed(3)
         info = weights.load_with_info("cran-tiny")[1]
         return TalkingFace(models.build(config).eval().requires_grad_(False), info)
