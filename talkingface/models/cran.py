@@ -121,7 +121,7 @@ class Cran(nn.Module):
     def __init__(self, config: CranConfig) -> None:
         super().__init__()
         self.config = config
-        self.window = Window(config.window, config.crop)
+        self.window = Window(config.window, config.crop, config.head == "drawn")
         self.shape = self.window.shape
         if config.head == "drawn" and (config.scheme, config.lips) != ("natural", "guide"):
             raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')

@@ -201,16 +201,16 @@ def pose_of(identity: Tensor, moves: Tensor) -> Pose:
 def place(points: Tensor, identity: Tensor, moves: Tensor) -> Tensor:
     """The landmarks of a still head (N, 68, 2) as they are after moves (N, MOVES).
 
-    The eyes close towards the middle of the lids, brows move along the face's own vertical.
+    The upper lids come down to the lower ones, brows move along the face's own vertical.
     """
     wanted = moves[:, LIDS] / openness(identity).clamp(min=0.05)
     upper, lower = list(UPPER_LIDS), list(LOWER_LIDS)
-    high, low = points[:, upper], points[:, lower]
-    middle, half = (high + low) / 2, (high - low) / 2 * wanted[:, None, None]
+    low = points[:, lower]
+    high = low + (points[:, upper] - low) * wanted[:, None, None]
     nose = points[:, 30] - points[:, 27]
     up = -nose / nose.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     raised = points[:, list(BROW_POINTS)] + (up * moves[:, BROWS, None]).unsqueeze(1)
     still = points.clone()
-    still[:, upper], still[:, lower] = middle + half, middle - half
+    still[:, upper] = high
     still[:, list(BROW_POINTS)] = raised
     return pose_of(identity, moves).forward(still)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from talkingface.contract import Generated
 from talkingface.geometry import CropSpec
 from talkingface.models.blocks import base_grid, border_ramp
-from talkingface.models.head import FACIAL, FLOW_UNIT, Pose
+from talkingface.models.head import FACIAL, FLOW_UNIT, LOWER_LIDS, UPPER_LIDS, Pose
 
 # The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
 SPEAKING = (*range(4, 13), *range(48, 68))
@@ -32,9 +32,12 @@ class Window(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, rows_columns: tuple[int, int, int, int], crop: CropSpec) -> None:
+    def __init__(
+        self, rows_columns: tuple[int, int, int, int], crop: CropSpec, eyes: bool = False
+    ) -> None:
+        """eyes: the maps show how open they are too."""
         super().__init__()
-        self.size = crop.size
+        self.size, self.eyes = crop.size, eyes
         self.top, self.bottom, self.left, self.right = rows_columns
         self.shape = (self.bottom - self.top, self.right - self.left)
         whole = self.shape == (crop.size, crop.size)
@@ -124,12 +127,16 @@ class Window(nn.Module):
 
     def mouth_maps(self, points: Tensor) -> Tensor:
         """(N, 68, 2) -> (N, 2, h/2, w/2): the lips, and how open the mouth is where it opens (inner
-        lips 61-63, 65-67)."""
+        lips 61-63, 65-67), and eyes where they do."""
         place = self._place(points)
         upper, lower = place[:, 61:64], place[:, 65:68].flip(1)
         gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
         lips = self._bumps(place[:, 48:68], 0.06)
         opening = self._bumps((upper + lower) / 2, 0.1, gap)
+        if self.eyes:
+            upper, lower = place[:, list(UPPER_LIDS)], place[:, list(LOWER_LIDS)]
+            gap = (lower - upper)[..., 1:].clamp(min=0) / 0.1
+            opening = opening + self._bumps((upper + lower) / 2, 0.1, gap)
         return torch.cat([lips, opening], dim=1)
 
     def _flow(self, identity: Tensor, target: Tensor, origin: Tensor | None = None) -> Tensor:
