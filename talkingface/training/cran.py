@@ -97,9 +97,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
         if "reading" in stage.weights:
-            terms["reading"] = lip_reading_generator_loss(
-                self._read(made.frames, batch), batch.word
-            )
+            loss = lip_reading_generator_loss(self._read(made.frames, batch), batch.word)
+            terms["reading"] = loss * self._worded(batch)
         return terms
 
     def _critics(
@@ -112,6 +111,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 read = self._read(real, batch)
                 misread = self._read(made.frames.detach(), batch)
                 loss = lip_reading_critic_loss(read, misread, batch.word, self.training.reading)
+                loss = loss * self._worded(batch)
             self._learn("reader", loss)
             terms["critic/reading"] = loss
         return terms
