@@ -116,7 +116,7 @@ def test_one_picture_is_as_good_as_itself_repeated() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_some_samples_see_one_picture_only(cache: Cache, share: float) -> None:
     recipe = ChungRecipe(replace(chung_training(), same_picture=share), cache)
-    batch = recipe.batch(0)
+    batch = recipe.batch(0).to("cpu")
     changed = replace(batch, others=-batch.others)
     losses = []
     for shown in (batch, changed):
@@ -373,8 +373,9 @@ def test_chen_learns(cache: Cache) -> None:
 def test_who_learns_from_which_loss(cache: Cache) -> None:
     """The generator's step moves no critic; the critics' steps do not move the generator."""
     recipe = ChenRecipe(chen_training((0, 2)), cache)
-    batch, stage = recipe.batch(0), recipe.training.stages[0]
-    recipe.step(batch, 0)  # the last layers begin at nothing for nobody
+    drawn, stage = recipe.batch(0), recipe.training.stages[0]
+    recipe.step(drawn, 0)  # the last layers begin at nothing for nobody
+    batch = drawn.to("cpu")
     before = {name: copies(module) for name, module in recipe.modules.items()}
     made, real, _ = recipe._generate(batch, stage)
     assert made is not None

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,7 +29,7 @@ from talkingface.models.lipreader import (
     PublishedReaderConfig,
     cut_words,
 )
-from talkingface.training import loop, presets, reading
+from talkingface.training import loop, parallel, presets, reading
 from talkingface.training.atvg import AtvgRecipe
 from talkingface.training.cran import CranRecipe
 from talkingface.training.generator import _held_still
@@ -150,7 +147,8 @@ def test_the_log_has_means(tmp_path: Path) -> None:
     log = loop._Log(tmp_path / "log.jsonl", 0)
     for step, value in enumerate((1.0, 2.0, 6.0), start=1):
         later = {"critic": 0.5} if step == 3 else {}  # of a stage that has just begun
-        log.add(step, {"loss": value, **later}, flush=step == 3)
+        log.add({"loss": value, **later})
+    log.flush(3)
     assert log_of(tmp_path) == [{"step": 3, "loss": 3.0, "critic": 0.5}]
 
 
@@ -511,65 +509,10 @@ def test_the_commands_take_shards_and_join_the_other_processes(
         opened.append(folder)
         return cache
 
-    monkeypatch.setattr(loop, "start_processes", join)
+    monkeypatch.setattr(parallel, "start_processes", join)
     monkeypatch.setattr(shards, "open_cache", open_shards)
     name, *options = words
     ran = cli("train", name, tmp_path / "shards", "-o", tmp_path / "run", *options)
     assert ran.code == 0, ran.err
     assert len(joined) == 1 and opened == [tmp_path / "shards"]
     assert (tmp_path / "run" / "weights.safetensors").exists()
-
-
-# --- several processes ----------------------------------------------------------------------------
-
-WORKER = """
-import sys
-from pathlib import Path
-import torch
-from talkingface.data.dataset import Cache
-from talkingface.training import loop, presets
-from talkingface.training.reading import ReadingRecipe
-torch.set_num_threads(1)
-loop.start_processes(torch.device("cpu"))
-weight = torch.nn.Parameter(torch.zeros(3))
-weight.grad = torch.tensor([1.0, 2.0, 3.0]) * (1 + 10 * loop.rank())
-loop.average_gradients([weight])
-recipe = ReadingRecipe(presets.READING["tiny"], Cache(Path(sys.argv[1])))
-loop.run(recipe, Path(sys.argv[2]), loop.LoopOptions(log_every=1, save_every=100))
-torch.save(
-    {"mean": weight.grad, "words": recipe.batch(0).words, "reader": recipe.reader.state_dict()},
-    f"{sys.argv[2]}/rank{loop.rank()}.pt",
-)
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
-    corpus, run = tmp_path / "corpus", tmp_path / "run"
-    write_cache(corpus)
-    run.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    root = str(Path(__file__).parents[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(corpus), str(run)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=root,
-        )
-        for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
-    one, two = (torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert one["mean"].tolist() == two["mean"].tolist() == [6.0, 12.0, 18.0]
-    assert one["words"].tolist() != two["words"].tolist()  # each has its own share
-    learned = [key for key in one["reader"] if "running" not in key and "tracked" not in key]
-    digests = [
-        hashlib.sha256(b"".join(state["reader"][key].numpy().tobytes() for key in learned)).digest()
-        for state in (one, two)
-    ]
-    assert digests[0] == digests[1]
-    assert [row["step"] for row in log_of(run) if "loss" in row] == [1, 2, 3, 4, 5, 6]

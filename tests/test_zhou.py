@@ -178,7 +178,7 @@ def test_batches_say_who_speaks(cache: Cache) -> None:
     assert torch.equal(batch.speaker == -1, batch.silent)
     only = draw_batch(cache, cache.split("stranger"), TINY.speech, config, (0, 1))
     assert set(only.speaker.tolist()) == {0}  # only s26 is left there
-    assert batch.to("cpu").speaker.dtype == torch.long
+    assert batch.speaker.dtype == torch.long
 
 
 # --- who learns from what -------------------------------------------------------------------------
@@ -209,7 +209,7 @@ DECODER = {"seed", "ups", "last", "head"}
 def drawn(cache: Cache) -> tuple[ZhouRecipe, Batch, Disentangled, dict[str, Tensor]]:
     recipe = ZhouRecipe(training(), cache)
     # everyone known, every word known
-    batch = recipe.batch(3)
+    batch = recipe.batch(3).to("cpu")
     batch = replace(
         batch,
         speaker=torch.tensor([0, 1]),

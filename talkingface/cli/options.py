@@ -46,6 +46,14 @@ RunFolder = Annotated[
     Path, typer.Option("--output", "-o", help="folder for checkpoint, log, sheets and weights")
 ]
 Minutes = Annotated[float | None, typer.Option(help="stop early; a later call goes on")]
+Accumulate = Annotated[
+    int, typer.Option(min=1, help="batches whose gradients are added up to one step, per process")
+]
+SaveEvery = Annotated[int, typer.Option(min=1, help="steps from one checkpoint to the next")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="processes that draw batches; 0: a thread [GPU: all cores, CPU: 0]"),
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")]
 Preset = Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")]
@@ -144,14 +152,14 @@ def complain(error: TalkingFaceError) -> None:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Progress]:
+def bar(what: str, shown: bool = True) -> Iterator[Progress]:
     """A progress bar on standard error while somebody is looking."""
     from rich import progress
     from rich.console import Console
 
     console = Console(stderr=True)
     columns = (what, progress.BarColumn(), progress.MofNCompleteColumn())
-    hidden = not console.is_terminal
-    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    hidden = not (shown and console.is_terminal)
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as drawn:
+        task = drawn.add_task(what, total=None)
+        yield lambda done, total: drawn.update(task, completed=done, total=total)

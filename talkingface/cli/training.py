@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from talkingface.cli.app import app, train_app
 from talkingface.cli.options import (
+    Accumulate,
     Device,
     Everyone,
     Init,
@@ -17,15 +20,20 @@ from talkingface.cli.options import (
     Overwrite,
     Preset,
     RunFolder,
+    SaveEvery,
     Seed,
     Shards,
     Steps,
     Without,
+    Workers,
     bar,
+    note,
 )
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from talkingface.training.generator import GeneratorTraining
     from talkingface.training.loop import LoopOptions, Recipe
 
@@ -39,6 +47,9 @@ def train_lipreader(
     ] = "trainer",
     minutes: Minutes = None,
     seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train a lip reader on real words; goes on where it stopped.
@@ -49,17 +60,16 @@ def train_lipreader(
     """
     from dataclasses import replace
 
-    from talkingface import pipeline
     from talkingface.data.shards import open_cache
-    from talkingface.training import loop, presets, reading
+    from talkingface.training import presets, reading
 
     if preset not in presets.READING:
         raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.READING)}")
     training = presets.READING[preset]
     training = training if seed is None else replace(training, seed=seed)
-    own = loop.start_processes(pipeline.find_device(device))
-    recipe = reading.ReadingRecipe(training, open_cache(shards), own)
-    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
+    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
+    with _processes(device) as own:
+        _train(reading.ReadingRecipe(training, open_cache(shards), own), output, options)
 
 
 @train_app.command("identity")
@@ -69,6 +79,9 @@ def train_identity(
     preset: Preset = "identity",
     minutes: Minutes = None,
     seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train the face embedding that measures whose face it is; goes on where it stopped.
@@ -77,16 +90,15 @@ def train_identity(
     """
     from dataclasses import replace
 
-    from talkingface import pipeline
     from talkingface.data.shards import open_cache
-    from talkingface.training import identity, loop, presets
+    from talkingface.training import identity, presets
 
     if preset not in presets.IDENTITY:
         raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.IDENTITY)}")
     training = replace(presets.IDENTITY[preset], seed=seed)
-    own = loop.start_processes(pipeline.find_device(device))
-    recipe = identity.IdentityRecipe(training, open_cache(shards), own)
-    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=seed))
+    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
+    with _processes(device) as own:
+        _train(identity.IdentityRecipe(training, open_cache(shards), own), output, options)
 
 
 @train_app.command("sync")
@@ -96,6 +108,9 @@ def train_sync(
     preset: Preset = "sync",
     minutes: Minutes = None,
     seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train the embedding that measures whether lips and sound agree; goes on where it stopped.
@@ -104,17 +119,16 @@ def train_sync(
     """
     from dataclasses import replace
 
-    from talkingface import pipeline
     from talkingface.data.shards import open_cache
-    from talkingface.training import loop, presets, sync
+    from talkingface.training import presets, sync
 
     if preset not in presets.SYNC:
         raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.SYNC)}")
     training = presets.SYNC[preset]
     training = training if seed is None else replace(training, seed=seed)
-    own = loop.start_processes(pipeline.find_device(device))
-    recipe = sync.SyncRecipe(training, open_cache(shards), own)
-    _train(recipe, output, loop.LoopOptions(minutes=minutes, seed=training.seed))
+    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
+    with _processes(device) as own:
+        _train(sync.SyncRecipe(training, open_cache(shards), own), output, options)
 
 
 @train_app.command("cran")
@@ -135,6 +149,9 @@ def train_cran(
     ] = None,
     minutes: Minutes = None,
     seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train a generator, first without and then with its critics; goes on where it stopped.
@@ -145,9 +162,8 @@ def train_cran(
 
     training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
     own = {"reader": reader, "init": init}
-    _train_generator(
-        cran.CranRecipe, training, shards, output, everyone, minutes, seed, device, own
-    )
+    options = _options(minutes, seed, accumulate, save_every, workers, device)
+    _train_generator(cran.CranRecipe, training, shards, output, everyone, options, device, own)
 
 
 @train_app.command("atvg")
@@ -169,6 +185,9 @@ def train_atvg(
     ] = None,
     minutes: Minutes = None,
     seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train ATVGnet: AT-net, VG-net on real landmarks, then both; goes on where it stopped.
@@ -179,9 +198,8 @@ def train_atvg(
 
     training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
     own = {"basis": basis, "init": init}
-    _train_generator(
-        atvg.AtvgRecipe, training, shards, output, everyone, minutes, seed, device, own
-    )
+    options = _options(minutes, seed, accumulate, save_every, workers, device)
+    _train_generator(atvg.AtvgRecipe, training, shards, output, everyone, options, device, own)
 
 
 @train_app.command("baseline")
@@ -199,6 +217,9 @@ def train_baseline(
     ] = None,
     minutes: Minutes = None,
     seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train a published baseline; goes on where it stopped.
@@ -209,7 +230,8 @@ def train_baseline(
 
     training = presets.choose(presets.BASELINES, preset, steps, without or [], change or [])
     recipe, own = presets.BASELINE_RECIPES[type(training)], {"init": init}
-    _train_generator(recipe, training, shards, output, everyone, minutes, seed, device, own)
+    options = _options(minutes, seed, accumulate, save_every, workers, device)
+    _train_generator(recipe, training, shards, output, everyone, options, device, own)
 
 
 @train_app.command("table")
@@ -224,20 +246,25 @@ def train_table(
         list[str] | None, typer.Option(help="a row by the name of its folder; repeat [all]")
     ] = None,
     seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
     """Train every model of a paper's table, one after the other; goes on where it stopped.
 
     Example: talkingface train table song-table1 shards -o runs
     """
-    from talkingface import pipeline
     from talkingface.data.shards import open_cache
-    from talkingface.training import loop, tables
+    from talkingface.training import tables
 
-    cache, chosen = open_cache(shards), loop.start_processes(pipeline.find_device(device))
-    for row in tables.rows_of(name, only or []):
-        recipe = tables.recipe_of(row, cache, output, reader, chosen, seed)
-        _train(recipe, output / row.name, loop.LoopOptions(seed=seed))
+    rows = tables.rows_of(name, only or [])
+    options = _options(None, seed, accumulate, save_every, workers, device)
+    with _processes(device) as own:
+        cache = open_cache(shards)
+        for row in rows:
+            recipe = tables.recipe_of(row, cache, output, reader, own, seed)
+            _train(recipe, output / row.name, options)
 
 
 @app.command("landmark-space")
@@ -276,33 +303,71 @@ def _learned_from(everyone: bool) -> tuple[str, ...]:
     return ("train", "stranger") if everyone else ("train",)
 
 
+@contextmanager
+def _processes(device: str) -> Iterator[torch.device]:
+    """Together with the others of a `torchrun` launch: this process's device."""
+    from talkingface import pipeline
+    from talkingface.training import parallel
+
+    yield parallel.start_processes(pipeline.find_device(device))
+    parallel.end_processes()
+
+
+def _options(
+    minutes: float | None,
+    seed: int,
+    accumulate: int,
+    save_every: int,
+    workers: int | None,
+    device: str,
+) -> LoopOptions:
+    from talkingface import pipeline
+    from talkingface.training import loop, parallel
+
+    if workers is None:
+        workers = parallel.spare_cores() if pipeline.find_device(device).type == "cuda" else 0
+    return loop.LoopOptions(
+        minutes=minutes, seed=seed, accumulate=accumulate, save_every=save_every, workers=workers
+    )
+
+
 def _train_generator(
     recipe: Callable[..., Recipe],
     training: GeneratorTraining,
     shards: Path,
     output: Path,
     everyone: bool,
-    minutes: float | None,
-    seed: int,
+    options: LoopOptions,
     device: str,
     own: dict[str, Path | None],
 ) -> None:
     """A generator's recipe on prepared shards; own: what only this recipe takes."""
-    from talkingface import pipeline
     from talkingface.data.shards import open_cache
-    from talkingface.training import loop
 
     splits = _learned_from(everyone)
-    chosen = loop.start_processes(pipeline.find_device(device))
-    made = recipe(training, open_cache(shards), splits, device=chosen, seed=seed, **own)
-    _train(made, output, loop.LoopOptions(minutes=minutes, seed=seed))
+    with _processes(device) as chosen:
+        cache = open_cache(shards)
+        made = recipe(training, cache, splits, device=chosen, seed=options.seed, **own)
+        _train(made, output, options)
 
 
 def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
-    """The shared loop under a progress bar, and where its files are."""
-    from talkingface.training import loop
+    """The shared loop under a progress bar, and where its files are; by one process of many.
+
+    SIGTERM (a preempted job, a drained machine) leaves a checkpoint and exits with 143, as shells
+    have it: what waits for the training to be done should not go on.
+    """
+    from talkingface.training import loop, parallel
 
     loop.keep_memory()
-    with bar("steps") as progress:
-        done = loop.run(recipe, folder, options, lambda step, losses: progress(step, recipe.steps))
-    print(f"{folder}: {done} of {recipe.steps} steps; log.jsonl and weights.safetensors are there")
+    shown = parallel.rank() == 0
+    with parallel.asked_to_stop() as asked, bar("steps", shown) as progress:
+        done = loop.run(recipe, folder, options, progress, asked)
+    if shown and asked.stop:
+        note(f"{folder}: stopped after {done} of {recipe.steps} steps; the same command goes on")
+    elif shown:
+        made = "log.jsonl and weights.safetensors are there"
+        print(f"{folder}: {done} of {recipe.steps} steps; {made}")
+    if asked.stop and done < recipe.steps:
+        parallel.end_processes()
+        raise typer.Exit(128 + signal.SIGTERM)

@@ -7,10 +7,13 @@ A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2)
 from __future__ import annotations
 
 import json
-from collections import Counter
+import multiprocessing
+import signal
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +34,12 @@ from talkingface.audio import (
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks
-from talkingface.errors import BadShard
+from talkingface.data.workers import start_worker
+from talkingface.errors import BadShard, OutputError
 from talkingface.models.lipreader import GRID_WORDS
 
+AHEAD = 2  # batches that are made before their turn
+BATCHES = 16  # that a share of the clips must have to be worth it
 MOST_WORDS = 500  # that a reader of another corpus than GRID tells apart: as many as LRW has
 
 
@@ -55,11 +61,12 @@ class Cache:
     """The decoded clips, opened read-only."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
             rows = json.loads((folder / "clips.json").read_text())
-            self.frames: NDArray[np.uint8] = np.load(folder / "frames.npy", mmap_mode="r")
-            self.landmarks: NDArray[np.float32] = np.load(folder / "landmarks.npy")
-            self.sound: NDArray[np.int16] = np.load(folder / "sound.npy", mmap_mode="r")
+            self.frames: NDArray[np.uint8] = _mapped(folder / "frames.npy")
+            self.landmarks: NDArray[np.float32] = _mapped(folder / "landmarks.npy")
+            self.sound: NDArray[np.int16] = _mapped(folder / "sound.npy")
         except (OSError, ValueError) as error:
             raise BadShard(
                 f"{folder} is not a training cache ({error}); run `talkingface prepare`"
@@ -68,6 +75,10 @@ class Cache:
             ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])})
             for row in rows
         ]
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
+        """To another process goes the place, and not what is there."""
+        return Cache, (self.folder,)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -116,6 +127,13 @@ class Cache:
         return gap
 
 
+def _mapped(path: Path) -> NDArray[Any]:
+    """An array on disk, of which processes share what they have read; not np.memmap, whose every
+    slice costs microseconds."""
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)
+    return mapped
+
+
 @dataclass(frozen=True)
 class Batch:
     """B samples of T frames in a row.
@@ -141,9 +159,43 @@ class Batch:
     speaker: Tensor
     others: Tensor
 
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch as it is drawn, small enough to be handed from process to process.
+
+    pictures: (B, P, S, S, 3) uint8 and landmarks (B, P, 68, 2): the identity's, the one before,
+    `count` frames in a row, the others. The rest as in `Batch`.
+    """
+
+    pictures: Tensor
+    landmarks: Tensor
+    count: int
+    speech: Tensor
+    silent: Tensor
+    word: Tensor
+    span: Tensor
+    speaker: Tensor
+
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        """The batch on this device, where its pictures become floats."""
+        frames = self.pictures.to(device, non_blocking=True)
+        frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        landmarks = self.landmarks.to(device)
+        row = slice(2, 2 + self.count)
+        return Batch(
+            Portrait(frames[:, 0], landmarks[:, 0]),
+            frames[:, row],
+            landmarks[:, row],
+            self.speech.to(device),
+            frames[:, 1],
+            landmarks[:, 1],
+            self.silent.to(device),
+            self.word.to(device),
+            self.span.to(device),
+            self.speaker.to(device),
+            frames[:, row.stop :],
+        )
 
 
 def speakers_of(clips: list[ClipInfo]) -> tuple[str, ...]:
@@ -173,6 +225,47 @@ class SampleConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What batches are drawn from: all of the clips, or a share of them.
+
+    chances: of each speaking clip. puppets: still portraits that can speak. speakers: of all clips.
+    """
+
+    speaking: list[ClipInfo]
+    chances: NDArray[np.float64]
+    still: list[ClipInfo]
+    puppets: list[ClipInfo]
+    speakers: tuple[str, ...]
+
+
+def pool_of(
+    cache: Cache, clips: list[ClipInfo], config: SampleConfig, share: tuple[int, int] = (0, 1)
+) -> Pool:
+    """The clips that batches are drawn from; share: (i, n), the i-th of n equal shares of them.
+
+    Each speaker's clips are dealt out evenly. Where a share would be too few batches, it is all.
+    """
+    speaking = [c for c in clips if not c.silent and c.frames > config.frames]
+    if not speaking:
+        raise BadShard(
+            f"no clip of more than {config.frames} frames among {len(clips)}; prepare more speech"
+        )
+    counts = Counter(c.speaker for c in speaking)
+    own = _share(speaking, share, BATCHES * config.batch)
+    weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in own])
+    still = _share([c for c in clips if c.silent], share, config.batch)
+    puppets = _puppets(cache, still) if config.puppets > 0 else []
+    return Pool(own, weights / weights.sum(), still, puppets, speakers_of(clips))
+
+
+def _share(clips: list[ClipInfo], share: tuple[int, int], least: int) -> list[ClipInfo]:
+    number, of = share
+    if of == 1 or len(clips) // of < least:
+        return clips
+    return sorted(clips, key=lambda clip: clip.speaker)[number::of]
+
+
 def draw_batch(
     cache: Cache,
     clips: list[ClipInfo],
@@ -180,22 +273,18 @@ def draw_batch(
     config: SampleConfig,
     seed: tuple[int, ...],
 ) -> Batch:
+    """The batch of this seed from all of the clips, ready for use on the CPU."""
+    return draw(cache, pool_of(cache, clips, config), spec, config, seed).to("cpu")
+
+
+def draw(
+    cache: Cache, pool: Pool, spec: SpeechSpec, config: SampleConfig, seed: tuple[int, ...]
+) -> Drawn:
     """The batch of this seed: the same arguments give the same bits."""
     rng = np.random.default_rng(seed)
-    speaking = [c for c in clips if not c.silent and c.frames > config.frames]
-    still = [c for c in clips if c.silent]
-    if not speaking:
-        raise BadShard(
-            f"no clip of more than {config.frames} frames among {len(clips)}; prepare more speech"
-        )
-    counts: dict[str, int] = {}
-    for clip in speaking:
-        counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
-    weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in speaking])
-    chosen = rng.choice(len(speaking), config.batch, p=weights / weights.sum())
-    puppets = _puppets(cache, still) if config.puppets > 0 else []
+    speaking, still, puppets = pool.speaking, pool.still, pool.puppets
     samples = []
-    for index in chosen:
+    for index in rng.choice(len(speaking), config.batch, p=pool.chances):
         if puppets and rng.random() < config.puppets:
             puppet = puppets[rng.integers(len(puppets))]
             samples.append(_sample(cache, speaking[index], spec, config, rng, puppet))
@@ -203,7 +292,7 @@ def draw_batch(
             samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
         else:
             samples.append(_sample(cache, speaking[index], spec, config, rng))
-    return _collate(samples, speakers_of(clips), config.frames)
+    return _collate(samples, pool.speakers, config.frames)
 
 
 def _sample(
@@ -344,7 +433,8 @@ def _faces(
 
 def _puppets(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
     """The still portraits whose mouth a speaker's can move."""
-    return [c for c in still if can_speak(cache.landmarks[c.start])]
+    able = can_speak(cache.landmarks[[c.start for c in still]])
+    return [c for c, can in zip(still, able, strict=True) if can]
 
 
 def _as_puppet(
@@ -374,37 +464,61 @@ def _speech(
     return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
 
 
-def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Batch:
-    """Pictures: the identity's, the one before, `count` frames in a row, the others."""
-    frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))
-    frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    landmarks = torch.from_numpy(np.stack([s["landmarks"] for s in samples]))
-    return Batch(
-        Portrait(frames[:, 0], landmarks[:, 0]),
-        frames[:, 2 : 2 + count],
-        landmarks[:, 2 : 2 + count],
+def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:
+    return Drawn(
+        torch.from_numpy(np.stack([s["frames"] for s in samples])),
+        torch.from_numpy(np.stack([s["landmarks"] for s in samples])),
+        count,
         torch.stack([s["speech"] for s in samples]),
-        frames[:, 1],
-        landmarks[:, 1],
         torch.tensor([s["silent"] for s in samples]),
         torch.tensor([s["word"] for s in samples]),
         torch.tensor([s["span"] for s in samples]),
         torch.tensor([speakers.index(s["speaker"]) if s["speaker"] else -1 for s in samples]),
-        frames[:, 2 + count :],
     )
 
 
-def prefetch(make: Callable[[int], Any], first: int, last: int, ahead: int = 2) -> Iterator[Any]:
-    """make(step) for step in [first, last), computed in a thread while the one before is used."""
-    # a fresh thread would begin with the machine's number of threads: other sums, other bits
-    threads = (torch.get_num_threads(),)
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=threads) as pool:
-        waiting = [pool.submit(make, step) for step in range(first, min(first + ahead, last))]
+def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0) -> Iterator[Any]:
+    """make(step) for step in [first, last), in order, made ahead while the one before is used.
+
+    workers: processes that make them, two ahead each, and to which `make` is pickled; 0: a thread.
+    Each computes with one thread, so that what is made is the same to the bit whoever makes it.
+    Raises OutputError when a process dies.
+    """
+    ahead, pool = AHEAD * max(1, workers), _pool(make, workers)
+    work = _made if workers else make
+    waiting: deque[Future[Any]] = deque()
+    try:
         for step in range(first, last):
-            ready = waiting.pop(0)
-            if step + ahead < last:
-                waiting.append(pool.submit(make, step + ahead))
-            yield ready.result()
+            for further in range(step + len(waiting), min(step + ahead, last)):
+                waiting.append(pool.submit(work, further))
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a process that drew batches died; out of memory? Try fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(make: Callable[[int], Any], workers: int) -> Executor:
+    if workers == 0:
+        return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    context = multiprocessing.get_context("spawn")  # after a fork, MKL's FFT waits for ever
+    return ProcessPoolExecutor(workers, context, _begin, (make,))
+
+
+_makes: list[Callable[[int], Any]] = []  # of a process that draws: the one thing that it makes
+
+
+def _begin(make: Callable[[int], Any]) -> None:
+    """SIGTERM is for the process that trains, which needs its batches until it has stopped."""
+    start_worker()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _makes.append(make)
+
+
+def _made(step: int) -> Any:
+    return _makes[0](step)
 
 
 def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:

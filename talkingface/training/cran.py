@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from talkingface import weights
 from talkingface.contract import Generated, Portrait
-from talkingface.data.dataset import Batch, Cache, speakers_of
+from talkingface.data.dataset import Batch, Cache, Drawn, speakers_of
 from talkingface.errors import BadRequest
 from talkingface.losses import (
     LipReadingForm,
@@ -32,6 +32,7 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import vocabulary_of
 
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
@@ -104,11 +105,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- one step -------------------------------------------------------------------------------
 
-    def step(self, batch: Batch, step: int) -> dict[str, float]:
+    def step(self, drawn: Drawn, step: int, part: Part = WHOLE) -> dict[str, float]:
         """See `GeneratorRecipe.step`."""
         stage, local = self.stage(step)
-        self._part = local / stage.steps  # of the stage: what `teacher_forcing` goes by
-        return super().step(batch, step)
+        self.progress = local / stage.steps  # of the stage: what `teacher_forcing` goes by
+        return super().step(drawn, step, part)
 
     def _set_statistics(self) -> None:
         super()._set_statistics()
@@ -155,9 +156,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
         if "reading" in stage.weights:
-            terms["reading"] = lip_reading_generator_loss(
-                self._read(made.frames, batch), batch.word
-            )
+            loss = lip_reading_generator_loss(self._read(made.frames, batch), batch.word)
+            terms["reading"] = loss * self._worded(batch)
         return terms
 
     def _critics(
@@ -170,6 +170,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 read = self._read(real, batch)
                 misread = self._read(made.frames.detach(), batch)
                 loss = lip_reading_critic_loss(read, misread, batch.word, self.training.reading)
+                loss = loss * self._worded(batch)
             self._learn("reader", loss)
             terms["critic/reading"] = loss
         return terms
@@ -209,7 +210,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         if not self.training.model.looks_back:
             return None
         first, last = self.training.teacher_forcing
-        share = first + (last - first) * self._part
+        share = first + (last - first) * self.progress
         used = tuple((torch.rand(batch.frames.shape[1]) < share).tolist())
         points = torch.cat([batch.place[:, None], batch.landmarks[:, :-1]], dim=1)
         return Teacher(self._before(batch), points, used)

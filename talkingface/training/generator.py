@@ -26,9 +26,12 @@ from talkingface.data.dataset import (
     Batch,
     Cache,
     ClipInfo,
+    Drawn,
+    Pool,
     SampleConfig,
     clip_speech,
-    draw_batch,
+    draw,
+    pool_of,
     speakers_of,
 )
 from talkingface.data.provenance import licence, people, titles
@@ -51,7 +54,9 @@ from talkingface.models.discriminators import (
 )
 from talkingface.models.head import FLOW_UNIT
 from talkingface.models.window import SPEAKING
-from talkingface.training.loop import Average, average_gradients, clip_gradients, rank
+from talkingface.training import parallel
+from talkingface.training.loop import Average
+from talkingface.training.parallel import WHOLE, Learner, Part, Place
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,12 @@ T = TypeVar("T", bound=GeneratorTraining)
 
 
 class GeneratorRecipe(ABC, Generic[T]):
-    """See `loop.Recipe`. A subclass says how frames are made and which critics it adds."""
+    """See `loop.Recipe`. A subclass says how frames are made and which critics it adds.
+
+    partners: those of them that learn with the generator, from the same loss.
+    """
+
+    partners: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -116,7 +126,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         critics: dict[str, nn.Module],
     ) -> None:
         self.cache, self.device, self.seed = cache, torch.device(device), seed
-        self.clips = cache.split(*splits)
+        self.splits, self.clips = splits, cache.split(*splits)
         self.training = _counted(training, sum(not c.silent for c in self.clips))
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in self.training.stages)
@@ -144,6 +154,25 @@ class GeneratorRecipe(ABC, Generic[T]):
             for name, module in self.modules.items()
             if name != "ema"
         }
+        self.part = WHOLE
+        self._pools: dict[tuple[SampleConfig, Place], Pool] = {}
+        self.learners = {
+            name: self._learner(name, *(self.partners if name == "model" else ()))
+            for name in self.optimizers
+            if name not in self.partners
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("cache", "splits", "training", "seed")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.clips, self._pools = self.cache.split(*self.splits), {}
+
+    def _learner(self, *names: str) -> Learner:
+        modules, optimizers = [self.modules[n] for n in names], [self.optimizers[n] for n in names]
+        return Learner(modules, optimizers, partly="model" in names)  # by stage
 
     def _begin_as(self, given: nn.Module) -> None:
         """Begin with the weights of --init."""
@@ -207,11 +236,16 @@ class GeneratorRecipe(ABC, Generic[T]):
             step -= stage.steps
         raise IndexError(f"step beyond the last stage by {step}")
 
-    def batch(self, step: int) -> Batch:
-        """See `loop.Recipe`."""
+    def batch(self, step: int, place: Place | None = None) -> Drawn:
+        """See `loop.Recipe`; each place has its own share of the clips, where there are enough."""
         stage, _ = self.stage(step)
-        spec, config = self.training.model.speech, self._samples(stage)
-        return draw_batch(self.cache, self.clips, spec, config, (self.seed, step, rank()))
+        config, place = self._samples(stage), place or parallel.place()
+        known = (config, place)
+        if known not in self._pools:
+            share = (place.number, place.of)
+            self._pools[known] = pool_of(self.cache, self.clips, config, share)
+        spec, seed = self.training.model.speech, (self.seed, step, place.number)
+        return draw(self.cache, self._pools[known], spec, config, seed)
 
     def _samples(self, stage: Stage) -> SampleConfig:
         """How this stage's batches are drawn."""
@@ -228,10 +262,11 @@ class GeneratorRecipe(ABC, Generic[T]):
             augment=t.augment,
         )
 
-    def step(self, batch: Batch, step: int) -> dict[str, float]:
+    def step(self, drawn: Drawn, step: int, part: Part = WHOLE) -> dict[str, float]:
         """L = sum of weight x loss for the generator, then each critic on the same frames."""
+        self.part = part
         stage, local = self.stage(step)
-        batch = batch.to(self.device)
+        batch = drawn.to(self.device)
         for name, optimizer in self.optimizers.items():
             _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
         self.model.train()
@@ -241,7 +276,8 @@ class GeneratorRecipe(ABC, Generic[T]):
                 with _held_still(*self.critics.values()):
                     terms |= self._adversarial_terms(batch, made, stage)
         self._learn("model", total_loss(terms, stage.weights))
-        self.average.update(step)
+        if part.last:
+            self.average.update(step)
         if made is not None:
             terms |= self._critics(batch, made, real, stage)
         return {name: float(value.detach()) for name, value in terms.items()}
@@ -268,12 +304,11 @@ class GeneratorRecipe(ABC, Generic[T]):
         return terms
 
     def _learn(self, name: str, loss: Tensor) -> None:
-        parameters = list(self.modules[name].parameters())
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(parameters)
-        clip_gradients(parameters)
-        self.optimizers[name].step()
+        self.learners[name].learn(loss, self.part)
+
+    def _worded(self, batch: Batch) -> float:
+        """What a mean over this batch's words counts: others of the step have more or fewer."""
+        return self.part.share(batch, lambda drawn: int((drawn.word >= 0).sum()))
 
     # --- the parts of a step --------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,9 @@ from talkingface.losses import info_nce
 from talkingface.metrics.identity import embed, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
 from talkingface.picture import Picture
-from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
+from talkingface.training import parallel
+from talkingface.training.loop import one_cycle
+from talkingface.training.parallel import WHOLE, Learner, Part, Place
 
 Frames = NDArray[np.uint8]
 HELD_OUT = ("stranger", "portrait-heldout")
@@ -187,10 +190,15 @@ class IdentityRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "identity": torch.optim.AdamW(self.network.parameters(), weight_decay=training.decay)
         }
+        self.learner = Learner([self.network], [self.optimizers["identity"]], most=5.0)
 
-    def batch(self, step: int) -> PairBatch:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("cache", "training", "people")}
+
+    def batch(self, step: int, place: Place | None = None) -> PairBatch:
         """Two changed pictures each of different people, all drawn from (seed, step)."""
-        rng = np.random.default_rng((self.training.seed, turn(step)))
+        turn = (place or parallel.place()).turn(step)
+        rng = np.random.default_rng((self.training.seed, turn))
         pairs = [self._pair(self.people[i], rng) for i in self._chosen(rng)]
         first, second = (np.stack(side) for side in zip(*pairs, strict=True))
         return PairBatch(video.to_tensor(first), video.to_tensor(second))
@@ -215,7 +223,7 @@ class IdentityRecipe:
             pair = pair[:, :, ::-1]
         return changed(pair[0], t.augment, rng), changed(pair[1], t.augment, rng)
 
-    def step(self, batch: PairBatch, step: int) -> dict[str, float]:
+    def step(self, batch: PairBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
         """InfoNCE, and how often a picture's nearest is its partner."""
         for group in self.optimizers["identity"].param_groups:
             group["lr"] = one_cycle(self.training, step)
@@ -224,12 +232,7 @@ class IdentityRecipe:
         with torch.autocast(self.device.type, torch.bfloat16):  # twice as fast
             first, second = self.network(both).chunk(2)
         loss = info_nce(first, second, self.training.temperature)
-        self.optimizers["identity"].zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = list(self.network.parameters())
-        average_gradients(parameters)
-        clip_gradients(parameters, most=5.0)
-        self.optimizers["identity"].step()
+        self.learner.learn(loss, part)
         nearest = (first.detach() @ second.detach().T).argmax(1)
         found = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
         return {"loss": float(loss.detach()), "found": float(found)}

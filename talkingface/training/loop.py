@@ -1,9 +1,8 @@
 """The training loop: dumb, shared, resumable. What is learned is the recipe's business.
 
-Every step's batch and noise come from (seed, step, rank), and a checkpoint is written to a
-temporary name and renamed: a run that was killed and resumed gives the same bits. It runs as one
-process, or under `torchrun` with as many as there are; recipes call `average_gradients` before
-they step.
+Every batch and its noise come from (seed, step, place), and a checkpoint is written to a temporary
+name and renamed: a run that was killed and resumed gives the same bits. It runs as one process, or
+under `torchrun` with as many as there are, which learn and stop together (`parallel.py`).
 """
 
 from __future__ import annotations
@@ -11,21 +10,22 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from talkingface import picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
+from talkingface.training import parallel
+from talkingface.training.parallel import WHOLE, Asked, Part, Place, rank
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
@@ -44,17 +44,20 @@ def keep_memory() -> None:
 
 
 class Recipe(Protocol):
-    """One paper's algorithm. `modules` and `optimizers` are all that a checkpoint holds."""
+    """One paper's algorithm. `modules` and `optimizers` are all that a checkpoint holds.
+
+    Pickled, it keeps what `batch` needs and nothing else: so it goes to processes that draw.
+    """
 
     steps: int
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
 
-    def batch(self, step: int) -> Any:
-        """The batch of this step, on the CPU; called in a thread, ahead of its turn."""
+    def batch(self, step: int, place: Place | None = None) -> Any:
+        """A batch of this step, on the CPU; called ahead of its turn. place: the first, if None."""
 
-    def step(self, batch: Any, step: int) -> dict[str, float]:
-        """Learn from one batch; the named losses, unweighted."""
+    def step(self, batch: Any, step: int, part: Part = WHOLE) -> dict[str, float]:
+        """Learn from a batch; the named losses, unweighted. part: which of the step's it is."""
 
     def validate(self, step: int) -> dict[str, float]:
         """Measures on held-out data."""
@@ -68,13 +71,19 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How often what happens; `minutes` ends the call early (a later call goes on)."""
+    """How often what happens; `minutes` ends the call early (a later call goes on).
+
+    accumulate: batches of each process whose gradients are added up to one step; workers: processes
+    that draw batches ahead of their turn, or 0 for a thread.
+    """
 
     log_every: int = 20
     save_every: int = 500
     validate_every: int = 500
     minutes: float | None = None
     seed: int = 0
+    accumulate: int = 1
+    workers: int = 0
     stop_after: int | None = None  # for tests: leave as if killed after this many steps
 
 
@@ -98,47 +107,9 @@ def one_cycle(training: Cycle, step: int) -> float:
     return training.rate * 0.5 * (1 + math.cos(math.pi * part))
 
 
-def rank() -> int:
-    """This process's number under torchrun, 0 otherwise."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def turn(step: int) -> int:
-    """Which of all processes' batches this one's is: the same for no two of them."""
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    return step * processes + rank()
-
-
-def start_processes(device: torch.device) -> torch.device:
-    """Join the other processes of a `torchrun` launch; nothing to do for a single one.
-
-    Returns this process's device: of several accelerators, its own.
-    """
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean of the gradients over all processes, as one message; alone, nothing to do."""
-    if not torch.distributed.is_initialized():
-        return
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    begin = 0
-    for grad in grads:
-        grad.copy_(flat[begin : begin + grad.numel()].view_as(grad))
-        begin += grad.numel()
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Noise (dropout) of this step, whatever ran before."""
-    torch.manual_seed((seed * 1_000_003 + step) * 64 + rank())
+def seed_step(seed: int, step: int, number: int = 0) -> None:
+    """Noise (dropout) of this step and of the batch of this number, whatever ran before."""
+    torch.manual_seed(((seed * 1_000_003 + step) << 12) + number)
 
 
 class Average:
@@ -163,36 +134,74 @@ def run(
     recipe: Recipe,
     folder: Path,
     options: LoopOptions = LoopOptions(),
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    asked: Asked | None = None,
 ) -> int:
     """Train to `recipe.steps`, or until `options.minutes` are over; returns the steps done in all.
 
     folder: gets checkpoint.pt, log.jsonl, sheet-*.png and weights.safetensors; a checkpoint that is
-    there already is gone on from.
+    there already is gone on from. progress is told the steps done and those in all. asked: once any
+    process's says stop, all leave a checkpoint, nothing more, and return; theirs say it too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = load_checkpoint(recipe, folder / CHECKPOINT)
-    log = _Log(folder / "log.jsonl", first)
-    began = time.monotonic()
-    for offset, batch in enumerate(prefetch(recipe.batch, first, recipe.steps)):
-        step = first + offset
-        seed_step(options.seed, step)
-        losses = recipe.step(batch, step)
-        done = step + 1
-        over = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-        last = done == recipe.steps or over
-        log.add(done, losses, last or done % options.log_every == 0)
+    parallel.check_same_step(first, folder)
+    asked, log, began = asked or Asked(), _Log(folder / "log.jsonl", first), time.monotonic()
+    places = [parallel.place(i, options.accumulate) for i in range(options.accumulate)]
+
+    ahead = prefetch(_Batches(recipe, tuple(places)), first, recipe.steps, options.workers)
+    for done, drawn in enumerate(ahead, first + 1):
+        for index, place in enumerate(places):
+            seed_step(options.seed, done - 1, place.number)
+            log.add(recipe.step(drawn[index], done - 1, Part(index, drawn)))
         if progress is not None:
-            progress(done, losses)
-        if options.stop_after is not None and offset + 1 >= options.stop_after:
+            progress(done, recipe.steps)
+        late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
+        asked.stop, over = parallel.anyone(asked.stop, late and rank() == 0)
+        last = done == recipe.steps or over
+        if done - first == options.stop_after:
+            log.flush(done)
             return done
-        if rank() == 0 and (last or done % options.save_every == 0):
-            save_checkpoint(recipe, folder / CHECKPOINT, done)
-        if rank() == 0 and (last or done % options.validate_every == 0):
+        _record(recipe, folder, log, done, options, last, asked.stop)
+        if last or asked.stop:
+            break
+    else:  # nothing was left to do, unless a process died between its checkpoint and its weights
+        done = first
+        if rank() == 0 and not (folder / WEIGHTS).exists():
             _validate(recipe, folder, log, done)
-        if last:
-            return done
-    return first
+    parallel.wait_for_all()
+    return done
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """What this process learns from in a step, by its number."""
+
+    recipe: Recipe
+    places: tuple[Place, ...]
+
+    def __call__(self, step: int) -> tuple[Any, ...]:
+        return tuple(self.recipe.batch(step, place) for place in self.places)
+
+
+def _record(
+    recipe: Recipe,
+    folder: Path,
+    log: _Log,
+    done: int,
+    options: LoopOptions,
+    last: bool,
+    stop: bool,
+) -> None:
+    """What is due after so many steps, by rank 0: a line, a checkpoint, weights to look at."""
+    if last or stop or done % options.log_every == 0:
+        log.flush(done)
+    if rank() != 0:
+        return
+    if last or stop or done % options.save_every == 0:
+        save_checkpoint(recipe, folder / CHECKPOINT, done)
+    if last or (done % options.validate_every == 0 and not stop):
+        _validate(recipe, folder, log, done)
 
 
 def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
@@ -246,20 +255,16 @@ class _Log:
             kept = [line for line in lines if json.loads(line)["step"] <= first]
             path.write_text("".join(f"{line}\n" for line in kept))
 
-    def add(self, step: int, losses: dict[str, float], flush: bool) -> None:
+    def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():
             self._seen.setdefault(name, []).append(value)
-        if flush:
-            means = {name: sum(values) / len(values) for name, values in self._seen.items()}
-            self.write({"step": step, **means})
-            self._seen = {}
+
+    def flush(self, step: int) -> None:
+        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+        self.write({"step": step, **means})
+        self._seen = {}
 
     def write(self, row: dict[str, Any]) -> None:
         if rank() == 0:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float = 1.0) -> Tensor:
-    """Gradient norm, clipped to `most`; a step of NaN is an error, not a habit."""
-    return nn.utils.clip_grad_norm_(parameters, most, error_if_nonfinite=True)

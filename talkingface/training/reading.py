@@ -33,7 +33,9 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.picture import Picture
-from talkingface.training.loop import average_gradients, clip_gradients, one_cycle, turn
+from talkingface.training import parallel
+from talkingface.training.loop import one_cycle
+from talkingface.training.parallel import WHOLE, Learner, Part, Place
 from talkingface.weights import WeightsInfo
 
 Half = Literal["first", "second", "both"]
@@ -216,20 +218,24 @@ class ReadingRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "reader": torch.optim.AdamW(self.reader.parameters(), weight_decay=training.decay)
         }
+        self.learner = Learner([self.reader], [self.optimizers["reader"]], most=5.0)
 
-    def batch(self, step: int) -> WordBatch:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("cache", "training", "words")}
+
+    def batch(self, step: int, place: Place | None = None) -> WordBatch:
         """Every word once per epoch, in an order and with changes that (seed, step) decide."""
         t = self.training
-        place_in_all = turn(step)
+        place_in_all = (place or parallel.place()).turn(step)
         per_epoch = max(1, len(self.words) // t.batch)
-        epoch, place = divmod(place_in_all, per_epoch)
+        epoch, row = divmod(place_in_all, per_epoch)
         order = np.random.default_rng((t.seed, 0, epoch)).permutation(len(self.words))
-        chosen = [self.words[i] for i in order[place * t.batch : (place + 1) * t.batch]]
+        chosen = [self.words[i] for i in order[row * t.batch : (row + 1) * t.batch]]
         rng = np.random.default_rng((t.seed, 1, place_in_all))
         mouths = [cut_word(self.cache, w, t.reader.mouth, t.augment, rng) for w in chosen]
         return collate(mouths, [w.index for w in chosen])
 
-    def step(self, batch: WordBatch, step: int) -> dict[str, float]:
+    def step(self, batch: WordBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
         """Cross-entropy of the word, labels smoothed."""
         for group in self.optimizers["reader"].param_groups:
             group["lr"] = one_cycle(self.training, step)
@@ -237,12 +243,7 @@ class ReadingRecipe:
         logits = self.reader(batch.mouths.to(self.device), batch.lengths.to(self.device))
         words = batch.words.to(self.device)
         loss = F.cross_entropy(logits, words, label_smoothing=self.training.smoothing)
-        self.optimizers["reader"].zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = list(self.reader.parameters())
-        average_gradients(parameters)
-        clip_gradients(parameters, most=5.0)
-        self.optimizers["reader"].step()
+        self.learner.learn(loss, part)
         right = (logits.argmax(1) == words).float().mean()
         return {"loss": float(loss.detach()), "top1": float(right)}
 

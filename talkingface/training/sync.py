@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
 from talkingface.picture import Picture
-from talkingface.training.loop import average_gradients, clip_gradients, turn
+from talkingface.training import parallel
+from talkingface.training.parallel import WHOLE, Learner, Part, Place
 from talkingface.training.reading import Half, half_of
 
 LEAD = 8  # frames before the first word and after the last: lips open before they are heard
@@ -168,11 +169,15 @@ class SyncRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "net": torch.optim.AdamW(self.net.parameters(), weight_decay=training.decay)
         }
+        self.learner = Learner([self.net], [self.optimizers["net"]], most=5.0)
 
-    def batch(self, step: int) -> SyncBatch:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("cache", "training", "clips", "_shares")}
+
+    def batch(self, step: int, place: Place | None = None) -> SyncBatch:
         """Clips, windows and changes that (seed, step) decide."""
         t = self.training
-        rng = np.random.default_rng((t.seed, turn(step)))
+        rng = np.random.default_rng((t.seed, (place or parallel.place()).turn(step)))
         few = len(self.clips) < t.clips
         chosen = rng.choice(len(self.clips), t.clips, replace=few, p=self._shares)
         mouths, speech, frames = [], [], []
@@ -185,7 +190,7 @@ class SyncRecipe:
         clips = torch.from_numpy(chosen).repeat_interleave(t.windows)
         return SyncBatch(torch.cat(mouths), torch.cat(speech), clips, torch.tensor(frames))
 
-    def step(self, batch: SyncBatch, step: int) -> dict[str, float]:
+    def step(self, batch: SyncBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
         """InfoNCE over the batch; top1: share of pictures whose sound is the nearest of all."""
         t = self.training
         for group in self.optimizers["net"].param_groups:
@@ -196,12 +201,7 @@ class SyncRecipe:
             sounds = self.net.hear(batch.speech.to(self.device))
         ignored = batch.too_near(t.apart).to(self.device)
         loss = info_nce(sights, sounds, t.temperature, ignored)
-        self.optimizers["net"].zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = list(self.net.parameters())
-        average_gradients(parameters)
-        clip_gradients(parameters, most=5.0)
-        self.optimizers["net"].step()
+        self.learner.learn(loss, part)
         nearest = (sights @ sounds.T).argmax(1)
         right = (nearest == torch.arange(len(nearest), device=self.device)).float().mean()
         return {"loss": float(loss.detach()), "top1": float(right)}

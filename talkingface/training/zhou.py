@@ -20,9 +20,6 @@ from talkingface.models.zhou import (
     ZhouConfig,
 )
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
-from talkingface.training.loop import average_gradients, clip_gradients
-
-PARTNERS = ("mouth_encoder", "word_classifier")  # learn with the generator, from the same losses
 
 word_loss = speaker_loss = lip_reading_generator_loss  # cross-entropy; -1 is no word, no speaker
 
@@ -100,6 +97,8 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     The two classifiers that are to be confused learn on detached features, like critics.
     """
 
+    partners = ("mouth_encoder", "word_classifier")
+
     def __init__(
         self,
         training: ZhouTraining,
@@ -129,7 +128,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        for partner in PARTNERS:  # critics are left as if judging
+        for partner in self.partners:  # critics are left as if judging
             self.critics[partner].train()
         heard, seen = self.model.encode_speech(batch.speech), self._seen(batch)
         real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
@@ -207,19 +206,8 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         return said, (self.critics["face_word_classifier"](face), batch.word)
 
     def _learn(self, name: str, loss: Tensor) -> None:
-        """E_v and the word classifier learn with the generator, from the same backward pass, and at
-        its rate whatever that of the critics is."""
-        if name != "model":
-            super()._learn(name, loss)
-            return
-        for partner in PARTNERS:
-            self.optimizers[partner].zero_grad(set_to_none=True)
-        super()._learn(name, loss)
-        rate = self.optimizers["model"].param_groups[0]["lr"]
-        for partner in PARTNERS:
-            parameters = list(self.modules[partner].parameters())
-            average_gradients(parameters)
-            clip_gradients(parameters)
+        """E_v and the word classifier learn at the generator's rate, whatever the critics' is."""
+        for partner in self.partners:
             for group in self.optimizers[partner].param_groups:
-                group["lr"] = rate
-            self.optimizers[partner].step()
+                group["lr"] = self.optimizers["model"].param_groups[0]["lr"]
+        super()._learn(name, loss)
