@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from talkingface import models
-from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
+from talkingface.audio import HOPS_PER_FRAME, WINDOW, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.models.blocks import Lstm, Up
 from talkingface.models.cran import PRESETS, Cran, CranConfig
+from talkingface.models.hearing import HearingConfig
 from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
 
 TINY = PRESETS["cran-tiny"]
@@ -38,6 +39,12 @@ CONFIGS: dict[str, Any] = {
     "cran-frame": replace(TINY, scheme="frame"),
     "cran-sequential": replace(TINY, scheme="sequential"),
     "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
+    "cran-raw": replace(
+        TINY,
+        speech=SpeechSpec(kind="raw", coefficients=WINDOW),
+        hearing=HearingConfig(filters=8, taught="tuned", widths=(8, 8)),
+        audio="sequence",
+    ),
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,
     "atvg-frame": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, recurrence="frame")),

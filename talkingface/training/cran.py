@@ -11,17 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from talkingface import weights
+from talkingface.audio import HOPS_PER_FRAME
 from talkingface.contract import Generated, Portrait
-from talkingface.data.dataset import Batch, Cache
+from talkingface.data.dataset import EDGE, Batch, Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.losses import (
     LipReadingForm,
     gradient_loss,
     lip_reading_critic_loss,
     lip_reading_generator_loss,
+    phone_loss,
     reconstruction_loss,
 )
 from talkingface.models.cran import CranConfig, Identity, Teacher
+from talkingface.models.hearing import heard
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -31,7 +34,7 @@ from talkingface.models.lipreader import (
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.reading import vocabulary_of
 
-HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
+HEARING = ("hearing", "audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader})
 
     def hears(self, parameter: str) -> bool:
-        """The audio encoder, the GRU and the lip head."""
+        """The front end, the audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
 
     def _facts(self) -> dict[str, Any]:
@@ -80,8 +83,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        if "phones" in stage.weights:
+            told = self.model.hearing.tell(batch.speech)
+            return None, batch.frames, {"phones": phone_loss(told, self._taught(batch))}
         if not stage.pictures:
-            landmarks = self.model.speak(self._faceless(batch.portrait), batch.speech)
+            landmarks, _ = self.model.speak(self._faceless(batch.portrait), batch.speech)
             return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
         guide, teacher = self._guide(identity, batch, stage), self._teacher(batch)
@@ -118,6 +124,21 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- the parts of a step --------------------------------------------------------------------
 
+    def _heard(self, clip: ClipInfo) -> Tensor:
+        """As the front end begins; where it is taught phones, what its teacher hears."""
+        spec, hearing = self.training.model.speech, self.training.model.hearing
+        if hearing.taught != "no":
+            return self.cache.phones(clip)[EDGE:-EDGE:HOPS_PER_FRAME]
+        with torch.no_grad():
+            windows: Tensor = self.model.hearing(clip_speech(self.cache, clip, spec)[None])
+        return windows[0, :, windows.shape[2] // 2]
+
+    def _taught(self, batch: Batch) -> Tensor:
+        """The phones of the hops that `Hearing.tell` speaks of."""
+        spec, hearing = self.training.model.speech, self.training.model.hearing
+        cut = (spec.hops - heard(spec, hearing)[0]) // 2
+        return batch.phones[:, cut : batch.phones.shape[1] - cut]
+
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
         return Identity(portrait, features.to(self.device), ())
@@ -129,7 +150,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         if self.training.model.looks_back:  # what they hear depends on what they drew
             return batch.landmarks if float(torch.rand(())) < stage.real_guide else None
         with torch.no_grad():
-            own = self.model.speak(identity, batch.speech)
+            own, _ = self.model.speak(identity, batch.speech)
         real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
         jitter = 0.003 * torch.randn(len(own), 1, 68, 2, device=self.device)
         return torch.where(real, batch.landmarks + jitter, own)

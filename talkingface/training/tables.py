@@ -68,6 +68,28 @@ SONG_TABLE1 = (
 # The poster's table: what ATVGnet is compared with.
 ATVGNET_TABLE = tuple(row for row in SONG_TABLE1 if row.name in ("chung", "chen"))
 
+
+def _ears(
+    name: str, label: str, preset: str, steps: str = "300", change: str = "", after: str = ""
+) -> Row:
+    """What is heard, all else alike: lips alone, no pictures."""
+    critics, own = ("image", "video", "reading"), ("precision=float32", *change.split())
+    return Row(name, label, "cran", preset, steps, critics, own, after)
+
+
+# Song et al., Sec. 5, "raw audio in place of MFCC", and what else may be heard.
+HEARING = (
+    _ears("log_mel", "log-mel", "cran"),
+    _ears("mfcc", "MFCC", "cran-mfcc"),
+    _ears("raw", "raw", "cran-raw"),
+    _ears("raw-free", "raw, from noise", "cran-raw", change="start=free"),
+    _ears("phones", "phones", "cran-phones"),
+    _ears("taught-start", "", "cran-taught", "400"),
+    _ears("taught", "taught phones", "cran-taught", "0,300", after="taught-start"),
+    _ears("tuned", "the same, tuned", "cran-taught", "0,300", "taught=tuned", "taught-start"),
+    _ears("sequence", "log-mel, over hops alone", "cran", change="audio=sequence"),
+)
+
 # The same in seconds, for tests of the command line.
 TINY = (
     Row("start", "", "cran", "cran-tiny", "2,2"),
@@ -78,6 +100,7 @@ TINY = (
 TABLES: Mapping[str, tuple[Row, ...]] = {
     "song-table1": SONG_TABLE1,
     "atvgnet-table": ATVGNET_TABLE,
+    "hearing": HEARING,
     "tiny": TINY,
 }
 
