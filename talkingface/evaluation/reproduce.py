@@ -103,9 +103,7 @@ PAPERS: Mapping[str, Paper] = {
         further=("atvg", DRIVEN),
         author_compat=True,
     ),
-    "hearing": Paper(
-        LIP_COLUMNS, f"log-mel{LIPS_ALONE}", (), (), ("cran@lips", "atvg@lips"), ending=LIPS_ALONE
-    ),
+    "hearing": Paper(LIP_COLUMNS, "log-mel", (), (), ("cran@lips", "atvg@lips"), ending=LIPS_ALONE),
     "tiny": Paper(SONG_COLUMNS, "L_r", (Sheet("fig4.png", figures.methods, ("L_r",)),), ("L_r",)),
 }
 
@@ -138,7 +136,7 @@ def reproduce(
     are not trained.
     """
     paper = _paper(table)
-    reference = reference or paper.reference
+    reference = reference or paper.reference + paper.ending
     models = [f"{label}={path}{paper.ending}" for label, path in trained(table, runs).items()]
     models += paper.further
     results = evaluate(
@@ -153,6 +151,8 @@ def reproduce(
         **{**options, "author_compat": paper.author_compat or options.get("author_compat", False)},
     )
     _write(as_printed(results, paper.columns, reference), out / f"{table}.md", reference)
+    if not paper.sheets and not paper.long:
+        return results
     opened = open_cache(cache)
     first = (splits or held_out_splits(opened))[0]
     _draw(paper, models, opened, out, first, device)
