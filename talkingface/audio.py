@@ -34,13 +34,14 @@ assert _rest == 0, "a video frame must be a whole number of hops"
 class SpeechSpec:
     """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
-    kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel" or
-    "phones" (see `talkingface.phones`, whose mel spectrum is its own).
+    kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel",
+    "phones" (see `talkingface.phones`, whose mel spectrum is its own) or "raw", the WINDOW samples
+    of each hop as they are, for a front end that is learned (`models/hearing.py`).
     coefficients: how many per hop; hops: how many 10 ms hops per window (35 = the paper's 350 ms),
     centred on the middle of the video frame. Hop k is centred on sample 160 k.
     """
 
-    kind: Literal["mfcc", "log_mel", "phones"] = "mfcc"
+    kind: Literal["mfcc", "log_mel", "phones", "raw"] = "mfcc"
     coefficients: int = 12
     hops: int = 35
     mels: int = 26
@@ -52,7 +53,14 @@ class SpeechSpec:
     def __post_init__(self) -> None:
         if self.hops <= HOPS_PER_FRAME:
             raise ValueError(f"a window must be longer than a frame ({HOPS_PER_FRAME} hops)")
-        most = {"mfcc": self.mels - 1, "log_mel": self.mels, "phones": phones.FEATURES}[self.kind]
+        if self.kind == "raw" and self.coefficients != WINDOW:
+            raise ValueError(f"of a hop of raw sound all {WINDOW} samples are coefficients")
+        most = {
+            "mfcc": self.mels - 1,
+            "log_mel": self.mels,
+            "phones": phones.FEATURES,
+            "raw": WINDOW,
+        }[self.kind]
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
 
@@ -92,11 +100,17 @@ def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
     return 2595.0 * np.log10(1.0 + hz / 700.0)
 
 
+def mel_edges(mels: int, low_hz: float, high_hz: float) -> np.ndarray:
+    """(mels + 2,) Hz: where the triangles begin, peak (one further) and end (two further)."""
+    low, high = _hz_to_mel(np.array([low_hz, high_hz]))
+    edges: np.ndarray = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
+    return edges
+
+
 @lru_cache(maxsize=16)
 def mel_filters(mels: int, low_hz: float, high_hz: float) -> Tensor:
     """(N_FFT // 2 + 1, mels) triangles on the HTK mel scale, peak 1 (librosa: htk, norm=None)."""
-    low, high = _hz_to_mel(np.array([low_hz, high_hz]))
-    edges = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
+    edges = mel_edges(mels, low_hz, high_hz)
     bins = np.arange(N_FFT // 2 + 1)[:, None] * SAMPLE_RATE / N_FFT
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -124,8 +138,11 @@ def hop_power(samples: Tensor, spec: SpeechSpec) -> Tensor:
 def hop_features(samples: Tensor, spec: SpeechSpec) -> Tensor:
     """Features of every whole hop in `samples` (..., N): (..., hops, coefficients).
 
-    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`).
+    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`). Of raw sound
+    they are its samples, a view.
     """
+    if spec.kind == "raw":
+        return samples[..., 1:].unfold(-1, WINDOW, HOP)
     return power_features(hop_power(samples, spec), spec)
 
 

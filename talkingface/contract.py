@@ -91,6 +91,17 @@ class LandmarkDriven(Protocol):
 
 
 @runtime_checkable
+class Speaking(Protocol):
+    """A generator that says where the lips go before it draws anything.
+
+    Its states are those of this call only.
+    """
+
+    def speak(self, identity: Any, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Only the landmarks (B, T, 68, 2) in [0, 1] of the crop, of `Generator`'s arguments."""
+
+
+@runtime_checkable
 class Windowed(Protocol):
     """A generator that draws a part of the crop: runtimes compile that, and lay it in themselves.
 

@@ -103,9 +103,19 @@ def features(power: Tensor, sample_rate: int) -> Tensor:
         return clean[REACH + shift : REACH + shift + count]
 
     streams = (at(0) + torch.tensor(OFFSET), at(2) - at(-2), at(3) - at(-1) - at(1) + at(-3))
-    posteriors = (TEMPER * log_likelihood(streams)).log_softmax(-1).clamp(min=LOWEST) / 3 + 1
+    likely = scaled((TEMPER * log_likelihood(streams)).log_softmax(-1))
     level = (at(0)[:, :1] / SOFT).clamp(-3, 2)
-    return torch.cat([posteriors, level], dim=-1)
+    return torch.cat([likely, level], dim=-1)
+
+
+def scaled(log_posteriors: Tensor) -> Tensor:
+    """What a network takes instead of log posteriors: about [-1.7, 1]."""
+    return log_posteriors.clamp(min=LOWEST) / 3 + 1
+
+
+def posteriors(features: Tensor) -> Tensor:
+    """(..., FEATURES) -> (..., phones): the probabilities that these features scale."""
+    return ((features[..., :-1] - 1) * 3).softmax(-1)
 
 
 def running_mean(cepstra: Tensor) -> Tensor:
@@ -129,9 +139,10 @@ def log_likelihood(streams: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     total: Tensor | None = None
     for x, factors, constant, weights in zip(streams, *_gaussians(), strict=True):
         log = torch.addmm(constant, torch.cat([x.square(), x], dim=-1), factors)
-        log = log.unflatten(1, (len(PHONES), -1)).transpose(0, 1)  # (phones, N, 128)
+        log = log.unflatten(1, (len(PHONES), -1))  # (N, phones, 128)
         top = log.amax(-1, keepdim=True)
-        part = torch.bmm((log - top).exp(), weights).clamp(min=1e-30).log() + top
+        part = torch.bmm((log - top).exp_().transpose(0, 1), weights)  # (phones, N, states)
+        part = part.clamp(min=1e-30).log() + top.transpose(0, 1)
         total = part if total is None else total + part
     assert total is not None
     return total.amax(-1).T

@@ -236,6 +236,26 @@ def test_atvg_draws_what_it_is_given(cache: Cache, bench: Bench) -> None:
         bench.play(Player(frame[None]), frame, known[0], torch.from_numpy(known), driven=True)
 
 
+def test_lips_alone_are_those_that_the_model_draws_from(bench: Bench, cache: Cache) -> None:
+    """Nothing is drawn, and the aperture is that of the landmarks of the whole generator."""
+    clip, seen = clip_of(cache, "s1_test0"), []
+    for name in ("cran-tiny", "atvg-tiny"):
+        one = evaluation.open_candidate(f"row={name}@lips")
+        assert (one.name, one.lips) == ("row@lips", True) and one.generator is not None
+        drawn = bench.generate(one.generator, clip, clip).landmarks
+        assert drawn is not None
+        alone = bench.measure(one, clip, "first frame")
+        assert alone is not None and alone.words == [] and "psnr" not in alone.metrics
+        assert np.allclose(alone.aperture, aperture(drawn), atol=1e-4)
+        seen.append(alone.aperture)
+        whole = evaluation.open_candidate(f"row={name}")
+        assert (
+            bench.facts(whole, clip, "first frame", False)["model"][1:]
+            != (bench.facts(one, clip, "first frame", False)["model"][1:])
+        )
+    assert not np.allclose(seen[0], seen[1])
+
+
 def test_the_landmarks_a_model_predicts_are_measured_too(bench: Bench, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
     frames = frames_of(cache, clip)
@@ -487,6 +507,7 @@ def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) ->
         ({"clips": 0}, "at least 1"),
         ({"judge": "still"}, "the judge must be a lip reader"),
         ({"models": ["cran-tiny@landmarks"]}, "cran-tiny@landmarks: a cran draws no landmarks"),
+        ({"models": ["still@lips"]}, "still@lips: a still of this kind predicts no landmarks"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(

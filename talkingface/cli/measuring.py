@@ -34,7 +34,8 @@ def evaluate(
         Path | None, typer.Option("--cache", "--data", help="what `talkingface prepare` wrote")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="a paper's table and its figures: song-table1, atvgnet-table")
+        str | None,
+        typer.Option(help="a table: song-table1, atvgnet-table, hearing"),
     ] = None,
     runs: Annotated[
         Path, typer.Option(help="with --preset: what `talkingface train table` wrote")

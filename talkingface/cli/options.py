@@ -77,6 +77,7 @@ EvaluatedModels = Annotated[
     typer.Option(
         help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
         "NAME@landmarks draws the clip's real landmarks in place of what it hears; "
+        "NAME@lips draws nothing, only where it moves the lips is measured; "
         "NAME@openvino:int8 is computed by that runtime, in that precision"
     ),
 ]

@@ -1,6 +1,13 @@
 """Models x clips x measures -> results.jsonl -> tables. `evaluate` is all of it in one call."""
 
-from talkingface.evaluation.bench import FROM_LANDMARKS, Bench, Candidate, Played, open_candidate
+from talkingface.evaluation.bench import (
+    FROM_LANDMARKS,
+    LIPS_ALONE,
+    Bench,
+    Candidate,
+    Played,
+    open_candidate,
+)
 from talkingface.evaluation.detection import detect
 from talkingface.evaluation.measures import Filmed
 from talkingface.evaluation.results import (
@@ -17,6 +24,7 @@ from talkingface.evaluation.tables import Estimate, estimates, latex, markdown, 
 __all__ = [
     "FROM_LANDMARKS",
     "IDENTITIES",
+    "LIPS_ALONE",
     "REAL",
     "STILL",
     "Bench",

@@ -3,7 +3,8 @@
 Both videos are measured alike: landmarks are detected again on the generated and on the real crops.
 Pixels are compared where the picture is the clip's own first frame; lips also where it is one of
 another recording. `NAME@landmarks` is a row of its own: a model that draws landmarks it is given
-gets the clip's real ones in place of what it hears.
+gets the clip's real ones in place of what it hears. `NAME@lips` draws nothing: the landmarks that a
+model predicts are compared with the cache's as they are, in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from talkingface import runtimes, video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
-from talkingface.contract import Generated, Generator, LandmarkDriven, Portrait
+from talkingface.contract import Generated, Generator, LandmarkDriven, Portrait, Speaking
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
@@ -34,6 +35,7 @@ from talkingface.models.lipreader import GRID_WORDS, LipReader
 from talkingface.training.reading import word_logits, words_of
 
 FROM_LANDMARKS = "@landmarks"  # ends the name of a row whose model is shown the clip's landmarks
+LIPS_ALONE = "@lips"  # ends the name of a row whose model only says where the lips go
 CHUNK = 100  # frames per call of a model
 
 
@@ -42,6 +44,7 @@ class Candidate:
     """What is evaluated: a generator, or the real video itself (None).
 
     driven: the generator is `LandmarkDriven`, sees the clip's own landmarks and hears nothing.
+    lips: it is `Speaking`, and draws nothing.
     taught_by: sha256 of the lip reader it learned from, which cannot be its judge.
     """
 
@@ -50,6 +53,7 @@ class Candidate:
     generator: Generator | None
     driven: bool = False
     taught_by: str = ""
+    lips: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,18 @@ class Bench:
             _joined([part.landmarks for part in parts]),
         )
 
+    def spoken(self, generator: Speaking, picture: ClipInfo, clip: ClipInfo) -> Array:
+        """Where the lips of `picture`'s first frame go with the sound of `clip`: (T, 68, 2) in
+        pixels, nothing is drawn."""
+        model: Any = generator
+        self.check(model)
+        own = np.array(self.cache.frames[picture.start]), self.cache.landmarks[picture.start]
+        with torch.inference_mode():
+            face = model.encode(portrait_of(*own).to(self.device))
+            speech = self.sequence(model, picture, clip)[None].to(self.device)
+            landmarks: Tensor = model.speak(face, speech)[0]
+        return np.asarray(landmarks[0].double().cpu().numpy() * self.size)
+
     def measure(
         self, candidate: Candidate, clip: ClipInfo, identity: Identity, silence: bool = False
     ) -> Result | None:
@@ -192,6 +208,13 @@ class Bench:
         picture = self.portrait(clip, identity)
         if picture is None:
             return None
+        empty = self._empty(candidate, clip, identity, picture)
+        if candidate.lips:
+            assert isinstance(candidate.generator, Speaking)
+            lips = self.spoken(candidate.generator, picture, clip)
+            rows = slice(clip.start, clip.start + clip.frames)
+            true = self.cache.landmarks[rows].astype(np.float64) * self.size
+            return _filled(empty, measures.lip_measures(lips, true, self.size), lips, true)
         real, generator, driven = self._real(clip), candidate.generator, candidate.driven
         played, made = None, real
         if generator is not None:
@@ -207,14 +230,8 @@ class Bench:
             metrics["silence"] = amplitude_ratio(aperture(quiet), aperture(made.landmarks))
         metrics |= self._asked(made, picture, clip)
         words, ranks = self._read(made, clip)
-        return replace(
-            self._empty(candidate, clip, identity, picture),
-            metrics={name: number(value) for name, value in metrics.items()},
-            aperture=[number(value) for value in aperture(made.landmarks)],
-            real_aperture=[number(value) for value in aperture(real.landmarks)],
-            words=words,
-            ranks=ranks,
-        )
+        filled = _filled(empty, metrics, made.landmarks, real.landmarks)
+        return replace(filled, words=words, ranks=ranks)
 
     def failed(
         self, candidate: Candidate, clip: ClipInfo, identity: Identity, reason: str
@@ -249,7 +266,12 @@ class Bench:
         """Everything that decides the numbers of `measure` with these arguments."""
         picture = self.portrait(clip, identity)
         return {
-            "model": [candidate.name, candidate.sha256, candidate.driven],
+            "model": [
+                candidate.name,
+                candidate.sha256,
+                candidate.driven,
+                *["lips"] * candidate.lips,
+            ],
             "clip": [clip.key, clip.speaker, clip.split, clip.words, self._digest(clip)],
             "picture": None if picture is None else [picture.key, self._digest(picture)],
             "identity": identity,
@@ -312,6 +334,16 @@ class Bench:
         return indices, [int(n) for n in (logits >= own[:, None]).sum(1)]
 
 
+def _filled(empty: Result, metrics: dict[str, float], made: Array, real: Array) -> Result:
+    """The result with its measures, and the apertures of both videos' landmarks."""
+    return replace(
+        empty,
+        metrics={name: number(value) for name, value in metrics.items()},
+        aperture=[number(value) for value in aperture(made)],
+        real_aperture=[number(value) for value in aperture(real)],
+    )
+
+
 def step_of(generator: Generator, driven: bool) -> Callable[..., tuple[Generated, Any]]:
     """What is called again and again: the model itself, or what draws landmarks it is given."""
     return generator.draw if isinstance(generator, LandmarkDriven) and driven else generator
@@ -339,11 +371,12 @@ def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
 
 
 def open_candidate(name: str, device: str = "cpu") -> Candidate:
-    """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them.
+    """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them;
+    with LIPS_ALONE, drawing nothing.
 
     "ROW=name" calls its row ROW. "name@openvino:int8" is computed by that runtime in that precision
-    [float32], see `runtimes.choose`. Raises BadRequest for a model that makes no video, or draws no
-    landmarks it is given; UnknownModel, BadWeights.
+    [float32], see `runtimes.choose`. Raises BadRequest for a model that makes no video, draws no
+    landmarks it is given or predicts none; UnknownModel, BadWeights.
     """
     if name == REAL:
         return Candidate(REAL, "", None)
@@ -351,8 +384,9 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
     if not equals or os.sep in label:  # a path may have = in it
         label, source = "", name
     source, how = _runtime_of(source)
-    driven = source.endswith(FROM_LANDMARKS)
-    model, info = weights.load_with_info(source.removesuffix(FROM_LANDMARKS), device)
+    driven, lips = source.endswith(FROM_LANDMARKS), source.endswith(LIPS_ALONE)
+    source = source.removesuffix(FROM_LANDMARKS).removesuffix(LIPS_ALONE)
+    model, info = weights.load_with_info(source, device)
     model = runtimes.choose(model, info, *how)
     if not isinstance(model, Generator):
         raise BadRequest(f"{name} is a {info.family}, which makes no video: give a generator")
@@ -361,9 +395,21 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
             f"{name}: a {info.family} draws no landmarks it is given; leave {FROM_LANDMARKS} away, "
             "or give a model that does, as atvg"
         )
-    ending = FROM_LANDMARKS * driven + (f"@{':'.join(how)}" if how else "")
+    if lips and not _speaks(model):
+        raise BadRequest(
+            f"{name}: a {info.family} of this kind predicts no landmarks before it draws; leave "
+            f"{LIPS_ALONE} away"
+        )
+    ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips + (f"@{':'.join(how)}" if how else "")
     taught_by = info.extra.get("reader", "")
-    return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by)
+    return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by, lips)
+
+
+def _speaks(model: Generator) -> bool:
+    """Whether it knows where the lips go without a picture of its own."""
+    config = model.config
+    silent = getattr(config, "lips", "guide") == "off" or getattr(config, "looks_back", False)
+    return isinstance(model, Speaking) and not silent
 
 
 def _runtime_of(source: str) -> tuple[str, tuple[str, ...]]:

@@ -27,7 +27,7 @@ from talkingface.data.shards import open_cache
 from talkingface.data.workers import single_thread, start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
-from talkingface.evaluation.bench import Bench, Candidate, open_candidate
+from talkingface.evaluation.bench import LIPS_ALONE, Bench, Candidate, open_candidate
 from talkingface.evaluation.experts import load_experts
 from talkingface.evaluation.measures import Expert
 from talkingface.evaluation.pairs import GENERATED, Pair
@@ -104,18 +104,21 @@ def evaluate(
     """Measure models on clips; write results, tables and each model's speed into the folder `out`.
 
     models: names or weights files, as `open_candidate` reads them; real video and the still picture
-    are always measured too. cache: a training cache (see `data.dataset`). judge: a lip reader's
-    weights, one that no evaluated generator has learned from; None leaves reading out. experts:
-    weights of further networks that measure (`experts.py`). identities: which pictures. splits: of
-    the cache [`held_out_splits`]. clips: at most so many of each split, spread evenly. jobs:
-    processes, of one thread each. reference: the row that the others are compared with [the first
-    model]. author_compat: also measure as ATVGnet's script does. The same arguments give the same
-    bytes of results and tables, whatever the jobs, and whether a run was interrupted or not. Raises
-    BadRequest, BadShard, BadWeights, UnknownModel, OutputError.
+    are measured too, unless of all models the lips alone are. cache: a training cache (see
+    `data.dataset`). judge: a lip reader's weights, one that no evaluated generator has learned
+    from; None leaves reading out. experts: weights of further networks that measure (`experts.py`).
+    identities: which pictures. splits: of the cache [`held_out_splits`]. clips: at most so many of
+    each split, spread evenly. jobs: processes, of one thread each. reference: the row that the
+    others are compared with [the first model]. author_compat: also measure as ATVGnet's script
+    does. The same arguments give the same bytes of results and tables, whatever the jobs, and
+    whether a run was interrupted or not. Raises BadRequest, BadShard, BadWeights, UnknownModel,
+    OutputError.
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
-    names = tuple(dict.fromkeys([REAL, STILL, *(str(model) for model in models)]))
+    given = [str(model) for model in models]
+    beside = [] if all(name.endswith(LIPS_ALONE) for name in given) else [REAL, STILL]
+    names = tuple(dict.fromkeys([*beside, *given]))
     how = Measures(out, tuple(map(str, experts)), device, author_compat)
     plan = Plan(names, cache, None if judge is None else str(judge), tuple(identities), how)
     _forget()

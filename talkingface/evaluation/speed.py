@@ -53,8 +53,9 @@ class Speeds:
 
 
 def measure(bench: Bench, candidates: Sequence[Candidate], clip: ClipInfo) -> Speeds:
-    """Every model on the first second of a clip, on as many threads as torch has now."""
-    models = [_speed(bench, model, clip) for model in candidates if model.generator is not None]
+    """Every model that draws on the first second of a clip, on as many threads as torch has now."""
+    drawing = [c for c in candidates if c.generator is not None and not c.lips]
+    models = [_speed(bench, model, clip) for model in drawing]
     return Speeds(
         machine=platform.machine(),
         cpus=os.cpu_count() or 1,

@@ -33,6 +33,7 @@ from talkingface.models.blocks import (
     Up,
     audio_encoder,
     conv,
+    hop_encoder,
     pixels_last,
     repeat_frames,
 )
@@ -204,27 +205,7 @@ def _audio(config: AtConfig, speech: SpeechSpec) -> nn.Sequential:
         return _pooled_audio(speech, config.audio_features)
     if config.audio == "strided":
         return audio_encoder(speech, (32, 64, 128), (2, 2, 2), "group", config.audio_features)
-    width, left = 96, (speech.hops + 3) // 4
-    return nn.Sequential(
-        Transposed(),
-        nn.Conv1d(speech.coefficients, width, 1),
-        nn.Conv1d(width, width, 5, 2, 2),
-        nn.GroupNorm(8, width),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv1d(width, width, 3, 2, 1),
-        nn.GroupNorm(8, width),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Flatten(),
-        nn.Linear(width * left, config.audio_features),
-    )
-
-
-class Transposed(nn.Module):
-    """(N, 1, hops, coefficients) -> (N, coefficients, hops)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return x[:, 0].transpose(1, 2)
+    return hop_encoder(speech.hops, speech.coefficients, config.audio_features)
 
 
 def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:

@@ -35,10 +35,17 @@ def audio_encoder(
     norm: str,
     features: int,
     layers: int = 1,
+    heard: tuple[int, int] | None = None,
 ) -> nn.Sequential:
-    """(N, 1, hops, coefficients) -> (N, features): convolutions, then `layers` full layers."""
+    """(N, 1, hops, coefficients) -> (N, features): convolutions, then `layers` full layers.
+
+    heard: (hops, coefficients) that a learned front end makes of `speech` (`models/hearing.py`).
+    """
+    if heard is None and speech.kind == "raw":
+        raise ValueError("raw sound needs a learned front end: cran has one")
     parts: list[nn.Module] = []
-    height, width, inputs = speech.hops, speech.coefficients, 1
+    height, width = (speech.hops, speech.coefficients) if heard is None else heard
+    inputs = 1
     for outputs, stride in zip(channels, strides, strict=True):
         parts.append(conv(inputs, outputs, 3, stride, norm))
         height, width, inputs = -(-height // stride), -(-width // stride), outputs
@@ -46,6 +53,32 @@ def audio_encoder(
     for _ in range(layers - 1):
         parts += [nn.ReLU(inplace=True), nn.Linear(features, features)]
     return nn.Sequential(*parts)
+
+
+def hop_encoder(hops: int, coefficients: int, features: int, width: int = 96) -> nn.Sequential:
+    """(N, 1, hops, coefficients) -> (N, features): convolutions over hops alone, of coefficients
+    that are no neighbours of each other (phones)."""
+    left = (hops + 3) // 4
+    return nn.Sequential(
+        Transposed(),
+        nn.Conv1d(coefficients, width, 1),
+        nn.Conv1d(width, width, 5, 2, 2),
+        nn.GroupNorm(8, width),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv1d(width, width, 3, 2, 1),
+        nn.GroupNorm(8, width),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Flatten(),
+        nn.Linear(width * left, features),
+    )
+
+
+class Transposed(nn.Module):
+    """(N, 1, hops, coefficients) -> (N, coefficients, hops)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x[:, 0].transpose(1, 2)
 
 
 class Split(nn.Module):

@@ -21,11 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface.audio import SpeechSpec
+from talkingface import phones
+from talkingface.audio import WINDOW, SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Gru, Up, audio_encoder, conv, pixels_last, repeat_frames
+from talkingface.models.blocks import (
+    Gru,
+    Up,
+    audio_encoder,
+    conv,
+    hop_encoder,
+    pixels_last,
+    repeat_frames,
+)
 from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
+from talkingface.models.hearing import Hearing, HearingConfig, heard
 from talkingface.models.window import (
     MAPS,
     SPEAKING,
@@ -45,18 +55,22 @@ class CranConfig:
     head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
     (with "natural" and "guide": where the head, lids and brows go next is drawn by `HeadMotion`).
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
+    hearing: what is learned before the audio encoder. audio: its convolutions are "strided" over
+    hops and coefficients, or go over a "sequence" of hops (phones are no neighbours).
     """
 
     family: str = "cran"
     speech: SpeechSpec = field(
         default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
     )
+    hearing: HearingConfig = field(default_factory=HearingConfig)
     crop: CropSpec = field(default_factory=CropSpec)
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
     output: Literal["direct", "composite", "warp"] = "warp"
     lips: Literal["off", "auxiliary", "guide"] = "guide"
     head: Literal["free", "drawn"] = "free"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    audio: Literal["strided", "sequence"] = "strided"
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
@@ -133,18 +147,26 @@ class Cran(nn.Module):
         self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
         self._build_encoders()
         self._build_decoder()
-        self.register_buffer("speech_mean", torch.zeros(config.speech.coefficients))
-        self.register_buffer("speech_std", torch.ones(config.speech.coefficients))
+        features = heard(config.speech, config.hearing)[1]
+        self.register_buffer("speech_mean", torch.zeros(features))
+        self.register_buffer("speech_std", torch.ones(features))
 
     def _build_encoders(self) -> None:
         c = self.config
-        self.audio_encoder = audio_encoder(
-            c.speech,
-            c.audio_channels,
-            c.audio_strides,
-            c.audio_norm,
-            c.audio_features,
-            c.audio_layers,
+        self.hearing = Hearing(c.speech, c.hearing)
+        taken = heard(c.speech, c.hearing)
+        self.audio_encoder = (
+            hop_encoder(*taken, c.audio_features)
+            if c.audio == "sequence"
+            else audio_encoder(
+                c.speech,
+                c.audio_channels,
+                c.audio_strides,
+                c.audio_norm,
+                c.audio_features,
+                c.audio_layers,
+                taken,
+            )
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
@@ -280,7 +302,7 @@ class Cran(nn.Module):
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
-        x = (speech - self.speech_mean) / self.speech_std
+        x = (self.hearing(speech) - self.speech_mean) / self.speech_std
         encoded: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
         out: Tensor = encoded.unflatten(0, speech.shape[:2])
         return out
@@ -401,10 +423,13 @@ class Cran(nn.Module):
         speech: Tensor,
         state: State = None,
         moves: Tensor | None = None,
-    ) -> Tensor:
-        """Only the landmarks (B, T, 68, 2), no picture: pre-training and measuring (recurrent)."""
-        hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), state)
-        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves)
+    ) -> tuple[Tensor, State]:
+        """See `contract.Speaking`; not of a scheme that looks back at its pictures.
+
+        moves: of a head that moves, (B, T, MOVES).
+        """
+        hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
+        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves), state
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
@@ -526,6 +551,14 @@ PRESETS = {
     "cran-natural": CranConfig(
         scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
     ),
+    # Other ears (Sec. 5): the paper's 12 MFCCs, phones of any voice, samples, and phones that a
+    # network of our own was taught to tell.
+    "cran-mfcc": CranConfig(speech=SpeechSpec()),
+    "cran-phones": CranConfig(
+        speech=SpeechSpec(kind="phones", coefficients=phones.FEATURES), audio="sequence"
+    ),
+    "cran-raw": CranConfig(speech=SpeechSpec(kind="raw", coefficients=WINDOW)),
+    "cran-taught": CranConfig(hearing=HearingConfig(taught="fixed"), audio="sequence"),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
         audio_channels=(8, 8, 8),

@@ -12,19 +12,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface import weights
+from talkingface.audio import HOPS_PER_FRAME
 from talkingface.contract import Generated, Portrait
-from talkingface.data.dataset import Batch, Cache, Drawn, speakers_of
+from talkingface.data.dataset import (
+    EDGE,
+    Batch,
+    Cache,
+    ClipInfo,
+    Drawn,
+    clip_speech,
+    speakers_of,
+)
 from talkingface.errors import BadRequest
 from talkingface.losses import (
     LipReadingForm,
     gradient_loss,
     lip_reading_critic_loss,
     lip_reading_generator_loss,
+    phone_loss,
     reconstruction_loss,
 )
 from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.head import measure, steady
+from talkingface.models.hearing import heard
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -36,7 +47,7 @@ from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import vocabulary_of
 
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
-HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
+HEARING = ("hearing", "audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             super()._begin_as(given)
 
     def hears(self, parameter: str) -> bool:
-        """The audio encoder, the GRU and the lip head."""
+        """The front end, the audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
 
     def _facts(self) -> dict[str, Any]:
@@ -134,13 +145,12 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        if "phones" in stage.weights:
+            told = self.model.hearing.tell(batch.speech)
+            return None, batch.frames, {"phones": phone_loss(told, self._taught(batch))}
         moves = self._moves(batch)
         if not stage.pictures:
-            faceless = self._faceless(batch.portrait)
-            shown = None if moves is None else moves[:, 1:]
-            landmarks = self.model.speak(faceless, batch.speech, None, shown)
-            terms = {"lips": self._lip_loss(landmarks, batch)}
-            return None, batch.frames, terms | self._head_terms(faceless, batch, moves, None)
+            return None, batch.frames, self._blind_terms(batch, moves)
         identity = self.model.encode(batch.portrait)
         guide, teacher = self._guide(identity, batch, stage), self._teacher(batch)
         shown = None if moves is None else moves[:, 1:]
@@ -152,6 +162,14 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         if "lips" in stage.weights and made.landmarks is not None:
             terms["lips"] = self._lip_loss(made.landmarks, batch)
         return made, real, terms | self._head_terms(identity, batch, moves, self._before(batch))
+
+    def _blind_terms(self, batch: Batch, moves: Tensor | None) -> dict[str, Tensor]:
+        """The lips, and the head's moves, without pictures."""
+        faceless = self._faceless(batch.portrait)
+        shown = None if moves is None else moves[:, 1:]
+        landmarks, _ = self.model.speak(faceless, batch.speech, None, shown)
+        terms = {"lips": self._lip_loss(landmarks, batch)}
+        return terms | self._head_terms(faceless, batch, moves, None)
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -189,6 +207,21 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- the parts of a step --------------------------------------------------------------------
 
+    def _heard(self, clip: ClipInfo) -> Tensor:
+        """As the front end begins; where it is taught phones, what its teacher hears."""
+        spec, hearing = self.training.model.speech, self.training.model.hearing
+        if hearing.taught != "no":
+            return self.cache.phones(clip)[EDGE:-EDGE:HOPS_PER_FRAME]
+        with torch.no_grad():
+            windows: Tensor = self.model.hearing(clip_speech(self.cache, clip, spec)[None])
+        return windows[0, :, windows.shape[2] // 2]
+
+    def _taught(self, batch: Batch) -> Tensor:
+        """The phones of the hops that `Hearing.tell` speaks of."""
+        spec, hearing = self.training.model.speech, self.training.model.hearing
+        cut = (spec.hops - heard(spec, hearing)[0]) // 2
+        return batch.phones[:, cut : batch.phones.shape[1] - cut]
+
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
         return Identity(portrait, features.to(self.device), ())
@@ -200,7 +233,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         if self.training.model.looks_back:  # what they hear depends on what they drew
             return batch.landmarks if float(torch.rand(())) < stage.real_guide else None
         with torch.no_grad():
-            own = self.model.speak(identity, batch.speech)
+            own, _ = self.model.speak(identity, batch.speech)
         real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
         jitter = 0.003 * torch.randn(len(own), 1, 68, 2, device=self.device)
         return torch.where(real, batch.landmarks + jitter, own)

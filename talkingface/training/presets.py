@@ -50,14 +50,25 @@ CRITICS = replace(
     speech_rate=0.3,  # what D_l asks for reaches what hears
 )
 
+LEAN_CRAN = CranTraining(
+    model=MODELS["cran"],
+    stages=(LIPS, PIXELS, CRITICS),
+    betas=(0.9, 0.98),
+    decay=1e-2,
+    mouth_weight=6.0,
+    puppets=0.25,
+)
+# A front end that is taught phones learns them first: from every voice alike, also in running
+# speech, which begins with no silence.
+PHONES = replace(LIPS, steps=800, weights={"phones": 1.0})
+
 CRAN = {
-    "cran": CranTraining(
-        model=MODELS["cran"],
-        stages=(LIPS, PIXELS, CRITICS),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        puppets=0.25,
+    "cran": LEAN_CRAN,
+    "cran-mfcc": replace(LEAN_CRAN, model=MODELS["cran-mfcc"]),
+    "cran-phones": replace(LEAN_CRAN, model=MODELS["cran-phones"]),
+    "cran-raw": replace(LEAN_CRAN, model=MODELS["cran-raw"]),
+    "cran-taught": replace(
+        LEAN_CRAN, model=MODELS["cran-taught"], stages=(PHONES, *LEAN_CRAN.stages)
     ),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(
@@ -417,7 +428,7 @@ def _choices(config: Any) -> dict[str, tuple[str, ...]]:
 
 def _parts(config: Any) -> list[tuple[str, Any]]:
     """A training's model; a model's networks."""
-    names = ("model", "at", "vg")
+    names = ("model", "at", "vg", "hearing")
     return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
 
 
