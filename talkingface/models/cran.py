@@ -13,6 +13,7 @@ picture (`output="composite"`, ATVGnet's idea) or with the identity picture bent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -55,6 +56,8 @@ class CranConfig:
     head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
     (with "natural" and "guide": where the head, lids and brows go next is drawn by `HeadMotion`).
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
+    seed_rank, image_pool: for large windows: the decoder's seed is a product of two matrices of
+    this rank (0: one matrix), z_I is read off means of so many by so many pixels.
     hearing: what is learned before the audio encoder. audio: its convolutions are "strided" over
     hops and coefficients, or go over a "sequence" of hops (phones are no neighbours).
     """
@@ -78,9 +81,11 @@ class CranConfig:
     audio_layers: int = 1
     image_channels: tuple[int, ...] = (24, 48, 64)
     image_features: int = 64
+    image_pool: int = 1
     hidden: int = 256
     gru_layers: int = 2
     seed_channels: int = 32
+    seed_rank: int = 0
     decoder_channels: tuple[int, ...] = (64, 32, 16)
     last_channels: int = 16
     kernel: int = 3
@@ -170,9 +175,8 @@ class Cran(nn.Module):
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
-        self.image_head = nn.Linear(
-            sizes[-1] * self.seed_shape[0] * self.seed_shape[1], c.image_features
-        )
+        cells = math.prod(-(-side // c.image_pool) for side in self.seed_shape)
+        self.image_head = nn.Linear(sizes[-1] * cells, c.image_features)
         previous = c.image_features if c.scheme == "natural" else 0
         self.gru = Gru(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
@@ -191,7 +195,12 @@ class Cran(nn.Module):
     def _build_decoder(self) -> None:
         c = self.config
         seed = c.seed_channels * self.seed_shape[0] * self.seed_shape[1]
-        self.seed = nn.Linear(c.hidden + c.image_features, seed)
+        inner = c.hidden + c.image_features
+        self.seed: nn.Module = nn.Linear(inner, seed)
+        if c.seed_rank:
+            self.seed = nn.Sequential(
+                nn.Linear(inner, c.seed_rank, bias=False), nn.Linear(c.seed_rank, seed)
+            )
         guide, own = (MAPS, STILL_MAPS) if c.lips == "guide" else (0, ())
         ups, inputs = [], c.seed_channels
         for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
@@ -257,6 +266,8 @@ class Cran(nn.Module):
         for layer in self.image_encoder:
             x = layer(x)
             skips.append(x)
+        if (pool := self.config.image_pool) > 1:
+            x = F.avg_pool2d(x, pool, ceil_mode=True)
         return self.image_head(x.flatten(1)), tuple(skips)
 
     # --- speech to hybrid feature ---------------------------------------------------------------
@@ -549,7 +560,12 @@ PRESETS = {
     # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), and all of the crop
     # is drawn but its border.
     "cran-natural": CranConfig(
-        scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+        scheme="natural",
+        head="drawn",
+        window=(4, 124, 4, 124),
+        identity_dropout=0.0,
+        image_pool=3,
+        seed_rank=32,
     ),
     # Other ears (Sec. 5): the paper's 12 MFCCs, phones of any voice, samples, and phones that a
     # network of our own was taught to tell.
