@@ -207,6 +207,14 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- the parts of a step --------------------------------------------------------------------
 
+    def _mouth(self, landmarks: Tensor) -> Tensor | None:
+        """Where heads move, eyes blink: they count as the mouth does (Gaussian, 6 px at 128)."""
+        weight = super()._mouth(landmarks)
+        if weight is not None and self.training.model.head == "drawn":
+            for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
+                weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
+        return weight
+
     def _heard(self, clip: ClipInfo) -> Tensor:
         """As the front end begins; where it is taught phones, what its teacher hears."""
         spec, hearing = self.training.model.speech, self.training.model.hearing

@@ -334,11 +334,15 @@ class GeneratorRecipe(ABC, Generic[T]):
         """(B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them (Gaussian, 15 px at 128)."""
         if self.training.mouth_weight <= 1:
             return None
+        return 1 + (self.training.mouth_weight - 1) * self._near(landmarks[:, :, 48:], 0.12)
+
+    def _near(self, points: Tensor, width: float) -> Tensor:
+        """(B, T, 1, h, w): a Gaussian of this width, crop sides, about the middle of (B, T, N, 2)."""
         size, cut = self.training.model.crop.size, self.model.window.cut
         grid = cut(base_grid(size, size).permute(2, 0, 1)[None]).to(self.device) / 2 + 0.5
-        centre = landmarks[:, :, 48:].mean(2)[..., None, None]
+        centre = points.mean(2)[..., None, None]
         distance = (grid[None] - centre).square().sum(2, keepdim=True)
-        return 1 + (self.training.mouth_weight - 1) * torch.exp(-0.5 * distance / 0.12**2)
+        return torch.exp(-0.5 * distance / width**2)
 
     # --- looking at it --------------------------------------------------------------------------
 
