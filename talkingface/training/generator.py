@@ -337,7 +337,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         return 1 + (self.training.mouth_weight - 1) * self._near(landmarks[:, :, 48:], 0.12)
 
     def _near(self, points: Tensor, width: float) -> Tensor:
-        """(B, T, 1, h, w): a Gaussian of this width, crop sides, about the middle of (B, T, N, 2)."""
+        """(B, T, 1, h, w): a Gaussian of this width (crop sides) about the middle of points."""
         size, cut = self.training.model.crop.size, self.model.window.cut
         grid = cut(base_grid(size, size).permute(2, 0, 1)[None]).to(self.device) / 2 + 0.5
         centre = points.mean(2)[..., None, None]
