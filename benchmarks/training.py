@@ -53,7 +53,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="add JSON lines to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = True
     loop.keep_memory()
     device, training = pipeline.find_device(options.device), presets.CRAN[options.preset]
     if options.precision:

@@ -1,4 +1,4 @@
-"""The cluster examples: they can be read, and what they ask of the command line is there."""
+"""The cluster examples and docs/training.md: what they ask of the command line is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from conftest import Cli
 
-CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
+ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "examples" / "cluster"
 SCRIPTS = sorted(CLUSTER.glob("*.sbatch"))
 
 
@@ -26,12 +27,11 @@ def words_of(path: Path) -> list[str]:
 def check(cli: Cli, words: list[str]) -> None:
     """The command is there, and has each of the options."""
     command = words[:2]
-    if command[0] == "prepare":  # the corpus is no command
+    if command[0] != "train":  # what follows is no command
         command = command[:1]
     shown = cli(*command, "--help")
     assert shown.code == 0, command
     options = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    assert len(options) >= 3
     for option in options:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown.out), option
 
@@ -64,3 +64,12 @@ def test_the_job_can_be_read_and_its_options_are_there(cli: Cli) -> None:
 
 def test_two_scripts_are_there() -> None:
     assert [path.name for path in SCRIPTS] == ["prepare.sbatch", "slurm.sbatch"]
+
+
+def test_the_commands_of_the_guide_are_there(cli: Cli) -> None:
+    blocks = (ROOT / "docs" / "training.md").read_text().split("```")[1::2]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if "talkingface" in line]
+    assert len(commands) >= 12
+    for words in commands:
+        check(cli, words[words.index("talkingface") + 1 :])

@@ -255,8 +255,8 @@ def assert_same_state(first: Path, second: Path) -> None:
 def test_sigterm_leaves_a_checkpoint(
     cli: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("train", "cran", corpus, *TINY, "--steps", "1,2,1", "--workers", 1, "-o")
-    assert cli(*command, tmp_path / "whole").code == 0
+    command = ("train", "cran", corpus, *TINY, "--steps", "1,2,1", "-o")
+    assert cli(*command, tmp_path / "whole", "--workers", 1).code == 0
     step = CranRecipe.step
 
     def interrupted(recipe: CranRecipe, drawn: Drawn, number: int, *part: Any) -> dict[str, float]:

@@ -296,7 +296,8 @@ class GeneratorRecipe(ABC, Generic[T]):
             self.average.update(step)
         if made is not None:
             terms |= self._critics(batch, made, real, stage)
-        return {name: float(value.detach()) for name, value in terms.items()}
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        return dict(zip(terms, values.tolist(), strict=True))  # a GPU is waited for once
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         return {
