@@ -1,9 +1,9 @@
 """Every benchmark, one after the other: python benchmarks/run.py [--out speed.jsonl] [--quick]
 
 The network alone, where the time of a video goes, memory against length, live streams, training
-(not `loader`, which wants a corpus, and `prepare`, which wants two). Each prints
-its table and adds its JSON lines to the file. The whole takes about half an hour on two cores, most
-of it for the hour of sound in `memory`; --quick leaves out what is long. Use an idle machine.
+(not `loader` and `prepare`, which want a corpus). Each prints its table and adds its JSON lines to
+the file. The whole takes about half an hour on two cores, most of it for the hour of sound in
+`memory`; --quick leaves out what is long. Use an idle machine.
 """
 
 from __future__ import annotations

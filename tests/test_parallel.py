@@ -168,6 +168,33 @@ def test_places_number_all_batches_of_a_step(monkeypatch: pytest.MonkeyPatch) ->
     assert turns == list(range(12))
 
 
+@pytest.mark.slow
+def test_compiled_learns_the_same(
+    cli: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the code generator, which takes minutes: what is traced is what is computed."""
+    compiled: list[str] = []
+    compile_one = torch.compile
+
+    def traced(work: Any, **options: Any) -> Any:
+        compiled.append(work.__name__)
+        return compile_one(work, backend="eager", **options)
+
+    def traced_module(module: nn.Module, **options: Any) -> None:
+        compiled.append(type(module).__name__)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    monkeypatch.setattr(nn.Module, "compile", traced_module)
+    command = ("train", "cran", corpus, *TINY, "--steps", "1,1,1", "-o")
+    assert cli(*command, tmp_path / "plain").code == 0
+    assert compiled == []
+    assert cli(*command, tmp_path / "compiled", "--compile").code == 0
+    assert compiled == ["encode", "speak", "draw_window", "FrameCritic", "VideoCritic"]
+    plain, fused = state_of(tmp_path / "plain"), state_of(tmp_path / "compiled")
+    for key, value in plain["modules"]["model"].items():
+        assert torch.allclose(value, fused["modules"]["model"][key], atol=1e-6), key
+
+
 # --- who sees which clips -------------------------------------------------------------------------
 
 
