@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,28 @@ def test_compiled_learns_the_same(
     plain, fused = state_of(tmp_path / "plain"), state_of(tmp_path / "compiled")
     for key, value in plain["modules"]["model"].items():
         assert torch.allclose(value, fused["modules"]["model"][key], atol=1e-6), key
+
+
+def meeting(store: Any, ranks: range, many: int) -> list[str]:
+    """The names that these ranks get, each in a thread."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda own: parallel.meet(store, own, many), ranks))
+
+
+def test_who_is_started_again_meets_nobody_who_died() -> None:
+    store = torch.distributed.HashStore()
+    first = meeting(store, range(3), 3)
+    assert len(set(first)) == 1
+    second = meeting(store, range(3), 3)  # of the same store
+    assert len(set(second)) == 1 and second[0] != first[0]
+    # rank 0 came alone and died: who comes next to his meeting leaves it for a new one
+    store.set("meeting", "dead")
+    with ThreadPoolExecutor(3) as pool:
+        late = [pool.submit(parallel.meet, store, own, 3) for own in (1, 2)]
+        time.sleep(3 * parallel.LOOK)
+        assert not any(found.done() for found in late)
+        name = pool.submit(parallel.meet, store, 0, 3).result(timeout=10)
+        assert [found.result(timeout=10) for found in late] == [name, name]
 
 
 # --- who sees which clips -------------------------------------------------------------------------
