@@ -1,8 +1,9 @@
 """Every benchmark, one after the other: python benchmarks/run.py [--out speed.jsonl] [--quick]
 
-The network alone, where the time of a video goes, memory against length, live streams. Each prints
-its table and adds its JSON lines to the file. The whole takes about half an hour on two cores, most
-of it for the hour of sound in `memory`; --quick leaves out what is long. Use an idle machine.
+The network alone, where the time of a video goes, memory against length, live streams, training
+(not `loader` and `prepare`, which want a corpus). Each prints its table and adds its JSON lines to
+the file. The whole takes about half an hour on two cores, most of it for the hour of sound in
+`memory`; --quick leaves out what is long. Use an idle machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ SUITE = {
     "stages": [],
     "memory": ["--lengths", "10,60,600,3600"],
     "server": ["--clients", "1,2,3,4"],
+    "training": [],
 }
 QUICK = {"memory": ["--lengths", "10,60"], "server": ["--clients", "1,2", "--seconds", "4"]}
 

@@ -49,6 +49,10 @@ Minutes = Annotated[float | None, typer.Option(help="stop early; a later call go
 Accumulate = Annotated[
     int, typer.Option(min=1, help="batches whose gradients are added up to one step, per process")
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile/--no-compile", help="fuse by torch.compile: for long runs on a GPU"),
+]
 SaveEvery = Annotated[int, typer.Option(min=1, help="steps from one checkpoint to the next")]
 Workers = Annotated[
     int | None,

@@ -6,13 +6,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from talkingface.cli.app import app, train_app
 from talkingface.cli.options import (
     Accumulate,
+    Compile,
     Device,
     Everyone,
     Init,
@@ -34,7 +35,7 @@ from talkingface.errors import BadRequest
 if TYPE_CHECKING:
     import torch
 
-    from talkingface.training.generator import GeneratorTraining
+    from talkingface.training.generator import GeneratorRecipe, GeneratorTraining
     from talkingface.training.loop import LoopOptions, Recipe
 
 
@@ -152,6 +153,7 @@ def train_cran(
     accumulate: Accumulate = 1,
     save_every: SaveEvery = 500,
     workers: Workers = None,
+    compiled: Compile = False,
     device: Device = "auto",
 ) -> None:
     """Train a generator, first without and then with its critics; goes on where it stopped.
@@ -163,7 +165,9 @@ def train_cran(
     training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
     own = {"reader": reader, "init": init}
     options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(cran.CranRecipe, training, shards, output, everyone, options, device, own)
+    _train_generator(
+        cran.CranRecipe, training, shards, output, everyone, options, compiled, device, own
+    )
 
 
 @train_app.command("atvg")
@@ -188,6 +192,7 @@ def train_atvg(
     accumulate: Accumulate = 1,
     save_every: SaveEvery = 500,
     workers: Workers = None,
+    compiled: Compile = False,
     device: Device = "auto",
 ) -> None:
     """Train ATVGnet: AT-net, VG-net on real landmarks, then both; goes on where it stopped.
@@ -199,7 +204,9 @@ def train_atvg(
     training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
     own = {"basis": basis, "init": init}
     options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(atvg.AtvgRecipe, training, shards, output, everyone, options, device, own)
+    _train_generator(
+        atvg.AtvgRecipe, training, shards, output, everyone, options, compiled, device, own
+    )
 
 
 @train_app.command("baseline")
@@ -220,6 +227,7 @@ def train_baseline(
     accumulate: Accumulate = 1,
     save_every: SaveEvery = 500,
     workers: Workers = None,
+    compiled: Compile = False,
     device: Device = "auto",
 ) -> None:
     """Train a published baseline; goes on where it stopped.
@@ -231,7 +239,7 @@ def train_baseline(
     training = presets.choose(presets.BASELINES, preset, steps, without or [], change or [])
     recipe, own = presets.BASELINE_RECIPES[type(training)], {"init": init}
     options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(recipe, training, shards, output, everyone, options, device, own)
+    _train_generator(recipe, training, shards, output, everyone, options, compiled, device, own)
 
 
 @train_app.command("table")
@@ -332,12 +340,13 @@ def _options(
 
 
 def _train_generator(
-    recipe: Callable[..., Recipe],
+    recipe: Callable[..., GeneratorRecipe[Any]],
     training: GeneratorTraining,
     shards: Path,
     output: Path,
     everyone: bool,
     options: LoopOptions,
+    compiled: bool,
     device: str,
     own: dict[str, Path | None],
 ) -> None:
@@ -348,6 +357,8 @@ def _train_generator(
     with _processes(device) as chosen:
         cache = open_cache(shards)
         made = recipe(training, cache, splits, device=chosen, seed=options.seed, **own)
+        if compiled:
+            made.compile()
         _train(made, output, options)
 
 

@@ -94,14 +94,13 @@ def _colour(frames: Frames, rng: np.random.Generator, config: AugmentConfig) -> 
     lift = amount * rng.normal(0, 0.03)
     levels = (np.linspace(0, 1, 256)[:, None] ** gamma) * gains + lift
     table = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
-    out = np.stack([table[:, c][frames[..., c]] for c in range(3)], axis=-1)
     saturation = np.exp(amount * rng.normal(0, 0.25))
     if rng.random() < 0.1 * amount:
         saturation = 0.0
     mix = saturation * np.eye(3) + (1 - saturation) * np.array([0.299, 0.587, 0.114])
     size = frames.shape[1]
-    flat = np.ascontiguousarray(out.reshape(-1, size, 3))
-    mixed = cv2.transform(flat, mix).reshape(frames.shape)
+    flat = np.ascontiguousarray(frames).reshape(-1, size, 3)
+    mixed = cv2.transform(cv2.LUT(flat, table[:, None]), mix).reshape(frames.shape)
     if config.light <= 0 or rng.random() < 0.5:
         return np.asarray(mixed, dtype=np.uint8)
     across, down = config.light * rng.normal(0, 0.35, 2)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,11 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from talkingface.errors import BadShard
+
+LOOK = 0.1  # seconds between two looks at whether all have come
 
 
 def rank() -> int:
@@ -44,8 +49,37 @@ def start_processes(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        store, own, many = next(rendezvous("env://"))
+        store = distributed.PrefixStore(meet(store, own, many), store)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=own, world_size=many)
     return device
+
+
+def meet(store: Any, own: int, many: int) -> str:
+    """A name on which `many` processes agree, and which none before them had; store: a
+    `torch.distributed.Store` that all of them see.
+
+    An agent of `torchrun` (2.13) hands its store to the processes that it starts again, with the
+    addresses of those that died still in it: the new would wait for the old. And agents of several
+    machines count restarts each on its own. So rank 0 calls a meeting, whose name is its own; who
+    finds that his rank has been at a meeting already, waits for the next.
+    """
+    if own == 0:
+        called = uuid.uuid4().hex
+        store.set("meeting", called)
+        while not store.check([f"{called}/{other}" for other in range(1, many)]):
+            time.sleep(LOOK)
+        store.set(f"{called}/begun", "")
+        return called
+    while True:
+        name: str = store.get("meeting").decode()
+        if store.add(f"{name}/{own}", 1) == 1:
+            while store.get("meeting").decode() == name:  # rank 0 may be one that has died
+                if store.check([f"{name}/begun"]):
+                    return name
+                time.sleep(LOOK)
+        time.sleep(LOOK)
 
 
 def spare_cores() -> int:
