@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ from talkingface.training.cran import CranRecipe
 
 RAW = SpeechSpec(kind="raw", coefficients=WINDOW)
 LOG_MEL = TINY.speech
+BOTH = SpeechSpec(kind="both", coefficients=26 + phones.FEATURES, mels=26)
 TAUGHT = HearingConfig(filters=8, taught="fixed", widths=(8, 8))
 EARS: dict[str, CranConfig] = {
     "raw": replace(TINY, speech=RAW, hearing=HearingConfig(filters=8)),
     "taught": replace(TINY, hearing=TAUGHT, audio="sequence"),
     "taught from raw": replace(TINY, speech=RAW, hearing=TAUGHT, audio="sequence"),
     "phones": replace(TINY, speech=TEACHER, audio="sequence"),
+    "both": replace(TINY, speech=BOTH, mover="at"),
 }
 
 
@@ -112,7 +115,7 @@ def test_no_sound_beyond_its_support_moves_a_frame(name: str, sound: Tensor) -> 
     face = model.eval().encode(_portrait(1))
     landmarks, _ = model.speak(face, windows(heard_sound, spec)[None])
     frame = 12
-    moved = landmarks[0, frame, 48:] * torch.randn(20, 2)
+    moved = landmarks[0, frame] * torch.randn(68, 2)
     (gradient,) = torch.autograd.grad(moved.sum(), heard_sound)
     last = int(gradient.nonzero().max())
     end = frame * SAMPLES_PER_FRAME + spec.first_sample + spec.samples
@@ -256,6 +259,43 @@ def test_presets_hear_what_they_are_called_after(name: str, tmp_path: Path) -> N
     with torch.no_grad():
         made, _ = model(model.encode(_portrait(1)), windows(torch.zeros(1280), spec)[None])
     assert made.frames.shape == (1, 2, 3, 128, 128)
+
+
+def test_both_are_the_spectrum_and_the_phones_of_the_same_hops(sound: Tensor) -> None:
+    whole = windows(sound, BOTH)
+    assert torch.equal(whole[..., :26], windows(sound, LOG_MEL))
+    torch.testing.assert_close(whole[..., 26:], windows(sound, TEACHER), atol=1e-5, rtol=0)
+    assert BOTH.latency == TEACHER.latency > LOG_MEL.latency
+
+
+def test_a_graft_has_the_lips_of_one_and_the_pictures_of_the_other(
+    sound: Tensor, tmp_path: Path
+) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+    from graft_lips import graft
+
+    cran: Any = weights.load("cran")
+    atvg: Any = weights.load("atvg")
+    model, portrait = graft(cran, atvg), _portrait(1)
+    with torch.no_grad():
+        face = model.encode(portrait)
+        made, _ = model(face, windows(sound, model.config.speech)[None, :6])
+        lips, _ = atvg.speak(atvg.encode(portrait), windows(sound, TEACHER)[None, :6])
+        heard_alone = windows(sound, cran.config.speech)[None, :6]
+        drawn, _ = cran(cran.encode(portrait), heard_alone, guide=lips)
+    torch.testing.assert_close(made.landmarks, lips, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.frames, drawn.frames, atol=1e-4, rtol=0)
+    weights.save(tmp_path / "a.safetensors", model, training_data="none", licence="MIT")
+    assert weights.load(tmp_path / "a.safetensors").config == model.config
+
+
+def test_an_at_net_moves_lips_only_where_phones_are_heard() -> None:
+    with pytest.raises(ValueError, match="where phones are heard"):
+        replace(TINY, mover="at")
+    with pytest.raises(ValueError, match="looks at no picture"):
+        replace(TINY, mover="at", speech=BOTH, scheme="sequential")
+    with pytest.raises(ValueError, match="all 26 mels"):
+        replace(BOTH, coefficients=26)
 
 
 def test_raw_sound_is_refused_where_nothing_hears_it() -> None:

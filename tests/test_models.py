@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from talkingface import models
+from talkingface import models, phones
 from talkingface.audio import HOPS_PER_FRAME, WINDOW, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.models.blocks import Lstm, Up
@@ -47,6 +47,11 @@ CONFIGS: dict[str, Any] = {
         speech=SpeechSpec(kind="raw", coefficients=WINDOW),
         hearing=HearingConfig(filters=8, taught="tuned", widths=(8, 8)),
         audio="sequence",
+    ),
+    "cran-at": replace(
+        TINY,
+        speech=SpeechSpec(kind="both", coefficients=26 + phones.FEATURES, mels=26),
+        mover="at",
     ),
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,

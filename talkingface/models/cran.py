@@ -26,6 +26,7 @@ from talkingface import phones
 from talkingface.audio import WINDOW, SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
+from talkingface.models.atvg import AtConfig, AtNet
 from talkingface.models.blocks import (
     Gru,
     Up,
@@ -58,6 +59,8 @@ class CranConfig:
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
     seed_rank, image_pool: for large windows: the decoder's seed is a product of two matrices of
     this rank (0: one matrix), z_I is read off means of so many by so many pixels.
+    mover: what moves the lips: the head on the "hybrid" feature, or ATVGnet's "at", an AT-net that
+    hears the phones of `speech` of kind "both", while the rest hears the spectrum.
     hearing: what is learned before the audio encoder. audio: its convolutions are "strided" over
     hops and coefficients, or go over a "sequence" of hops (phones are no neighbours).
     """
@@ -72,6 +75,7 @@ class CranConfig:
     output: Literal["direct", "composite", "warp"] = "warp"
     lips: Literal["off", "auxiliary", "guide"] = "guide"
     head: Literal["free", "drawn"] = "free"
+    mover: Literal["hybrid", "at"] = "hybrid"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio: Literal["strided", "sequence"] = "strided"
     audio_channels: tuple[int, ...] = (32, 64, 128)
@@ -92,6 +96,12 @@ class CranConfig:
     transposed: bool = False
     identity_dropout: float = 0.5
     lip_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.mover == "at") != (self.speech.kind == "both"):
+            raise ValueError("an AT-net moves the lips where phones are heard beside: kind both")
+        if self.mover == "at" and (self.looks_back or self.lips == "off"):
+            raise ValueError("an AT-net moves lips of a scheme that looks at no picture before")
 
     @property
     def looks_back(self) -> bool:
@@ -182,6 +192,9 @@ class Cran(nn.Module):
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
+        if c.mover == "at":
+            told = SpeechSpec(kind="phones", coefficients=phones.FEATURES, hops=c.speech.hops)
+            self.at = AtNet(AtConfig(), told, c.crop)
         if c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
@@ -307,12 +320,27 @@ class Cran(nn.Module):
         audio = self.encode_audio(speech)
         if self.config.looks_back:
             return self._step_by_step(identity, audio, state, guide, teacher, moves)
-        hybrid, state = self._hybrid(identity.features, audio, state)
+        hybrid, lips, state = self._hear(identity, audio, speech, state)
         own = self._own(identity)
-        return self._draw(own, identity.features, identity.rests, hybrid, guide), state
+        return self._draw(own, identity.features, identity.rests, hybrid, guide, lips=lips), state
+
+    def _hear(
+        self, identity: Identity, audio: Tensor, speech: Tensor, state: State
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """The hybrid feature, the landmarks where an AT-net moves them, and the state of both."""
+        if self.config.mover == "hybrid":
+            hybrid, state = self._hybrid(identity.features, audio, state)
+            return hybrid, None, state
+        before, heard = (None, None) if state is None else state
+        hybrid, before = self._hybrid(identity.features, audio, before)
+        own = identity.portrait.landmarks
+        change, heard = self.at(own, speech[..., self.config.speech.mels :], heard)
+        return hybrid, self.at.space.displace(own, change), (before, heard)
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
+        if self.config.speech.kind == "both":
+            speech = speech[..., : self.config.speech.mels]
         x = (self.hearing(speech) - self.speech_mean) / self.speech_std
         encoded: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
         out: Tensor = encoded.unflatten(0, speech.shape[:2])
@@ -439,8 +467,10 @@ class Cran(nn.Module):
 
         moves: of a head that moves, (B, T, MOVES).
         """
-        hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
-        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves), state
+        hybrid, lips, state = self._hear(identity, self.encode_audio(speech), speech, state)
+        if lips is None:
+            lips = self.predict_landmarks(identity.portrait.landmarks, hybrid, moves)
+        return lips, state
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
@@ -452,11 +482,16 @@ class Cran(nn.Module):
         hybrid: Tensor,
         guide: Tensor | None,
         moves: Tensor | None = None,
+        lips: Tensor | None = None,
     ) -> Generated:
-        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features; moves: of the head, (B, T, MOVES)."""
+        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features.
+
+        moves: of the head, (B, T, MOVES). lips: landmarks that something else moves.
+        """
         config, (batch, frames) = self.config, hybrid.shape[:2]
-        own = source.landmarks
-        landmarks = None if config.lips == "off" else self.predict_landmarks(own, hybrid, moves)
+        own, landmarks = source.landmarks, lips
+        if config.lips != "off" and landmarks is None:
+            landmarks = self.predict_landmarks(own, hybrid, moves)
         maps = None
         if config.lips == "guide" and landmarks is not None:
             shown = (landmarks if guide is None else guide).flatten(0, 1)

@@ -51,7 +51,8 @@ class HearingConfig:
 
 def heard(speech: SpeechSpec, config: HearingConfig) -> tuple[int, int]:
     """(hops, features) per window of what the audio encoder takes."""
-    features = config.filters if speech.kind == "raw" else speech.coefficients
+    known = {"raw": config.filters, "both": speech.mels}
+    features = known.get(speech.kind, speech.coefficients)
     if config.taught == "no":
         return speech.hops, features
     return speech.hops - 2 * config.reach * len(config.widths), phones.FEATURES

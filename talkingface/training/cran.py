@@ -47,7 +47,7 @@ from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import vocabulary_of
 
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
-HEARING = ("hearing", "audio_encoder", "gru", "lip_head", "lip_neutral")
+HEARING = ("hearing", "at", "audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
