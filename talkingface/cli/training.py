@@ -44,8 +44,16 @@ def train_lipreader(
     shards: Shards,
     output: RunFolder,
     preset: Annotated[
-        str, typer.Option(help="trainer (guides a generator) or judge (scores it), or published")
+        str,
+        typer.Option(
+            help="trainer (guides a generator), judge (scores it), published, or sentences (guides "
+            "it by whole sentences, letter by letter)"
+        ),
     ] = "trainer",
+    init: Annotated[
+        str | None,
+        typer.Option(help="for sentences: the lean reader whose eyes it has [lipreader]"),
+    ] = None,
     minutes: Minutes = None,
     seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
     accumulate: Accumulate = 1,
@@ -53,19 +61,32 @@ def train_lipreader(
     workers: Workers = None,
     device: Device = "auto",
 ) -> None:
-    """Train a lip reader on real words; goes on where it stopped.
+    """Train a lip reader on real words or sentences; goes on where it stopped.
 
     The one that guides a generator and the one that scores it learn from different sentences.
 
     Example: talkingface train lipreader shards -o runs/judge --preset judge
+
+    Example: talkingface train lipreader shards -o runs/sentences --preset sentences
     """
     from dataclasses import replace
 
     from talkingface.data.shards import open_cache
-    from talkingface.training import presets, reading
+    from talkingface.training import presets, reading, sentences
 
+    if preset in presets.SENTENCES:
+        spelling = presets.SENTENCES[preset]
+        spelling = spelling if seed is None else replace(spelling, seed=seed)
+        options = _options(minutes, spelling.seed, accumulate, save_every, workers, device)
+        with _processes(device) as own:
+            cache, eyes = open_cache(shards), init or "lipreader"
+            _train(sentences.SentenceRecipe(spelling, cache, own, eyes), output, options)
+        return
     if preset not in presets.READING:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.READING)}")
+        known = ", ".join([*presets.READING, *presets.SENTENCES])
+        raise BadRequest(f"no preset is called {preset!r}; known: {known}")
+    if init is not None:
+        raise BadRequest(f"--init is for readers of sentences: {preset} begins from nothing")
     training = presets.READING[preset]
     training = training if seed is None else replace(training, seed=seed)
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
@@ -130,6 +151,36 @@ def train_sync(
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
         _train(sync.SyncRecipe(training, open_cache(shards), own), output, options)
+
+
+@train_app.command("detail")
+def train_detail(
+    portraits: Annotated[Path, typer.Argument(help="folder of pictures of faces")],
+    output: RunFolder,
+    preset: Preset = "detail",
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    accumulate: Accumulate = 1,
+    save_every: SaveEvery = 500,
+    workers: Workers = None,
+    device: Device = "auto",
+) -> None:
+    """Train what doubles the detail of a generated face; goes on where it stopped.
+
+    Each third picture, by name, is held out and measured.
+
+    Example: talkingface train detail portraits -o runs/detail
+    """
+    from dataclasses import replace
+
+    from talkingface.training import detail, presets
+
+    if preset not in presets.DETAIL:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.DETAIL)}")
+    training = replace(presets.DETAIL[preset], seed=seed)
+    options = _options(minutes, seed, accumulate, save_every, workers, device)
+    with _processes(device) as own:
+        _train(detail.DetailRecipe(training, portraits, own), output, options)
 
 
 @train_app.command("cran")

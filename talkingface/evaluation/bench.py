@@ -32,7 +32,7 @@ from talkingface.evaluation.measures import Expert, Filmed, Floats
 from talkingface.evaluation.results import REAL, Identity, Result, number
 from talkingface.metrics.lips import amplitude_ratio, aperture, mouth_box
 from talkingface.models.lipreader import GRID_WORDS, LipReader
-from talkingface.training.reading import word_logits, words_of
+from talkingface.training.reading import teachers_of, word_logits, words_of
 
 FROM_LANDMARKS = "@landmarks"  # ends the name of a row whose model is shown the clip's landmarks
 LIPS_ALONE = "@lips"  # ends the name of a row whose model only says where the lips go
@@ -45,14 +45,14 @@ class Candidate:
 
     driven: the generator is `LandmarkDriven`, sees the clip's own landmarks and hears nothing.
     lips: it is `Speaking`, and draws nothing.
-    taught_by: sha256 of the lip reader it learned from, which cannot be its judge.
+    taught_by: sha256 of the lip readers it learned from, which cannot be its judge.
     """
 
     name: str
     sha256: str
     generator: Generator | None
     driven: bool = False
-    taught_by: str = ""
+    taught_by: frozenset[str] = frozenset()
     lips: bool = False
 
 
@@ -401,7 +401,7 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
             f"{LIPS_ALONE} away"
         )
     ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips + (f"@{':'.join(how)}" if how else "")
-    taught_by = info.extra.get("reader", "")
+    taught_by = teachers_of(info)
     return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by, lips)
 
 

@@ -186,7 +186,7 @@ def _check(opened: Opened, reference: str | None) -> None:
     for candidate in opened.candidates:
         if candidate.generator is not None:
             opened.bench.check(candidate.generator)
-        if candidate.taught_by and candidate.taught_by == opened.bench.judge_sha256:
+        if opened.bench.judge_sha256 in candidate.taught_by:
             raise BadRequest(
                 f"{candidate.name} learned from this judge: give another lip reader, one that it "
                 "never saw"

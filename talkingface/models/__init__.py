@@ -11,7 +11,19 @@ from typing import Any
 from torch import nn
 
 from talkingface.errors import UnknownModel
-from talkingface.models import atvg, baselines, chen, chung, cran, identity, lipreader, sync, zhou
+from talkingface.models import (
+    atvg,
+    baselines,
+    chen,
+    chung,
+    cran,
+    detail,
+    identity,
+    lipreader,
+    sentences,
+    sync,
+    zhou,
+)
 
 FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
@@ -22,6 +34,8 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
+    "lipreader-sentences": (sentences.SentenceReader, sentences.SentenceReaderConfig),
+    "detail": (detail.Detail, detail.DetailConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

@@ -39,6 +39,7 @@ from talkingface.training.parallel import WHOLE, Learner, Part, Place
 from talkingface.weights import WeightsInfo
 
 Half = Literal["first", "second", "both"]
+HALVES = {"both": "all", "first": "the first half", "second": "the second half"}  # in words
 AROUND = 3  # frames read beside a word: two of margin, one that its span may be off
 
 
@@ -109,6 +110,12 @@ def words_of(clip: ClipInfo, known: Mapping[str, int]) -> list[Word]:
 def vocabulary_of(info: WeightsInfo) -> tuple[str, ...]:
     """The words that a lip reader's weights tell apart, in order: GRID's, if they do not say."""
     return tuple(info.extra.get("vocabulary", GRID_WORDS))
+
+
+def teachers_of(info: WeightsInfo) -> frozenset[str]:
+    """sha256 of every lip reader that these weights, or those they began with, learned from."""
+    named = (info.extra.get("reader", ""), *info.extra.get("taught_by", ()))
+    return frozenset(named) - {""}
 
 
 def half_of(clip: ClipInfo) -> Half:
@@ -258,10 +265,9 @@ class ReadingRecipe:
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The weights, with what they are in the header."""
         clips = [w.clip for w in self.words]
-        half = {"both": "all", "first": "the first half", "second": "the second half"}
         data = (
             f"{titles(clips)}: {len(clips)} words of {len({c.key for c in clips})} clips of "
-            f"{people(c.speaker for c in clips)}, {half[self.training.half]} of the training "
+            f"{people(c.speaker for c in clips)}, {HALVES[self.training.half]} of the training "
             "sentences"
         )
         extra: dict[str, Any] = {"steps": step, "half": self.training.half}
