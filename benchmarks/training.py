@@ -57,7 +57,8 @@ def main() -> None:
     device, training = pipeline.find_device(options.device), presets.CRAN[options.preset]
     if options.precision:
         training = replace(training, precision=options.precision)
-    limit = peak(device, training.precision, min(2.0, options.seconds))
+    precision = loop.chosen(training.precision, device)
+    limit = peak(device, precision, min(2.0, options.seconds))
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         cache = made_up(Path(folder))
@@ -69,7 +70,7 @@ def main() -> None:
                     recipe.compile()
                 speed = frames_per_second(recipe, device, options.seconds)
                 facts = {"benchmark": "training", "preset": options.preset, "stage": stage}
-                facts |= {"compiled": options.compile, "precision": training.precision}
+                facts |= {"compiled": options.compile, "precision": precision}
                 frames = batch * recipe.training.stages[0].frames
                 line = {"batch": batch, "device": device_name(device), "frames_per_second": speed}
                 line |= {"ms_per_step": frames / speed * 1e3, "gflop_per_frame": work / 1e9}

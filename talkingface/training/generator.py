@@ -55,7 +55,7 @@ from talkingface.models.discriminators import (
 from talkingface.models.head import FLOW_UNIT
 from talkingface.models.window import SPEAKING
 from talkingface.training import parallel
-from talkingface.training.loop import Average
+from talkingface.training.loop import Average, TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE, Learner, Part, Place
 
 
@@ -102,7 +102,7 @@ class GeneratorTraining:
     image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
     video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
     form: AdversarialForm = "nonsaturating"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: TrainingPrecision = "auto"
 
 
 T = TypeVar("T", bound=GeneratorTraining)
@@ -330,8 +330,7 @@ class GeneratorRecipe(ABC, Generic[T]):
     # --- the parts of a step --------------------------------------------------------------------
 
     def _precision(self) -> torch.autocast:
-        on = self.training.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+        return autocast(self.training.precision, self.device)
 
     def _lip_loss(self, landmarks: Tensor, batch: Batch) -> Tensor:
         points = list(SPEAKING)

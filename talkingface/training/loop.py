@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from talkingface import picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
+from talkingface.runtimes.processor import has_bfloat16
 from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE, Asked, Part, Place, rank
 
@@ -85,6 +86,23 @@ class LoopOptions:
     accumulate: int = 1
     workers: int = 0
     stop_after: int | None = None  # for tests: leave as if killed after this many steps
+
+
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+
+
+def chosen(precision: TrainingPrecision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What "auto" is: bfloat16 on accelerators and on CPUs that compute in it. Others imitate it: a
+    step takes 1.6 times as long (docs/training.md)."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type != "cpu" or has_bfloat16() else "float32"
+
+
+def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autocast:
+    """Mixed precision for what is computed within."""
+    mixed = chosen(precision, device) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
 class Cycle(Protocol):

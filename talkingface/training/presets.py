@@ -92,7 +92,6 @@ CRAN = {
         decay=1e-2,
         mouth_weight=6.0,
         puppets=0.25,
-        precision="float32",  # half the time where the CPU has no bfloat16
     ),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
 from talkingface.picture import Picture
 from talkingface.training import parallel
+from talkingface.training.loop import TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE, Learner, Part, Place
 from talkingface.training.reading import Half, half_of
 
@@ -58,7 +59,7 @@ class SyncTraining:
     warm_up: float = 0.1  # share of the steps
     decay: float = 0.05
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(geometry=2.0, shift=0.0))
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: TrainingPrecision = "auto"
     seed: int = 0
 
 
@@ -196,7 +197,7 @@ class SyncRecipe:
         for group in self.optimizers["net"].param_groups:
             group["lr"] = t.rate * schedule(t, step)
         self.net.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=t.precision == "bfloat16"):
+        with autocast(t.precision, self.device):
             sights = self.net.see(batch.mouths.to(self.device))
             sounds = self.net.hear(batch.speech.to(self.device))
         ignored = batch.too_near(t.apart).to(self.device)
