@@ -63,7 +63,8 @@ Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")
 Preset = Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")]
 Steps = Annotated[str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")]
 Init = Annotated[
-    Path | None, typer.Option(help="begin with these weights: fine-tuning, or a further stage")
+    str | None,
+    typer.Option(help="begin with this model, a name or a .safetensors file: fine-tuning, stages"),
 ]
 Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
 Without = Annotated[

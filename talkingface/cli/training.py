@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,7 +190,8 @@ def train_cran(
     preset: Preset = "cran",
     steps: Steps = None,
     reader: Annotated[
-        Path | None, typer.Option(help="the trained lip reader, D_l: a .safetensors file")
+        str | None,
+        typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file"),
     ] = None,
     init: Init = None,
     everyone: Everyone = False,
@@ -399,7 +400,7 @@ def _train_generator(
     options: LoopOptions,
     compiled: bool,
     device: str,
-    own: dict[str, Path | None],
+    own: Mapping[str, str | Path | None],
 ) -> None:
     """A generator's recipe on prepared shards; own: what only this recipe takes."""
     from talkingface.data.shards import open_cache

@@ -56,7 +56,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
         basis: Path | None = None,
-        init: Path | None = None,
+        init: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))

@@ -38,7 +38,7 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
         cache: Cache,
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
-        init: Path | None = None,
+        init: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(training, cache, splits, device, init, seed, {})
@@ -112,7 +112,7 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         cache: Cache,
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
-        init: Path | None = None,
+        init: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)

@@ -76,7 +76,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
         reader: str | Path | None = None,
-        init: Path | None = None,
+        init: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         if reader is None and any("reading" in s.weights for s in training.stages):

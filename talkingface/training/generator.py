@@ -122,7 +122,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         cache: Cache,
         splits: tuple[str, ...],
         device: torch.device | str,
-        init: Path | None,
+        init: str | Path | None,
         seed: int,
         critics: dict[str, nn.Module],
     ) -> None:

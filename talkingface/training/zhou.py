@@ -105,7 +105,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         cache: Cache,
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
-        init: Path | None = None,
+        init: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
