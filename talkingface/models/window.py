@@ -35,15 +35,16 @@ class Window(nn.Module):
     def __init__(
         self, rows_columns: tuple[int, int, int, int], crop: CropSpec, eyes: bool = False
     ) -> None:
-        """eyes: the maps show how open they are too."""
+        """eyes: for heads that move: the maps show how open they are, the border is wider."""
         super().__init__()
         self.size, self.eyes = crop.size, eyes
         self.top, self.bottom, self.left, self.right = rows_columns
         self.shape = (self.bottom - self.top, self.right - self.left)
         whole = self.shape == (crop.size, crop.size)
-        ramp = torch.ones(1, *self.shape) if whole else border_ramp(*self.shape, edge=6)
+        edge = 10 if eyes else 6  # a whole head goes further than lips: hair must not be folded
+        ramp = torch.ones(1, *self.shape) if whole else border_ramp(*self.shape, edge)
         if self.bottom == crop.size and not whole:  # the window ends where the crop ends
-            ramp = torch.cat([ramp[:, :-6], ramp[:, -7:-6].expand(-1, 6, -1)], dim=1)
+            ramp = torch.cat([ramp[:, :-edge], ramp[:, -edge - 1 : -edge].expand(-1, edge, -1)], 1)
         self.register_buffer("ramp", ramp, persistent=False)
         self.register_buffer("grid", base_grid(*self.shape), persistent=False)
         half = base_grid(self.shape[0] // 2, self.shape[1] // 2)
