@@ -74,24 +74,20 @@ def train_lipreader(
     from talkingface.data.shards import open_cache
     from talkingface.training import presets, reading, sentences
 
-    if preset in presets.SENTENCES:
-        spelling = presets.SENTENCES[preset]
-        spelling = spelling if seed is None else replace(spelling, seed=seed)
-        options = _options(minutes, spelling.seed, accumulate, save_every, workers, device)
-        with _processes(device) as own:
-            cache, eyes = open_cache(shards), init or "lipreader"
-            _train(sentences.SentenceRecipe(spelling, cache, own, eyes), output, options)
-        return
-    if preset not in presets.READING:
-        known = ", ".join([*presets.READING, *presets.SENTENCES])
-        raise BadRequest(f"no preset is called {preset!r}; known: {known}")
-    if init is not None:
-        raise BadRequest(f"--init is for readers of sentences: {preset} begins from nothing")
-    training = presets.READING[preset]
+    known: dict[str, Any] = {**presets.READING, **presets.SENTENCES}
+    training = presets.named(known, preset)
     training = training if seed is None else replace(training, seed=seed)
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
+    recipe: Recipe
     with _processes(device) as own:
-        _train(reading.ReadingRecipe(training, open_cache(shards), own), output, options)
+        cache = open_cache(shards)
+        if preset in presets.SENTENCES:
+            recipe = sentences.SentenceRecipe(training, cache, own, init or "lipreader")
+        elif init is None:
+            recipe = reading.ReadingRecipe(training, cache, own)
+        else:
+            raise BadRequest(f"--init is for readers of sentences: {preset} begins from nothing")
+        _train(recipe, output, options)
 
 
 @train_app.command("identity")
@@ -115,9 +111,7 @@ def train_identity(
     from talkingface.data.shards import open_cache
     from talkingface.training import identity, presets
 
-    if preset not in presets.IDENTITY:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.IDENTITY)}")
-    training = replace(presets.IDENTITY[preset], seed=seed)
+    training = replace(presets.named(presets.IDENTITY, preset), seed=seed)
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
         _train(identity.IdentityRecipe(training, open_cache(shards), own), output, options)
@@ -144,9 +138,7 @@ def train_sync(
     from talkingface.data.shards import open_cache
     from talkingface.training import presets, sync
 
-    if preset not in presets.SYNC:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.SYNC)}")
-    training = presets.SYNC[preset]
+    training = presets.named(presets.SYNC, preset)
     training = training if seed is None else replace(training, seed=seed)
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
@@ -175,9 +167,7 @@ def train_detail(
 
     from talkingface.training import detail, presets
 
-    if preset not in presets.DETAIL:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(presets.DETAIL)}")
-    training = replace(presets.DETAIL[preset], seed=seed)
+    training = replace(presets.named(presets.DETAIL, preset), seed=seed)
     options = _options(minutes, seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
         _train(detail.DetailRecipe(training, portraits, own), output, options)

@@ -408,6 +408,16 @@ def shortened(training: T, steps: tuple[int, ...]) -> T:
     return replace(training, stages=tuple(replace(s, steps=n, epochs=0) for s, n in pairs if n))
 
 
+Row = TypeVar("Row")
+
+
+def named(table: Mapping[str, Row], preset: str) -> Row:
+    """The preset of that name. Raises BadRequest naming what is known."""
+    if preset not in table:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
+    return table[preset]
+
+
 def choose(
     table: Mapping[str, T], preset: str, steps: str | None, without: list[str], change: list[str]
 ) -> T:
@@ -415,9 +425,7 @@ def choose(
     leave out, and "name=value" for a text switch of the training (form, reading, precision), of the
     model (scheme, output, lips) or of its parts (motion, recurrence).
     Raises BadRequest naming what is known."""
-    if preset not in table:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
-    training = table[preset]
+    training = named(table, preset)
     for item in change:
         training = _changed(training, item)
     known = {name for stage in training.stages for name in stage.weights}
