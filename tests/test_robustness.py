@@ -134,15 +134,11 @@ def short(cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes(cache, monkeypatch)
 
 
-def folder_of(cache: Cache) -> Path:
-    return Path(str(cache.frames.filename)).parent  # type: ignore[attr-defined]
-
-
 def test_the_command_measures_writes_and_draws(
     cli: Cli, cache: Cache, short: None, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    options = ("--cache", folder_of(cache), "--models", "drawer,player", "--clips", 1)
+    options = ("--cache", cache.folder, "--models", "drawer,player", "--clips", 1)
     ran = cli("robustness", *options, "--out", tmp_path / "a")
     assert ran.code == 0 and ran.err == "", ran.err
     trials = robustness.read(tmp_path / "a" / "robustness.jsonl")
@@ -181,7 +177,7 @@ def test_without_matplotlib_the_measures_are_kept(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(robustness, "DISTURBANCES", SHORT[:1])
-    options = ("--cache", folder_of(cache), "--models", "still", "--clips", 1)
+    options = ("--cache", cache.folder, "--models", "still", "--clips", 1)
     ran = cli("robustness", *options, "--out", tmp_path)
     assert ran.code == 2 and "pip install 'talkingface[figures]'" in ran.err
     assert len(robustness.read(tmp_path / "robustness.jsonl")) == 1
@@ -244,8 +240,8 @@ def test_clips_are_chosen_from_frontal_to_turned(tmp_path: Path) -> None:
 
 def test_bad_requests_say_what_is_wrong(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="clips is 0"):
-        robustness.measure(["still"], folder_of(cache), tmp_path, clips=0)
+        robustness.measure(["still"], cache.folder, tmp_path, clips=0)
     (tmp_path / "robustness.png").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"robustness.png: exists already"):
-        robustness.measure(["still"], folder_of(cache), tmp_path)
+        robustness.measure(["still"], cache.folder, tmp_path)
     assert math.isclose(sum(p.stat().st_size for p in tmp_path.iterdir()), 4)

@@ -405,11 +405,11 @@ class GeneratorRecipe(ABC, Generic[T]):
         """The averaged weights, with what they are in the header."""
         speakers = speakers_of(self.clips)
         silent = sum(c.silent for c in self.clips)
-        data = (
-            f"{titles(self.clips)}: {sum(not c.silent for c in self.clips)} clips of "
-            f"{len(speakers)} speakers ({people(speakers)}); {silent} synthetic portraits (SFHQ, "
-            "MIT) in silence"
-        )
+        many = f"{len(speakers)} speakers" if len(speakers) > 1 else "one speaker"
+        clips = len(self.clips) - silent
+        data = f"{titles(self.clips)}: {clips} clips of {many} ({people(speakers)})"
+        if silent:
+            data += f"; {silent} synthetic portraits (SFHQ, MIT) in silence"
         splits = sorted({c.split for c in self.clips})
         extra = {"steps": step, "splits": splits, **self._facts()}
         terms = licence(self.clips)
