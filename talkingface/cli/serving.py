@@ -95,8 +95,7 @@ def serve(
     sys.stdout.flush()
     if open_page:
         typer.launch(address)
-    names = [*(allow_host or []), host]
-    running.run(served(service, names), [listening])
+    running.run(served(service, [*(allow_host or []), host]), [listening])
 
 
 def _address(host: str, port: int) -> str:

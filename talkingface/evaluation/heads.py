@@ -21,6 +21,7 @@ from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, figures
 from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Array, Frames
+from talkingface.evaluation.measures import Filmed
 from talkingface.evaluation.results import REAL
 from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import markdown_table
@@ -68,14 +69,14 @@ def measure(
     found: dict[str, list[Array]] = {REAL: []}
     shown: dict[str, Frames] = {}
     for number, clip in enumerate(chosen, start=1):
-        real = bench.real(clip).frames
-        films = {REAL: real}
+        films = {REAL: bench.real(clip)}
         for candidate in candidates:
             if candidate.generator is not None:
-                films[candidate.name] = bench.generate(candidate.generator, clip, clip).frames
-        shown = shown or films
-        for name, frames in films.items():
-            found.setdefault(name, []).extend(_moves(frames))
+                frames = bench.generate(candidate.generator, clip, clip).frames
+                films[candidate.name] = Filmed(frames, detection.detect(frames))
+        shown = shown or {name: film.frames for name, film in films.items()}
+        for name, film in films.items():
+            found.setdefault(name, []).extend(_moves(film))
         if progress is not None:
             progress(number, len(chosen))
     spoken = sum(c.frames for c in speaking_clips(opened, split)) / FPS
@@ -84,10 +85,10 @@ def measure(
     return _write(out, rows, shown, *long)
 
 
-def _moves(frames: Frames) -> list[Array]:
+def _moves(film: Filmed) -> list[Array]:
     """Of one clip, unless its face was lost."""
-    landmarks = detection.filled(detection.detect(frames))
-    return [] if landmarks is None else [head_moves(landmarks, frames.shape[1])]
+    landmarks = detection.filled(film.landmarks)
+    return [] if landmarks is None else [head_moves(landmarks, film.frames.shape[1])]
 
 
 def _long(

@@ -110,8 +110,7 @@ def measure(identity: Tensor, points: Tensor) -> Tensor:
     The similarity is the least-squares one of RIGID (Umeyama 1991).
     """
     own = identity.unsqueeze(1)
-    matrix, shift = _similarity(own, points)
-    a, b = matrix[..., 0, 0], matrix[..., 1, 0]
+    a, b, shift = _similarity(own, points)
     brows = _brows(points) / torch.hypot(a, b) - _brows(own)
     return torch.stack(
         [
@@ -135,8 +134,8 @@ def steady(moves: Tensor) -> Tensor:
     return torch.cat([smooth[..., :LIDS], moves[..., LIDS:BROWS], smooth[..., BROWS:]], dim=-1)
 
 
-def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix (..., 2, 2), and how far the middle of RIGID moves (..., 2)."""
+def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled cosine and sine of the turn (...), and how far the middle of RIGID moves (..., 2)."""
     rigid = list(RIGID)
     s, t = source[..., rigid, :], target[..., rigid, :]
     here, there = s.mean(-2), t.mean(-2)
@@ -144,7 +143,7 @@ def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     size = s.square().sum((-1, -2))
     a = (s * t).sum((-1, -2)) / size
     b = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / size
-    return _matrix(a, b), there - here
+    return a, b, there - here
 
 
 def _matrix(a: Tensor, b: Tensor) -> Tensor:

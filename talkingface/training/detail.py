@@ -108,31 +108,31 @@ class DetailRecipe:
         """PSNR, SSIM and sharpness (of the real one) on held-out portraits' windows, by softness:
         as made small (sharp) and as soft as generators draw (soft); "bicubic/" for comparison."""
         rows: dict[str, list[float]] = {}
-        for _, made in self._held_out():
+        for made in self._held_out():
             for name, value in made.items():
                 for measure, number in _measures(value, made["real"]).items():
                     rows.setdefault(f"{name}/{measure}", []).append(number)
         return {n: float(np.mean(v)) for n, v in rows.items() if not n.startswith("real/")}
 
     @torch.inference_mode()
-    def _held_out(self) -> list[tuple[int, dict[str, picture.Picture]]]:
+    def _held_out(self) -> list[dict[str, picture.Picture]]:
         top, bottom, left, right = WINDOW
         rows = []
-        for number, crop in enumerate(self.held_out):
+        for crop in self.held_out:
             real = video.to_tensor(crop[2 * top : 2 * bottom, 2 * left : 2 * right].copy())[None]
             made = {"real": real}
             for name, sigma in (("sharp", 0.0), ("soft", SOFTNESS)):
                 small = blurred(F.avg_pool2d(real, 2), torch.tensor([sigma])).to(self.device)
                 made[f"{name}/bicubic"] = enlarged(small).cpu()
                 made[f"{name}/detail"] = self.model.finer(small).cpu()
-            rows.append((number, {n: video.to_uint8(v)[0] for n, v in made.items()}))
+            rows.append({n: video.to_uint8(v)[0] for n, v in made.items()})
         return rows
 
     def sheet(self) -> picture.Picture | None:
         """Held-out windows: real, enlarged, with detail."""
         shown = self._held_out()[:8]
         names = ("real", "soft/bicubic", "soft/detail")
-        rows = [[made[name] for _, made in shown] for name in names]
+        rows = [[made[name] for made in shown] for name in names]
         return video.contact_sheet(rows, list(names), side=160)
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:

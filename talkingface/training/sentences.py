@@ -169,7 +169,7 @@ class SentenceRecipe:
         """(T, feature) of a changed clip, the same for the same (seed, clip, view)."""
         key = (clip.key, view)
         if key not in self._looked:
-            number = int.from_bytes(hashlib.sha256(clip.key.encode()).digest()[:4])
+            number = int.from_bytes(hashlib.sha256(clip.key.encode()).digest()[:4], "big")
             rng = np.random.default_rng((self.training.seed, number, view))
             augment = replace(self.training.augment, frames=0)
             mouth = self.training.reader.mouth
