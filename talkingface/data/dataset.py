@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -530,13 +530,18 @@ def _phones(
         return torch.zeros(0)
     count = spec.hops + HOPS_PER_FRAME * (config.frames - 1)
     if said is None:
-        quiet = torch.zeros((phones.BEFORE + phones.AFTER) * HOP + WINDOW + 1)
-        return hop_features(quiet, TEACHER).expand(count, -1)
+        return _silence().expand(count, -1)
     known = cache.phones(*said)
     centres = tape[0] + tape[1] * (1 + WINDOW / 2 + HOP * torch.arange(count, dtype=torch.float64))
     place = (centres / HOP + EDGE).clamp(0, len(known) - 1.001)
     low = place.floor().long()
     return torch.lerp(known[low], known[low + 1], (place - low).float()[:, None])
+
+
+@lru_cache(1)
+def _silence() -> Tensor:
+    """(1, FEATURES): what the voice-independent model hears of nothing."""
+    return hop_features(torch.zeros((phones.BEFORE + phones.AFTER) * HOP + WINDOW + 1), TEACHER)
 
 
 def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:

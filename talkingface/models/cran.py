@@ -102,6 +102,8 @@ class CranConfig:
             raise ValueError("an AT-net moves the lips where phones are heard beside: kind both")
         if self.mover == "at" and (self.looks_back or self.lips == "off"):
             raise ValueError("an AT-net moves lips of a scheme that looks at no picture before")
+        if self.head == "drawn" and (self.scheme, self.lips) != ("natural", "guide"):
+            raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
 
     @property
     def looks_back(self) -> bool:
@@ -152,8 +154,6 @@ class Cran(nn.Module):
         self.config = config
         self.window = Window(config.window, config.crop, config.head == "drawn")
         self.shape = self.window.shape
-        if config.head == "drawn" and (config.scheme, config.lips) != ("natural", "guide"):
-            raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
         template = torch.from_numpy(config.crop.template() / config.crop.size).float()
         self.register_buffer("template", template, persistent=False)
         strides = 2 ** len(config.image_channels)
