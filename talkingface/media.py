@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talkingface.downmix import Downmix
 from talkingface.errors import OutputError, UnreadableMedia
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
+    from av.audio.layout import AudioLayout
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -152,8 +154,9 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
     """The sound of a recording or of a video, resampled to `rate` and mixed to 1 or 2 `channels`.
 
     None keeps the recording's own rate (48 kHz if AAC does not know it) and channels (one, their
-    mean, if it has more than two). Time 0 is the first sample, or the first frame of a video: a
-    sound track that starts later or earlier is padded or cut; holes are filled with silence.
+    downmix at full level, if it has more than two). Time 0 is the first sample, or the first frame
+    of a video: a sound track that starts later or earlier is padded or cut; holes are filled with
+    silence.
     Raises UnreadableMedia, also while the chunks are read.
     """
     with opened(path) as container:
@@ -164,7 +167,7 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
         if source.rate <= 0:
             raise UnreadableMedia(f"{path}: its sound track cannot be decoded; {FILE_KINDS}")
         rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
-        channels = channels or (source.channels if source.channels <= 2 else 1)
+        channels = channels or (2 if source.channels == 2 else 1)
     return Sound(rate, channels, _chunks(path, rate, channels))
 
 
@@ -177,8 +180,7 @@ def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32
             origin = float(video.start_time * video.time_base)
         frames = decoded(path, container, stream)
         lead = None
-        for own, time in _resampled(frames, rate):
-            samples = _mixed(own, channels)
+        for samples, time in _resampled(frames, rate, channels):
             if lead is None:
                 lead = 0 if origin is None or time is None else round((time - origin) * rate)
                 if lead > 0:
@@ -190,26 +192,43 @@ def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32
 
 
 def _resampled(
-    frames: Iterator[AudioFrame], rate: int
+    frames: Iterator[AudioFrame], rate: int, channels: int
 ) -> Iterator[tuple[NDArray[np.float32], float | None]]:
-    """(own channels, n) samples, each with the time at which its recording starts."""
-    import av
-
-    resampler, kind, start, end = None, None, None, 0.0
+    """Yield (channels, n) samples, each with the time at which their recording starts."""
+    converter, kind, start, end = None, None, None, 0.0
     for frame in frames:
         now = (frame.sample_rate, frame.layout.name, frame.format.name)
-        gap = 0.0 if resampler is None or frame.time is None else frame.time - end
-        if resampler is None or now != kind or gap > _GAP:
-            if resampler is not None:  # a recording that changes its format, or has a hole
-                yield from ((_samples(out), start) for out in resampler.resample(None))
+        gap = 0.0 if converter is None or frame.time is None else frame.time - end
+        if converter is None or now != kind or gap > _GAP:
+            if converter is not None:  # a recording that changes its format, or has a hole
+                yield from ((own, start) for own in converter.finish())
                 hole = round(gap * rate) if gap > _GAP else 0
-                yield np.zeros((frame.layout.nb_channels, hole), np.float32), start
-            resampler, kind = av.AudioResampler("fltp", frame.layout, rate), now
+                yield np.zeros((channels, hole), np.float32), start
+            converter, kind = _Converter(frame.layout, rate, channels), now
             start = frame.time if start is None else start
         end = (end if frame.time is None else frame.time) + frame.samples / frame.sample_rate
-        yield from ((_samples(out), start) for out in resampler.resample(frame))
-    if resampler is not None:
-        yield from ((_samples(out), start) for out in resampler.resample(None))
+        yield from ((own, start) for own in converter.push(frame))
+    if converter is not None:
+        yield from ((own, start) for own in converter.finish())
+
+
+class _Converter:
+    """Frames of one format to (channels, n) samples at one rate."""
+
+    def __init__(self, layout: AudioLayout, rate: int, channels: int) -> None:
+        import av
+
+        # Packed: PyAV reads past the plane pointers of a planar frame of eight or more channels.
+        self._resampler = av.AudioResampler("flt", layout, rate)
+        self._downmix = Downmix([channel.name for channel in layout.channels], channels, rate)
+
+    def push(self, frame: AudioFrame | None) -> Iterator[NDArray[np.float32]]:
+        for own in self._resampler.resample(frame):
+            yield self._downmix.push(_samples(own))
+
+    def finish(self) -> Iterator[NDArray[np.float32]]:
+        yield from self.push(None)
+        yield self._downmix.finish()
 
 
 class Resampler:
@@ -240,14 +259,11 @@ class Resampler:
 
 
 def _samples(frame: AudioFrame) -> NDArray[np.float32]:
-    return np.asarray(frame.to_ndarray(), dtype=np.float32)
-
-
-def _mixed(samples: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """To one channel by the mean: FFmpeg's own mix of floats is louder than its parts and clips."""
-    if samples.shape[0] == channels:
+    """(channels, n) float32 of a frame of floats, planar or packed."""
+    samples = np.asarray(frame.to_ndarray(), dtype=np.float32)
+    if frame.format.is_planar:
         return samples
-    return np.repeat(samples.mean(0, keepdims=True), channels, axis=0)
+    return np.ascontiguousarray(samples.reshape(-1, frame.layout.nb_channels).T)
 
 
 def check_output(path: Path | str, overwrite: bool = False) -> None:
