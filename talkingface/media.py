@@ -35,6 +35,23 @@ _DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,"
     "rm,tta,w64,wav,wv"
 )
+# FFmpeg's names of the decoders that may run: of its hundreds, those that recordings and videos
+# need. Each one reads whatever a stranger sends, in this process.
+_SOUND_CODECS = (
+    *("aac", "aac_latm", "ac3", "adpcm_ima_wav", "adpcm_ms", "alac", "amrnb", "amrwb", "eac3"),
+    *("flac", "libopus", "libvorbis", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
+    *("opus", "pcm_alaw", "pcm_bluray", "pcm_dvd", "pcm_f32be", "pcm_f32le", "pcm_f64be"),
+    *("pcm_f64le", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s16le_planar", "pcm_s24be"),
+    *("pcm_s24le", "pcm_s24le_planar", "pcm_s32be", "pcm_s32le", "pcm_s32le_planar", "pcm_s8"),
+    *("pcm_u8", "vorbis"),
+)
+_VIDEO_CODECS = (
+    *("av1", "ffv1", "flv", "h263", "h264", "hevc", "libdav1d", "libvpx", "libvpx-vp9", "mjpeg"),
+    *("mpeg1video", "mpeg2video", "mpeg4", "prores", "rawvideo", "vp8", "vp9"),
+)
+# Of these, what a video's first time cannot be told without: they show frames in another order than
+# they send them.
+_REORDERING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 # Containers whose header tells the length, so that a file cut short can be told from a short one.
 _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
@@ -84,8 +101,12 @@ def _require_whole(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """A recording or video, open for reading; what fails inside is raised as UnreadableMedia."""
+def opened(path: Path, sound_only: bool = False) -> Iterator[InputContainer]:
+    """A recording or video, open for reading; what fails inside is raised as UnreadableMedia.
+
+    sound_only: its pictures are not wanted; to find out what the file is, no decoder of theirs runs
+    but those without which their times cannot be told.
+    """
     import av
 
     require_file(path, "a sound or video file")
@@ -93,6 +114,9 @@ def opened(path: Path) -> Iterator[InputContainer]:
         _require_whole(path)
         # absolute: FFmpeg reads "a:b.wav" as a protocol; whitelists: no file leads to another
         options = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS}
+        options["codec_whitelist"] = ",".join(
+            _SOUND_CODECS + (_REORDERING if sound_only else _VIDEO_CODECS)
+        )
         with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, PermissionError) as error:
@@ -113,13 +137,30 @@ def video_stream(container: InputContainer) -> VideoStream | None:
     return None
 
 
+def require_codec(path: Path, stream: AudioStream | VideoStream) -> None:
+    """Raise UnreadableMedia unless the decoder of a stream is one that may run.
+
+    FFmpeg's whitelist holds while a file is opened; the decoder of a stream is PyAV's choice.
+    """
+    context, known = stream.codec_context, (*_SOUND_CODECS, *_VIDEO_CODECS)
+    if context is None or context.name not in known:
+        track = "sound" if stream.type == "audio" else "video"
+        name = "by an unknown codec" if context is None else f"as {context.name}"
+        raise UnreadableMedia(
+            f"{path}: its {track} is coded {name}, which is not read; convert it, sound to wav or "
+            "flac, video to H.264"
+        )
+
+
 def decoded(
     path: Path, container: InputContainer, stream: AudioStream | VideoStream
 ) -> Iterator[Any]:
     """The decoded frames of one stream, one by one.
 
-    Raises UnreadableMedia at the end when the file stops before the length that its header tells.
+    Raises UnreadableMedia when its codec may not be decoded, and at the end when the file stops
+    before the length that its header tells.
     """
+    require_codec(path, stream)
     end = 0.0
     for packet in container.demux():
         if packet.pts is not None and packet.time_base is not None:
@@ -159,11 +200,12 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
     silence.
     Raises UnreadableMedia, also while the chunks are read.
     """
-    with opened(path) as container:
+    with opened(path, sound_only=True) as container:
         if not container.streams.audio:
             kind = "a video without sound" if video_stream(container) else "no sound file"
             raise UnreadableMedia(f"{path}: is {kind}; expected a recording or a video with sound")
         source = container.streams.audio[0]
+        require_codec(path, source)
         if source.rate <= 0:
             raise UnreadableMedia(f"{path}: its sound track cannot be decoded; {FILE_KINDS}")
         rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
@@ -172,7 +214,7 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
 
 
 def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32]]:
-    with opened(path) as container:
+    with opened(path, sound_only=True) as container:
         stream = container.streams.audio[0]
         video = video_stream(container)
         origin = None

@@ -111,6 +111,7 @@ def _required_stream(path: Path, container: InputContainer) -> VideoStream:
     stream = media.video_stream(container)
     if stream is None:
         raise UnreadableMedia(f"{path}: has no video; {media.FILE_KINDS}")
+    media.require_codec(path, stream)
     stream.thread_type = "AUTO"
     return stream
 

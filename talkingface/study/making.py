@@ -193,6 +193,7 @@ def _inspect(path: Path) -> video.VideoInfo:
     with media.opened(path) as container:
         stream = media.video_stream(container)
         assert stream is not None  # or `probe` had refused it
+        media.require_codec(path, container.streams.audio[0])
         codecs = (stream.codec_context.name, container.streams.audio[0].codec_context.name)
         pixels = stream.codec_context.pix_fmt
         wanted = [PLAYABLE.get(name.removesuffix("float")) for name in codecs]

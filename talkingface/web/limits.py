@@ -114,7 +114,7 @@ def check_sound(path: Path, minutes: float) -> int:
     Raises Refused when it lasts longer than so many minutes, UnreadableMedia.
     """
     end = 0.0
-    with media.opened(path) as container:
+    with media.opened(path, sound_only=True) as container:
         if not container.streams.audio:
             return 1  # whoever reads the sound says what is wrong
         stream = container.streams.audio[0]

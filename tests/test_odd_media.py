@@ -1,0 +1,104 @@
+"""Recordings and videos that are well-formed and odd: their codecs, times and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.logging
+import matroska
+import media as recordings
+import numpy as np
+import pytest
+
+from talkingface import audio, media, video
+from talkingface.errors import UnreadableMedia
+from talkingface.web import limits
+
+
+@pytest.fixture
+def said() -> Iterator[list[tuple[int, str, str]]]:
+    """What FFmpeg says: (level, who, text)."""
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.DEBUG)
+    with av.logging.Capture() as lines:
+        yield lines
+    av.logging.set_level(before)
+
+
+# ---- codecs
+
+
+@pytest.mark.parametrize(
+    ("track", "decoder"),
+    [
+        (matroska.video_track(1, b"V_MPEGI/ISO/VVC"), "vvc"),
+        (matroska.video_track(1, fourcc=b"Hap1"), "hap"),
+        (matroska.video_track(1, fourcc=b"MAGY"), "magicyuv"),
+        (matroska.video_track(1), "mjpeg"),
+    ],
+)
+def test_no_odd_picture_of_a_recording_is_decoded(
+    tmp_path: Path, said: list[tuple[int, str, str]], track: bytes, decoder: str
+) -> None:
+    junk = np.random.default_rng(0).bytes(400)
+    path = tmp_path / "a.mkv"
+    clusters = [matroska.cluster(0, [(1, junk)]), *matroska.second(2, 0)]
+    path.write_bytes(matroska.file([track, matroska.sound_track(2)], clusters))
+    assert len(audio.load(path)) == 16_000
+    assert limits.check_sound(path, 1) == 25
+    lines = [text for _, who, text in said if who == decoder]
+    assert any(f"Codec ({decoder}) not on whitelist" in line for line in lines)
+    if decoder != "vvc":  # its parser speaks, which cuts the file into packets
+        assert all("not on whitelist" in line for line in lines)
+
+
+def test_the_decoder_of_a_chosen_stream_is_one_of_the_list(
+    tmp_path: Path, said: list[tuple[int, str, str]]
+) -> None:
+    junk = np.random.default_rng(0).bytes(400)
+    clusters = [matroska.cluster(40 * k, [(1, junk)]) for k in range(9)]
+    shown = tmp_path / "shown.mkv"
+    shown.write_bytes(matroska.file([matroska.video_track(1, fourcc=b"Hap1")], clusters))
+    for read in (video.probe, lambda path: list(video.read_frames(path))):
+        with pytest.raises(UnreadableMedia, match=r"shown\.mkv: its video is coded as hap, which"):
+            read(shown)
+    heard = tmp_path / "heard.mkv"
+    track = matroska.sound_track(1, codec=b"A_WAVPACK4")
+    heard.write_bytes(matroska.file([track], clusters))
+    for load in (audio.load, lambda path: list(media.open_sound(path).chunks)):
+        with pytest.raises(UnreadableMedia, match=r"heard\.mkv: its sound is coded as wavpack"):
+            load(heard)
+    with media.opened(heard) as container, pytest.raises(UnreadableMedia, match="coded as wavpack"):
+        next(media.decoded(heard, container, container.streams.audio[0]))
+    lines = [text for _, who, text in said if who in ("hap", "wavpack")]
+    assert lines and all("not on whitelist" in line for line in lines)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg1video", "mjpeg", "ffv1", "libvpx"])
+def test_what_videos_are_made_of_is_read(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height = stream.width = 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for k in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), "rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(list(video.read_frames(path))) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.wav", "adpcm_ms"), ("a.wav", "pcm_alaw"), ("a.wav", "pcm_s24le"), ("a.m4a", "alac")],
+)
+def test_what_recordings_are_made_of_is_read(tmp_path: Path, name: str, codec: str) -> None:
+    sound = recordings.clicks(16_000, [0.2], 0.5)
+    path = recordings.write_sound(tmp_path / name, sound, 16_000, codec)
+    assert recordings.onsets(audio.load(path).numpy(), 16_000, [0.2]) == pytest.approx(
+        0.2, abs=0.002
+    )
