@@ -56,6 +56,7 @@ _REORDERING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
+MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are damage, or an attack
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 
@@ -137,6 +138,66 @@ def video_stream(container: InputContainer) -> VideoStream | None:
     return None
 
 
+class Holes:
+    """How long nothing is there in a stream, by its time stamps."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        """path, kind: of what, for the error."""
+        self._path, self._kind, self._seconds = path, kind, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more hole. Raises UnreadableMedia beyond MAX_HOLES in all."""
+        self._seconds += max(0.0, seconds)
+        if self._seconds > MAX_HOLES:
+            raise UnreadableMedia(
+                f"{self._path}: its time stamps jump, so that {self._seconds:.0f} s are without "
+                f"{self._kind}; expected at most {MAX_HOLES:.0f} s; encode it anew"
+            )
+
+
+class SoundClock:
+    """Where the frames or the packets of a sound belong, by their time stamps.
+
+    lead: seconds of silence before the first one, negative where its beginning is to be cut.
+    """
+
+    def __init__(self, path: Path, origin: float | None, start: float | None = None) -> None:
+        """origin: the time of a video's first frame. start: the sound's own [its first stamp]."""
+        self._holes = Holes(path, "sound")
+        self._origin, self._start = origin, start
+        self._end, self._begun, self._back = 0.0, False, 0.0
+        self.lead = 0.0
+
+    def add(self, time: float | None, seconds: float) -> float:
+        """Return how many seconds of silence come between the one before and this one.
+
+        time: its stamp; seconds: its length. Raises UnreadableMedia (`Holes`).
+        """
+        hole = 0.0
+        if not self._begun:
+            self._begin(time)
+        elif time is not None:
+            gap = time - self._end
+            hole = gap if gap > _GAP else 0.0
+            self._back += -gap if gap < -_GAP else 0.0
+            self._holes.add(hole)
+        self._end = (self._end if time is None else time) + seconds
+        return hole
+
+    def _begin(self, time: float | None) -> None:
+        self._begun = True
+        start = time if self._start is None else self._start
+        if start is not None and self._origin is not None:
+            self.lead = start - self._origin
+            self._holes.add(self.lead)
+        self._start = 0.0 if start is None else start
+
+    @property
+    def length(self) -> float:
+        """Seconds from time 0 to the end of the last one; what jumps back is counted again."""
+        return self._end - (self._start or 0.0) + self.lead + self._back
+
+
 def require_codec(path: Path, stream: AudioStream | VideoStream) -> None:
     """Raise UnreadableMedia unless the decoder of a stream is one that may run.
 
@@ -213,45 +274,51 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
     return Sound(rate, channels, _chunks(path, rate, channels))
 
 
+def origin(container: InputContainer) -> float | None:
+    """The time of a video's first frame, seconds; None where there is no video."""
+    video = video_stream(container)
+    if video is None or video.start_time is None or video.time_base is None:
+        return None
+    return float(video.start_time * video.time_base)
+
+
 def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32]]:
     with opened(path, sound_only=True) as container:
-        stream = container.streams.audio[0]
-        video = video_stream(container)
-        origin = None
-        if video is not None and video.start_time is not None and video.time_base is not None:
-            origin = float(video.start_time * video.time_base)
-        frames = decoded(path, container, stream)
-        lead = None
-        for samples, time in _resampled(frames, rate, channels):
-            if lead is None:
-                lead = 0 if origin is None or time is None else round((time - origin) * rate)
-                if lead > 0:
-                    yield np.zeros((channels, lead), np.float32)
-            cut = min(max(0, -lead), samples.shape[1])
-            lead += cut
+        clock = SoundClock(path, origin(container))
+        frames = decoded(path, container, container.streams.audio[0])
+        cut = None
+        for samples in _resampled(frames, clock, rate, channels):
+            if cut is None:
+                lead = round(clock.lead * rate)
+                yield from _silence(channels, max(0, lead), rate)
+                cut = max(0, -lead)
             if samples.shape[1] > cut:
                 yield samples[:, cut:]
+            cut -= min(cut, samples.shape[1])
+
+
+def _silence(channels: int, samples: int, block: int) -> Iterator[NDArray[np.float32]]:
+    """Zeros, in blocks: nobody has to hold a long silence in memory."""
+    for start in range(0, samples, block):
+        yield np.zeros((channels, min(block, samples - start)), np.float32)
 
 
 def _resampled(
-    frames: Iterator[AudioFrame], rate: int, channels: int
-) -> Iterator[tuple[NDArray[np.float32], float | None]]:
-    """Yield (channels, n) samples, each with the time at which their recording starts."""
-    converter, kind, start, end = None, None, None, 0.0
+    frames: Iterator[AudioFrame], clock: SoundClock, rate: int, channels: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield (channels, n) samples; holes are filled with silence."""
+    converter, kind = None, None
     for frame in frames:
         now = (frame.sample_rate, frame.layout.name, frame.format.name)
-        gap = 0.0 if converter is None or frame.time is None else frame.time - end
-        if converter is None or now != kind or gap > _GAP:
+        hole = clock.add(frame.time, frame.samples / frame.sample_rate)
+        if converter is None or now != kind or hole > 0:
             if converter is not None:  # a recording that changes its format, or has a hole
-                yield from ((own, start) for own in converter.finish())
-                hole = round(gap * rate) if gap > _GAP else 0
-                yield np.zeros((channels, hole), np.float32), start
+                yield from converter.finish()
+                yield from _silence(channels, round(hole * rate), rate)
             converter, kind = _Converter(frame.layout, rate, channels), now
-            start = frame.time if start is None else start
-        end = (end if frame.time is None else frame.time) + frame.samples / frame.sample_rate
-        yield from ((own, start) for own in converter.push(frame))
+        yield from converter.push(frame)
     if converter is not None:
-        yield from ((own, start) for own in converter.finish())
+        yield from converter.finish()
 
 
 class _Converter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -102,3 +103,74 @@ def test_what_recordings_are_made_of_is_read(tmp_path: Path, name: str, codec: s
     assert recordings.onsets(audio.load(path).numpy(), 16_000, [0.2]) == pytest.approx(
         0.2, abs=0.002
     )
+
+
+# ---- times
+
+
+def write_times(path: Path, starts: list[float], with_video: bool, rate: int = 16_000) -> Path:
+    """A second of sound from each of these times on; with_video: a picture at 0."""
+    tracks, clusters = [matroska.sound_track(2, rate)], []
+    if with_video:
+        tracks.insert(0, matroska.video_track(1))
+        clusters = [matroska.cluster(0, [(1, matroska.jpeg())])]
+    for start in starts:
+        clusters += matroska.second(2, start, rate=rate)
+    path.write_bytes(matroska.file(tracks, clusters))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("starts", "with_video", "seconds"),
+    [
+        ([0], True, 1),
+        ([30], True, 31),  # it starts late
+        ([30], False, 1),  # without pictures nothing tells that
+        ([0, 60, 90.5], False, 91.5),  # it has holes
+        ([20, 100], True, 101),
+        ([0, 5, 0, 5], False, 12),  # what jumps back is heard again, and its hole as well
+    ],
+)
+def test_silence_comes_in_blocks_and_counts(
+    tmp_path: Path, starts: list[float], with_video: bool, seconds: float
+) -> None:
+    path = write_times(tmp_path / "a.mkv", starts, with_video)
+    chunks = [chunk.shape[1] for chunk in media.open_sound(path).chunks]
+    assert sum(chunks) == pytest.approx(seconds * 16_000, abs=2)
+    assert max(chunks) <= 16_000
+    assert limits.check_sound(path, 2) == pytest.approx(seconds * 25, abs=1)
+    with pytest.raises(limits.Refused, match="longer than"):
+        limits.check_sound(path, (seconds - 2) / 60)
+
+
+@pytest.mark.parametrize(
+    ("starts", "with_video"),
+    [
+        ([601], True),
+        ([20_000], True),
+        ([10**12], True),
+        ([0, 602.5], False),
+        ([0, 10**7], False),
+        ([0, 400, 0, 400], False),  # 1,198 s of holes, though no stamp is later than 401 s
+        ([400, 700], True),
+    ],
+)
+def test_a_long_silence_is_refused(tmp_path: Path, starts: list[float], with_video: bool) -> None:
+    path = write_times(tmp_path / "a.mkv", starts, with_video)
+    for read in (
+        lambda: sum(chunk.shape[1] for chunk in media.open_sound(path).chunks),
+        lambda: limits.check_sound(path, 10**9),
+    ):
+        with pytest.raises(
+            UnreadableMedia, match=r"a\.mkv: its time stamps jump, so that .* sound"
+        ):
+            read()
+
+
+def test_a_late_sound_needs_no_memory(tmp_path: Path) -> None:
+    path = write_times(tmp_path / "a.mkv", [590], True)
+    tracemalloc.start()
+    found = sum(len(part) for part in audio.read(path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == 591 * 16_000 and most < 4_000_000

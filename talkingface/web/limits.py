@@ -111,18 +111,23 @@ def check_picture(path: Path, limits: Limits) -> int:
 def check_sound(path: Path, minutes: float) -> int:
     """How many frames a sound will have, by its time stamps: it is not decoded for that.
 
-    Raises Refused when it lasts longer than so many minutes, UnreadableMedia.
+    Silence before it and in its holes counts. Raises Refused when it lasts longer than so many
+    minutes, UnreadableMedia.
     """
     end = 0.0
     with media.opened(path, sound_only=True) as container:
         if not container.streams.audio:
             return 1  # whoever reads the sound says what is wrong
         stream = container.streams.audio[0]
+        if stream.time_base is None:
+            return 1
+        unit = stream.time_base
+        start = None if stream.start_time is None else float(stream.start_time * unit)
+        clock = media.SoundClock(path, media.origin(container), start)
         for packet in container.demux(stream):
-            if packet.pts is None or stream.time_base is None:
-                continue
-            after = packet.pts + (packet.duration or 0) - (stream.start_time or 0)
-            end = max(end, float(after * stream.time_base))
+            if packet.pts is not None:
+                clock.add(float(packet.pts * unit), float((packet.duration or 0) * unit))
+                end = max(end, clock.length)
             if end > 60 * minutes + 1:  # coders pad the last packet
                 raise too_long(minutes)
     return max(1, math.ceil(end * FPS))
