@@ -10,6 +10,7 @@ The names below are imported when first used, so that `import talkingface` is qu
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from talkingface.streaming import Stream
 
 __version__ = "0.1.0"
+
+# OpenCV reads it once, when it is first imported, which some module of this package does. Its own
+# limit is five times as much; whoever sets one keeps it.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
 
 __all__ = [
     "Job",

@@ -19,7 +19,9 @@ KINDS = "a JPEG, PNG, WebP, BMP or TIFF picture"
 MIN_SIDE = 32  # pixels: less holds no face
 MAX_SIDE = 4096  # pixels: H.264 decoders play no larger video
 _TIFF = (b"II", b"MM")
-MAX_PIXELS = 200_000_000  # read at all: 600 MB of RGB
+MAX_PIXELS = 200_000_000  # read at all: 600 MB of RGB; OpenCV has the same limit, by __init__.py
+# JPEG's segments that may come before the picture's size: a length follows each of these markers.
+_JPEG_SEGMENTS = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 
 def read(path: Path | str) -> Picture:
@@ -112,7 +114,8 @@ def _at_most(picture: Picture, side: int) -> Picture:
 def header_size(head: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) as a file's first bytes tell it, before anything is decoded; None: unknown.
 
-    So that a small file that unpacks to gigabytes is refused unread.
+    So that a small file that unpacks to gigabytes is refused unread. A header that decoders may
+    read differently is unknown.
     """
     try:
         if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -165,6 +168,8 @@ def _jpeg_size(head: bytes | memoryview) -> tuple[int, int] | None:
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             return _number(head, at + 7, 2, "big"), _number(head, at + 5, 2, "big")
+        elif marker not in _JPEG_SEGMENTS:
+            return None
         else:
             at += 2 + _number(head, at + 2, 2, "big")
 
@@ -172,12 +177,16 @@ def _jpeg_size(head: bytes | memoryview) -> tuple[int, int] | None:
 def _tiff_size(head: bytes | memoryview) -> tuple[int, int] | None:
     order = "little" if head[:2] == b"II" else "big"
     at = _number(head, 4, 4, order)
-    found = {}
+    found: dict[int, int] = {}
     for entry in range(_number(head, at, 2, order)):
         start = at + 2 + 12 * entry
-        width = 2 if _number(head, start + 2, 2, order) == 3 else 4
-        found[_number(head, start, 2, order)] = _number(head, start + 8, width, order)
-    return (found[256], found[257]) if 256 in found and 257 in found else None
+        tag, kind = (_number(head, start + skip, 2, order) for skip in (0, 2))
+        if tag not in (256, 257) or tag in found:  # of two equal tags libtiff takes the first
+            continue
+        if kind not in (3, 4) or _number(head, start + 4, 4, order) != 1:
+            return None
+        found[tag] = _number(head, start + 8, 2 if kind == 3 else 4, order)
+    return (found[256], found[257]) if len(found) == 2 else None
 
 
 def write_png(path: Path | str, picture: Picture, overwrite: bool = False) -> None:

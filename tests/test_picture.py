@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -112,6 +116,98 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, rgb: np.ndarray)
     path.write_bytes(bytes(data))
     with pytest.raises(UnreadableMedia, match=r"too large, 60000x60000 pixels; .*200 megapixels"):
         picture.read(path)
+
+
+Entry = tuple[int, int, int, int]  # a tag of TIFF, its type, its count, its value
+
+
+def tiff(sizes: Sequence[Entry], side: int) -> bytes:
+    """A grey TIFF of side x side pixels in a few bytes; sizes: its entries of width and height."""
+    rows = min(side, 100)
+    strip, count = zlib.compress(b"\x55" * (side * rows), 9), side // rows
+    data = bytearray(b"II*\0\0\0\0\0" + strip + b"\0" * (len(strip) % 2))
+    offsets = len(data)
+    data += struct.pack(f"<{count}I", *[8] * count)
+    lengths = len(data)
+    data += struct.pack(f"<{count}I", *[len(strip)] * count)
+    long8 = len(data)
+    data += struct.pack("<Q", side)
+    entries = [(t, k, n, long8 if k == 16 else value) for t, k, n, value in sizes]
+    entries += [(258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (273, 4, count, offsets)]
+    entries += [(277, 3, 1, 1), (278, 4, 1, rows), (279, 4, count, lengths)]
+    data[4:8] = struct.pack("<I", len(data))
+    data += struct.pack("<H", len(entries))
+    return bytes(data) + b"".join(struct.pack("<HHII", *e) for e in entries) + bytes(4)
+
+
+def test_a_tiff_is_as_large_as_its_decoder_sees_it() -> None:
+    twice = [(256, 4, 1, 2000), (256, 4, 1, 64), (257, 3, 1, 2000), (257, 3, 1, 64)]
+    assert picture.header_size(tiff(twice, 2000)) == (2000, 2000)
+    decoded = cv2.imdecode(np.frombuffer(tiff(twice, 2000), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None and decoded.shape == (2000, 2000)  # libtiff takes the first as well
+    for odd in (
+        [(256, 16, 1, 0), (257, 16, 1, 0)],  # 64-bit numbers, at an offset
+        [(256, 4, 2, 2000), (257, 4, 2, 2000)],
+        [(256, 1, 1, 200), (257, 1, 1, 200)],
+        [(256, 4, 1, 2000)],
+    ):
+        assert picture.header_size(tiff(odd, 2000)) is None, odd
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, *range(0xD0, 0xDB), 0x02, 0xC8, 0xDE, 0xF0])
+def test_a_jpeg_with_a_marker_that_hides_its_size_is_none(
+    tmp_path: Path, rgb: np.ndarray, marker: int
+) -> None:
+    plain = save(tmp_path / "a.jpg", rgb).read_bytes()
+    hidden = (
+        b"\xff\xc0\x00\x0b\x08\x00\x40\x00\x40\x01\x01\x11\x00"  # 64x64, as a segment's content
+    )
+    data = plain[:2] + bytes([0xFF, marker]) + plain[2:]
+    assert picture.header_size(data + hidden) is None
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(hidden)) + hidden
+    assert picture.header_size(plain[:2] + b"\xff\xff" + comment[1:] + plain[2:]) == (64, 48)
+
+
+OPENCV = """
+import resource, sys
+import numpy as np
+{before}
+import cv2
+from talkingface import picture
+for name in sys.argv[1:]:
+    try:
+        read = cv2.imdecode(np.fromfile(name, np.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:
+        read = False
+    print(read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+SERVE = """
+from talkingface.cli import main
+try:
+    main(["serve", "--megapixels", "4", "--model", "nonsense", "--port", "0"])
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "sides"),
+    [
+        ("import talkingface", {2000: True, 14_200: False, 20_000: False}),
+        (SERVE, {2000: True, 2100: False}),
+    ],
+)
+def test_opencv_itself_has_the_limit(tmp_path: Path, before: str, sides: dict[int, bool]) -> None:
+    names = []
+    for side in sides:
+        path = tmp_path / f"{side}.tif"
+        path.write_bytes(tiff([(256, 4, 1, side), (257, 4, 1, side)], side))
+        names.append(str(path))
+    code = OPENCV.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [read == "True" for read, _ in lines] == list(sides.values()), done.stderr
+    assert int(lines[-1][1]) - int(lines[0][1]) < 100  # MB: what is refused costs nothing
 
 
 def test_a_large_picture_is_shrunk_by_averaging(tmp_path: Path) -> None:
