@@ -128,6 +128,40 @@ def test_a_finished_run_does_nothing(cache: Cache, reader_file: Path, tmp_path: 
     assert log_of(tmp_path) == log
 
 
+class Killed(BaseException):
+    """In place of a kill: no handler of errors sees it."""
+
+
+@pytest.mark.parametrize("at", ["validate", "export"])
+@pytest.mark.parametrize("validate_every", [3, 100])
+def test_killed_after_the_last_checkpoint_still_writes_the_last_weights(
+    cache: Cache,
+    reader_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    validate_every: int,
+) -> None:
+    options = replace(EVERY_STEP, validate_every=validate_every)  # 3: there are earlier weights
+    loop.run(make_reading(cache, reader_file), tmp_path / "whole", options)
+    killed, folder = make_reading(cache, reader_file), tmp_path / "killed"
+
+    def kill(*arguments: Any) -> Any:
+        if loop.load_checkpoint(make_reading(cache, reader_file), folder / loop.CHECKPOINT) == 7:
+            raise Killed
+        return going_on(*arguments)
+
+    going_on = getattr(killed, at)
+    monkeypatch.setattr(killed, at, kill)
+    with pytest.raises(Killed):
+        loop.run(killed, folder, options)
+    assert (folder / loop.WEIGHTS).exists() == (validate_every == 3)
+    for _ in range(2):
+        assert loop.run(make_reading(cache, reader_file), folder, options) == 7
+        for name in (loop.WEIGHTS, "log.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
 def test_another_runs_checkpoint_is_refused(
     cache: Cache, reader_file: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE, Asked, Part, Place, rank
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
+_VALID = "valid/"  # begins the names of measures on held-out data in the log
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
 
 
@@ -185,7 +186,7 @@ def run(
             break
     else:  # nothing was left to do, unless a process died between its checkpoint and its weights
         done = first
-        if rank() == 0 and not (folder / WEIGHTS).exists():
+        if rank() == 0 and not ((folder / WEIGHTS).exists() and log.has_validation(done)):
             _validate(recipe, folder, log, done)
     parallel.wait_for_all()
     return done
@@ -223,12 +224,13 @@ def _record(
 
 
 def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
+    """Measure, and write sheet and weights; the log's row comes last: with it, they are there."""
     measures = recipe.validate(done)
-    log.write({"step": done, **{f"valid/{name}": value for name, value in measures.items()}})
     sheet = recipe.sheet()
     if sheet is not None:
         picture.write_png(folder / f"sheet-{done:06d}.png", sheet, overwrite=True)
     recipe.export(folder / WEIGHTS, done, measures)
+    log.write({"step": done, **{f"{_VALID}{name}": value for name, value in measures.items()}})
 
 
 def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
@@ -281,6 +283,13 @@ class _Log:
         means = {name: sum(values) / len(values) for name, values in self._seen.items()}
         self.write({"step": step, **means})
         self._seen = {}
+
+    def has_validation(self, step: int) -> bool:
+        """Whether the row that follows the weights of this step is there."""
+        rows = map(json.loads, self.path.read_text().splitlines())
+        return any(
+            row.pop("step") == step and all(name.startswith(_VALID) for name in row) for row in rows
+        )
 
     def write(self, row: dict[str, Any]) -> None:
         if rank() == 0:
