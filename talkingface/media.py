@@ -57,6 +57,7 @@ _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
 MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are damage, or an attack
+_RATES = range(1_000, 768_001)  # Hz: what sound is recorded at, and more
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 
@@ -267,8 +268,11 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
             raise UnreadableMedia(f"{path}: is {kind}; expected a recording or a video with sound")
         source = container.streams.audio[0]
         require_codec(path, source)
-        if source.rate <= 0:
-            raise UnreadableMedia(f"{path}: its sound track cannot be decoded; {FILE_KINDS}")
+        if source.rate not in _RATES:
+            raise UnreadableMedia(
+                f"{path}: its sound has {source.rate} samples per second; expected {_RATES[0]} to "
+                f"{_RATES[-1]}"
+            )
         rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
         channels = channels or (2 if source.channels == 2 else 1)
     return Sound(rate, channels, _chunks(path, rate, channels))

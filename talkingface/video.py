@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
+_STILL = 10.0  # seconds that a frame may be shown before that is a hole in the video
 _BEHIND = 8  # frames: so many may wait for the encoder
 _BT709 = 1  # ITU-T H.273: the code of its primaries, its transfer curve and its matrix alike
 _FRAGMENT = 80_000  # microseconds of a live stream that are written together
@@ -128,9 +129,10 @@ def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
 
     Output frame k shows the source frame whose time stamp lies nearest to k / fps; a source frame
     that is shown twice is the same array twice. Raises UnreadableMedia, also half-way when the rest
-    is damaged or missing.
+    is damaged or missing, or its time stamps jump (`media.Holes`).
     """
     path = Path(path)
+    holes = media.Holes(path, "pictures")
     with media.opened(path) as container:
         stream = _required_stream(path, container)
         step = 1 / (stream.average_rate or Fraction(FPS))
@@ -138,6 +140,7 @@ def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
         now = Fraction(0)
         for frame in media.decoded(path, container, stream):
             start, before, now = _times(frame, start, now, step)
+            holes.add(float(now - before) - _STILL)
             if shown is not None:
                 picture = None
                 while Fraction(given, fps) < (before + now) / 2:
@@ -147,6 +150,7 @@ def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
             shown = frame
         if shown is None:
             raise UnreadableMedia(f"{path}: a video without a single frame")
+        holes.add(float(step) - _STILL)
         missing = max(given == 0, round((now + step) * fps) - given)
         yield from itertools.repeat(_upright(shown), missing)
 

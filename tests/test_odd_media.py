@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
@@ -13,6 +15,7 @@ import matroska
 import media as recordings
 import numpy as np
 import pytest
+from conftest import Cli
 
 from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
@@ -174,3 +177,66 @@ def test_a_late_sound_needs_no_memory(tmp_path: Path) -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == 591 * 16_000 and most < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("stamps", "count"),
+    [
+        ([0, 0.04, 9.0], 226),  # a frame may be shown for long
+        ([0, 300.0, 640.0], None),  # of 640 s, 620 are holes
+        ([0, 0.04, 700.0], None),
+        ([0, 0.04, 1e9], None),
+        ([0.0, *(320.0 * k for k in range(1, 9))], None),
+    ],
+)
+def test_a_frame_is_not_repeated_for_years(
+    tmp_path: Path, stamps: list[float], count: int | None
+) -> None:
+    path = tmp_path / "a.mkv"
+    clusters = [matroska.cluster(round(1000 * t), [(1, matroska.jpeg())]) for t in stamps]
+    path.write_bytes(matroska.file([matroska.video_track(1)], clusters))
+    frames = video.read_frames(path)
+    if count is not None:
+        assert sum(1 for _ in frames) == pytest.approx(count, abs=150)  # the last one's length
+        return
+    with pytest.raises(UnreadableMedia, match=r"a\.mkv: its time stamps jump, .* pictures"):
+        assert sum(1 for _ in itertools.islice(frames, 20_000)) < 20_000
+
+
+# ---- numbers
+
+
+def write_header(path: Path, rate: int) -> Path:
+    """A WAV of 3,000 samples whose header tells this rate."""
+    head = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate % 2**32, 2, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(head)) + head
+    body += b"data" + struct.pack("<I", 6000) + matroska.tone(3000)
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
+
+
+@pytest.mark.parametrize("rate", [1, 999, 800_000, 2**31 - 1])
+def test_a_rate_that_nothing_is_recorded_at(tmp_path: Path, rate: int) -> None:
+    path = write_header(tmp_path / "a.wav", rate)
+    with pytest.raises(UnreadableMedia, match=rf"its sound has {rate} samples per second"):
+        audio.load(path)
+
+
+@pytest.mark.parametrize("rate", [8_000, 192_000, 768_000])
+def test_a_rate_that_something_is_recorded_at(tmp_path: Path, rate: int) -> None:
+    path = recordings.write_sound(tmp_path / "a.wav", np.zeros(rate // 4), rate, "pcm_s16le")
+    assert len(audio.load(path)) == pytest.approx(4000, abs=2)
+
+
+def test_a_sound_of_an_unknown_codec(tmp_path: Path, portrait: Path, cli: Cli) -> None:
+    path = tmp_path / "a.mkv"
+    track = matroska.sound_track(2, codec=b"A_NOBODYS")
+    path.write_bytes(matroska.file([track], matroska.second(2, 0)))
+    for read in (audio.load, media.open_sound):
+        with pytest.raises(
+            UnreadableMedia, match=r"a\.mkv: its sound is coded by an unknown codec"
+        ):
+            read(path)
+    assert limits.check_sound(path, 1) >= 1
+    ran = cli("generate", portrait, path, "-o", tmp_path / "a.mp4", "--model", "cran-tiny")
+    assert ran.code == 2 and "by an unknown codec" in ran.err and ran.err.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import wave
 from pathlib import Path
 
 import cv2
+import matroska
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,13 @@ from talkingface.data import prepare as preparation
 from talkingface.data.clip import Clip, fit_sound
 from talkingface.data.filters import snr
 from talkingface.data.prepare import prepare
-from talkingface.errors import BadRequest, BadShard, OutputError, UnreadableMedia
+from talkingface.errors import (
+    BadRequest,
+    BadShard,
+    BadWeights,
+    OutputError,
+    UnreadableMedia,
+)
 from talkingface.geometry import CropSpec
 from talkingface.models.lipreader import GRID_WORDS
 
@@ -278,6 +286,74 @@ def test_every_clip_is_kept_or_dropped_by_its_reason(
     ]
     assert rows[2] == ["s9", "0", "1", "2", "2", "1", "1", "1"]
     assert rows[-1] == ["all", "5", "1", "2", "3", "1", "1", "1"]
+
+
+def odd_files(folder: Path) -> dict[str, bytes]:
+    """Videos at which a whole run once stopped, by name."""
+    jpeg, tracks = matroska.jpeg(), [matroska.video_track(1), matroska.sound_track(2)]
+    shown = [matroska.cluster(40 * k, [(1, jpeg)]) for k in range(30)]
+    unknown = [tracks[0], matroska.sound_track(2, codec=b"A_NOBODYS")]
+    heard = [*shown, *matroska.second(2, 2)]
+    return {
+        "codec": matroska.file(unknown, heard),
+        "jump": matroska.file(tracks, [*heard, *matroska.second(2, 10**7)]),
+        "frame": matroska.file(tracks, [*heard, matroska.cluster(10**12, [(1, jpeg)])]),
+        "late": matroska.file(tracks, [*shown, *matroska.second(2, 10**5)]),
+        "rate": matroska.file([tracks[0], matroska.sound_track(2, rate=1)], heard),
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_odd_file_stops_a_corpus(corpus: Path, tmp_path: Path, cli: Cli, jobs: int) -> None:
+    for name, data in odd_files(tmp_path).items():
+        path = tmp_path / "videos" / f"{name}.mkv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    shutil.copy(corpus / "s7" / "bbaf2n.mp4", tmp_path / "videos" / "zebra.mp4")
+    out = tmp_path / "out"
+    ran = cli("prepare", "videos", tmp_path / "videos", "-o", out, "--jobs", jobs)
+    assert ran.code == 0, ran.err
+    rows = [
+        row for path in sorted(out.glob("shard-*.json")) for row in json.loads(path.read_text())
+    ]
+    assert {row["key"].split("_")[-1]: row["result"] for row in rows} == {
+        **dict.fromkeys(odd_files(tmp_path), "unreadable"),
+        "zebra": "kept",
+    }
+
+
+@pytest.mark.parametrize("kind", [MemoryError, cv2.error])
+def test_an_error_that_nobody_foresaw_is_an_outcome(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    load = audio.load
+
+    def broken(path: Path) -> torch.Tensor:
+        if path.stem == "bbaf2n":
+            raise kind("no room\nat all")
+        return load(path)
+
+    monkeypatch.setattr(audio, "load", broken)
+    shutil.copytree(corpus / "s7", tmp_path / "grid" / "s7")
+    summary = prepare(tmp_path / "grid", tmp_path / "out", jobs=1)
+    found = {outcome.key: outcome for outcome in summary.outcomes}
+    assert found["s7_bbaf2n"].result == "crashed"
+    assert found["s7_bbaf2n"].detail == f"{kind.__name__}: no room"
+    assert found["s7_lwwzzs"].result == "kept"
+    row = next(r for r in summary.table() if r[0] == "speaker")
+    assert "crashed" in row
+    assert "no room" in (tmp_path / "out" / "dropped.jsonl").read_text()
+
+
+def test_what_is_wrong_with_the_whole_run_stops_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> torch.Tensor:
+        raise BadWeights("the face finder's weights are damaged")
+
+    monkeypatch.setattr(audio, "load", broken)
+    with pytest.raises(BadWeights):
+        prepare(corpus, tmp_path, jobs=1)
 
 
 def test_a_prepared_clip_is_the_face_and_the_sound(prepared: Path, corpus: Path) -> None:

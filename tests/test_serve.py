@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import matroska
 import media as recordings
 import numpy as np
 import pytest
@@ -114,6 +115,11 @@ def test_the_mark_is_there_unless_it_is_turned_off(
     assert changed[230:, :100].mean() > 0.05 and changed[:200].mean() < 0.001
 
 
+UNKNOWN_SOUND = matroska.file([matroska.sound_track(1, codec=b"A_NOBODYS")], matroska.second(1, 0))
+LATE_SOUND = matroska.file(
+    [matroska.video_track(1), matroska.sound_track(2)],
+    [matroska.cluster(0, [(1, matroska.jpeg())]), *matroska.second(2, 20_000)],
+)
 CASES = [  # what is sent instead, the status, what is said
     ({"image": b"\x89PNG but no more"}, 415, "the picture is not a JPEG"),
     ({"image": b"GIF89a" + bytes(100)}, 415, "convert it"),
@@ -125,6 +131,8 @@ CASES = [  # what is sent instead, the status, what is said
     ({"audio": bytes(1_100_000)}, 413, r"'audio' is too large: at most 1 MB"),
     ({"audio": b""}, 415, "the recording: is empty"),
     ({"audio": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"}, 415, "the recording: "),
+    ({"audio": UNKNOWN_SOUND}, 415, "the recording: its sound is coded by an unknown codec"),
+    ({"audio": LATE_SOUND}, 415, "the recording: its time stamps jump"),
     ({"model": "cram-tiny"}, 400, "model is 'cram-tiny': give cran-tiny"),
     ({"show": "all"}, 400, "show is 'all': give picture or face or maps"),
     ({"mark": "maybe"}, 400, "mark is 'maybe': give true or false"),

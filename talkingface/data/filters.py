@@ -27,7 +27,7 @@ from talkingface.models.sync import SyncNet
 
 KEPT = "kept"
 UNREADABLE = "unreadable"
-CRASHED = "crashed"  # its process died of it, twice
+CRASHED = "crashed"  # its process died of it, twice, or an error came that nobody foresaw
 NO_SOUND = "no sound"
 NO_FACE = "no face"
 TURNED = "turned away"

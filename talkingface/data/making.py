@@ -19,11 +19,12 @@ from talkingface.data.report import Outcome
 from talkingface.data.shards import Packed, pack
 from talkingface.data.sources import Recording
 from talkingface.data.sources.recording import as_it_is
-from talkingface.errors import NoFaceFound, UnreadableMedia
+from talkingface.errors import NoFaceFound, TalkingFaceError, UnreadableMedia
 from talkingface.geometry import CropSpec, Picture
 
 SEGMENT = 250  # frames: longer recordings are cut, at a pause
 FEWEST_FRAMES = 25
+_DETAIL = 300  # characters of an error that nobody foresaw
 _PAUSE = 5  # frames: over so many the sound is quietest where a recording is cut
 
 
@@ -53,7 +54,11 @@ class Made:
 
 
 def clips_of(recording: Recording, making: Making) -> list[Made]:
-    """The clips of a recording, or why there is none; recordings of over 250 frames are cut."""
+    """The clips of a recording, or why there is none; recordings of over 250 frames are cut.
+
+    An error that nobody foresaw, lack of memory too, is such a reason: the others go on. Raises
+    what is wrong with more than this recording (TalkingFaceError).
+    """
     whole = Outcome(recording.key, recording.speaker, recording.split, KEPT)
 
     def dropped(reason: str, detail: str = "") -> list[Made]:
@@ -75,6 +80,11 @@ def clips_of(recording: Recording, making: Making) -> list[Made]:
     except UnreadableMedia as error:
         mute = _is_mute(recording)
         return dropped(limits.NO_SOUND if mute else limits.UNREADABLE, "" if mute else str(error))
+    except TalkingFaceError:
+        raise
+    except Exception as error:  # noqa: BLE001 one odd file must not stop a corpus
+        lines = str(error).splitlines() or [""]
+        return dropped(limits.CRASHED, f"{type(error).__name__}: {lines[0]}"[:_DETAIL])
 
 
 def bytes_of(recording: Recording) -> int:
