@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import EXAMPLES, Cli
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import talkingface
 from talkingface import picture, video, weights
@@ -52,6 +54,30 @@ def test_the_import_is_light(module: str) -> None:
 def test_the_version_is_said_once() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", talkingface.__version__)
     assert f"## {talkingface.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# The first version of each without the holes that are known of earlier ones, by what it does here:
+# loads checkpoints, sends videos, reads forms, decodes pictures.
+SAFE = {
+    "torch": "2.10",  # CVE-2025-32434, CVE-2026-24747
+    "starlette": "0.49.1",  # CVE-2025-62727
+    "python-multipart": "0.0.26",  # CVE-2024-53981, CVE-2026-40347
+    "opencv-python-headless": "4.12",  # CVE-2025-53644
+}
+
+
+def test_no_version_with_a_known_hole_is_allowed() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    needed = [Requirement(line) for line in re.findall(r'"(.+?)"', block[1])]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", pins, re.MULTILINE))
+    for requirement in needed:
+        assert pinned[requirement.name] in requirement.specifier, requirement
+    bounds = {r.name: max(Version(s.version) for s in r.specifier) for r in needed}
+    for name, version in SAFE.items():
+        assert bounds[name] >= Version(version), name
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
