@@ -145,34 +145,6 @@ def train_sync(
         _train(sync.SyncRecipe(training, open_cache(shards), own), output, options)
 
 
-@train_app.command("detail")
-def train_detail(
-    portraits: Annotated[Path, typer.Argument(help="folder of pictures of faces")],
-    output: RunFolder,
-    preset: Preset = "detail",
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Train what doubles the detail of a generated face; goes on where it stopped.
-
-    Each third picture, by name, is held out and measured.
-
-    Example: talkingface train detail portraits -o runs/detail
-    """
-    from dataclasses import replace
-
-    from talkingface.training import detail, presets
-
-    training = replace(presets.named(presets.DETAIL, preset), seed=seed)
-    options = _options(minutes, seed, accumulate, save_every, workers, device)
-    with _processes(device) as own:
-        _train(detail.DetailRecipe(training, portraits, own), output, options)
-
-
 @train_app.command("cran")
 def train_cran(
     shards: Shards,

@@ -17,7 +17,6 @@ from talkingface.models import (
     chen,
     chung,
     cran,
-    detail,
     identity,
     lipreader,
     sentences,
@@ -35,7 +34,6 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
     "lipreader-sentences": (sentences.SentenceReader, sentences.SentenceReaderConfig),
-    "detail": (detail.Detail, detail.DetailConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

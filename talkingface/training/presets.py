@@ -11,7 +11,6 @@ from talkingface.audio import SpeechSpec
 from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig
 from talkingface.errors import BadRequest
 from talkingface.models import PRESETS as MODELS
-from talkingface.models.detail import DetailConfig
 from talkingface.models.discriminators import (
     PUBLISHED_FRAME_CRITIC,
     PUBLISHED_REGRESSION_CRITIC,
@@ -24,7 +23,6 @@ from talkingface.models.sync import SyncConfig
 from talkingface.training.atvg import AtvgTraining
 from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining
 from talkingface.training.cran import CranTraining
-from talkingface.training.detail import DetailTraining
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.identity import IdentityTraining
 from talkingface.training.reading import ReadingTraining
@@ -361,12 +359,6 @@ SENTENCES = {
     "sentences-tiny": SentenceTraining(
         SentenceReaderConfig(hidden=8, layers=1), steps=6, batch=3, views=1
     ),
-}
-
-# What doubles the detail of a generated face.
-DETAIL = {
-    "detail": DetailTraining(),
-    "detail-tiny": DetailTraining(DetailConfig(width=4, layers=1), steps=4, batch=2),
 }
 
 # Who is seen: measures whether a generated face is still that person.
