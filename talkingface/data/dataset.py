@@ -41,7 +41,6 @@ from talkingface.data.puppets import animate, can_speak, closed_mouth, move_land
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
 from talkingface.models.lipreader import GRID_WORDS
-from talkingface.models.sentences import spelled
 
 AHEAD = 2  # batches that are made before their turn
 BATCHES = 16  # that a share of the clips must have to be worth it
@@ -168,8 +167,6 @@ class Batch:
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     phones: (B, hops + 4 (T - 1), FEATURES), what `talkingface.phones` hears in the clean sound of
     the same hops, where `SampleConfig.phones` asks for it; else (B, 0).
-    letters: (B, L) codes of all words wholly within the sample (`sentences.spelled`), -1 beyond
-    their end; run: (B, 2), the first frame of the first and the one after the last's last.
     """
 
     portrait: Portrait
@@ -184,8 +181,6 @@ class Batch:
     speaker: Tensor
     others: Tensor
     phones: Tensor
-    letters: Tensor
-    run: Tensor
 
 
 @dataclass(frozen=True)
@@ -205,8 +200,6 @@ class Drawn:
     span: Tensor
     speaker: Tensor
     phones: Tensor
-    letters: Tensor
-    run: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on this device, where its pictures become floats."""
@@ -227,8 +220,6 @@ class Drawn:
             self.speaker.to(device),
             frames[:, row.stop :],
             self.phones.to(device),
-            self.letters.to(device),
-            self.run.to(device),
         )
 
 
@@ -358,9 +349,9 @@ def _sample(
     repeated = bool(rng.random() < config.repeated)
     samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1, repeated)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
-    # whether a puppet's lips can be read is not known
-    inside = [] if puppet is not None else _words(clip, first, speed, config.frames)
-    word, span = _word(cache, inside, config.frames, rng)
+    word, span = -1, (0, config.frames)
+    if puppet is None:  # whether a puppet's lips can be read is not known
+        word, span = _word(cache, clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
         "landmarks": landmarks,
@@ -370,31 +361,23 @@ def _sample(
         "span": span,
         "speaker": clip.speaker if puppet is None else None,
         "phones": _phones(cache, (clip, repeated), (begin, speed), spec, config),
-        "letters": spelled(" ".join(word for word, _ in inside)),
-        "run": (inside[0][1][0], inside[-1][1][1]) if inside else (0, config.frames),
     }
 
 
-Spoken = tuple[str, tuple[int, int]]  # a word and its frames in a sample
+def _word(
+    cache: Cache, clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
+) -> tuple[int, tuple[int, int]]:
+    """Return the number of one of the clip's words within the sample, and its frames there.
 
-
-def _words(clip: ClipInfo, first: int, speed: float, frames: int) -> list[Spoken]:
-    """The clip's words that lie wholly within the sample."""
+    Only words that readers know count; (-1, (0, frames)) where there is none.
+    """
+    known = cache.word_index
     found = []
     for word, start, end in clip.words:
         begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
         span = (round((begin - first) / speed), round((stop - first) / speed))
-        if span[0] >= 0 and span[1] <= frames:
-            found.append((word, span))
-    return found
-
-
-def _word(
-    cache: Cache, inside: list[Spoken], frames: int, rng: np.random.Generator
-) -> tuple[int, tuple[int, int]]:
-    """One of these words that readers know: its number, and its frames in the sample."""
-    known = cache.word_index
-    found = [(known[word], span) for word, span in inside if word in known]
+        if word in known and span[0] >= 0 and span[1] <= frames:
+            found.append((known[word], span))
     if not found:
         return -1, (0, frames)
     return found[int(rng.integers(len(found)))]
@@ -417,8 +400,6 @@ def _still_sample(
         "span": (0, config.frames),
         "speaker": None,
         "phones": _phones(cache, None, (0, 1.0), spec, config),
-        "letters": [],
-        "run": (0, config.frames),
     }
 
 
@@ -555,15 +536,7 @@ def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: in
         torch.tensor([s["span"] for s in samples]),
         torch.tensor([speakers.index(s["speaker"]) if s["speaker"] else -1 for s in samples]),
         torch.stack([s["phones"] for s in samples]),
-        padded([s["letters"] for s in samples]),
-        torch.tensor([s["run"] for s in samples]),
     )
-
-
-def padded(texts: list[list[int]]) -> Tensor:
-    """Codes of several texts as (B, L), -1 beyond each one's end."""
-    longest = max(1, *map(len, texts))
-    return torch.tensor([text + [-1] * (longest - len(text)) for text in texts])
 
 
 def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0) -> Iterator[Any]:

@@ -80,7 +80,6 @@ LIP_COLUMNS: tuple[Column, ...] = tuple(
 DRIVEN = "atvg@landmarks"  # as the poster's numbers were made: from the clip's real landmarks
 FULL = "L_r,I,V,l"
 LOSSES = ("L_r", "L_r,V", "L_r,I,V", FULL)
-READERS = ("no D_l", "D_l of words", "D_l of sentences")
 SCHEMES = ("sequential", "frame to frame", "L_r")  # L_r is the recurrent one
 
 PAPERS: Mapping[str, Paper] = {
@@ -105,11 +104,6 @@ PAPERS: Mapping[str, Paper] = {
         author_compat=True,
     ),
     "hearing": Paper(LIP_COLUMNS, "log-mel", (), (), ("cran@lips", "atvg@lips"), ending=LIPS_ALONE),
-    "reading": Paper(
-        SONG_COLUMNS,
-        "no D_l",
-        (Sheet("reading.png", figures.methods, READERS),),
-    ),
     "tiny": Paper(SONG_COLUMNS, "L_r", (Sheet("fig4.png", figures.methods, ("L_r",)),), ("L_r",)),
 }
 

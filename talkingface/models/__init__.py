@@ -19,7 +19,6 @@ from talkingface.models import (
     cran,
     identity,
     lipreader,
-    sentences,
     sync,
     zhou,
 )
@@ -33,7 +32,6 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
-    "lipreader-sentences": (sentences.SentenceReader, sentences.SentenceReaderConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

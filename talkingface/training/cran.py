@@ -31,7 +31,6 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     phone_loss,
     reconstruction_loss,
-    sentence_reading_loss,
 )
 from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
@@ -43,7 +42,6 @@ from talkingface.models.lipreader import (
     PublishedLipReader,
     cut_words,
 )
-from talkingface.models.sentences import SentenceReader
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
@@ -56,7 +54,7 @@ HEARING = ("hearing", "at", "audio_encoder", "gru", "lip_head", "lip_neutral")
 class CranTraining(GeneratorTraining):
     """Everything that `talkingface train cran` needs beside the data.
 
-    reading: how D_l learns while G does; a reader of sentences stays as it is ("frozen").
+    reading: how D_l learns while G does.
     teacher_forcing: share of frames, at a stage's beginning and at its end, that see the real frame
     before and not their own, for schemes that look back (Bengio et al. 2015, scheduled sampling).
     """
@@ -87,10 +85,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             )
         torch.manual_seed(seed)
         self.reader, self.taught_by = _reader(reader, cache.vocabulary)
-        if isinstance(self.reader, SentenceReader) and training.reading != "frozen":
-            raise BadRequest(
-                f"{reader} reads sentences and cannot learn as an adversary: --set reading=frozen"
-            )
         self.began_with = (
             frozenset() if init is None else teachers_of(weights.load_with_info(init)[1])
         )
@@ -185,7 +179,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
         if "reading" in stage.weights:
-            terms["reading"] = self._misread(made.frames, batch)
+            loss = lip_reading_generator_loss(self._read(made.frames, batch), batch.word)
+            terms["reading"] = loss * self._worded(batch)
         return terms
 
     def _critics(
@@ -288,18 +283,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         moves = moves + torch.randn_like(moves) * trembling
         return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
 
-    def _misread(self, frames: Tensor, batch: Batch) -> Tensor:
-        """The generator's loss against D_l: of one word, or of all that the sample says."""
-        if not isinstance(self.reader, SentenceReader):
-            loss = lip_reading_generator_loss(self._read(frames, batch), batch.word)
-            return loss * self._worded(batch)
-        mouths, lengths = cut_words(
-            self._into_crop(frames), batch.landmarks, batch.run, self.reader.config.mouth
-        )
-        logits = self.reader(mouths, lengths)
-        loss = sentence_reading_loss(logits, lengths * self.reader.config.steps, batch.letters)
-        return loss * self.part.share(batch, _spoken)
-
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""
         mouths, lengths = cut_words(
@@ -316,22 +299,17 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
 def _reader(
     path: str | Path | None, vocabulary: tuple[str, ...]
-) -> tuple[LipReader | SentenceReader, frozenset[str]]:
+) -> tuple[LipReader, frozenset[str]]:
     """The trained lip reader of a name or a file, sha256 of it and of those that it learned from;
-    without one, an untrained one that no loss asks. vocabulary: what a reader of words must know"""
+    without one, an untrained one that no loss asks. vocabulary: what it must know."""
     if path is None:
         return LeanLipReader().requires_grad_(True), frozenset()
     reader, info = weights.load_with_info(path)
-    if not isinstance(reader, LeanLipReader | PublishedLipReader | SentenceReader):
+    if not isinstance(reader, LeanLipReader | PublishedLipReader):
         raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
-    if not isinstance(reader, SentenceReader) and vocabulary_of(info) != vocabulary:
+    if vocabulary_of(info) != vocabulary:
         raise BadRequest(
             f"{path} reads {len(vocabulary_of(info))} words, the shards have {len(vocabulary)} "
             "others: train a reader on them with `talkingface train lipreader`"
         )
     return reader.requires_grad_(True), teachers_of(info) | {info.sha256}
-
-
-def _spoken(drawn: Any) -> int:
-    """How many samples of a batch say something."""
-    return int((drawn.letters[:, 0] >= 0).sum())

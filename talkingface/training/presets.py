@@ -18,7 +18,6 @@ from talkingface.models.discriminators import (
 )
 from talkingface.models.identity import IdentityConfig
 from talkingface.models.lipreader import LeanReaderConfig, MouthSpec, PublishedReaderConfig
-from talkingface.models.sentences import SentenceReaderConfig
 from talkingface.models.sync import SyncConfig
 from talkingface.training.atvg import AtvgTraining
 from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining
@@ -26,7 +25,6 @@ from talkingface.training.cran import CranTraining
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.identity import IdentityTraining
 from talkingface.training.reading import ReadingTraining
-from talkingface.training.sentences import SentenceTraining
 from talkingface.training.sync import SyncTraining
 from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
@@ -71,25 +69,6 @@ CRAN = {
     "cran-raw": replace(LEAN_CRAN, model=MODELS["cran-raw"]),
     "cran-taught": replace(
         LEAN_CRAN, model=MODELS["cran-taught"], stages=(PHONES, *LEAN_CRAN.stages)
-    ),
-    # What a reader of sentences needs: longer samples, fewer of them; D_l alone of the critics.
-    "cran-sentences": CranTraining(
-        model=MODELS["cran"],
-        stages=(
-            LIPS,
-            PIXELS,
-            replace(
-                CRITICS,
-                steps=200,
-                weights={**LEAN_WEIGHTS, "reading": 0.5},
-                batch=2,
-                frames=40,
-            ),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        puppets=0.25,
     ),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(
@@ -350,14 +329,6 @@ READING = {
     "published": ReadingTraining(PublishedReaderConfig(), steps=3200),
     "tiny": ReadingTraining(
         PublishedReaderConfig(channels=(4, 4, 4), feature=8, hidden=8), steps=6, batch=4
-    ),
-}
-
-# Readers of whole sentences, letter by letter (Song et al., Sec. 5, future work).
-SENTENCES = {
-    "sentences": SentenceTraining(SentenceReaderConfig()),
-    "sentences-tiny": SentenceTraining(
-        SentenceReaderConfig(hidden=8, layers=1), steps=6, batch=3, views=1
     ),
 }
 
