@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from talkingface.contract import LANDMARKS, LIPS
-from talkingface.phones import posteriors
 
 AdversarialForm = Literal["nonsaturating", "minimax", "hinge"]
 LipReadingForm = Literal["printed", "bounded", "frozen"]
@@ -238,14 +237,6 @@ def landmark_loss(
         return loss
     both = None if weight is None else weight[:, 1:] & weight[:, :-1]
     return loss + velocity * _mean(error.diff(dim=1).square(), both)
-
-
-def phone_loss(told: Tensor, taught: Tensor) -> Tensor:
-    """Distillation (Hinton et al. 2015): KL divergence of the phones told from those taught, and
-    the mean squared error of the level. told, taught: (..., FEATURES), see `talkingface.phones`."""
-    own, true = posteriors(told.float()), posteriors(taught.float())
-    divergence = (true * (true.clamp(min=1e-9).log() - own.clamp(min=1e-9).log())).sum(-1).mean()
-    return divergence + (told[..., -1].float() - taught[..., -1]).square().mean()
 
 
 def landmark_regression_loss(

@@ -241,7 +241,7 @@ def train_baseline(
 
 @train_app.command("table")
 def train_table(
-    name: Annotated[str, typer.Argument(help="which table: song-table1 or hearing")],
+    name: Annotated[str, typer.Argument(help="which table: song-table1 or atvgnet-table")],
     shards: Shards,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder, one run for each row")],
     reader: Annotated[

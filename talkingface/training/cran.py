@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface import weights
-from talkingface.audio import HOPS_PER_FRAME
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import (
-    EDGE,
     Batch,
     Cache,
-    ClipInfo,
     Drawn,
-    clip_speech,
     speakers_of,
 )
 from talkingface.errors import BadRequest
@@ -29,13 +25,11 @@ from talkingface.losses import (
     gradient_loss,
     lip_reading_critic_loss,
     lip_reading_generator_loss,
-    phone_loss,
     reconstruction_loss,
 )
 from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.head import measure, steady
-from talkingface.models.hearing import heard
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -47,7 +41,7 @@ from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
 
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
-HEARING = ("hearing", "at", "audio_encoder", "gru", "lip_head", "lip_neutral")
+HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             super()._begin_as(given)
 
     def hears(self, parameter: str) -> bool:
-        """The front end, the audio encoder, the GRU and the lip head."""
+        """The audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
 
     def _facts(self) -> dict[str, Any]:
@@ -150,9 +144,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        if "phones" in stage.weights:
-            told = self.model.hearing.tell(batch.speech)
-            return None, batch.frames, {"phones": phone_loss(told, self._taught(batch))}
         moves = self._moves(batch)
         if not stage.pictures:
             return None, batch.frames, self._blind_terms(batch, moves)
@@ -219,21 +210,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
                 weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
         return weight
-
-    def _heard(self, clip: ClipInfo) -> Tensor:
-        """As the front end begins; where it is taught phones, what its teacher hears."""
-        spec, hearing = self.training.model.speech, self.training.model.hearing
-        if hearing.taught != "no":
-            return self.cache.phones(clip)[EDGE:-EDGE:HOPS_PER_FRAME]
-        with torch.no_grad():
-            windows: Tensor = self.model.hearing(clip_speech(self.cache, clip, spec)[None])
-        return windows[0, :, windows.shape[2] // 2]
-
-    def _taught(self, batch: Batch) -> Tensor:
-        """The phones of the hops that `Hearing.tell` speaks of."""
-        spec, hearing = self.training.model.speech, self.training.model.hearing
-        cut = (spec.hops - heard(spec, hearing)[0]) // 2
-        return batch.phones[:, cut : batch.phones.shape[1] - cut]
 
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)

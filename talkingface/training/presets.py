@@ -58,18 +58,8 @@ LEAN_CRAN = CranTraining(
     mouth_weight=6.0,
     puppets=0.25,
 )
-# A front end that is taught phones learns them first: from every voice alike, also in running
-# speech, which begins with no silence.
-PHONES = replace(LIPS, steps=800, weights={"phones": 1.0})
-
 CRAN = {
     "cran": LEAN_CRAN,
-    "cran-mfcc": replace(LEAN_CRAN, model=MODELS["cran-mfcc"]),
-    "cran-phones": replace(LEAN_CRAN, model=MODELS["cran-phones"]),
-    "cran-raw": replace(LEAN_CRAN, model=MODELS["cran-raw"]),
-    "cran-taught": replace(
-        LEAN_CRAN, model=MODELS["cran-taught"], stages=(PHONES, *LEAN_CRAN.stages)
-    ),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(
         model=MODELS["cran-direct"],
@@ -436,7 +426,7 @@ def _choices(config: Any) -> dict[str, tuple[str, ...]]:
 
 def _parts(config: Any) -> list[tuple[str, Any]]:
     """A training's model; a model's networks."""
-    names = ("model", "at", "vg", "hearing")
+    names = ("model", "at", "vg")
     return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,6 @@ class Row:
     without: tuple[str, ...] = ()
     change: tuple[str, ...] = ()
     after: str = ""
-    batch: int = 0
 
 
 def _branch(name: str, label: str, without: str, start: str, preset: str, steps: str) -> Row:
@@ -69,27 +68,6 @@ SONG_TABLE1 = (
 ATVGNET_TABLE = tuple(row for row in SONG_TABLE1 if row.name in ("chung", "chen"))
 
 
-def _ears(
-    name: str, label: str, preset: str, steps: str = "300", change: str = "", after: str = ""
-) -> Row:
-    """What is heard, all else alike: lips alone, no pictures."""
-    critics, own = ("image", "video", "reading"), ("precision=float32", *change.split())
-    return Row(name, label, "cran", preset, steps, critics, own, after, batch=8)
-
-
-# Song et al., Sec. 5, "raw audio in place of MFCC", and what else may be heard.
-HEARING = (
-    _ears("log_mel", "log-mel", "cran"),
-    _ears("mfcc", "MFCC", "cran-mfcc"),
-    _ears("raw", "raw", "cran-raw"),
-    _ears("raw-free", "raw, from noise", "cran-raw", change="start=free"),
-    _ears("phones", "phones", "cran-phones"),
-    _ears("taught-start", "", "cran-taught", "300"),
-    _ears("taught", "taught phones", "cran-taught", "0,300", after="taught-start"),
-    _ears("tuned", "the same, tuned", "cran-taught", "0,300", "taught=tuned", "taught-start"),
-    _ears("sequence", "log-mel, over hops alone", "cran", change="audio=sequence"),
-)
-
 # The same in seconds, for tests of the command line.
 TINY = (
     Row("start", "", "cran", "cran-tiny", "2,2"),
@@ -100,7 +78,6 @@ TINY = (
 TABLES: Mapping[str, tuple[Row, ...]] = {
     "song-table1": SONG_TABLE1,
     "atvgnet-table": ATVGNET_TABLE,
-    "hearing": HEARING,
     "tiny": TINY,
 }
 
@@ -128,9 +105,6 @@ def recipe_of(
     change, without = list(row.change), list(row.without)
     if row.method == "cran":
         training = presets.choose(presets.CRAN, row.preset, row.steps, without, change)
-        if row.batch:
-            stages = tuple(replace(stage, batch=row.batch) for stage in training.stages)
-            training = replace(training, stages=stages)
         return CranRecipe(training, cache, device=device, reader=reader, init=init, seed=seed)
     baseline = presets.choose(presets.BASELINES, row.preset, row.steps, without, change)
     recipe = presets.BASELINE_RECIPES[type(baseline)]
