@@ -7,7 +7,7 @@ clip-wide statistic, so that what streams equals what is whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -35,13 +35,12 @@ class SpeechSpec:
     """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
     kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel",
-    "phones" (see `talkingface.phones`, whose mel spectrum is its own), "both" (log_mel, phones)
-    or "raw", the WINDOW samples of each hop, for a learned front end (`models/hearing.py`).
+    "phones" (see `talkingface.phones`, whose mel spectrum is its own).
     coefficients: how many per hop; hops: how many 10 ms hops per window (35 = the paper's 350 ms),
     centred on the middle of the video frame. Hop k is centred on sample 160 k.
     """
 
-    kind: Literal["mfcc", "log_mel", "phones", "both", "raw"] = "mfcc"
+    kind: Literal["mfcc", "log_mel", "phones"] = "mfcc"
     coefficients: int = 12
     hops: int = 35
     mels: int = 26
@@ -53,29 +52,20 @@ class SpeechSpec:
     def __post_init__(self) -> None:
         if self.hops <= HOPS_PER_FRAME:
             raise ValueError(f"a window must be longer than a frame ({HOPS_PER_FRAME} hops)")
-        if self.kind == "raw" and self.coefficients != WINDOW:
-            raise ValueError(f"of a hop of raw sound all {WINDOW} samples are coefficients")
-        if self.kind == "both" and self.coefficients != self.mels + phones.FEATURES:
-            raise ValueError(f"of both, all {self.mels} mels and {phones.FEATURES} are heard")
-        most = {
-            "mfcc": self.mels - 1,
-            "log_mel": self.mels,
-            "phones": phones.FEATURES,
-            "both": self.mels + phones.FEATURES,
-            "raw": WINDOW,
-        }[self.kind]
+        known = {"mfcc": self.mels - 1, "log_mel": self.mels, "phones": phones.FEATURES}
+        most = known[self.kind]
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
 
     @property
     def before(self) -> int:
         """Hops before a window that its features need."""
-        return phones.BEFORE if self.kind in ("phones", "both") else 0
+        return phones.BEFORE if self.kind == "phones" else 0
 
     @property
     def after(self) -> int:
         """Hops after a window that its features need."""
-        return phones.AFTER if self.kind in ("phones", "both") else 0
+        return phones.AFTER if self.kind == "phones" else 0
 
     @property
     def first_sample(self) -> int:
@@ -141,11 +131,8 @@ def hop_power(samples: Tensor, spec: SpeechSpec) -> Tensor:
 def hop_features(samples: Tensor, spec: SpeechSpec) -> Tensor:
     """Features of every whole hop in `samples` (..., N): (..., hops, coefficients).
 
-    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`). Of raw sound
-    they are its samples, a view.
+    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`).
     """
-    if spec.kind == "raw":
-        return samples[..., 1:].unfold(-1, WINDOW, HOP)
     return power_features(hop_power(samples, spec), spec)
 
 
@@ -158,9 +145,6 @@ def power_features(power: Tensor, spec: SpeechSpec) -> Tensor:
         return torch.stack(found).unflatten(0, power.shape[:-2]) if power.ndim > 2 else found[0]
     mel = power @ mel_filters(spec.mels, spec.low_hz, spec.high_hz).to(power.device)
     log_mel = mel.clamp(min=spec.floor).log()
-    if spec.kind == "both":
-        told = power_features(power, replace(spec, kind="phones", coefficients=phones.FEATURES))
-        return torch.cat([log_mel[..., spec.before : -spec.after, :], told], dim=-1)
     if spec.kind == "log_mel":
         return log_mel[..., : spec.coefficients]
     return log_mel @ dct_matrix(spec.mels, spec.coefficients).to(power.device)

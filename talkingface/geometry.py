@@ -5,7 +5,6 @@ A similarity is a (2, 3) float64 matrix [sR | t] that maps picture pixels (x, y)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
-# (h, w, 3) of a crop -> (2h, 2w, 3) float32, what its bicubic enlargement lacks
-Finer = Callable[[Picture], NDArray[np.float32]]
 Box = tuple[int, int, int, int]  # rows and columns of a crop: top, bottom, left, right
 
 # The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
@@ -142,7 +139,6 @@ def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
     return np.asarray(out, dtype=np.uint8)
 
 
-CONTEXT = 6  # pixels around a part of the crop that those who add detail to it see
 _MEAN = np.full(3, 1 / 3, np.float32)  # of the three colours
 
 
@@ -163,12 +159,8 @@ class Paster:
         matrix: Array,
         crop: Picture,
         feather: float = 0.08,
-        finer: Finer | None = None,
     ) -> None:
-        """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own, (S, S, 3).
-
-        finer: adds detail to what gives way, where the picture has more pixels than the crop.
-        """
+        """picture: (H, W, 3) RGB; matrix: picture -> crop; crop: the identity's own, (S, S, 3)."""
         size = crop.shape[0]
         self._picture, self._matrix = picture, matrix
         self._crop = crop.astype(np.float32)
@@ -179,7 +171,6 @@ class Paster:
         self._crop_grid = _grid(0, size, 0, size)
         scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # crop pixels per picture pixel
         self._enlarged = int(np.clip(round(1 / scale), 1, 6))
-        self._finer = finer if 1 / scale > 1.25 else None
 
     def __call__(self, generated: Picture, flow: NDArray[np.float32] | None = None) -> Picture:
         """The whole picture with this generated crop (S, S, 3) in it.
@@ -201,25 +192,11 @@ class Paster:
         if (box := _box(way > 0.01)) is not None:  # first: it needs the picture without the change
             place, share = self._lift(way, box)
             lost = self._lift(bent, box)[1] - out[place]
-            if self._finer is not None:
-                lost += self._added_detail(generated, box)
             out[place] = cv2.add(out[place], lost * share[..., None], dtype=cv2.CV_8U)
         if (box := _box(size > 1.0)) is not None:
             place, added = self._lift(change * self._feather[..., None], box)
             out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
         return out
-
-    def _added_detail(self, generated: Picture, box: Box) -> NDArray[np.float32]:
-        """What `finer` adds to this part of the crop, at the picture's size."""
-        assert self._finer is not None
-        size = len(generated)
-        top, left = (max(0, side - CONTEXT) for side in (box[0], box[2]))
-        bottom, right = (min(size, side + CONTEXT) for side in (box[1], box[3]))
-        detail = np.zeros((2 * size, 2 * size, 3), np.float32)
-        detail[2 * top : 2 * bottom, 2 * left : 2 * right] = self._finer(
-            np.ascontiguousarray(generated[top:bottom, left:right])
-        )
-        return self._lift(detail, box, 2)[1]
 
     def _bend_crop(self, flow: NDArray[np.float32]) -> NDArray[np.float32]:
         x, y = (np.ascontiguousarray(self._crop_grid[..., k] + flow[..., k]) for k in (0, 1))
@@ -235,20 +212,18 @@ class Paster:
         out[y0:y1, x0:x1] = _remap(self._picture, x, y)
 
     def _lift(
-        self, values: NDArray[np.float32], box: Box, given: int = 1
+        self, values: NDArray[np.float32], box: Box
     ) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
         """A part of the crop at the picture's size, and where it lies in there.
 
         Enlarged smoothly to about that size first (fast), so that what is left is nearly a shift.
-        given: how many times the crop's pixels `values` have.
         """
-        times = max(given, self._enlarged)
-        top, bottom, left, right = (given * side for side in box)
+        top, bottom, left, right = box
         part = values[top:bottom, left:right]
-        size = (times * (right - left) // given, times * (bottom - top) // given)
+        size = (self._enlarged * (right - left), self._enlarged * (bottom - top))
         large = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)
         y0, y1, x0, x1 = self._region(*box)
-        place = self._placed(box, (y0, x0), times)
+        place = self._placed(box, (y0, x0), self._enlarged)
         return np.s_[y0:y1, x0:x1], _up(np.asarray(large, np.float32), place, (x1 - x0, y1 - y0))
 
     def _region(self, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from talkingface.contract import LANDMARKS, LIPS
-from talkingface.phones import posteriors
 
 AdversarialForm = Literal["nonsaturating", "minimax", "hinge"]
 LipReadingForm = Literal["printed", "bounded", "frozen"]
@@ -213,38 +212,6 @@ def lip_reading_generator_loss(fake: Tensor, labels: Tensor) -> Tensor:
     return _mean(-read, labelled)
 
 
-def sentence_reading_loss(logits: Tensor, lengths: Tensor, letters: Tensor) -> Tensor:
-    """CTC: -ln p(l | x) of Graves et al. 2006, Sec. 3.1 and 4.1 (connectionist temporal ...).
-
-    p(l | x) is the sum over all paths that spell l once repeats are merged and blanks (code 0) are
-    taken out, each the product of its codes' probabilities. What a reader of sentences minimises on
-    real video, and G against it on generated video. logits: (B, S, codes); lengths: (B,), how many
-    steps count; letters: (B, L) codes from 1, -1 beyond each text's end. A clip's loss is divided
-    by its words (spaces, code 1, part them), so that it weighs as much as a reader of words that
-    reads as many. A clip without letters does not count, nor one with fewer steps than its letters
-    need.
-    """
-    if logits.ndim != 3 or lengths.shape != logits.shape[:1] or len(letters) != len(logits):
-        raise ValueError(
-            "expected logits (B, S, codes), lengths (B,) and letters (B, L), got "
-            f"{tuple(logits.shape)}, {tuple(lengths.shape)} and {tuple(letters.shape)}"
-        )
-    said = letters >= 0
-    many = said.sum(1)
-    doubled = (letters[:, 1:] == letters[:, :-1]) & said[:, 1:]  # need a blank between
-    readable = (many > 0) & (lengths >= many + doubled.sum(1))
-    clean = torch.where(readable[:, None, None], logits.float(), 0.0)
-    unlikely = F.ctc_loss(
-        clean.log_softmax(2).transpose(0, 1),
-        letters.clamp_min(0),
-        lengths,
-        torch.where(readable, many, 0),
-        reduction="none",
-    )
-    words = (letters == 1).sum(1) + 1
-    return _mean(unlikely / words, readable)
-
-
 def _landmark_tracks(predicted: Tensor, target: Tensor) -> None:
     if predicted.shape != target.shape or predicted.ndim != 4:
         raise ValueError(
@@ -270,14 +237,6 @@ def landmark_loss(
         return loss
     both = None if weight is None else weight[:, 1:] & weight[:, :-1]
     return loss + velocity * _mean(error.diff(dim=1).square(), both)
-
-
-def phone_loss(told: Tensor, taught: Tensor) -> Tensor:
-    """Distillation (Hinton et al. 2015): KL divergence of the phones told from those taught, and
-    the mean squared error of the level. told, taught: (..., FEATURES), see `talkingface.phones`."""
-    own, true = posteriors(told.float()), posteriors(taught.float())
-    divergence = (true * (true.clamp(min=1e-9).log() - own.clamp(min=1e-9).log())).sum(-1).mean()
-    return divergence + (told[..., -1].float() - taught[..., -1]).square().mean()
 
 
 def landmark_regression_loss(

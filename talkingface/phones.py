@@ -113,11 +113,6 @@ def scaled(log_posteriors: Tensor) -> Tensor:
     return log_posteriors.clamp(min=LOWEST) / 3 + 1
 
 
-def posteriors(features: Tensor) -> Tensor:
-    """(..., FEATURES) -> (..., phones): the probabilities that these features scale."""
-    return ((features[..., :-1] - 1) * 3).softmax(-1)
-
-
 def running_mean(cepstra: Tensor) -> Tensor:
     """(N, CEPSTRA) -> (N - MEMORY + 1, CEPSTRA): of the speech among the last MEMORY hops.
 

@@ -25,7 +25,7 @@ from talkingface import __version__, media, picture, video
 from talkingface.audio import SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.geometry import Finer, Paster
+from talkingface.geometry import Paster
 
 Picture = NDArray[np.uint8]
 Samples = NDArray[np.floating[Any]] | Tensor
@@ -98,8 +98,7 @@ class Sitter:
     """A face ready to speak.
 
     identity: its encoding. picture: (H, W, 3); matrix: (2, 3), the picture's pixels to the crop's;
-    crop: (S, S, 3), the face itself. note: what the user should know of how it was found. finer:
-    see `Paster`.
+    crop: (S, S, 3), the face itself. note: what the user should know of how it was found.
     """
 
     identity: Any
@@ -107,12 +106,11 @@ class Sitter:
     matrix: NDArray[np.float64]
     crop: Picture
     note: str | None = None
-    finer: Finer | None = None
 
     @cached_property
     def paster(self) -> Paster:
         """Brings a generated crop back into the picture."""
-        return Paster(self.picture, self.matrix, self.crop, finer=self.finer)
+        return Paster(self.picture, self.matrix, self.crop)
 
     def drawing(self, show: Show, mark: bool, model: str) -> Callable[[Moment], Picture]:
         """How a frame is shown: in its whole "picture", as the bare "face", or as "maps".

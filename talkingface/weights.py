@@ -29,6 +29,24 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
 REGISTRY = "registry.json"
 
+# What version 0.2.0 removed, as older files name it: whole families; fields of a family's config,
+# each with the one value that means what the model does now; kinds of `audio.SpeechSpec`.
+REMOVED_FAMILIES = ("lipreader-sentences", "detail")
+REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "cran": {
+        "hearing": {
+            "filters": 40,
+            "start": "mel",
+            "taught": "no",
+            "widths": [128, 128, 128],
+            "reach": 2,
+        },
+        "mover": "hybrid",
+        "audio": "strided",
+    }
+}
+REMOVED_SPEECH = ("raw", "both")
+
 # Names that need no file: (what they are, seed of their random parameters).
 WITHOUT_FILE = {
     "still": ("baseline: repeats the portrait", 0),
@@ -271,7 +289,10 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """The module that the header describes, with the file's tensors, loaded strictly."""
     try:
-        model = models.build(models.config_from_json(json.dumps(header["config"])))
+        config = _without_removed(path, header["config"])
+        model = models.build(models.config_from_json(json.dumps(config)))
+    except BadWeights:
+        raise
     except (TalkingFaceError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadWeights(
             f"{path}: its header describes no model of this version ({_line(error)}): update "
@@ -287,6 +308,30 @@ def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor
             )
     model.load_state_dict(dict(tensors), strict=True)
     return model
+
+
+def _without_removed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a header's config without the fields that version 0.2.0 removed.
+
+    This is the only place where older configs are read. Raises BadWeights where a removed field has
+    another value than the one that means what the model does now.
+    """
+    family, speech = config["family"], config.get("speech")
+    fields = REMOVED_FIELDS.get(family, {})
+    asked = [f"the family {family}"] if family in REMOVED_FAMILIES else []
+    asked += [
+        f"{name}={json.dumps(config[name])}"
+        for name, value in fields.items()
+        if config.get(name, value) != value
+    ]
+    if isinstance(speech, dict) and speech.get("kind") in REMOVED_SPEECH:
+        asked.append(f"speech of the kind {speech['kind']}")
+    if asked:
+        raise BadWeights(
+            f"{path}: needs {', '.join(asked)}, which version 0.2.0 removed: load it with "
+            "talkingface 0.1, or train again"
+        )
+    return {name: value for name, value in config.items() if name not in fields}
 
 
 def _count(model: nn.Module) -> int:

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from talkingface import models, phones
-from talkingface.audio import HOPS_PER_FRAME, WINDOW, SpeechSpec
+from talkingface import models
+from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.models.blocks import Lstm, Up
 from talkingface.models.cran import PRESETS, Cran, CranConfig, Teacher
-from talkingface.models.hearing import HearingConfig
 from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
 
 TINY = PRESETS["cran-tiny"]
@@ -41,17 +40,6 @@ CONFIGS: dict[str, Any] = {
     "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
     "cran-natural-head": replace(
         TINY, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
-    ),
-    "cran-raw": replace(
-        TINY,
-        speech=SpeechSpec(kind="raw", coefficients=WINDOW),
-        hearing=HearingConfig(filters=8, taught="tuned", widths=(8, 8)),
-        audio="sequence",
-    ),
-    "cran-at": replace(
-        TINY,
-        speech=SpeechSpec(kind="both", coefficients=26 + phones.FEATURES, mels=26),
-        mover="at",
     ),
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,

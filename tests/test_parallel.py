@@ -19,7 +19,6 @@ import torch
 from conftest import Cli
 from corpus import write_cache
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from talkingface import weights
 from talkingface.data.dataset import Cache, Drawn, SampleConfig, pool_of, prefetch
@@ -61,10 +60,7 @@ def training(batch: int, **changes: Any) -> CranTraining:
 
 def joined(parts: tuple[Drawn, ...]) -> Drawn:
     """Several batches as one."""
-    longest = max(part.letters.shape[1] for part in parts)
-    padded = [F.pad(p.letters, (0, longest - p.letters.shape[1]), value=-1) for p in parts]
     values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
-    values["letters"] = padded
     return Drawn(**{n: v[0] if n == "count" else torch.cat(v) for n, v in values.items()})
 
 

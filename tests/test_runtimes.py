@@ -33,7 +33,7 @@ from talkingface.runtimes.compiled import Compiled, convert
 from talkingface.runtimes.graph import Step, flat, rebuilt
 
 pytest.importorskip("openvino")
-TINY = ("cran", "cran-at", "cran-raw", "cran-frame", "atvg", "chung", "still")
+TINY = ("cran", "cran-frame", "atvg", "chung", "still")
 
 
 @pytest.fixture(scope="module")

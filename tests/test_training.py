@@ -438,7 +438,7 @@ def test_a_reader_learns_its_words(cache: Cache) -> None:
     recipe = ReadingRecipe(training, cache)
     losses = [recipe.step(recipe.batch(step), step)["loss"] for step in range(40)]
     assert losses[0] > 3  # of 51 words nothing is known: log 51 = 3.9
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])  # of six seeds at most 0.5
 
 
 @pytest.mark.parametrize("name", sorted(presets.READING))

@@ -182,6 +182,41 @@ def test_a_damaged_file_is_refused_by_name(saved: Path, damage: Damage, says: st
     assert "\n" not in str(caught.value)
 
 
+def as_before(path: Path, **changed: object) -> None:
+    """Write the config of `path` as version 0.1 did, with some of its fields changed."""
+    before = {**weights.REMOVED_FIELDS["cran"], **changed}
+    edit_header(path, lambda header: header["config"].update(before))  # type: ignore[attr-defined]
+
+
+def test_a_file_of_the_version_before_is_the_same_model(saved: Path) -> None:
+    expected = weights.load(saved).state_dict()
+    as_before(saved)
+    loaded = weights.load(saved)
+    assert loaded.config == models.PRESETS["cran-tiny"]
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"mover": "at"}, 'mover="at"'),
+        ({"audio": "sequence"}, 'audio="sequence"'),
+        ({"hearing": {**weights.REMOVED_FIELDS["cran"]["hearing"], "taught": "fixed"}}, "hearing="),
+        ({"speech": {"kind": "raw", "coefficients": 400}}, "speech of the kind raw"),
+        ({"speech": {"kind": "both", "coefficients": 69}}, "speech of the kind both"),
+        ({"family": "detail"}, "the family detail"),
+        ({"family": "lipreader-sentences"}, "the family lipreader-sentences"),
+    ],
+)
+def test_a_file_that_needs_what_was_removed_is_refused(
+    saved: Path, changed: dict[str, object], says: str
+) -> None:
+    as_before(saved, **changed)
+    with pytest.raises(BadWeights, match=r"which version 0\.2\.0 removed") as caught:
+        weights.load(saved)
+    assert f"{saved}: needs " in str(caught.value) and says in str(caught.value)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
 def test_numbers_that_do_not_fit_are_not_saved(tmp_path: Path, bad: float) -> None:
     model = make()

@@ -313,7 +313,7 @@ def test_it_learns(cache: Cache) -> None:
     batch = recipe.batch(0)
     terms = [recipe.step(batch, step) for step in range(20)]
     for name in ("pixels", "pixels_from_video", "contrastive", "word", "critic/speaker"):
-        assert terms[-1][name] < 0.9 * terms[0][name], name
+        assert terms[-1][name] < 0.9 * terms[0][name], name  # of six seeds at most 0.36
 
 
 @pytest.mark.parametrize(

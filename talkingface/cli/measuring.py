@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="a table: song-table1, atvgnet-table, hearing"),
+        typer.Option(help="a table: song-table1, atvgnet-table"),
     ] = None,
     runs: Annotated[
         Path, typer.Option(help="with --preset: what `talkingface train table` wrote")

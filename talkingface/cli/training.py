@@ -30,7 +30,6 @@ from talkingface.cli.options import (
     bar,
     note,
 )
-from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +45,9 @@ def train_lipreader(
     preset: Annotated[
         str,
         typer.Option(
-            help="trainer (guides a generator), judge (scores it), published, or sentences (guides "
-            "it by whole sentences, letter by letter)"
+            help="trainer (guides a generator), judge (scores it) or published (the paper's size)"
         ),
     ] = "trainer",
-    init: Annotated[
-        str | None,
-        typer.Option(help="for sentences: the lean reader whose eyes it has [lipreader]"),
-    ] = None,
     minutes: Minutes = None,
     seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
     accumulate: Accumulate = 1,
@@ -61,33 +55,22 @@ def train_lipreader(
     workers: Workers = None,
     device: Device = "auto",
 ) -> None:
-    """Train a lip reader on real words or sentences; goes on where it stopped.
+    """Train a lip reader on real words; goes on where it stopped.
 
     The one that guides a generator and the one that scores it learn from different sentences.
 
     Example: talkingface train lipreader shards -o runs/judge --preset judge
-
-    Example: talkingface train lipreader shards -o runs/sentences --preset sentences
     """
     from dataclasses import replace
 
     from talkingface.data.shards import open_cache
-    from talkingface.training import presets, reading, sentences
+    from talkingface.training import presets, reading
 
-    known: dict[str, Any] = {**presets.READING, **presets.SENTENCES}
-    training = presets.named(known, preset)
+    training = presets.named(presets.READING, preset)
     training = training if seed is None else replace(training, seed=seed)
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
-    recipe: Recipe
     with _processes(device) as own:
-        cache = open_cache(shards)
-        if preset in presets.SENTENCES:
-            recipe = sentences.SentenceRecipe(training, cache, own, init or "lipreader")
-        elif init is None:
-            recipe = reading.ReadingRecipe(training, cache, own)
-        else:
-            raise BadRequest(f"--init is for readers of sentences: {preset} begins from nothing")
-        _train(recipe, output, options)
+        _train(reading.ReadingRecipe(training, open_cache(shards), own), output, options)
 
 
 @train_app.command("identity")
@@ -143,34 +126,6 @@ def train_sync(
     options = _options(minutes, training.seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
         _train(sync.SyncRecipe(training, open_cache(shards), own), output, options)
-
-
-@train_app.command("detail")
-def train_detail(
-    portraits: Annotated[Path, typer.Argument(help="folder of pictures of faces")],
-    output: RunFolder,
-    preset: Preset = "detail",
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Train what doubles the detail of a generated face; goes on where it stopped.
-
-    Each third picture, by name, is held out and measured.
-
-    Example: talkingface train detail portraits -o runs/detail
-    """
-    from dataclasses import replace
-
-    from talkingface.training import detail, presets
-
-    training = replace(presets.named(presets.DETAIL, preset), seed=seed)
-    options = _options(minutes, seed, accumulate, save_every, workers, device)
-    with _processes(device) as own:
-        _train(detail.DetailRecipe(training, portraits, own), output, options)
 
 
 @train_app.command("cran")
@@ -286,7 +241,7 @@ def train_baseline(
 
 @train_app.command("table")
 def train_table(
-    name: Annotated[str, typer.Argument(help="which table: song-table1 or hearing")],
+    name: Annotated[str, typer.Argument(help="which table: song-table1 or atvgnet-table")],
     shards: Shards,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder, one run for each row")],
     reader: Annotated[

@@ -13,20 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface.audio import (
-    N_FFT,
-    SAMPLE_RATE,
-    SpeechSpec,
-    hop_features,
-    hop_power,
-    power_features,
-)
+from talkingface.audio import N_FFT, SAMPLE_RATE, SpeechSpec, hop_power, power_features
 from talkingface.geometry import MIRROR
 
 Frames = NDArray[np.uint8]
 Points = NDArray[np.float32]
-PITCH = 40  # samples: of a cepstrum, what is below is the vocal tract's (no voice is above 400 Hz)
-MOST_MOVED = 6.0  # log power: by what an envelope that is moved may change a bin
 
 
 @dataclass(frozen=True)
@@ -116,8 +107,7 @@ def augment_speech(
 ) -> Tensor:
     """(N,) samples to features of their hops (hops, coefficients): another voice, the same words.
 
-    Vocal-tract length and equaliser act on the power spectrum (raw sound: on its envelope), gain,
-    noise and room on the samples.
+    Vocal-tract length and equaliser act on the power spectrum, gain, noise and room on the samples.
     """
     samples = samples * 10 ** (rng.uniform(-config.gain, config.gain) / 20)
     if rng.random() < config.room:
@@ -132,32 +122,10 @@ def augment_speech(
         knots = rng.normal(0, config.equaliser / 2, 6)
         curve = np.interp(np.linspace(0, 5, N_FFT // 2 + 1), np.arange(6), knots)
         gain = torch.from_numpy(curve)
-    if spec.kind == "raw":
-        return hop_features(_revoiced(samples, factor, gain), spec)
     power = hop_power(samples, spec)
     if factor != 1.0:
         power = _scale_frequency(power, factor)
     return power_features(power * (10 ** (gain / 10)).float(), spec)
-
-
-def _revoiced(samples: Tensor, factor: float, gain: Tensor) -> Tensor:
-    """Samples whose spectral envelope is read at f * factor, and louder by gain (bins,) dB.
-
-    The envelope is what a cepstrum knows of it below PITCH: the harmonics stay where they are.
-    """
-    window = torch.hann_window(N_FFT)
-    spectrum = torch.stft(samples, N_FFT, N_FFT // 4, window=window, return_complex=True)
-    change = gain[:, None].float() * float(np.log(10) / 20)
-    if factor != 1.0:
-        level = (spectrum.abs().square() + 1e-9).log().T  # (frames, bins)
-        cepstrum = torch.fft.irfft(level.to(torch.complex64))
-        cepstrum[:, PITCH : N_FFT - PITCH + 1] = 0
-        envelope = torch.fft.rfft(cepstrum).real
-        difference = _scale_frequency(envelope, factor) - envelope
-        change = change + 0.5 * difference.T.clamp(-MOST_MOVED, MOST_MOVED)
-    return torch.istft(
-        spectrum * change.exp(), N_FFT, N_FFT // 4, window=window, length=len(samples)
-    )
 
 
 def _scale_frequency(power: Tensor, factor: float) -> Tensor:

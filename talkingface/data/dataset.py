@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import phones
 from talkingface.audio import (
     FPS,
-    HOP,
     HOPS_PER_FRAME,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
-    WINDOW,
     SpeechSpec,
-    hop_features,
     windows,
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
@@ -41,12 +37,9 @@ from talkingface.data.puppets import animate, can_speak, closed_mouth, move_land
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
 from talkingface.models.lipreader import GRID_WORDS
-from talkingface.models.sentences import spelled
 
 AHEAD = 2  # batches that are made before their turn
 BATCHES = 16  # that a share of the clips must have to be worth it
-TEACHER = SpeechSpec(kind="phones", coefficients=phones.FEATURES)
-EDGE = 20  # hops around a clip in which frames hear, and phones are told
 MOST_WORDS = 500  # that a reader of another corpus than GRID tells apart: as many as LRW has
 
 
@@ -78,7 +71,6 @@ class Cache:
             raise BadShard(
                 f"{folder} is not a training cache ({error}); run `talkingface prepare`"
             ) from error
-        self._phones: dict[tuple[str, bool], Tensor] = {}
         self.clips = [
             ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])})
             for row in rows
@@ -128,19 +120,6 @@ class Cache:
             out[start - first : stop - first] = torch.from_numpy(tail)
         return out
 
-    def phones(self, clip: ClipInfo, repeated: bool = False) -> Tensor:
-        """What a voice-independent model hears in a clip, kept: (2 EDGE + 4 frames, FEATURES).
-
-        Row EDGE + k is of the hop centred on the clip's sample 160 k. repeated: see `samples`.
-        """
-        key = (clip.key, repeated)
-        if key not in self._phones:
-            before, hops = EDGE + phones.BEFORE, 2 * EDGE + HOPS_PER_FRAME * clip.frames
-            count = (phones.BEFORE + hops + phones.AFTER - 1) * HOP + WINDOW + 1
-            sound = self.samples(clip, -before * HOP - WINDOW // 2 - 1, count, repeated)
-            self._phones[key] = hop_features(sound, TEACHER)
-        return self._phones[key]
-
     def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
         """(frames,) gap of the inner lips, of the crop's side."""
         points = self.landmarks[clip.start : clip.start + clip.frames]
@@ -166,10 +145,6 @@ class Batch:
     first frame and the one after its last.
     speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
-    phones: (B, hops + 4 (T - 1), FEATURES), what `talkingface.phones` hears in the clean sound of
-    the same hops, where `SampleConfig.phones` asks for it; else (B, 0).
-    letters: (B, L) codes of all words wholly within the sample (`sentences.spelled`), -1 beyond
-    their end; run: (B, 2), the first frame of the first and the one after the last's last.
     """
 
     portrait: Portrait
@@ -183,9 +158,6 @@ class Batch:
     span: Tensor
     speaker: Tensor
     others: Tensor
-    phones: Tensor
-    letters: Tensor
-    run: Tensor
 
 
 @dataclass(frozen=True)
@@ -204,9 +176,6 @@ class Drawn:
     word: Tensor
     span: Tensor
     speaker: Tensor
-    phones: Tensor
-    letters: Tensor
-    run: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on this device, where its pictures become floats."""
@@ -226,9 +195,6 @@ class Drawn:
             self.span.to(device),
             self.speaker.to(device),
             frames[:, row.stop :],
-            self.phones.to(device),
-            self.letters.to(device),
-            self.run.to(device),
         )
 
 
@@ -256,7 +222,6 @@ class SampleConfig:
     pictures: bool = True  # False: landmarks and speech only
     sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
     others: int = 0  # further pictures of the face, for those who see more than one
-    phones: bool = False  # what a voice-independent model hears, for those who learn from it
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -358,9 +323,9 @@ def _sample(
     repeated = bool(rng.random() < config.repeated)
     samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1, repeated)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
-    # whether a puppet's lips can be read is not known
-    inside = [] if puppet is not None else _words(clip, first, speed, config.frames)
-    word, span = _word(cache, inside, config.frames, rng)
+    word, span = -1, (0, config.frames)
+    if puppet is None:  # whether a puppet's lips can be read is not known
+        word, span = _word(cache, clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
         "landmarks": landmarks,
@@ -369,32 +334,23 @@ def _sample(
         "word": word,
         "span": span,
         "speaker": clip.speaker if puppet is None else None,
-        "phones": _phones(cache, (clip, repeated), (begin, speed), spec, config),
-        "letters": spelled(" ".join(word for word, _ in inside)),
-        "run": (inside[0][1][0], inside[-1][1][1]) if inside else (0, config.frames),
     }
 
 
-Spoken = tuple[str, tuple[int, int]]  # a word and its frames in a sample
+def _word(
+    cache: Cache, clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
+) -> tuple[int, tuple[int, int]]:
+    """Return the number of one of the clip's words within the sample, and its frames there.
 
-
-def _words(clip: ClipInfo, first: int, speed: float, frames: int) -> list[Spoken]:
-    """The clip's words that lie wholly within the sample."""
+    Only words that readers know count; (-1, (0, frames)) where there is none.
+    """
+    known = cache.word_index
     found = []
     for word, start, end in clip.words:
         begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
         span = (round((begin - first) / speed), round((stop - first) / speed))
-        if span[0] >= 0 and span[1] <= frames:
-            found.append((word, span))
-    return found
-
-
-def _word(
-    cache: Cache, inside: list[Spoken], frames: int, rng: np.random.Generator
-) -> tuple[int, tuple[int, int]]:
-    """One of these words that readers know: its number, and its frames in the sample."""
-    known = cache.word_index
-    found = [(known[word], span) for word, span in inside if word in known]
+        if word in known and span[0] >= 0 and span[1] <= frames:
+            found.append((known[word], span))
     if not found:
         return -1, (0, frames)
     return found[int(rng.integers(len(found)))]
@@ -416,9 +372,6 @@ def _still_sample(
         "word": -1,
         "span": (0, config.frames),
         "speaker": None,
-        "phones": _phones(cache, None, (0, 1.0), spec, config),
-        "letters": [],
-        "run": (0, config.frames),
     }
 
 
@@ -514,36 +467,6 @@ def _speech(
     return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
 
 
-def _phones(
-    cache: Cache,
-    said: tuple[ClipInfo, bool] | None,
-    tape: tuple[int, float],
-    spec: SpeechSpec,
-    config: SampleConfig,
-) -> Tensor:
-    """What the voice-independent model hears in the hops of a sample, between its own hops.
-
-    said: the clip, and whether it follows its own end; None for silence. tape: the first sample
-    that is heard, of the clip, and the speed.
-    """
-    if not config.phones:
-        return torch.zeros(0)
-    count = spec.hops + HOPS_PER_FRAME * (config.frames - 1)
-    if said is None:
-        return _silence().expand(count, -1)
-    known = cache.phones(*said)
-    centres = tape[0] + tape[1] * (1 + WINDOW / 2 + HOP * torch.arange(count, dtype=torch.float64))
-    place = (centres / HOP + EDGE).clamp(0, len(known) - 1.001)
-    low = place.floor().long()
-    return torch.lerp(known[low], known[low + 1], (place - low).float()[:, None])
-
-
-@lru_cache(1)
-def _silence() -> Tensor:
-    """(1, FEATURES): what the voice-independent model hears of nothing."""
-    return hop_features(torch.zeros((phones.BEFORE + phones.AFTER) * HOP + WINDOW + 1), TEACHER)
-
-
 def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:
     return Drawn(
         torch.from_numpy(np.stack([s["frames"] for s in samples])),
@@ -554,16 +477,7 @@ def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: in
         torch.tensor([s["word"] for s in samples]),
         torch.tensor([s["span"] for s in samples]),
         torch.tensor([speakers.index(s["speaker"]) if s["speaker"] else -1 for s in samples]),
-        torch.stack([s["phones"] for s in samples]),
-        padded([s["letters"] for s in samples]),
-        torch.tensor([s["run"] for s in samples]),
     )
-
-
-def padded(texts: list[list[int]]) -> Tensor:
-    """Codes of several texts as (B, L), -1 beyond each one's end."""
-    longest = max(1, *map(len, texts))
-    return torch.tensor([text + [-1] * (longest - len(text)) for text in texts])
 
 
 def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
 from talkingface.evaluation import figures, tables
-from talkingface.evaluation.bench import LIPS_ALONE, Bench, Candidate, open_candidate
+from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
@@ -41,8 +41,7 @@ class Sheet:
 class Paper:
     """How a paper prints its table. columns: as its head has them, ours behind. reference: the row
     that the others are compared with. long: rows whose identity drift is plotted. further: shipped
-    models that stand beside. author_compat: also as ATVGnet's script measures. ending: of the
-    table's models, as `open_candidate` reads it."""
+    models that stand beside. author_compat: also as ATVGnet's script measures."""
 
     columns: tuple[Column, ...]
     reference: str
@@ -50,7 +49,6 @@ class Paper:
     long: tuple[str, ...] = ()
     further: tuple[str, ...] = ()
     author_compat: bool = False
-    ending: str = ""
 
 
 SONG_COLUMNS: tuple[Column, ...] = (
@@ -74,13 +72,9 @@ ATVGNET_COLUMNS: tuple[Column, ...] = (
     ("PSNR", "psnr", 2),
     *tables.AUTHOR_COLUMNS,
 )
-LIP_COLUMNS: tuple[Column, ...] = tuple(
-    column for column in tables.LIP_COLUMNS if column[1] not in ("failed", "missed")
-)
 DRIVEN = "atvg@landmarks"  # as the poster's numbers were made: from the clip's real landmarks
 FULL = "L_r,I,V,l"
 LOSSES = ("L_r", "L_r,V", "L_r,I,V", FULL)
-READERS = ("no D_l", "D_l of words", "D_l of sentences")
 SCHEMES = ("sequential", "frame to frame", "L_r")  # L_r is the recurrent one
 
 PAPERS: Mapping[str, Paper] = {
@@ -103,12 +97,6 @@ PAPERS: Mapping[str, Paper] = {
         (Sheet("methods.png", figures.methods, ("Chen 2018", "Chung 2017", "atvg", DRIVEN)),),
         further=("atvg", DRIVEN),
         author_compat=True,
-    ),
-    "hearing": Paper(LIP_COLUMNS, "log-mel", (), (), ("cran@lips", "atvg@lips"), ending=LIPS_ALONE),
-    "reading": Paper(
-        SONG_COLUMNS,
-        "no D_l",
-        (Sheet("reading.png", figures.methods, READERS),),
     ),
     "tiny": Paper(SONG_COLUMNS, "L_r", (Sheet("fig4.png", figures.methods, ("L_r",)),), ("L_r",)),
 }
@@ -142,8 +130,8 @@ def reproduce(
     are not trained.
     """
     paper = _paper(table)
-    reference = reference or paper.reference + paper.ending
-    models = [f"{label}={path}{paper.ending}" for label, path in trained(table, runs).items()]
+    reference = reference or paper.reference
+    models = [f"{label}={path}" for label, path in trained(table, runs).items()]
     models += paper.further
     results = evaluate(
         models,

@@ -17,10 +17,8 @@ from talkingface.models import (
     chen,
     chung,
     cran,
-    detail,
     identity,
     lipreader,
-    sentences,
     sync,
     zhou,
 )
@@ -34,8 +32,6 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
-    "lipreader-sentences": (sentences.SentenceReader, sentences.SentenceReaderConfig),
-    "detail": (detail.Detail, detail.DetailConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

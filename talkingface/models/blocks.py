@@ -35,17 +35,10 @@ def audio_encoder(
     norm: str,
     features: int,
     layers: int = 1,
-    heard: tuple[int, int] | None = None,
 ) -> nn.Sequential:
-    """(N, 1, hops, coefficients) -> (N, features): convolutions, then `layers` full layers.
-
-    heard: (hops, coefficients) that a learned front end makes of `speech` (`models/hearing.py`).
-    """
-    if heard is None and speech.kind == "raw":
-        raise ValueError("raw sound needs a learned front end: cran has one")
+    """(N, 1, hops, coefficients) -> (N, features): convolutions, then `layers` full layers."""
     parts: list[nn.Module] = []
-    height, width = (speech.hops, speech.coefficients) if heard is None else heard
-    inputs = 1
+    height, width, inputs = speech.hops, speech.coefficients, 1
     for outputs, stride in zip(channels, strides, strict=True):
         parts.append(conv(inputs, outputs, 3, stride, norm))
         height, width, inputs = -(-height // stride), -(-width // stride), outputs

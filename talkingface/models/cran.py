@@ -22,22 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import phones
-from talkingface.audio import WINDOW, SpeechSpec
+from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.atvg import AtConfig, AtNet
 from talkingface.models.blocks import (
     Gru,
     Up,
     audio_encoder,
     conv,
-    hop_encoder,
     pixels_last,
     repeat_frames,
 )
 from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
-from talkingface.models.hearing import Hearing, HearingConfig, heard
 from talkingface.models.window import (
     MAPS,
     SPEAKING,
@@ -59,25 +55,18 @@ class CranConfig:
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
     seed_rank, image_pool: for large windows: the decoder's seed is a product of two matrices of
     this rank (0: one matrix), z_I is read off means of so many by so many pixels.
-    mover: what moves the lips: the head on the "hybrid" feature, or ATVGnet's "at", an AT-net that
-    hears the phones of `speech` of kind "both", while the rest hears the spectrum.
-    hearing: what is learned before the audio encoder. audio: its convolutions are "strided" over
-    hops and coefficients, or go over a "sequence" of hops (phones are no neighbours).
     """
 
     family: str = "cran"
     speech: SpeechSpec = field(
         default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
     )
-    hearing: HearingConfig = field(default_factory=HearingConfig)
     crop: CropSpec = field(default_factory=CropSpec)
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
     output: Literal["direct", "composite", "warp"] = "warp"
     lips: Literal["off", "auxiliary", "guide"] = "guide"
     head: Literal["free", "drawn"] = "free"
-    mover: Literal["hybrid", "at"] = "hybrid"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
-    audio: Literal["strided", "sequence"] = "strided"
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
@@ -98,10 +87,6 @@ class CranConfig:
     lip_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if (self.mover == "at") != (self.speech.kind == "both"):
-            raise ValueError("an AT-net moves the lips where phones are heard beside: kind both")
-        if self.mover == "at" and (self.looks_back or self.lips == "off"):
-            raise ValueError("an AT-net moves lips of a scheme that looks at no picture before")
         if self.head == "drawn" and (self.scheme, self.lips) != ("natural", "guide"):
             raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
 
@@ -162,26 +147,19 @@ class Cran(nn.Module):
         self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
         self._build_encoders()
         self._build_decoder()
-        features = heard(config.speech, config.hearing)[1]
+        features = config.speech.coefficients
         self.register_buffer("speech_mean", torch.zeros(features))
         self.register_buffer("speech_std", torch.ones(features))
 
     def _build_encoders(self) -> None:
         c = self.config
-        self.hearing = Hearing(c.speech, c.hearing)
-        taken = heard(c.speech, c.hearing)
-        self.audio_encoder = (
-            hop_encoder(*taken, c.audio_features)
-            if c.audio == "sequence"
-            else audio_encoder(
-                c.speech,
-                c.audio_channels,
-                c.audio_strides,
-                c.audio_norm,
-                c.audio_features,
-                c.audio_layers,
-                taken,
-            )
+        self.audio_encoder = audio_encoder(
+            c.speech,
+            c.audio_channels,
+            c.audio_strides,
+            c.audio_norm,
+            c.audio_features,
+            c.audio_layers,
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
@@ -192,9 +170,6 @@ class Cran(nn.Module):
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
-        if c.mover == "at":
-            told = SpeechSpec(kind="phones", coefficients=phones.FEATURES, hops=c.speech.hops)
-            self.at = AtNet(AtConfig(), told, c.crop)
         if c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
@@ -320,28 +295,13 @@ class Cran(nn.Module):
         audio = self.encode_audio(speech)
         if self.config.looks_back:
             return self._step_by_step(identity, audio, state, guide, teacher, moves)
-        hybrid, lips, state = self._hear(identity, audio, speech, state)
+        hybrid, state = self._hybrid(identity.features, audio, state)
         own = self._own(identity)
-        return self._draw(own, identity.features, identity.rests, hybrid, guide, lips=lips), state
-
-    def _hear(
-        self, identity: Identity, audio: Tensor, speech: Tensor, state: State
-    ) -> tuple[Tensor, Tensor | None, State]:
-        """The hybrid feature, the landmarks where an AT-net moves them, and the state of both."""
-        if self.config.mover == "hybrid":
-            hybrid, state = self._hybrid(identity.features, audio, state)
-            return hybrid, None, state
-        before, heard = (None, None) if state is None else state
-        hybrid, before = self._hybrid(identity.features, audio, before)
-        own = identity.portrait.landmarks
-        change, heard = self.at(own, speech[..., self.config.speech.mels :], heard)
-        return hybrid, self.at.space.displace(own, change), (before, heard)
+        return self._draw(own, identity.features, identity.rests, hybrid, guide), state
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
-        if self.config.speech.kind == "both":
-            speech = speech[..., : self.config.speech.mels]
-        x = (self.hearing(speech) - self.speech_mean) / self.speech_std
+        x = (speech - self.speech_mean) / self.speech_std
         encoded: Tensor = self.audio_encoder(x.flatten(0, 1).unsqueeze(1))
         out: Tensor = encoded.unflatten(0, speech.shape[:2])
         return out
@@ -467,10 +427,8 @@ class Cran(nn.Module):
 
         moves: of a head that moves, (B, T, MOVES).
         """
-        hybrid, lips, state = self._hear(identity, self.encode_audio(speech), speech, state)
-        if lips is None:
-            lips = self.predict_landmarks(identity.portrait.landmarks, hybrid, moves)
-        return lips, state
+        hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
+        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves), state
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
@@ -482,15 +440,14 @@ class Cran(nn.Module):
         hybrid: Tensor,
         guide: Tensor | None,
         moves: Tensor | None = None,
-        lips: Tensor | None = None,
     ) -> Generated:
         """Dec of Sec. 3.2 for (B, T, hidden) hybrid features.
 
-        moves: of the head, (B, T, MOVES). lips: landmarks that something else moves.
+        moves: of the head, (B, T, MOVES).
         """
         config, (batch, frames) = self.config, hybrid.shape[:2]
-        own, landmarks = source.landmarks, lips
-        if config.lips != "off" and landmarks is None:
+        own, landmarks = source.landmarks, None
+        if config.lips != "off":
             landmarks = self.predict_landmarks(own, hybrid, moves)
         maps = None
         if config.lips == "guide" and landmarks is not None:
@@ -602,14 +559,6 @@ PRESETS = {
         image_pool=3,
         seed_rank=32,
     ),
-    # Other ears (Sec. 5): the paper's 12 MFCCs, phones of any voice, samples, and phones that a
-    # network of our own was taught to tell.
-    "cran-mfcc": CranConfig(speech=SpeechSpec()),
-    "cran-phones": CranConfig(
-        speech=SpeechSpec(kind="phones", coefficients=phones.FEATURES), audio="sequence"
-    ),
-    "cran-raw": CranConfig(speech=SpeechSpec(kind="raw", coefficients=WINDOW)),
-    "cran-taught": CranConfig(hearing=HearingConfig(taught="fixed"), audio="sequence"),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
         audio_channels=(8, 8, 8),

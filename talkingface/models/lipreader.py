@@ -10,22 +10,20 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What each of a GRID sentence's six places may say; all of them in a row are the vocabulary.
-GRID_GRAMMAR: tuple[tuple[str, ...], ...] = (
-    ("bin", "lay", "place", "set"),
-    ("blue", "green", "red", "white"),
-    ("at", "by", "in", "with"),
-    tuple(letter for letter in string.ascii_lowercase if letter != "w"),
-    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    ("again", "now", "please", "soon"),
+GRID_WORDS: tuple[str, ...] = (
+    *("bin", "lay", "place", "set"),
+    *("blue", "green", "red", "white"),
+    *("at", "by", "in", "with"),
+    *(letter for letter in string.ascii_lowercase if letter != "w"),
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("again", "now", "please", "soon"),
 )
-GRID_WORDS: tuple[str, ...] = tuple(word for place in GRID_GRAMMAR for word in place)
 GREY = (0.299, 0.587, 0.114)  # luma of R, G, B (ITU-R BT.601)
 LEFT_CORNER, RIGHT_CORNER = 48, 54  # of the outer lips, iBUG
 
@@ -126,21 +124,6 @@ class LeanReaderConfig:
     dropout: float = 0.4
 
 
-class SeeingConfig(Protocol):
-    """What the lean readers' configs share: how they see."""
-
-    @property
-    def mouth(self) -> MouthSpec: ...
-    @property
-    def span(self) -> int: ...
-    @property
-    def channels(self) -> tuple[int, ...]: ...
-    @property
-    def feature(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-
-
 def valid_frames(lengths: Tensor, time: int) -> Tensor:
     """lengths: (B,) -> (B, time) bool, which frames are no padding."""
     return torch.arange(time, device=lengths.device)[None] < lengths[:, None]
@@ -213,11 +196,12 @@ class PublishedLipReader(_Reader):
         return logits.float()
 
 
-class LeanEyes(_Reader):
-    """What the lean readers see with: one 3-D layer and a small 2-D trunk."""
+class LeanLipReader(_Reader):
+    """One 3-D layer, a small 2-D trunk, a GRU in both directions, mean over the valid frames."""
 
-    def __init__(self, config: SeeingConfig) -> None:
+    def __init__(self, config: LeanReaderConfig | None = None) -> None:
         super().__init__()
+        self.config = config = config or LeanReaderConfig()
         first, *others = config.channels
         self.motion = nn.Conv3d(
             config.mouth.channels,
@@ -245,24 +229,6 @@ class LeanEyes(_Reader):
             nn.ReLU(),
             nn.Dropout(config.dropout),
         )
-
-    def see(self, mouths: Tensor, lengths: Tensor, spec: MouthSpec) -> Tensor:
-        """(B, T, C, h, w) mouths -> (B, T, feature), zero beyond each clip's length."""
-        self._check(mouths, lengths, spec)
-        valid = valid_frames(lengths, mouths.shape[1])
-        # padding becomes zero, which is what the convolution sees beyond a clip's end anyway
-        seen = torch.where(valid[..., None, None, None], mouths, mouths.new_zeros(()))
-        moving = self.motion(seen.transpose(1, 2)).transpose(1, 2)[valid]
-        return _spread(self.trunk(moving), valid)
-
-
-class LeanLipReader(LeanEyes):
-    """One 3-D layer, a small 2-D trunk, a GRU in both directions, mean over the valid frames."""
-
-    def __init__(self, config: LeanReaderConfig | None = None) -> None:
-        config = config or LeanReaderConfig()
-        super().__init__(config)
-        self.config = config
         self.cells = nn.GRU(config.feature, config.hidden, batch_first=True, bidirectional=True)
         self.answer = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(2 * config.hidden, config.words)
@@ -270,8 +236,12 @@ class LeanLipReader(LeanEyes):
 
     def forward(self, mouths: Tensor, lengths: Tensor) -> Tensor:
         """mouths: (B, T, C, h, w) in [-1, 1]; lengths: (B,), 1 to T; logits (B, words) float32."""
-        seen = self.see(mouths, lengths, self.config.mouth)
-        steps = self._recur(self.cells, seen, lengths)
+        self._check(mouths, lengths, self.config.mouth)
+        valid = valid_frames(lengths, mouths.shape[1])
+        # padding becomes zero, which is what the convolution sees beyond a clip's end anyway
+        seen = torch.where(valid[..., None, None, None], mouths, mouths.new_zeros(()))
+        moving = self.motion(seen.transpose(1, 2)).transpose(1, 2)[valid]
+        steps = self._recur(self.cells, _spread(self.trunk(moving), valid), lengths)
         mean = steps.sum(1) / lengths[:, None].to(steps.dtype)  # padded steps are zero
         logits: Tensor = self.answer(mean)
         return logits.float()

@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface import weights
-from talkingface.audio import HOPS_PER_FRAME
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import (
-    EDGE,
     Batch,
     Cache,
-    ClipInfo,
     Drawn,
-    clip_speech,
     speakers_of,
 )
 from talkingface.errors import BadRequest
@@ -29,34 +25,30 @@ from talkingface.losses import (
     gradient_loss,
     lip_reading_critic_loss,
     lip_reading_generator_loss,
-    phone_loss,
     reconstruction_loss,
-    sentence_reading_loss,
 )
 from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.head import measure, steady
-from talkingface.models.hearing import heard
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
     PublishedLipReader,
     cut_words,
 )
-from talkingface.models.sentences import SentenceReader
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
 
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
-HEARING = ("hearing", "at", "audio_encoder", "gru", "lip_head", "lip_neutral")
+HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
 class CranTraining(GeneratorTraining):
     """Everything that `talkingface train cran` needs beside the data.
 
-    reading: how D_l learns while G does; a reader of sentences stays as it is ("frozen").
+    reading: how D_l learns while G does.
     teacher_forcing: share of frames, at a stage's beginning and at its end, that see the real frame
     before and not their own, for schemes that look back (Bengio et al. 2015, scheduled sampling).
     """
@@ -87,10 +79,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             )
         torch.manual_seed(seed)
         self.reader, self.taught_by = _reader(reader, cache.vocabulary)
-        if isinstance(self.reader, SentenceReader) and training.reading != "frozen":
-            raise BadRequest(
-                f"{reader} reads sentences and cannot learn as an adversary: --set reading=frozen"
-            )
         self.began_with = (
             frozenset() if init is None else teachers_of(weights.load_with_info(init)[1])
         )
@@ -104,7 +92,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             super()._begin_as(given)
 
     def hears(self, parameter: str) -> bool:
-        """The front end, the audio encoder, the GRU and the lip head."""
+        """The audio encoder, the GRU and the lip head."""
         return parameter.split(".")[0] in HEARING
 
     def _facts(self) -> dict[str, Any]:
@@ -156,9 +144,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        if "phones" in stage.weights:
-            told = self.model.hearing.tell(batch.speech)
-            return None, batch.frames, {"phones": phone_loss(told, self._taught(batch))}
         moves = self._moves(batch)
         if not stage.pictures:
             return None, batch.frames, self._blind_terms(batch, moves)
@@ -185,7 +170,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
         if "reading" in stage.weights:
-            terms["reading"] = self._misread(made.frames, batch)
+            loss = lip_reading_generator_loss(self._read(made.frames, batch), batch.word)
+            terms["reading"] = loss * self._worded(batch)
         return terms
 
     def _critics(
@@ -224,21 +210,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
                 weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
         return weight
-
-    def _heard(self, clip: ClipInfo) -> Tensor:
-        """As the front end begins; where it is taught phones, what its teacher hears."""
-        spec, hearing = self.training.model.speech, self.training.model.hearing
-        if hearing.taught != "no":
-            return self.cache.phones(clip)[EDGE:-EDGE:HOPS_PER_FRAME]
-        with torch.no_grad():
-            windows: Tensor = self.model.hearing(clip_speech(self.cache, clip, spec)[None])
-        return windows[0, :, windows.shape[2] // 2]
-
-    def _taught(self, batch: Batch) -> Tensor:
-        """The phones of the hops that `Hearing.tell` speaks of."""
-        spec, hearing = self.training.model.speech, self.training.model.hearing
-        cut = (spec.hops - heard(spec, hearing)[0]) // 2
-        return batch.phones[:, cut : batch.phones.shape[1] - cut]
 
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
@@ -288,18 +259,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         moves = moves + torch.randn_like(moves) * trembling
         return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
 
-    def _misread(self, frames: Tensor, batch: Batch) -> Tensor:
-        """The generator's loss against D_l: of one word, or of all that the sample says."""
-        if not isinstance(self.reader, SentenceReader):
-            loss = lip_reading_generator_loss(self._read(frames, batch), batch.word)
-            return loss * self._worded(batch)
-        mouths, lengths = cut_words(
-            self._into_crop(frames), batch.landmarks, batch.run, self.reader.config.mouth
-        )
-        logits = self.reader(mouths, lengths)
-        loss = sentence_reading_loss(logits, lengths * self.reader.config.steps, batch.letters)
-        return loss * self.part.share(batch, _spoken)
-
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""
         mouths, lengths = cut_words(
@@ -316,22 +275,17 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
 def _reader(
     path: str | Path | None, vocabulary: tuple[str, ...]
-) -> tuple[LipReader | SentenceReader, frozenset[str]]:
+) -> tuple[LipReader, frozenset[str]]:
     """The trained lip reader of a name or a file, sha256 of it and of those that it learned from;
-    without one, an untrained one that no loss asks. vocabulary: what a reader of words must know"""
+    without one, an untrained one that no loss asks. vocabulary: what it must know."""
     if path is None:
         return LeanLipReader().requires_grad_(True), frozenset()
     reader, info = weights.load_with_info(path)
-    if not isinstance(reader, LeanLipReader | PublishedLipReader | SentenceReader):
+    if not isinstance(reader, LeanLipReader | PublishedLipReader):
         raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
-    if not isinstance(reader, SentenceReader) and vocabulary_of(info) != vocabulary:
+    if vocabulary_of(info) != vocabulary:
         raise BadRequest(
             f"{path} reads {len(vocabulary_of(info))} words, the shards have {len(vocabulary)} "
             "others: train a reader on them with `talkingface train lipreader`"
         )
     return reader.requires_grad_(True), teachers_of(info) | {info.sha256}
-
-
-def _spoken(drawn: Any) -> int:
-    """How many samples of a batch say something."""
-    return int((drawn.letters[:, 0] >= 0).sum())

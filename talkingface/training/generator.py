@@ -63,10 +63,9 @@ from talkingface.training.parallel import WHOLE, Learner, Part, Place
 class Stage:
     """One part of the curriculum. weights: loss name -> its weight; a missing key is not trained.
 
-    phones (told by what hears, see `models/hearing.py`), lips (predicted landmarks), pixels,
-    gradient, image (Song et al., Eq. 3), video (Eq. 4), reading (Eq. 2), score and regression
-    (ATVGnet's discriminator). real_guide: share of samples drawn from real landmarks, not from
-    predicted ones. speech_rate: factor on the learning rate of what hears
+    lips (predicted landmarks), pixels, gradient, image (Song et al., Eq. 3), video (Eq. 4), reading
+    (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples drawn from
+    real landmarks, not from predicted ones. speech_rate: factor on the learning rate of what hears
     and moves the lips, once it has learned. critic_rate: factor on the critics' (CRAN's code: 5).
     """
 
@@ -227,14 +226,11 @@ class GeneratorRecipe(ABC, Generic[T]):
         hearing = self._hearing()
         speaking = [c for c in self.clips if not c.silent]
         chosen = speaking[:: max(1, len(speaking) // 200)]
-        hops = torch.cat([self._heard(clip) for clip in chosen])
+        spec = self.training.model.speech
+        middle = spec.hops // 2
+        hops = torch.cat([clip_speech(self.cache, clip, spec)[:, middle] for clip in chosen])
         hearing.get_buffer("speech_mean").copy_(hops.mean(0))
         hearing.get_buffer("speech_std").copy_(hops.std(0))
-
-    def _heard(self, clip: ClipInfo) -> Tensor:
-        """(T, features): what the audio encoder is given of the middle of each window."""
-        spec = self.training.model.speech
-        return clip_speech(self.cache, clip, spec)[:, spec.hops // 2]
 
     def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """Parameters of what hears, and the others."""
@@ -274,7 +270,6 @@ class GeneratorRecipe(ABC, Generic[T]):
             sound=self._listens(stage),
             puppets=t.puppets if stage.pictures else t.lip_puppets,
             repeated=t.repeated,
-            phones="phones" in stage.weights,
             augment=t.augment,
         )
 

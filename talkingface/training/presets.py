@@ -11,7 +11,6 @@ from talkingface.audio import SpeechSpec
 from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig
 from talkingface.errors import BadRequest
 from talkingface.models import PRESETS as MODELS
-from talkingface.models.detail import DetailConfig
 from talkingface.models.discriminators import (
     PUBLISHED_FRAME_CRITIC,
     PUBLISHED_REGRESSION_CRITIC,
@@ -19,16 +18,13 @@ from talkingface.models.discriminators import (
 )
 from talkingface.models.identity import IdentityConfig
 from talkingface.models.lipreader import LeanReaderConfig, MouthSpec, PublishedReaderConfig
-from talkingface.models.sentences import SentenceReaderConfig
 from talkingface.models.sync import SyncConfig
 from talkingface.training.atvg import AtvgTraining
 from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining
 from talkingface.training.cran import CranTraining
-from talkingface.training.detail import DetailTraining
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.identity import IdentityTraining
 from talkingface.training.reading import ReadingTraining
-from talkingface.training.sentences import SentenceTraining
 from talkingface.training.sync import SyncTraining
 from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
@@ -62,37 +58,8 @@ LEAN_CRAN = CranTraining(
     mouth_weight=6.0,
     puppets=0.25,
 )
-# A front end that is taught phones learns them first: from every voice alike, also in running
-# speech, which begins with no silence.
-PHONES = replace(LIPS, steps=800, weights={"phones": 1.0})
-
 CRAN = {
     "cran": LEAN_CRAN,
-    "cran-mfcc": replace(LEAN_CRAN, model=MODELS["cran-mfcc"]),
-    "cran-phones": replace(LEAN_CRAN, model=MODELS["cran-phones"]),
-    "cran-raw": replace(LEAN_CRAN, model=MODELS["cran-raw"]),
-    "cran-taught": replace(
-        LEAN_CRAN, model=MODELS["cran-taught"], stages=(PHONES, *LEAN_CRAN.stages)
-    ),
-    # What a reader of sentences needs: longer samples, fewer of them; D_l alone of the critics.
-    "cran-sentences": CranTraining(
-        model=MODELS["cran"],
-        stages=(
-            LIPS,
-            PIXELS,
-            replace(
-                CRITICS,
-                steps=200,
-                weights={**LEAN_WEIGHTS, "reading": 0.5},
-                batch=2,
-                frames=40,
-            ),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        puppets=0.25,
-    ),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": CranTraining(
         model=MODELS["cran-direct"],
@@ -355,20 +322,6 @@ READING = {
     ),
 }
 
-# Readers of whole sentences, letter by letter (Song et al., Sec. 5, future work).
-SENTENCES = {
-    "sentences": SentenceTraining(SentenceReaderConfig()),
-    "sentences-tiny": SentenceTraining(
-        SentenceReaderConfig(hidden=8, layers=1), steps=6, batch=3, views=1
-    ),
-}
-
-# What doubles the detail of a generated face.
-DETAIL = {
-    "detail": DetailTraining(),
-    "detail-tiny": DetailTraining(DetailConfig(width=4, layers=1), steps=4, batch=2),
-}
-
 # Who is seen: measures whether a generated face is still that person.
 IDENTITY = {
     "identity": IdentityTraining(),
@@ -473,7 +426,7 @@ def _choices(config: Any) -> dict[str, tuple[str, ...]]:
 
 def _parts(config: Any) -> list[tuple[str, Any]]:
     """A training's model; a model's networks."""
-    names = ("model", "at", "vg", "hearing")
+    names = ("model", "at", "vg")
     return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +14,8 @@ from talkingface.errors import BadRequest
 from talkingface.training import presets
 from talkingface.training.cran import CranRecipe
 from talkingface.training.loop import WEIGHTS, Recipe
-from talkingface.training.sentences import SentenceRecipe
 
-Method = Literal["cran", "baseline", "lipreader"]
+Method = Literal["cran", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class Row:
 
     name: of its folder among the runs. label: what the table calls it; empty for a beginning that
     others share and that is in no table. method, preset, steps, without, change: as on the command
-    line of `talkingface train`. after: the row whose weights it begins with, of
-    a reader of sentences the shipped one whose eyes it has. reader: the row that is its D_l.
+    line of `talkingface train`. after: the row whose weights it begins with.
     """
 
     name: str
@@ -37,8 +35,6 @@ class Row:
     without: tuple[str, ...] = ()
     change: tuple[str, ...] = ()
     after: str = ""
-    batch: int = 0
-    reader: str = ""
 
 
 def _branch(name: str, label: str, without: str, start: str, preset: str, steps: str) -> Row:
@@ -72,38 +68,6 @@ SONG_TABLE1 = (
 ATVGNET_TABLE = tuple(row for row in SONG_TABLE1 if row.name in ("chung", "chen"))
 
 
-def _ears(
-    name: str, label: str, preset: str, steps: str = "300", change: str = "", after: str = ""
-) -> Row:
-    """What is heard, all else alike: lips alone, no pictures."""
-    critics, own = ("image", "video", "reading"), ("precision=float32", *change.split())
-    return Row(name, label, "cran", preset, steps, critics, own, after, batch=8)
-
-
-# Song et al., Sec. 5, "raw audio in place of MFCC", and what else may be heard.
-HEARING = (
-    _ears("log_mel", "log-mel", "cran"),
-    _ears("mfcc", "MFCC", "cran-mfcc"),
-    _ears("raw", "raw", "cran-raw"),
-    _ears("raw-free", "raw, from noise", "cran-raw", change="start=free"),
-    _ears("phones", "phones", "cran-phones"),
-    _ears("taught-start", "", "cran-taught", "300"),
-    _ears("taught", "taught phones", "cran-taught", "0,300", after="taught-start"),
-    _ears("tuned", "the same, tuned", "cran-taught", "0,300", "taught=tuned", "taught-start"),
-    _ears("sequence", "log-mel, over hops alone", "cran", change="audio=sequence"),
-)
-
-# Song et al., Sec. 5: which D_l, from one start, all else alike. `start` may also be any weights
-# of a cran that no D_l has taught (docs/results/future/reading.md).
-_AFTER_START = ("cran-sentences", "0,0,200")
-READING = (
-    Row("start", "", "cran", "cran", "1200,2500,1200", ("reading",)),
-    Row("sentences", "", "lipreader", "sentences", "", after="lipreader"),
-    Row("none", "no D_l", "cran", *_AFTER_START, ("reading",), after="start"),
-    Row("word", "D_l of words", "cran", *_AFTER_START, after="start"),
-    Row("sentence", "D_l of sentences", "cran", *_AFTER_START, after="start", reader="sentences"),
-)
-
 # The same in seconds, for tests of the command line.
 TINY = (
     Row("start", "", "cran", "cran-tiny", "2,2"),
@@ -114,8 +78,6 @@ TINY = (
 TABLES: Mapping[str, tuple[Row, ...]] = {
     "song-table1": SONG_TABLE1,
     "atvgnet-table": ATVGNET_TABLE,
-    "hearing": HEARING,
-    "reading": READING,
     "tiny": TINY,
 }
 
@@ -139,16 +101,10 @@ def recipe_of(
     seed: int = 0,
 ) -> Recipe:
     """The training of one row, on the split `train`; runs: the folder that has the row before's."""
-    if row.method == "lipreader":
-        return SentenceRecipe(presets.SENTENCES[row.preset], cache, device, row.after)
     init = runs / row.after / WEIGHTS if row.after else None
-    reader = runs / row.reader / WEIGHTS if row.reader else reader
     change, without = list(row.change), list(row.without)
     if row.method == "cran":
         training = presets.choose(presets.CRAN, row.preset, row.steps, without, change)
-        if row.batch:
-            stages = tuple(replace(stage, batch=row.batch) for stage in training.stages)
-            training = replace(training, stages=stages)
         return CranRecipe(training, cache, device=device, reader=reader, init=init, seed=seed)
     baseline = presets.choose(presets.BASELINES, row.preset, row.steps, without, change)
     recipe = presets.BASELINE_RECIPES[type(baseline)]
