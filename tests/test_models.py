@@ -122,7 +122,11 @@ def test_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> None:
         for part in speech.split(chunks, dim=1):
             made, state = model(identity, part, state)
             parts.append(made.frames)
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole.frames, atol=2e-5, rtol=0)
+    # A frame that is fed back carries its rounding on: 4e-5 in seven frames on some processors. One
+    # level of a picture is 8e-3.
+    fed_back = getattr(model.config, "looks_back", False)
+    tolerance = 2e-4 if fed_back else 2e-5
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole.frames, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("name", MOVING)
