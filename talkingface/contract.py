@@ -114,3 +114,18 @@ class Windowed(Protocol):
         self, identity: Any, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """The generator itself, but its pictures and maps are only the window."""
+
+
+@runtime_checkable
+class ExpressionPredictor(Protocol):
+    """A generator that predicts absolute expressions from speech alone, before any face is drawn.
+
+    space: models.expression.ExpressionSpace. Its `mesh(e)` returns (..., 478, 2) in interocular
+    units: the mean neutral face with expression e.
+    Its states are those of this call only.
+    """
+
+    space: Any
+
+    def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """(B, T, hops, coefficients) -> absolute expressions (B, T, K); no face is needed."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +17,16 @@ from talkingface.cli.options import (
     Device,
     EvaluatedModels,
     Experts,
+    FreeSpeech,
     Judge,
+    Noise,
     Overwrite,
     Pairs,
+    Phones,
     Reference,
     Results,
     Splits,
+    Video,
     bar,
 )
 from talkingface.errors import BadRequest
@@ -41,6 +47,10 @@ def evaluate(
         Path, typer.Option(help="with --preset: what `talkingface train table` wrote")
     ] = Path("runs"),
     pairs: Pairs = None,
+    free_speech: FreeSpeech = None,
+    phones: Phones = None,
+    noise: Noise = None,
+    video: Video = None,
     judge: Judge = None,
     experts: Experts = "sync,identity",
     splits: Splits = None,
@@ -52,7 +62,9 @@ def evaluate(
     overwrite: Again = False,
 ) -> None:
     """Measure models on held-out clips, beside real video and the still picture; or a paper's whole
-    table with its figures (--preset); or anybody's videos beside real ones (--pairs).
+    table with its figures (--preset); or anybody's videos beside real ones (--pairs); or the lips
+    that models predict from sound alone (--free-speech, --phones, --noise, together or apart; every
+    model that predicts them unless --models names some).
 
     Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
     that was stopped goes on when called again, and the same call gives the same numbers. Each
@@ -63,12 +75,28 @@ def evaluate(
     Example: talkingface evaluate --preset song-table1 --runs runs --cache shards --out results
 
     Example: talkingface evaluate --pairs videos --out results
+
+    Example: talkingface evaluate --free-speech speeches --phones tests/fixtures/voices --out lips
     """
+    lips = {"--free-speech": free_speech, "--phones": phones, "--noise": noise}
+    if any(folder is not None for folder in lips.values()):
+        others: dict[str, object] = {"--preset": preset, "--cache": cache, "--pairs": pairs}
+        others |= {"--judge": judge, "--splits": splits, "--clips": clips, "--jobs": jobs}
+        others |= {"--reference": reference, "--author-compat": author_compat or None}
+        _evaluate_lips(lips, others, models, out, video, device, overwrite)
+        return
+    if video is not None:
+        raise BadRequest(
+            "--video says which portrait speaks the recordings of --free-speech: add it"
+        )
     from talkingface import evaluation, media, pipeline
     from talkingface.evaluation import reproduce
 
     if sum(what is not None for what in (models, preset, pairs)) != 1:
-        raise BadRequest("give --models, --preset or --pairs: what is to be measured?")
+        raise BadRequest(
+            "give one of --models, --preset and --pairs, or --free-speech, --phones, --noise: what "
+            "is to be measured?"
+        )
     if (pairs is None) != (cache is not None):
         raise BadRequest("--models and --preset need --cache, --pairs has its own videos")
     if pairs is not None and (judge, reference, clips) != (None, None, None):
@@ -99,6 +127,50 @@ def evaluate(
     print(f"{out}: {len(results)} results, {failed} of them failed; {written}")
     if failed == len(results):
         raise typer.Exit(2)
+
+
+def _evaluate_lips(
+    folders: Mapping[str, Path | None],
+    others: Mapping[str, object],
+    models: str | None,
+    out: Path,
+    portrait: Path | None,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Measure predicted lips. folders: by option. others: options that say nothing about them."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        measured = ", ".join(name for name, folder in folders.items() if folder is not None)
+        raise BadRequest(f"{', '.join(given)} says nothing about {measured}; leave it away")
+    if portrait is not None and folders["--free-speech"] is None:
+        raise BadRequest(
+            "--video says which portrait speaks the recordings of --free-speech: add it"
+        )
+    from talkingface import media, pipeline
+    from talkingface.evaluation import free_speech, noise_checks, phone_checks, predicted_lips
+
+    chosen = models.split(",") if models else None
+    own: dict[str, Any] = {"device": str(pipeline.find_device(device)), "overwrite": overwrite}
+    known: dict[str, tuple[Any, Callable[[Path], object], Callable[..., Sequence[object]]]] = {
+        "--free-speech": (
+            free_speech,
+            free_speech.find_recordings,
+            partial(free_speech.evaluate_free_speech, portrait=portrait),
+        ),
+        "--phones": (phone_checks, phone_checks.read_sentences, phone_checks.evaluate_phones),
+        "--noise": (noise_checks, predicted_lips.find_sounds, noise_checks.evaluate_noise),
+    }
+    asked = [(folder, *known[name]) for name, folder in folders.items() if folder is not None]
+    for folder, module, find, _ in asked:  # what is wrong is said before any work
+        find(folder)
+        for name in (module.RESULTS, module.TABLES) if out.is_dir() else ():
+            media.check_output(out / name, overwrite)
+    for folder, module, _, measure in asked:
+        with bar("recordings") as progress:
+            results = measure(chosen, folder, out, progress=progress, **own)
+        print((out / module.TABLES).read_text(encoding="utf-8"))
+        print(f"{out}: {len(results)} results in {module.RESULTS}, their tables in {module.TABLES}")
 
 
 @app.command()

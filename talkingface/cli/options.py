@@ -74,9 +74,7 @@ FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metava
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
 ]
-Results = Annotated[
-    Path, typer.Option("--out", "-o", help="folder for results.jsonl, tables.md, tables.tex")
-]
+Results = Annotated[Path, typer.Option("--out", "-o", help="folder for results and tables")]
 EvaluatedModels = Annotated[
     str | None,
     typer.Option(
@@ -91,6 +89,44 @@ Pairs = Annotated[
     typer.Option(
         help="instead of models: a folder of your own videos, NAME/real.mp4 beside "
         "NAME/generated.mp4, or NAME.real.mp4 beside NAME.generated.mp4"
+    ),
+]
+FreeSpeech = Annotated[
+    Path | None,
+    typer.Option(
+        "--free-speech",
+        metavar="FOLDER",
+        help="predicted lips against real ones: a folder of NAME.flac (any recording) beside "
+        "NAME.npz, whose `mesh` (T, 478, 2) is the speaker's face at 25 fps, aligned, in "
+        "interocular units; writes free-speech.jsonl and .md",
+    ),
+]
+Phones = Annotated[
+    Path | None,
+    typer.Option(
+        "--phones",
+        metavar="FOLDER",
+        help="whether predicted lips close at p, b, m, are rounded at u, o, w and open at a: a "
+        "folder of recordings and phones.json, which says when each phone is spoken (as "
+        "tests/fixtures/voices); writes phones.jsonl and .md",
+    ),
+]
+Noise = Annotated[
+    Path | None,
+    typer.Option(
+        "--noise",
+        metavar="FOLDER",
+        help="predicted lips on silence, hiss, an empty room and music, and on a folder's "
+        "recordings with noise, through a telephone, from far away; writes noise.jsonl and .md",
+    ),
+]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        "--video",
+        metavar="PORTRAIT",
+        help="with --free-speech: this picture (as examples/portrait.jpg) speaks every recording, "
+        "and the lips are found again in the finished videos, which stay in OUT/videos",
     ),
 ]
 Judge = Annotated[
