@@ -19,6 +19,7 @@ from talkingface.models import (
     cran,
     identity,
     lipreader,
+    lips,
     sync,
     zhou,
 )
@@ -32,6 +33,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
+    "lips": (lips.ExpressionNet, lips.LipsConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

@@ -13,7 +13,7 @@ identity picture bent along the landmarks' motion with new colour where bending 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import phones
 from talkingface.audio import SpeechSpec
 from talkingface.contract import LANDMARKS, Generated, Portrait, State
 from talkingface.geometry import CropSpec
@@ -31,13 +30,13 @@ from talkingface.models.blocks import (
     Residual,
     SplitConv,
     Up,
-    audio_encoder,
     conv,
-    hop_encoder,
     pixels_last,
     repeat_frames,
 )
 from talkingface.models.head import FLOW_UNIT
+from talkingface.models.expression import ExpressionSpace
+from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import (
     MAPS,
     SPEAKING,
@@ -49,24 +48,17 @@ from talkingface.models.window import (
 
 @dataclass(frozen=True)
 class AtConfig:
-    """AT-net. components: of the landmark space (the poster's 6).
+    """The published AT-net. components: of the landmark space (the poster's 6).
 
     points: which of the 68 the space moves: all, or the jaw and the lips only ("speaking").
-    audio: "strided" convolutions over hops and coefficients, the released code's "pooled" ones, or
-    a "sequence" of hops, coefficients as channels (phones are no neighbours). neutral: whether
-    a layer of its own says how far the identity's mouth is from neutral. identity_dropout: how
-    often in training the LSTM does not see the identity.
     """
 
-    components: int = 12
-    points: Literal["speaking", "all"] = "speaking"
-    audio: Literal["strided", "pooled", "sequence"] = "sequence"
+    components: int = 6
+    points: Literal["speaking", "all"] = "all"
     audio_features: int = 256
-    landmark_features: tuple[int, ...] = (64, 64)
+    landmark_features: tuple[int, ...] = (256, 512)
     hidden: int = 256
-    layers: int = 2
-    neutral: bool = True
-    identity_dropout: float = 0.5
+    layers: int = 3
 
 
 @dataclass(frozen=True)
@@ -91,15 +83,25 @@ class VgConfig:
 
 @dataclass(frozen=True)
 class AtvgConfig:
-    """Both networks, the speech they hear and the crop they see."""
+    """Both networks, the speech they hear and the crop they see.
+
+    at_net: "expression" (`models.lips`, absolute expressions from a pretrained encoder's tokens) or
+    "published" (an LSTM on MFCCs); `lips` and `at` are their sizes.
+    """
 
     family: str = "atvg"
     speech: SpeechSpec = field(
-        default_factory=lambda: SpeechSpec(kind="phones", coefficients=phones.FEATURES)
+        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
     )
     crop: CropSpec = field(default_factory=CropSpec)
+    at_net: Literal["expression", "published"] = "expression"
+    lips: LipsConfig = field(default_factory=LipsConfig)
     at: AtConfig = field(default_factory=AtConfig)
     vg: VgConfig = field(default_factory=VgConfig)
+
+    def __post_init__(self) -> None:
+        if self.at_net == "expression" and self.lips.speech != self.speech:
+            raise ValueError("the lips and the model must hear the same features")
 
 
 class LandmarkSpace(nn.Module):
@@ -138,21 +140,20 @@ class LandmarkSpace(nn.Module):
 
 
 class AtNet(nn.Module):
-    """Audio and the identity's coefficients -> LSTM -> the change of coefficients per frame.
+    """The published AT-net: audio and the identity's coefficients -> LSTM -> their change.
 
     gain: factor on what the LSTM says, measured on validation: lips open as far as real ones.
     """
 
     gain: Tensor
-    template: Tensor
     speech_mean: Tensor
     speech_std: Tensor
 
-    def __init__(self, config: AtConfig, speech: SpeechSpec, crop: CropSpec) -> None:
+    def __init__(self, config: AtConfig, speech: SpeechSpec) -> None:
         super().__init__()
         self.config = config
         self.space = LandmarkSpace(config.components, config.points)
-        self.audio_encoder = _audio(config, speech)
+        self.audio_encoder = _pooled_audio(speech, config.audio_features)
         sizes = (config.components, *config.landmark_features)
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU(inplace=True))]
         self.landmark_encoder = nn.Sequential(*layers)
@@ -163,14 +164,6 @@ class AtNet(nn.Module):
             for layer in range(config.layers):
                 getattr(self.lstm, f"bias_hh_l{layer}")[config.hidden : 2 * config.hidden] = 1.0
         self.head = nn.Linear(config.hidden, config.components)
-        template = torch.from_numpy(crop.template() / crop.size).float()
-        self.register_buffer("template", template, persistent=False)
-        if config.neutral:
-            self.neutral = nn.Sequential(
-                nn.Linear(2 * LANDMARKS, 64),
-                nn.LeakyReLU(0.2),
-                nn.Linear(64, config.components),
-            )
         self.register_buffer("gain", torch.ones(()))
         self.register_buffer("speech_mean", torch.zeros(speech.coefficients))
         self.register_buffer("speech_std", torch.ones(speech.coefficients))
@@ -185,27 +178,9 @@ class AtNet(nn.Module):
         own = self.space.coefficients(landmarks)
         x = (speech - self.speech_mean) / self.speech_std
         audio = self.audio_encoder(x.flatten(0, 1).unsqueeze(1)).unflatten(0, speech.shape[:2])
-        face = self.landmark_encoder(torch.tanh(own / 3) if self.config.neutral else own)
-        if self.training and self.config.identity_dropout > 0:
-            face = face * (
-                torch.rand(len(face), 1, device=face.device) >= self.config.identity_dropout
-            )
-        face = face.unsqueeze(1).expand(-1, speech.shape[1], -1)
+        face = self.landmark_encoder(own).unsqueeze(1).expand(-1, speech.shape[1], -1)
         hidden, state = self.lstm(torch.cat([audio, face.to(audio.dtype)], dim=-1), state)
-        change = self.gain * self.head(hidden)
-        if self.config.neutral:
-            shape = (landmarks - self.template).flatten(1) / FLOW_UNIT
-            change = change - self.neutral(shape).unsqueeze(1)
-        return change, state
-
-
-def _audio(config: AtConfig, speech: SpeechSpec) -> nn.Sequential:
-    """(N, 1, hops, coefficients) -> (N, audio_features)."""
-    if config.audio == "pooled":
-        return _pooled_audio(speech, config.audio_features)
-    if config.audio == "strided":
-        return audio_encoder(speech, (32, 64, 128), (2, 2, 2), "group", config.audio_features)
-    return hop_encoder(speech.hops, speech.coefficients, config.audio_features)
+        return self.gain * self.head(hidden), state
 
 
 def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:
@@ -440,10 +415,11 @@ def _double(inputs: int, outputs: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Atvg.encode` keeps of a face; AT-net alone needs no features."""
+    """What `Atvg.encode` keeps of a face; the published AT-net alone needs no features."""
 
     portrait: Portrait
     features: tuple[Tensor, ...] = ()
+    mouth: Mouth | None = None
 
 
 class Atvg(nn.Module):
@@ -452,10 +428,25 @@ class Atvg(nn.Module):
     def __init__(self, config: AtvgConfig) -> None:
         super().__init__()
         self.config = config
-        self.at = AtNet(config.at, config.speech, config.crop)
+        self.at: ExpressionNet | AtNet = (
+            ExpressionNet(config.lips)
+            if config.at_net == "expression"
+            else AtNet(config.at, config.speech)
+        )
         self.vg: VgNet | PublishedVgNet = (VgNet if config.vg.kind == "lean" else PublishedVgNet)(
             config.vg, config.crop
         )
+
+    @property
+    def space(self) -> ExpressionSpace:
+        """See `contract.ExpressionPredictor`. Raises AttributeError for the published AT-net."""
+        if not isinstance(self.at, ExpressionNet):
+            raise AttributeError("the published AT-net predicts landmarks, not expressions")
+        return self.at.space
+
+    def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """See `contract.ExpressionPredictor`."""
+        return self.at(speech), None
 
     @property
     def window(self) -> Window:
@@ -464,7 +455,9 @@ class Atvg(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """See `contract.Generator`."""
-        return Identity(portrait, self.vg.encode(portrait))
+        seen = replace(portrait, mesh=None)
+        mouth = self.at.prepare(portrait) if isinstance(self.at, ExpressionNet) else None
+        return Identity(seen, self.vg.encode(seen), mouth)
 
     def forward(
         self, identity: Identity, speech: Tensor, state: State = None
@@ -486,6 +479,9 @@ class Atvg(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
+        if isinstance(self.at, ExpressionNet):
+            assert identity.mouth is not None
+            return self.at.landmarks(identity.mouth, speech), None
         change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 
@@ -511,20 +507,12 @@ PRESETS = {
     # The released code: AT-net 30.07 M weights, VG-net 58.36 M.
     "atvg-paper": AtvgConfig(
         speech=SpeechSpec(hops=28),
-        at=AtConfig(
-            components=6,
-            points="all",
-            audio="pooled",
-            landmark_features=(256, 512),
-            layers=3,
-            neutral=False,
-            identity_dropout=0.0,
-        ),
+        at_net="published",
         vg=VgConfig(kind="published", motion="colour", window=(0, 128, 0, 128)),
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "atvg-tiny": AtvgConfig(
-        at=AtConfig(components=4, audio_features=16, landmark_features=(8,), hidden=16, layers=1),
+        lips=LipsConfig(rank=8, hidden=4),
         vg=VgConfig(
             image_channels=(8, 8, 8), landmark_channels=(4, 4, 8), hidden=8, last_channels=8
         ),

@@ -14,7 +14,7 @@ picture (`output="composite"`, ATVGnet's idea) or with the identity picture bent
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -30,10 +30,13 @@ from talkingface.models.blocks import (
     Up,
     audio_encoder,
     conv,
+    hop_encoder,
     pixels_last,
     repeat_frames,
 )
 from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
+from talkingface.models.expression import ExpressionSpace
+from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import (
     MAPS,
     SPEAKING,
@@ -49,7 +52,8 @@ class CranConfig:
 
     scheme: Fig. 1a "frame", 1b "sequential", 1c "recurrent", and Sec. 5 "natural".
     window: rows and columns (top, bottom, left, right) of the crop that are decoded.
-    lips: "off", "auxiliary" (a loss on the hybrid feature) or "guide" (the decoder sees it too).
+    lips: "off", "auxiliary" (a loss on the hybrid feature), "guide" (the decoder sees it too) or
+    "expression" (the decoder sees lips that `readout` predicts, see `models.lips`).
     head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
     (with "natural" and "guide": where the head, lids and brows go next is drawn by `HeadMotion`).
     lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
@@ -59,12 +63,13 @@ class CranConfig:
 
     family: str = "cran"
     speech: SpeechSpec = field(
-        default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
+        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
     )
     crop: CropSpec = field(default_factory=CropSpec)
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
     output: Literal["direct", "composite", "warp"] = "warp"
-    lips: Literal["off", "auxiliary", "guide"] = "guide"
+    lips: Literal["off", "auxiliary", "guide", "expression"] = "expression"
+    readout: LipsConfig = field(default_factory=LipsConfig)
     head: Literal["free", "drawn"] = "free"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
@@ -87,8 +92,17 @@ class CranConfig:
     lip_gain: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.lips == "expression" and (self.looks_back or self.readout.speech != self.speech):
+            raise ValueError(
+                "lips by expressions need a scheme that does not look back, and the same speech"
+            )
         if self.head == "drawn" and (self.scheme, self.lips) != ("natural", "guide"):
             raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
+
+    @property
+    def guided(self) -> bool:
+        """Whether the decoder is shown where the lips go."""
+        return self.lips in ("guide", "expression")
 
     @property
     def looks_back(self) -> bool:
@@ -103,6 +117,7 @@ class Identity:
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
     rests: tuple[Tensor, ...]  # what its skips and its own lips add to the decoder, smallest first
+    mouth: Mouth | None = None  # where lips are predicted as expressions
 
 
 Head = tuple[Tensor, Tensor]  # the last two moves (B, 2, MOVES), newest first; frames so far (B,)
@@ -153,13 +168,17 @@ class Cran(nn.Module):
 
     def _build_encoders(self) -> None:
         c = self.config
-        self.audio_encoder = audio_encoder(
-            c.speech,
-            c.audio_channels,
-            c.audio_strides,
-            c.audio_norm,
-            c.audio_features,
-            c.audio_layers,
+        self.audio_encoder = (
+            hop_encoder(c.speech.hops, c.speech.coefficients, c.audio_features)
+            if c.speech.kind == "encoder"
+            else audio_encoder(
+                c.speech,
+                c.audio_channels,
+                c.audio_strides,
+                c.audio_norm,
+                c.audio_features,
+                c.audio_layers,
+            )
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
@@ -170,7 +189,9 @@ class Cran(nn.Module):
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
-        if c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
+        if c.lips == "expression":
+            self.readout = ExpressionNet(c.readout)
+        elif c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
             self.lip_head = nn.Linear(c.hidden, points)
@@ -189,7 +210,7 @@ class Cran(nn.Module):
             self.seed = nn.Sequential(
                 nn.Linear(inner, c.seed_rank, bias=False), nn.Linear(c.seed_rank, seed)
             )
-        guide, own = (MAPS, STILL_MAPS) if c.lips == "guide" else (0, ())
+        guide, own = (MAPS, STILL_MAPS) if c.guided else (0, ())
         ups, inputs = [], c.seed_channels
         for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
             after = inputs + skip
@@ -227,12 +248,14 @@ class Cran(nn.Module):
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
         features, skips = self._encode_image(self.window.cut(portrait.image))
-        return Identity(portrait, features, self._rests(skips, portrait.landmarks))
+        mouth = self.readout.prepare(portrait) if self.config.lips == "expression" else None
+        seen = replace(portrait, mesh=None)
+        return Identity(seen, features, self._rests(skips, portrait.landmarks), mouth)
 
     def _rests(self, skips: tuple[Tensor, ...], landmarks: Tensor) -> tuple[Tensor, ...]:
         """What the decoder's blocks make of that which speech does not change."""
         maps = None
-        if self.config.lips == "guide":
+        if self.config.guided:
             maps = self._pyramid(self.window.mouth_maps(landmarks))
         rests = []
         for level, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
@@ -296,8 +319,21 @@ class Cran(nn.Module):
         if self.config.looks_back:
             return self._step_by_step(identity, audio, state, guide, teacher, moves)
         hybrid, state = self._hybrid(identity.features, audio, state)
+        if guide is None and self.config.lips == "expression":
+            guide, _ = self.speak(identity, speech)
         own = self._own(identity)
         return self._draw(own, identity.features, identity.rests, hybrid, guide), state
+
+    @property
+    def space(self) -> ExpressionSpace:
+        """See `contract.ExpressionPredictor`. Raises AttributeError for lips of another kind."""
+        if self.config.lips != "expression":
+            raise AttributeError("this model predicts landmarks, not expressions")
+        return self.readout.space
+
+    def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """See `contract.ExpressionPredictor`."""
+        return self.readout(speech), None
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""
@@ -427,6 +463,9 @@ class Cran(nn.Module):
 
         moves: of a head that moves, (B, T, MOVES).
         """
+        if self.config.lips == "expression":
+            assert identity.mouth is not None
+            return self.readout.landmarks(identity.mouth, speech), None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves), state
 
@@ -447,10 +486,12 @@ class Cran(nn.Module):
         """
         config, (batch, frames) = self.config, hybrid.shape[:2]
         own, landmarks = source.landmarks, None
-        if config.lips != "off":
+        if config.lips == "expression":
+            landmarks = guide
+        elif config.lips != "off":
             landmarks = self.predict_landmarks(own, hybrid, moves)
         maps = None
-        if config.lips == "guide" and landmarks is not None:
+        if config.guided and landmarks is not None:
             shown = (landmarks if guide is None else guide).flatten(0, 1)
             here = repeat_frames(own, frames)
             pose = None if moves is None else pose_of(here, moves.flatten(0, 1))
@@ -524,10 +565,12 @@ def _join(parts: list[Generated]) -> Generated:
     )
 
 
+LOG_MEL = SpeechSpec(kind="log_mel", coefficients=26, mels=26)
+
 PRESETS = {
     "cran": CranConfig(),
     # The paper's output, and lips from pixels alone, at the lean size.
-    "cran-direct": CranConfig(output="direct", lips="off", identity_dropout=0.0),
+    "cran-direct": CranConfig(speech=LOG_MEL, output="direct", lips="off", identity_dropout=0.0),
     # Published sizes (released code: audio 16-256, image 16-128, GRU 1024, ConvT 5x5 decoder).
     "cran-paper": CranConfig(
         speech=SpeechSpec(),
@@ -552,6 +595,8 @@ PRESETS = {
     # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), and all of the crop
     # is drawn but its border.
     "cran-natural": CranConfig(
+        speech=LOG_MEL,
+        lips="guide",
         scheme="natural",
         head="drawn",
         window=(4, 124, 4, 124),
@@ -561,6 +606,8 @@ PRESETS = {
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
+        speech=LOG_MEL,
+        lips="guide",
         audio_channels=(8, 8, 8),
         audio_features=16,
         image_channels=(8, 8, 8),

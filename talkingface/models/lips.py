@@ -1,0 +1,111 @@
+"""Predict expressions from speech: AT-net of the lean presets (Chen et al. 2019, poster, Fig. 3).
+
+    x_t = principal components of the tokens around frame t
+    e   = A x_t                          shape: a straight line
+    p   = sigmoid(MLP(x_t))              closure: how likely the lips meet
+    e_t = e + (g(p) gap(e) - gap(e)) d   the gap, gated, along the direction d that opens a mouth
+
+Expressions are absolute: the same vector means closed lips for everybody (`models.expression`).
+Recurrent read-outs learn a corpus's grammar and lose on free speech; a straight line of a short
+window does not. A regression never shuts a mouth, so closure is a decision of its own (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Portrait
+from talkingface.landmarks import IBUG
+from talkingface.models.expression import ExpressionSpace
+
+Mouth = tuple[Tensor, Tensor]  # mesh (B, 478, 2) in [0, 1] of the crop; own expression (B, K)
+
+SHUT, OPEN = 0.1, 0.6  # probability that the lips are apart: below the first the gap is 0
+
+
+@dataclass(frozen=True)
+class LipsConfig:
+    """The read-out. components: of the expression space. rank: principal components of a token.
+
+    hidden: width of the closure's one hidden layer. points, identities: sizes of the space.
+    """
+
+    family: str = "lips"
+    speech: SpeechSpec = field(
+        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
+    )
+    components: int = 16
+    rank: int = 160
+    hidden: int = 32
+    points: int = 214
+    identities: int = 40
+
+
+class ExpressionNet(nn.Module):
+    """Windows of speech features to expressions; keeps the space that they are expressions of.
+
+    mean: (coefficients,); projection: (coefficients, rank), to principal components of a token.
+    opening: (K,), the direction d, which opens the lips by 1 interocular distance. gain: factor on
+    the gap of the lips, set on many people.
+    """
+
+    mean: Tensor
+    projection: Tensor
+    opening: Tensor
+    gain: Tensor
+
+    def __init__(self, config: LipsConfig) -> None:
+        super().__init__()
+        self.config, speech = config, config.speech
+        self.space = ExpressionSpace(config.points, config.components, config.identities)
+        coefficients, inputs = speech.coefficients, speech.hops * config.rank
+        self.register_buffer("mean", torch.zeros(coefficients))
+        projection = torch.randn(coefficients, config.rank) / coefficients**0.5
+        self.register_buffer("projection", projection)
+        self.shape = nn.Linear(inputs, config.components)
+        self.closure = nn.Sequential(
+            nn.Linear(inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, 1)
+        )
+        self.register_buffer("opening", torch.zeros(config.components))
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, speech: Tensor) -> Tensor:
+        """(B, T, hops, coefficients) -> absolute expressions (B, T, K).
+
+        Frame by frame, so that a stream in any chunking gives the same bits.
+        """
+        return torch.stack([self._expression(self.features(x)) for x in speech.unbind(1)], 1)
+
+    def features(self, windows: Tensor) -> Tensor:
+        """(N, hops, coefficients) -> (N, hops * rank): what both read-outs see."""
+        return ((windows - self.mean) @ self.projection).flatten(1)
+
+    def _expression(self, x: Tensor) -> Tensor:
+        expression = self.shape(x)
+        apart = torch.sigmoid(-self.closure(x)[:, 0])
+        part = ((apart - SHUT) / (OPEN - SHUT)).clamp(0, 1)
+        gate = part.square() * (3 - 2 * part)
+        gap = self.space.lip_gap(expression)
+        wanted = gate * (self.gain * gap).clamp(min=0)
+        out: Tensor = expression + (wanted - gap)[:, None] * self.opening
+        return out
+
+    def prepare(self, portrait: Portrait) -> Mouth:
+        """What stays of a face: once per portrait. Raises ValueError where it has no mesh."""
+        if portrait.mesh is None:
+            raise ValueError("a portrait that speaks by expressions needs its mesh")
+        return portrait.mesh, self.space.fit(portrait.mesh)[1]
+
+    def landmarks(self, mouth: Mouth, speech: Tensor) -> Tensor:
+        """The 68 landmarks of a face that speaks: (B, T, 68, 2) in [0, 1] of the crop.
+
+        Its mesh is moved from its own expression to the one predicted.
+        """
+        mesh, own = mouth
+        moved = self.space.move(mesh, self(speech) - own.unsqueeze(1))
+        points: Tensor = moved[:, :, torch.from_numpy(IBUG).to(moved.device)]
+        return points
