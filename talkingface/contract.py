@@ -16,6 +16,7 @@ from torch import Tensor
 
 LANDMARKS = 68  # iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67
 LIPS = slice(48, 68)
+MESH_POINTS = 478  # MediaPipe's mesh: 468 of the surface, 5 of each iris
 INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
 
 
@@ -25,14 +26,17 @@ class Portrait:
 
     image: (B, 3, S, S) float, RGB in [-1, 1].
     landmarks: (B, 68, 2) float, (x, y) in [0, 1] of the crop, iBUG order.
+    mesh: (B, 478, 2) float, alike; None where only landmarks are known.
     """
 
     image: Tensor
     landmarks: Tensor
+    mesh: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Portrait:
         """The same portrait on another device."""
-        return Portrait(self.image.to(device), self.landmarks.to(device))
+        mesh = None if self.mesh is None else self.mesh.to(device)
+        return Portrait(self.image.to(device), self.landmarks.to(device), mesh)
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,81 @@
-"""Measure lips on the 478-point face mesh, in arrays and in tensors."""
+"""The 478 points of MediaPipe's mesh: which is which, and what is read off them.
+
+Left and right are the picture's. Upper and lower lip meet at the corners.
+"""
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MESH_POINTS = 478  # MediaPipe's face mesh
-INNER_UPPER_LIP, INNER_LOWER_LIP = 13, 14  # the middle of the inner lips
-RIGHT_CORNER, LEFT_CORNER = 61, 291  # of the mouth; the person's own right and left
+from talkingface.contract import MESH_POINTS
+
+M = TypeVar("M", Tensor, NDArray[Any])
+
+# Rings, from the left corner over the upper lip to the right corner and back below.
+OUTER_LIPS = np.array([
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
+])  # fmt: skip
+INNER_LIPS = np.array([
+    78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
+])  # fmt: skip
+
+# Points of the inner lips that touch where the mouth is closed: (upper, lower), left to right.
+INNER_PAIRS = np.array([
+    (191, 95), (80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318),
+    (415, 324),
+])  # fmt: skip
+
+# Points that speech does not move: eye corners, nose bridge and tip, brows.
+STABLE_MESH = np.array([
+    33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
+])  # fmt: skip
+
+LEFT_EYE, RIGHT_EYE = (33, 133), (362, 263)  # corners; their middle is the eye's centre
+GAP_TOP, GAP_BOTTOM = 13, 14  # the middle of the upper and of the lower inner lip
+LEFT_CORNER, RIGHT_CORNER = 61, 291  # of the mouth
+NOSE_BASE = 2  # where the nose meets the upper lip
+
+# Mesh points that stand for the 68 iBUG points: jaw, brows, nose, eyes, lips.
+IBUG = np.array([
+    127, 234, 93, 215, 138, 136, 149, 148, 152, 377, 378, 365, 367, 435, 323, 454, 356,
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
+    168, 197, 5, 4, 75, 97, 2, 326, 305,
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
+    78, 82, 13, 312, 308, 317, 14, 87,
+])  # fmt: skip
 
 
-@overload
-def aperture(mesh: Tensor) -> Tensor: ...
-@overload
-def aperture(mesh: NDArray[Any]) -> NDArray[Any]: ...
-def aperture(mesh: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
-    """Return the gap of the inner lips of meshes (..., 478, 2): (...), in the mesh's unit."""
-    return _distance(mesh, INNER_UPPER_LIP, INNER_LOWER_LIP)
+def aperture(mesh: M) -> M:
+    """Gap of the inner lips (points 13 and 14): (..., 478, 2) -> (...), in the mesh's unit."""
+    return _distance(mesh, GAP_TOP, GAP_BOTTOM)
 
 
-@overload
-def width(mesh: Tensor) -> Tensor: ...
-@overload
-def width(mesh: NDArray[Any]) -> NDArray[Any]: ...
-def width(mesh: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
-    """Return the distance of the mouth's corners of meshes (..., 478, 2): (...), in its unit."""
-    return _distance(mesh, RIGHT_CORNER, LEFT_CORNER)
+def width(mesh: M) -> M:
+    """Distance of the mouth's corners: (..., 478, 2) -> (...), in the mesh's unit."""
+    return _distance(mesh, LEFT_CORNER, RIGHT_CORNER)
 
 
-def _distance(mesh: NDArray[Any] | Tensor, first: int, second: int) -> NDArray[Any] | Tensor:
+def eye_distance(mesh: M) -> M:
+    """Distance of the eye centres: (..., 478, 2) -> (...), in the mesh's unit."""
+    left = (mesh[..., LEFT_EYE[0], :] + mesh[..., LEFT_EYE[1], :]) / 2
+    right = (mesh[..., RIGHT_EYE[0], :] + mesh[..., RIGHT_EYE[1], :]) / 2
+    return _length(right - left)
+
+
+def _distance(mesh: M, first: int, second: int) -> M:
     if mesh.shape[-2:] != (MESH_POINTS, 2):
-        raise ValueError(f"expected meshes (..., {MESH_POINTS}, 2), got {tuple(mesh.shape)}")
-    apart = mesh[..., first, :] - mesh[..., second, :]
-    if isinstance(apart, Tensor):
-        return apart.square().sum(-1).sqrt()
-    return np.asarray(np.sqrt(np.square(apart).sum(-1)))
+        raise ValueError(f"a mesh is (..., {MESH_POINTS}, 2), got {tuple(mesh.shape)}")
+    return _length(mesh[..., second, :] - mesh[..., first, :])
+
+
+def _length(vector: M) -> M:
+    if isinstance(vector, Tensor):
+        length: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+        return length
+    return np.asarray(np.linalg.norm(vector, axis=-1))

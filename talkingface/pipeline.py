@@ -425,7 +425,8 @@ class TalkingFace:
     @torch.inference_mode()
     def _encode(self, aligned: Aligned) -> Any:
         landmarks = torch.from_numpy(np.asarray(aligned.landmarks, dtype=np.float32))
-        portrait = Portrait(video.to_tensor(aligned.crop)[None], landmarks[None])
+        mesh = torch.from_numpy(aligned.mesh)
+        portrait = Portrait(video.to_tensor(aligned.crop)[None], landmarks[None], mesh[None])
         return self.model.encode(portrait.to(self._device))  # type: ignore[operator]
 
     @torch.inference_mode()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLES_PER_FRAME
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.dataset import Cache
+from talkingface.faces import mesh_from_landmarks
 from talkingface.geometry import CropSpec
 
 Array = NDArray[np.float64]
@@ -63,7 +65,9 @@ def write_cache(folder: Path, portrait: Bytes | None = None) -> Cache:
         sound.append((noise * np.repeat(gaps, SAMPLES_PER_FRAME) * 500).astype(np.int16))
     (folder / "clips.json").write_text(json.dumps(rows))
     np.save(folder / "frames.npy", np.concatenate(frames))
-    np.save(folder / "landmarks.npy", np.concatenate(points).astype(np.float32))
+    marks = np.concatenate(points).astype(np.float32)
+    np.save(folder / "landmarks.npy", marks)
+    np.save(folder / "mesh.npy", mesh_from_landmarks(torch.from_numpy(marks)).numpy())
     np.save(folder / "sound.npy", np.concatenate(sound))
     return Cache(folder)
 

@@ -65,6 +65,7 @@ def write_cache(folder: Path, rng: np.random.Generator) -> Path:
         start += count
     np.save(folder / "frames.npy", np.concatenate(frames).astype(np.uint8))
     np.save(folder / "landmarks.npy", np.concatenate(landmarks).astype(np.float32))
+    np.save(folder / "mesh.npy", np.zeros((start, 478, 2), np.float32))
     np.save(folder / "sound.npy", np.concatenate(sound).astype(np.int16))
     (folder / "clips.json").write_text(json.dumps(rows))
     return folder

@@ -15,6 +15,7 @@ from drawing import BOX, frog
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
 from talkingface.faces import (
     Face,
+    Located,
     Tracker,
     align,
     choose_face,
@@ -28,6 +29,7 @@ from talkingface.faces import (
 )
 from talkingface.faces.given import given_landmarks, mean_face_in
 from talkingface.geometry import MEAN_FACE, Array, CropSpec, Picture, transform
+from talkingface.landmarks import IBUG, eye_distance
 
 ROOT = Path(__file__).parent.parent
 SPEC = CropSpec()
@@ -263,7 +265,12 @@ def test_the_overlay_marks_every_point(portrait: Picture, face: Face) -> None:
 def test_aligned_crop_is_found_again_in_place(portrait: Picture, face: Face) -> None:
     aligned = align(portrait, face, SPEC)
     assert aligned.crop.shape == (128, 128, 3)
-    assert aligned.landmarks.dtype == np.float32
+    assert aligned.landmarks.dtype == aligned.mesh.dtype == np.float32
+    assert np.array_equal(aligned.mesh[IBUG], aligned.landmarks)
+    located = align(portrait, Located(face.landmarks, "given"), SPEC)
+    assert np.array_equal(located.mesh[IBUG], aligned.landmarks)
+    off = np.linalg.norm(located.mesh - aligned.mesh, axis=1) / eye_distance(aligned.mesh)
+    assert off.mean() < 0.04
     again = find_faces(aligned.crop)
     assert len(again) == 1
     assert distance(again[0].landmarks / 128, aligned.landmarks.astype(np.float64)) < 0.02
@@ -290,6 +297,8 @@ def test_track_bridges_a_gap(portrait: Picture) -> None:
     assert seen.found.tolist() == [True, True, False, True, True, True]
     assert seen.crops.shape == (6, 128, 128, 3)
     assert seen.landmarks.shape == (6, 68, 2)
+    assert seen.mesh.dtype == np.float32
+    assert np.array_equal(seen.mesh[:, IBUG], seen.landmarks)
     middle = (seen.landmarks[1] + seen.landmarks[3]) / 2
     assert np.abs(seen.landmarks[2] - middle).max() < 0.02
     spread = seen.landmarks[:, 36:48].mean(1).std(0).max()

@@ -31,6 +31,7 @@ def clip(number: int) -> Clip:
         speaker="portrait" if still else ("anna", "ben")[number % 2],
         crops=np.full((frames, 16, 16, 3), 40 * number, np.uint8),
         landmarks=np.zeros((frames, 68, 2), np.float32),
+        mesh=np.zeros((frames, 478, 2), np.float32),
         sound=np.zeros(frames * 640, np.int16),
         words=() if still else (("hello", 0.1, 0.4), (f"word{number}", 0.5, 0.6)),
         split="test" if number == 3 else "train",

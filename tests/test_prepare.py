@@ -33,6 +33,7 @@ from talkingface.errors import (
     UnreadableMedia,
 )
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import IBUG
 from talkingface.models.lipreader import GRID_WORDS
 
 SPEC = CropSpec()
@@ -112,6 +113,9 @@ def prepared(corpus: Path, stills: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
+MEMBERS = ("jpg", "landmarks.npy", "mesh.npy", "wav", "json")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -130,6 +134,7 @@ def random_clip(key: str = "s1_a", frames: int = 30, seed: int = 0) -> Clip:
         speaker="s1",
         crops=crops,
         landmarks=rng.random((frames, 68, 2), dtype=np.float32),
+        mesh=rng.random((frames, 478, 2), dtype=np.float32),
         sound=rng.integers(-32768, 32768, frames * 640, dtype=np.int16),
         words=(("bin", 0.1, 0.30001), ("blue", 0.31, 0.5)),
         sentence="bin blue",
@@ -532,6 +537,7 @@ def test_a_shard_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
     for clip, back in zip(given, shards.read(path), strict=True):
         assert np.array_equal(back.landmarks, clip.landmarks)
+        assert np.array_equal(back.mesh, clip.mesh)
         assert np.array_equal(back.sound, clip.sound)
         error = np.square(back.crops.astype(float) - clip.crops).mean()
         assert 10 * np.log10(255**2 / error) > 36
@@ -547,7 +553,7 @@ def test_a_shard_is_plain_webdataset(tmp_path: Path) -> None:
     with tarfile.open(path) as archive:
         members = {m.name: archive.extractfile(m).read() for m in archive}
         assert {m.mtime for m in archive.getmembers()} == {0}
-    assert list(members) == [f"s1_a.{kind}" for kind in ("jpg", "landmarks.npy", "wav", "json")]
+    assert list(members) == [f"s1_a.{kind}" for kind in MEMBERS]
     strip = cv2.imdecode(np.frombuffer(members["s1_a.jpg"], np.uint8), cv2.IMREAD_COLOR)
     assert strip.shape == (30 * 64, 64, 3)
     with wave.open(io.BytesIO(members["s1_a.wav"])) as file:
@@ -570,7 +576,7 @@ def test_nothing_is_left_of_a_shard_that_fails(tmp_path: Path) -> None:
         shards.write(tmp_path / "missing" / "shard-00000.tar", [random_clip()])
 
 
-@pytest.mark.parametrize("kind", ["jpg", "landmarks.npy", "wav", "json"])
+@pytest.mark.parametrize("kind", MEMBERS)
 def test_a_flipped_bit_is_found_and_its_member_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "shard-00000.tar"
     shards.write(path, [random_clip("s1_a"), random_clip("s1_b", seed=3)])
@@ -618,9 +624,23 @@ def test_a_shard_that_lacks_a_member_or_is_of_another_version_is_refused(tmp_pat
         changed = rewrite(lambda name, data, lost=lost: None if name == lost else data)
         with pytest.raises(BadShard, match=f"clip {lost[:4]} lacks {lost[5:]}"):
             list(shards.read(changed))
-    changed = rewrite(lambda name, data: data.replace(b'"version": 1', b'"version": 9'))
-    with pytest.raises(BadShard, match="version 9, this release reads 1"):
+    changed = rewrite(lambda name, data: data.replace(b'"version": 2', b'"version": 9'))
+    with pytest.raises(BadShard, match="version 9, this release reads 2"):
         list(shards.read(changed))
+
+
+def test_shards_without_meshes_are_of_another_version(tmp_path: Path) -> None:
+    """As version 1 wrote them: whoever reads them is told to prepare the corpus again."""
+    whole, path = tmp_path / "whole.tar", tmp_path / "shard-00000.tar"
+    shards.write(whole, [random_clip("s1_a"), random_clip("s1_b")])
+    with tarfile.open(whole) as source, tarfile.open(path, "w") as target:
+        for member in source:
+            data = source.extractfile(member).read().replace(b'"version": 2', b'"version": 1')
+            if "mesh" not in member.name:
+                target.addfile(member, io.BytesIO(data))
+    for refused in (lambda: list(shards.read(path)), lambda: shards.open_cache(tmp_path)):
+        with pytest.raises(BadShard, match="version 1, this release reads 2; prepare the corpus"):
+            refused()
 
 
 # the cache
@@ -635,6 +655,8 @@ def test_a_cache_is_what_the_shards_hold(prepared: Path, tmp_path: Path) -> None
         span = slice(row.start, row.start + row.frames)
         assert np.array_equal(cache.frames[span], clip.crops)
         assert np.array_equal(cache.landmarks[span], clip.landmarks)
+        assert np.array_equal(cache.mesh[span], clip.mesh)
+        assert np.array_equal(clip.mesh[:, IBUG], clip.landmarks)
         sound = cache.samples(row, 0, row.frames * 640)
         assert torch.equal(sound, torch.from_numpy(clip.sound / np.float32(32768)))
         assert (row.speaker, row.split, row.words) == (clip.speaker, clip.split, clip.words)
@@ -666,6 +688,9 @@ def test_a_bad_shard_leaves_the_old_cache_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path / "cache") == before
     with pytest.raises(BadShard, match="run `talkingface prepare`"):
         shards.open_cache(tmp_path / "cache" / "nothing")
+    (tmp_path / "cache" / "mesh.npy").unlink()
+    with pytest.raises(BadShard, match=r"older version, without mesh\.npy; run `talkingface prep"):
+        shards.open_cache(tmp_path / "cache")
 
 
 def test_training_reads_shards_without_pyav(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
         start += count
     np.save(folder / "frames.npy", np.concatenate(frames))
     np.save(folder / "landmarks.npy", np.concatenate(landmarks))
+    np.save(folder / "mesh.npy", np.zeros((start, 478, 2), np.float32))
     np.save(folder / "sound.npy", np.concatenate(sound))
     (folder / "clips.json").write_text(json.dumps(rows))
     return Cache(folder)

@@ -303,6 +303,32 @@ def landmark_space(
     print(f"{output}: {count} components of {len(points)} points, {share:.1%} of the variance")
 
 
+@app.command("expression-space")
+def expression_space(
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    components: Annotated[int, typer.Option(min=1, help="how many an expression has")] = 16,
+    everyone: Everyone = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compute how faces move from their neutral, and how neutral faces differ, from a corpus.
+
+    Example: talkingface expression-space shards -o space.safetensors
+    """
+    from talkingface import media
+    from talkingface.data import expression_space as spaces
+    from talkingface.data.shards import open_cache
+
+    media.check_output(output, overwrite)
+    cache = open_cache(shards)
+    fitted = spaces.fit(cache, cache.split(*_learned_from(everyone)), components)
+    seen = f"{fitted.clips} clips of {fitted.speakers} speakers, {fitted.portraits} portraits"
+    spaces.save(fitted, output, f"{seen}, {shards.name}", overwrite)
+    counts = sorted({min(6, components), components})
+    shares = ", ".join(f"{fitted.share(count):.1%} in {count}" for count in counts)
+    print(f"{output}: {seen}; {components} components, of the variance {shares}")
+
+
 def _learned_from(everyone: bool) -> tuple[str, ...]:
     """The splits that are trained on."""
     return ("train", "stranger") if everyone else ("train",)

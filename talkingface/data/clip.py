@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLES_PER_FRAME
-from talkingface.contract import LANDMARKS
+from talkingface.contract import LANDMARKS, MESH_POINTS
 
 Word = tuple[str, float, float]  # the word, its start and its end in seconds
 
@@ -23,9 +23,10 @@ class Clip:
     """One person for T frames at 25 fps.
 
     key: letters, digits, "-" and "_"; unique in its corpus. crops: (T, S, S, 3) uint8 RGB.
-    landmarks: (T, 68, 2) float32 in [0, 1] of the crop. sound: (640 T,) int16 at 16 kHz. words:
-    seconds from the clip's start, empty where times are unknown. sentence: "" where unknown.
-    split: "train", "val", "test", "stranger" ... silent: a still picture, its sound is all zero.
+    landmarks: (T, 68, 2) and mesh: (T, 478, 2) float32 in [0, 1] of the crop. sound: (640 T,) int16
+    at 16 kHz. words: seconds from the clip's start, empty where times are unknown. sentence: ""
+    where unknown. split: "train", "val", "test", "stranger" ... silent: a still picture, its sound
+    is all zero.
     info: `yaw`, `pitch`, `roll` (degrees, medians), `found` (share of frames with a face), `snr`
     (dB), `natural_pose`, `source` (file name); whatever JSON can hold.
     """
@@ -34,6 +35,7 @@ class Clip:
     speaker: str
     crops: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
+    mesh: NDArray[np.float32]
     sound: NDArray[np.int16]
     words: tuple[Word, ...] = ()
     sentence: str = ""
@@ -48,6 +50,7 @@ class Clip:
         expected: dict[str, tuple[NDArray[Any], tuple[int, ...], type]] = {
             "crops": (self.crops, (frames, side, side, 3), np.uint8),
             "landmarks": (self.landmarks, (frames, LANDMARKS, 2), np.float32),
+            "mesh": (self.mesh, (frames, MESH_POINTS, 2), np.float32),
             "sound": (self.sound, (frames * SAMPLES_PER_FRAME,), np.int16),
         }
         for name, (array, shape, kind) in expected.items():

@@ -1,7 +1,8 @@
 """What training reads: a memory-mapped cache of clips, and batches as a function of (seed, step).
 
-A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2) float32 in [0, 1],
-`sound.npy` (640 N,) int16 at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
+A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2) and `mesh.npy`
+(N, 478, 2) float32 in [0, 1], `sound.npy` (640 N,) int16 at 16 kHz and `clips.json`; N counts the
+frames of all clips in a row.
 """
 
 from __future__ import annotations
@@ -62,10 +63,16 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if (folder / "clips.json").is_file() and not (folder / "mesh.npy").is_file():
+            raise BadShard(
+                f"{folder} is a training cache of an older version, without mesh.npy; run "
+                "`talkingface prepare` again"
+            )
         try:
             rows = json.loads((folder / "clips.json").read_text())
             self.frames: NDArray[np.uint8] = _mapped(folder / "frames.npy")
             self.landmarks: NDArray[np.float32] = _mapped(folder / "landmarks.npy")
+            self.mesh: NDArray[np.float32] = _mapped(folder / "mesh.npy")
             self.sound: NDArray[np.int16] = _mapped(folder / "sound.npy")
         except (OSError, ValueError) as error:
             raise BadShard(

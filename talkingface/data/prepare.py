@@ -269,8 +269,8 @@ def _check_plan(
         return
     if path.is_file():
         raise BadRequest(
-            f"{out}: holds shards of other recordings, splits or options (see {path.name}); give "
-            "an empty folder, or remove it"
+            f"{out}: holds shards of other recordings, splits or options, or of another version "
+            f"(see {path.name}); give an empty folder, or remove it"
         )
     if any(out.glob(shards.PATTERN)):
         raise BadRequest(f"{out}: holds shards, but no {path.name}; give an empty folder")

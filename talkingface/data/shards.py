@@ -1,8 +1,9 @@
 """Shards: tar files in WebDataset layout, and the memory-mapped cache that training opens.
 
-A clip is four members of one name: `.jpg` (its crops, one below the other, quality 95, colour not
-subsampled), `.landmarks.npy`, `.wav` (16 kHz, 16 bit) and `.json` (everything else, and the CRC-32
-of the other three). The same clips give the same bytes. Needs torch, numpy and OpenCV only.
+A clip is five members of one name: `.jpg` (its crops, one below the other, quality 95, colour not
+subsampled), `.landmarks.npy`, `.mesh.npy`, `.wav` (16 kHz, 16 bit) and `.json` (everything else,
+and the CRC-32 of the other four). The same clips give the same bytes. Needs torch, numpy and OpenCV
+only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import tarfile
 import wave
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
-from talkingface.contract import LANDMARKS
+from talkingface.contract import LANDMARKS, MESH_POINTS
 from talkingface.data.clip import Clip
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadShard
 from talkingface.media import writing
 
-VERSION = 1
+VERSION = 2  # 2: with the mesh
 PATTERN = "shard-*.tar"
-CACHE_FILES = ("frames.npy", "landmarks.npy", "sound.npy", "clips.json")
-_KINDS = ("jpg", "landmarks.npy", "wav", "json")
+_KINDS = ("jpg", "landmarks.npy", "mesh.npy", "wav", "json")
 _QUALITY = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
@@ -87,13 +87,16 @@ def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
     good, jpeg = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), _QUALITY)
     if not good:
         raise ValueError(f"clip {clip.key}: its crops {clip.crops.shape} do not fit into a JPEG")
-    landmarks = io.BytesIO()
-    np.save(landmarks, clip.landmarks, allow_pickle=False)
     sound = io.BytesIO()
     with wave.open(sound, "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
         file.writeframes(clip.sound.astype("<i2").tobytes())
-    data = {"jpg": jpeg.tobytes(), "landmarks.npy": landmarks.getvalue(), "wav": sound.getvalue()}
+    data = {
+        "jpg": jpeg.tobytes(),
+        "landmarks.npy": _saved(clip.landmarks),
+        "mesh.npy": _saved(clip.mesh),
+        "wav": sound.getvalue(),
+    }
     facts = {
         "version": VERSION,
         "frames": len(clip.crops),
@@ -108,6 +111,12 @@ def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
     }
     yield from data.items()
     yield "json", json.dumps(facts, sort_keys=True).encode()
+
+
+def _saved(points: NDArray[np.float32]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, points, allow_pickle=False)
+    return out.getvalue()
 
 
 def facts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -126,7 +135,7 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
     for name, content in _contents(path):
         stem, _, kind = name.partition(".")
         if data and stem != key:
-            raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
+            raise _incomplete(path, key, data)
         key = stem
         data[kind] = content
         if all(kind in data for kind in _KINDS):
@@ -134,11 +143,15 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
                 yield _clip(path, key, data)
             data = {}
     if data:
-        raise BadShard(f"{path}: clip {key} lacks {_lacking(data)}; {_MEND}")
+        raise _incomplete(path, key, data)
 
 
-def _lacking(data: dict[str, bytes]) -> str:
-    return ", ".join(kind for kind in _KINDS if kind not in data)
+def _incomplete(path: Path, key: str, data: dict[str, bytes]) -> BadShard:
+    """What to raise of a clip that lacks a member; BadShard itself where its version is another."""
+    if "json" in data:
+        _facts(path, f"{key}.json", data["json"])
+    lacking = ", ".join(kind for kind in _KINDS if kind not in data)
+    return BadShard(f"{path}: clip {key} lacks {lacking}; {_MEND}")
 
 
 def _contents(path: Path, ending: str = "") -> Iterator[tuple[str, bytes]]:
@@ -188,7 +201,7 @@ def _facts(path: Path, name: str, content: bytes) -> dict[str, Any]:
 def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
     facts = _facts(path, f"{key}.json", data["json"])
     arrays: dict[str, Any] = {}
-    for kind, decode in (("jpg", _crops), ("landmarks.npy", _landmarks), ("wav", _sound)):
+    for kind, decode in _DECODERS.items():
         try:
             if zlib.crc32(data[kind]) != facts["crc32"][kind]:
                 raise ValueError("its checksum differs")
@@ -200,6 +213,7 @@ def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
             key=key,
             crops=arrays["jpg"],
             landmarks=arrays["landmarks.npy"],
+            mesh=arrays["mesh.npy"],
             sound=arrays["wav"],
             **{name: facts[name] for name in ("speaker", "words", "sentence", "split")},
             **{name: facts[name] for name in ("silent", "info")},
@@ -218,9 +232,17 @@ def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
 
 
 def _landmarks(data: bytes, frames: int, _: int) -> NDArray[np.float32]:
+    return _points(data, (frames, LANDMARKS, 2))
+
+
+def _mesh(data: bytes, frames: int, _: int) -> NDArray[np.float32]:
+    return _points(data, (frames, MESH_POINTS, 2))
+
+
+def _points(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     points = np.load(io.BytesIO(data), allow_pickle=False)
-    if points.shape != (frames, LANDMARKS, 2):
-        raise ValueError(f"shape {points.shape}, expected {(frames, LANDMARKS, 2)}")
+    if points.shape != shape:
+        raise ValueError(f"shape {points.shape}, expected {shape}")
     return np.asarray(points, dtype=np.float32)
 
 
@@ -231,6 +253,14 @@ def _sound(data: bytes, frames: int, _: int) -> NDArray[np.int16]:
     if kind != (1, 2, SAMPLE_RATE) or len(samples) != frames * SAMPLES_PER_FRAME:
         raise ValueError(f"{len(samples)} samples of {kind}")
     return samples
+
+
+_DECODERS: dict[str, Callable[[bytes, int, int], NDArray[Any]]] = {
+    "jpg": _crops,
+    "landmarks.npy": _landmarks,
+    "mesh.npy": _mesh,
+    "wav": _sound,
+}
 
 
 def find(folder: Path) -> list[Path]:
@@ -247,7 +277,7 @@ def open_cache(shards: Path, cache: Path | None = None) -> Cache:
     cache: its folder, `shards`/cache by default. A folder that is a cache itself is opened as it
     is. Raises BadShard, and OutputError when the cache cannot be written.
     """
-    if all((shards / name).is_file() for name in CACHE_FILES):
+    if (shards / "clips.json").is_file():
         return Cache(shards)
     return Cache(build_cache(shards, shards / "cache" if cache is None else cache))
 
@@ -298,6 +328,7 @@ def _fill(folder: Path, paths: list[Path]) -> None:
     mapped = np.lib.format.open_memmap
     frames = mapped(folder / "frames.npy", "w+", np.uint8, (total, size, size, 3))
     landmarks = mapped(folder / "landmarks.npy", "w+", np.float32, (total, LANDMARKS, 2))
+    mesh = mapped(folder / "mesh.npy", "w+", np.float32, (total, MESH_POINTS, 2))
     sound = mapped(folder / "sound.npy", "w+", np.int16, (total * SAMPLES_PER_FRAME,))
     rows, seen, start = [], dict[str, Path](), 0
     for path in paths:
@@ -307,10 +338,11 @@ def _fill(folder: Path, paths: list[Path]) -> None:
             seen[clip.key] = path
             end = start + len(clip.crops)
             frames[start:end], landmarks[start:end] = clip.crops, clip.landmarks
+            mesh[start:end] = clip.mesh
             sound[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME] = clip.sound
             rows.append(asdict(_row(clip, start)))
             start = end
-    for array in (frames, landmarks, sound):
+    for array in (frames, landmarks, mesh, sound):
         array.flush()
     (folder / "clips.json").write_text(json.dumps(rows))
 

@@ -6,6 +6,7 @@ Importing this is cheap; the two networks are loaded when the first face is look
 from talkingface.faces.align import Aligned, Track, align, pose, track
 from talkingface.faces.detect import Face, Tracker, choose_face, face_in_box, find_faces
 from talkingface.faces.given import Located, locate, overlay, write_landmarks
+from talkingface.faces.interpolation import mesh_from_landmarks
 
 __all__ = [
     "Aligned",
@@ -18,6 +19,7 @@ __all__ = [
     "face_in_box",
     "find_faces",
     "locate",
+    "mesh_from_landmarks",
     "overlay",
     "pose",
     "track",

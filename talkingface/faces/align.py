@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from talkingface.errors import NoFaceFound
 from talkingface.faces.detect import Face, Tracker
 from talkingface.faces.given import Located
+from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.geometry import (
     Array,
     CropSpec,
@@ -20,6 +22,7 @@ from talkingface.geometry import (
     transform,
     warp_crop,
 )
+from talkingface.landmarks import IBUG
 
 # Pairs of mesh points on a line from the picture's left to its right (ears, temples, eye corners)
 # and from the forehead to the chin: what a head's axes are read off.
@@ -33,12 +36,14 @@ class Aligned:
     """One face in its crop.
 
     crop: (S, S, 3) uint8 RGB. landmarks: (68, 2) float32, (x, y) in [0, 1] of the crop.
-    matrix: (2, 3), picture pixels -> crop pixels.
+    matrix: (2, 3), picture pixels -> crop pixels. mesh: (478, 2) float32, as the landmarks; made
+    from them where only they are known.
     """
 
     crop: Picture
     landmarks: NDArray[np.float32]
     matrix: Array
+    mesh: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Track:
     """One face through T frames.
 
     crops: (T, S, S, 3) uint8 RGB. landmarks: (T, 68, 2) float32 in [0, 1] of the crop. matrices:
-    (T, 2, 3), picture -> crop. found: (T,) bool; where it is False the landmarks and angles are
-    interpolated. yaw, pitch, roll: (T,) degrees, see `pose`.
+    (T, 2, 3), picture -> crop. found: (T,) bool; where it is False landmarks, mesh and angles are
+    interpolated. yaw, pitch, roll: (T,) degrees, see `pose`. mesh: (T, 478, 2) float32 in [0, 1] of
+    the crop.
     """
 
     crops: Picture
@@ -57,14 +63,18 @@ class Track:
     yaw: Array
     pitch: Array
     roll: Array
+    mesh: NDArray[np.float32]
 
 
 def align(picture: Picture, face: Face | Located, spec: CropSpec) -> Aligned:
     """The face's crop out of its picture, (H, W, 3) uint8 RGB."""
     matrix = crop_matrix(face.landmarks, spec)
-    return Aligned(
-        warp_crop(picture, matrix, spec.size), _in_crop(face.landmarks, matrix, spec), matrix
-    )
+    landmarks = _in_crop(face.landmarks, matrix, spec)
+    if face.mesh is None:
+        mesh = mesh_from_landmarks(torch.from_numpy(landmarks)).numpy()
+    else:
+        mesh = _in_crop(face.mesh[:, :2], matrix, spec)
+    return Aligned(warp_crop(picture, matrix, spec.size), landmarks, matrix, mesh)
 
 
 def track(frames: Iterable[Picture], spec: CropSpec, natural_pose: bool = False) -> Track:
@@ -85,7 +95,8 @@ def track(frames: Iterable[Picture], spec: CropSpec, natural_pose: bool = False)
             "from the front and at least 40 pixels wide"
         )
     seen = [face for face in faces if face is not None]
-    landmarks = _fill(np.stack([face.landmarks for face in seen]), found)
+    meshes = _fill(np.stack([face.mesh[:, :2] for face in seen]), found)
+    landmarks = meshes[:, IBUG]
     angles = _fill(np.array([pose(face.mesh) for face in seen]), found)
     if natural_pose:
         matrices = np.repeat(crop_matrix(np.median(landmarks, 0), spec)[None], len(clip), 0)
@@ -101,6 +112,7 @@ def track(frames: Iterable[Picture], spec: CropSpec, natural_pose: bool = False)
         yaw=angles[:, 0],
         pitch=angles[:, 1],
         roll=angles[:, 2],
+        mesh=np.stack([_in_crop(p, m, spec) for p, m in zip(meshes, matrices, strict=True)]),
     )
 
 
@@ -122,8 +134,8 @@ def pose(mesh: Array) -> tuple[float, float, float]:
     return float(np.degrees(yaw)), float(np.degrees(pitch)) - _LEVEL_PITCH, float(np.degrees(roll))
 
 
-def _in_crop(landmarks: Array, matrix: Array, spec: CropSpec) -> NDArray[np.float32]:
-    return (transform(landmarks, matrix) / spec.size).astype(np.float32)
+def _in_crop(points: Array, matrix: Array, spec: CropSpec) -> NDArray[np.float32]:
+    return (transform(points, matrix) / spec.size).astype(np.float32)
 
 
 def _fill(values: Array, found: NDArray[np.bool_]) -> Array:

@@ -23,18 +23,9 @@ from talkingface.faces.networks import (
     mesh,
 )
 from talkingface.geometry import Array, Picture, transform
+from talkingface.landmarks import IBUG
 
 Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
-
-# Mesh points that stand for the 68 iBUG points: jaw, brows, nose, eyes, lips.
-IBUG = np.array([
-    127, 234, 93, 215, 138, 136, 149, 148, 152, 377, 378, 365, 367, 435, 323, 454, 356,
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
-    168, 197, 5, 4, 75, 97, 2, 326, 305,
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
-    78, 82, 13, 312, 308, 317, 14, 87,
-])  # fmt: skip
 
 _LEFT_EYE, _RIGHT_EYE = 33, 263  # the eyes' outer corners: their line is the face's horizontal
 _ROI_MARGIN = 1.5  # of the longer side of a face's box

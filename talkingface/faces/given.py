@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from talkingface import media
 from talkingface.contract import LANDMARKS
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
-from talkingface.faces.detect import Box, choose_face, face_in_box
+from talkingface.faces.detect import Box, Face, choose_face, face_in_box
 from talkingface.geometry import MEAN_FACE, Array, Picture
 
 FORMAT = 'a JSON list of 68 [x, y] pairs, or an object {"landmarks": [...]}'
@@ -39,10 +39,14 @@ _PARTS = [(0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (
 
 @dataclass(frozen=True)
 class Located:
-    """Where a face is. landmarks: (68, 2) picture pixels, iBUG order; origin: who says so."""
+    """Where a face is. landmarks: (68, 2) picture pixels, iBUG order; origin: who says so.
+
+    mesh: (478, 2) picture pixels, None where only the landmarks are known.
+    """
 
     landmarks: Array
     origin: Literal["detector", "mean face", "given"]
+    mesh: Array | None = None
 
     @property
     def note(self) -> str | None:
@@ -80,13 +84,17 @@ def locate(
         points = given_landmarks(landmarks, width, height)
         return Located(points / scale + (0.5 / scale - 0.5), "given")
     if box is None:
-        return Located(choose_face(picture, number, name).landmarks, "detector")
+        return _found(choose_face(picture, number, name))
     _check_box(box, width, height, name)
     x, y, wide, high = (value / scale for value in box)
     face = face_in_box(picture, (x, y, wide, high))
     if face is None:
         return Located(mean_face_in((x, y, wide, high)), "mean face")
-    return Located(face.landmarks, "detector")
+    return _found(face)
+
+
+def _found(face: Face) -> Located:
+    return Located(face.landmarks, "detector", face.mesh[:, :2])
 
 
 def _check_box(box: Box, width: int, height: int, name: str) -> None:

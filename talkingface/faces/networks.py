@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from talkingface.contract import MESH_POINTS
+
 M = TypeVar("M", bound=nn.Module)
 
 DETECTOR_SIZE = 128  # pixels: side of the detector's input
 MESH_SIZE = 192  # pixels: side of the mesh's input
-MESH_POINTS = 478  # 468 of the surface, 5 of each iris
 ANCHORS = 16 * 16 * 2 + 8 * 8 * 6
 
 _REGIONS = ("lips", "left_eye", "right_eye")

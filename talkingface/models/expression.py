@@ -1,0 +1,189 @@
+"""Expressions: how the lower face moves, as coefficients that mean the same for everybody.
+
+An expression e is a displacement of the lower face from the same person's neutral face (at rest,
+lips closed), in principal components. From one mesh, `ExpressionSpace.fit` tells apart the neutral
+face and the expression that it shows. `data.expression_space` fits the space to a corpus.
+
+Units: the reference frame has the eye centres at (-0.5, 0) and (0.5, 0), y down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from talkingface.contract import MESH_POINTS
+from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_PAIRS, NOSE_BASE, STABLE_MESH
+
+COMPONENTS = 16
+IDENTITIES = 40
+
+# What `fit` counts with, chosen on held-out people (interocular units). That the lips of a neutral
+# face touch is nearly certain; the other points are as the two statistics say, within the noise.
+# Most portraits of the statistics are generated faces, which differ less than real ones.
+_FACE_NOISE = 0.02
+_GAP_NOISE = 0.01
+_IDENTITY_SPREAD = 2.0
+
+_FADE_ABOVE = 0.1  # interocular: how far above the base of the nose speech begins to move a face
+_FADE_LENGTH = 0.35  # and how much further down it does fully
+
+
+def fade(reference: Tensor) -> Tensor:
+    """How much speech moves each point, in [0, 1]: (478, 2) -> (478,)."""
+    y = reference[:, 1]
+    return ((y - y[NOSE_BASE] + _FADE_ABOVE) / _FADE_LENGTH).clamp(0, 1)
+
+
+def similarity(source: Tensor, target: Tensor) -> Tensor:
+    """Least-squares similarity of (..., N, 2) to (N, 2) points: (..., 2, 3), [sR | t]."""
+    s_mean, t_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
+    s, t = source - s_mean, target - t_mean
+    spread = s.square().sum((-1, -2))
+    real = (s * t).sum((-1, -2)) / spread
+    imaginary = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / spread
+    turned = torch.stack([real, -imaginary, imaginary, real], -1).unflatten(-1, (2, 2))
+    shift = t_mean - _turn(s_mean, turned)
+    return torch.cat([turned, shift.mT], -1)
+
+
+def transform(points: Tensor, matrix: Tensor) -> Tensor:
+    """Apply similarities (..., 2, 3) to (..., N, 2) points."""
+    return _turn(points, matrix[..., :2]) + matrix[..., 2].unsqueeze(-2)
+
+
+def _turn(vectors: Tensor, turned: Tensor) -> Tensor:
+    """Vectors (..., N, 2) by matrices (..., 2, 2); no product that autocast would round."""
+    return (vectors.unsqueeze(-2) * turned.unsqueeze(-3)).sum(-1)
+
+
+class ExpressionSpace(nn.Module):
+    """The statistics of neutral faces and of how they move; nothing in it is trained.
+
+    reference: (478, 2), the mean neutral face. points: (P,), the points that speech moves; basis:
+    (K, P, 2), orthonormal, how they move; scale: (K,), root mean square along each. identity_basis:
+    (A, 956), orthonormal, how neutral faces differ; identity_scale: (A,), standard deviations.
+    """
+
+    reference: Tensor
+    points: Tensor
+    basis: Tensor
+    scale: Tensor
+    identity_basis: Tensor
+    identity_scale: Tensor
+
+    def __init__(
+        self, points: int, components: int = COMPONENTS, identities: int = IDENTITIES
+    ) -> None:
+        """points: how many speech moves. The buffers are to be loaded, see `from_tensors`."""
+        super().__init__()
+        self.register_buffer("reference", torch.zeros(MESH_POINTS, 2))
+        self.register_buffer("points", torch.zeros(points, dtype=torch.long))
+        self.register_buffer("basis", torch.zeros(components, points, 2))
+        self.register_buffer("scale", torch.ones(components))
+        self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
+        self.register_buffer("identity_scale", torch.ones(identities))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ExpressionSpace:
+        """The space of these buffers, as `data.expression_space` fits and loads them."""
+        components, points = tensors["basis"].shape[:2]
+        space = cls(points, components, len(tensors["identity_scale"]))
+        space.load_state_dict(dict(tensors))
+        return space
+
+    @property
+    def components(self) -> int:
+        """K, how many coefficients an expression has."""
+        return len(self.scale)
+
+    def align(self, mesh: Tensor) -> Tensor:
+        """The similarity that brings a mesh (..., 478, 2) to the reference: (..., 2, 3)."""
+        stable = torch.from_numpy(STABLE_MESH).to(mesh.device)
+        return similarity(mesh.float()[..., stable, :], self.reference[stable])
+
+    def coefficients(self, displacement: Tensor) -> Tensor:
+        """Displacements (..., 478, 2) in the reference frame -> expressions (..., K).
+
+        1 is one standard deviation.
+        """
+        moved = displacement[..., self.points, :].flatten(-2)
+        out: Tensor = moved @ self.basis.flatten(1).T
+        return out / self.scale
+
+    def displacement(self, expression: Tensor) -> Tensor:
+        """Expressions (..., K) -> displacements (..., 478, 2), zero where speech moves nothing."""
+        moved = (expression * self.scale) @ self.basis.flatten(1)
+        out = moved.new_zeros(*moved.shape[:-1], MESH_POINTS, 2)
+        return out.index_copy(-2, self.points, moved.unflatten(-1, (-1, 2)))
+
+    def measure(self, mesh: Tensor, neutral: Tensor) -> Tensor:
+        """The expressions of meshes (..., 478, 2) of a person of this neutral face: (..., K).
+
+        neutral: (..., 478, 2) in the reference frame.
+        """
+        moved = transform(mesh.float(), self.align(mesh)) - neutral
+        return self.coefficients(moved * fade(self.reference)[:, None])
+
+    def fit(self, mesh: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell a mesh (B, 478, 2) apart into who it is and what the face does.
+
+        Returns the neutral face (B, 478, 2) in the reference frame, and the expression (B, K):
+        aligned mesh = neutral + displacement(expression). Joint least squares of the coefficients
+        of identity and expression, both with their statistics as priors; the inner lips of the
+        neutral face are to lie as those of the reference do.
+        """
+        seen = transform(mesh.float(), self.align(mesh))
+        with torch.autocast(mesh.device.type, enabled=False):
+            expression = self._solve((seen - self.reference).flatten(1))
+            return seen - self.displacement(expression), expression
+
+    def _solve(self, difference: Tensor) -> Tensor:
+        """Differences from the reference (B, 956) -> expressions (B, K)."""
+        count, people = self.components, len(self.identity_scale)
+        moves = self.displacement(torch.eye(count, device=difference.device)).flatten(1)
+        shapes = self.identity_basis * (_IDENTITY_SPREAD * self.identity_scale[:, None])
+        gaps = self._gaps(moves)
+        rows = [
+            torch.cat([moves, shapes]).T / _FACE_NOISE,
+            torch.cat([gaps, gaps.new_zeros(people, gaps.shape[1])]).T / _GAP_NOISE,
+            torch.eye(count + people, device=difference.device),
+        ]
+        prior = difference.new_zeros(len(difference), count + people)
+        wanted = [difference / _FACE_NOISE, self._gaps(difference) / _GAP_NOISE, prior]
+        q, r = torch.linalg.qr(torch.cat(rows))
+        known = q.T @ torch.cat(wanted, 1).T
+        solved: Tensor = torch.linalg.solve_triangular(r, known, upper=True)
+        return solved[:count].T
+
+    def _gaps(self, displacement: Tensor) -> Tensor:
+        """How nine displacements of the upper inner lip differ from the lower's: (N, 18)."""
+        upper, lower = torch.from_numpy(INNER_PAIRS).to(displacement.device).unbind(1)
+        points: Tensor = displacement.unflatten(1, (MESH_POINTS, 2))
+        return (points[:, lower] - points[:, upper]).flatten(1)
+
+    def lip_gap(self, expression: Tensor) -> Tensor:
+        """How far the lower inner lip lies below the upper one: expressions (..., K) -> (...).
+
+        Interocular units; affine in the expression, about 0 of the neutral face.
+        """
+        top, bottom = ((self.points == p).nonzero()[0, 0] for p in (GAP_TOP, GAP_BOTTOM))
+        slope = (self.basis[:, bottom, 1] - self.basis[:, top, 1]) * self.scale
+        rest = self.reference[GAP_BOTTOM, 1] - self.reference[GAP_TOP, 1]
+        out: Tensor = expression @ slope + rest
+        return out
+
+    def move(self, mesh: Tensor, change: Tensor) -> Tensor:
+        """A mesh (B, 478, 2) in its crop by changes of expression (B, T, K) -> (B, T, 478, 2).
+
+        A change of zero leaves the mesh as it is, to the bit.
+        """
+        turned = self.align(mesh)[..., :2]
+        back = turned.mT / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
+        return mesh.unsqueeze(1) + _turn(self.displacement(change), back.unsqueeze(1))
+
+    def mesh(self, expression: Tensor) -> Tensor:
+        """The reference face with expressions (..., K): (..., 478, 2), to measure them by."""
+        return self.reference + self.displacement(expression)
