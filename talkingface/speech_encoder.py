@@ -101,8 +101,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, wanted: slice) -> Tensor:
         """(B, T, WIDTH) -> the same of the tokens `wanted`; they attend to all T."""
         normed, kept = self.attn_norm(x), x[:, wanted]
-        weight, bias = self.qkv.weight.split([WIDTH, 2 * WIDTH]), self.qkv.bias.split(
-            [WIDTH, 2 * WIDTH]
+        weight, bias = (
+            self.qkv.weight.split([WIDTH, 2 * WIDTH]),
+            self.qkv.bias.split([WIDTH, 2 * WIDTH]),
         )
         query = F.linear(normed[:, wanted], weight[0], bias[0])
         key, value = F.linear(normed, weight[1], bias[1]).chunk(2, dim=-1)

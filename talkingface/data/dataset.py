@@ -37,6 +37,7 @@ from talkingface.data.augment import AugmentConfig, augment_faces, augment_speec
 from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
+from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.models.lipreader import GRID_WORDS
 
 AHEAD = 2  # batches that are made before their turn
@@ -191,7 +192,7 @@ class Drawn:
         landmarks = self.landmarks.to(device)
         row = slice(2, 2 + self.count)
         return Batch(
-            Portrait(frames[:, 0], landmarks[:, 0]),
+            Portrait(frames[:, 0], landmarks[:, 0], mesh_from_landmarks(landmarks[:, 0])),
             frames[:, row],
             landmarks[:, row],
             self.speech.to(device),

@@ -34,8 +34,8 @@ from talkingface.models.blocks import (
     pixels_last,
     repeat_frames,
 )
-from talkingface.models.head import FLOW_UNIT
 from talkingface.models.expression import ExpressionSpace
+from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import (
     MAPS,

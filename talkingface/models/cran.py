@@ -34,8 +34,8 @@ from talkingface.models.blocks import (
     pixels_last,
     repeat_frames,
 )
-from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
 from talkingface.models.expression import ExpressionSpace
+from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
 from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import (
     MAPS,
@@ -92,10 +92,8 @@ class CranConfig:
     lip_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lips == "expression" and (self.looks_back or self.readout.speech != self.speech):
-            raise ValueError(
-                "lips by expressions need a scheme that does not look back, and the same speech"
-            )
+        if self.lips == "expression" and self.readout.speech != self.speech:
+            raise ValueError("the lips and the model must hear the same features")
         if self.head == "drawn" and (self.scheme, self.lips) != ("natural", "guide"):
             raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
 
@@ -191,7 +189,9 @@ class Cran(nn.Module):
         points = 2 * len(SPEAKING)
         if c.lips == "expression":
             self.readout = ExpressionNet(c.readout)
-        elif c.lips != "off":  # lips are learned without pictures first: the face joins in from zero
+        elif (
+            c.lips != "off"
+        ):  # lips are learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
             self.lip_head = nn.Linear(c.hidden, points)
@@ -316,11 +316,11 @@ class Cran(nn.Module):
         teacher: for the schemes that look back. moves: (B, T, MOVES), the head's real ones.
         """
         audio = self.encode_audio(speech)
+        if guide is None and self.config.lips == "expression":
+            guide, _ = self.speak(identity, speech)
         if self.config.looks_back:
             return self._step_by_step(identity, audio, state, guide, teacher, moves)
         hybrid, state = self._hybrid(identity.features, audio, state)
-        if guide is None and self.config.lips == "expression":
-            guide, _ = self.speak(identity, speech)
         own = self._own(identity)
         return self._draw(own, identity.features, identity.rests, hybrid, guide), state
 

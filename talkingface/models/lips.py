@@ -7,7 +7,7 @@
 
 Expressions are absolute: the same vector means closed lips for everybody (`models.expression`).
 Recurrent read-outs learn a corpus's grammar and lose on free speech; a straight line of a short
-window does not. A regression never shuts a mouth, so closure is a decision of its own (docs/log.md).
+window does not. A regression never shuts a mouth: closure is a decision of its own (docs/log.md).
 """
 
 from __future__ import annotations

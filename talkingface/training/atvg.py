@@ -27,6 +27,7 @@ from talkingface.models.discriminators import (
     RegressionCriticConfig,
 )
 from talkingface.models.head import FLOW_UNIT
+from talkingface.models.lips import ExpressionNet
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage, lip_gap
 
 
@@ -58,12 +59,13 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         basis: Path | None = None,
         init: str | Path | None = None,
         seed: int = 0,
+        lips: str | Path = "lips",
     ) -> None:
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
         torch.manual_seed(seed)
         self.regression = RegressionCritic(training.regression_critic)
         critics: dict[str, nn.Module] = {"regression_critic": self.regression}
-        super().__init__(training, cache, splits, device, init, seed, critics)
+        super().__init__(training, cache, splits, device, init, seed, critics, lips)
 
     def hears(self, parameter: str) -> bool:
         """AT-net."""
@@ -76,7 +78,13 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
     def _listens(self, stage: Stage) -> bool:
         return not stage.pictures or stage.real_guide < 1
 
+    def _readout(self) -> ExpressionNet | None:
+        at = self.model.at
+        return at if isinstance(at, ExpressionNet) else None
+
     def _set_statistics(self) -> None:
+        if self._readout() is not None:  # fitted with its own
+            return
         super()._set_statistics()
         space = self.model.at.space
         if self.basis is not None:
@@ -168,10 +176,12 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         return {"": heard, "real_landmarks_": drawn}
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The averaged weights, AT-net's gain set so that lips open as far as real ones do."""
-        gain = self._gain()
-        self.ema.at.gain.fill_(gain)
-        super().export(path, step, {**measures, "gain": gain})
+        """The averaged weights; the published AT-net's gain makes lips open as real ones do."""
+        if self._readout() is None:
+            gain = self._gain()
+            self.ema.at.gain.fill_(gain)
+            measures = {**measures, "gain": gain}
+        super().export(path, step, measures)
 
     def _gain(self) -> float:
         """1 / the amplitude ratio of all held-out apertures, between 0.8 and 1.25."""

@@ -36,6 +36,7 @@ from talkingface.models.lipreader import (
     PublishedLipReader,
     cut_words,
 )
+from talkingface.models.lips import ExpressionNet
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
@@ -70,6 +71,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         reader: str | Path | None = None,
         init: str | Path | None = None,
         seed: int = 0,
+        lips: str | Path = "lips",
     ) -> None:
         if reader is None and any("reading" in s.weights for s in training.stages):
             raise BadRequest(
@@ -82,7 +84,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         self.began_with = (
             frozenset() if init is None else teachers_of(weights.load_with_info(init)[1])
         )
-        super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader})
+        super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader}, lips)
 
     def _begin_as(self, given: nn.Module) -> None:
         """Of another CRAN than this one, what fits (`Cran.adopt`)."""
@@ -90,6 +92,9 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             self.model.adopt(given)
         else:
             super()._begin_as(given)
+
+    def _readout(self) -> ExpressionNet | None:
+        return self.model.readout if self.training.model.lips == "expression" else None
 
     def hears(self, parameter: str) -> bool:
         """The audio encoder, the GRU and the lip head."""
@@ -217,7 +222,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _guide(self, identity: Identity, batch: Batch, stage: Stage) -> Tensor | None:
         """Which lips the decoder is shown: the real ones for a share of samples, else its own."""
-        if self.training.model.lips != "guide" or stage.real_guide <= 0:
+        if not self.training.model.guided or stage.real_guide <= 0:
             return None
         if self.training.model.looks_back:  # what they hear depends on what they drew
             return batch.landmarks if float(torch.rand(())) < stage.real_guide else None

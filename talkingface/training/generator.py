@@ -35,6 +35,7 @@ from talkingface.data.dataset import (
     speakers_of,
 )
 from talkingface.data.provenance import licence, people, titles
+from talkingface.errors import BadRequest
 from talkingface.losses import (
     AdversarialForm,
     critic_loss,
@@ -53,6 +54,7 @@ from talkingface.models.discriminators import (
     VideoCriticConfig,
 )
 from talkingface.models.head import FLOW_UNIT
+from talkingface.models.lips import ExpressionNet
 from talkingface.models.window import SPEAKING
 from talkingface.training import parallel
 from talkingface.training.loop import Average, TrainingPrecision, autocast
@@ -124,7 +126,9 @@ class GeneratorRecipe(ABC, Generic[T]):
         init: str | Path | None,
         seed: int,
         critics: dict[str, nn.Module],
+        lips: str | Path = "lips",
     ) -> None:
+        """lips: the read-out of a model that predicts expressions, a name or a file."""
         self.cache, self.device, self.seed = cache, torch.device(device), seed
         self.splits, self.clips = splits, cache.split(*splits)
         self.training = _counted(training, sum(not c.silent for c in self.clips))
@@ -135,6 +139,8 @@ class GeneratorRecipe(ABC, Generic[T]):
         self._set_statistics()
         if init is not None:
             self._begin_as(weights.load(init))
+        if (readout := self._readout()) is not None:
+            install_lips(readout, lips)
         self.ema: Any = models.build(training.model)
         self.critics: dict[str, nn.Module] = {
             "image_critic": FrameCritic(training.image_critic),
@@ -187,6 +193,10 @@ class GeneratorRecipe(ABC, Generic[T]):
         """Begin with the weights of --init."""
         self.model.load_state_dict(given.state_dict())
 
+    def _readout(self) -> ExpressionNet | None:
+        """The part of the model that predicts expressions, which is fitted before (`lips`)."""
+        return None
+
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
@@ -236,7 +246,8 @@ class GeneratorRecipe(ABC, Generic[T]):
         """Parameters of what hears, and the others."""
         groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
         for name, parameter in module.named_parameters():
-            groups[module is self.model and self.hears(name)].append(parameter)
+            if parameter.requires_grad:
+                groups[module is self.model and self.hears(name)].append(parameter)
         return [{"params": p, "hears": hears} for hears, p in groups.items() if p]
 
     def stage(self, step: int) -> tuple[Stage, int]:
@@ -356,7 +367,8 @@ class GeneratorRecipe(ABC, Generic[T]):
             rows = slice(clip.start, clip.start + clip.frames)
             real = video.to_tensor(np.array(self.cache.frames[rows]))
             landmarks = torch.from_numpy(self.cache.landmarks[rows].copy())
-            portrait = Portrait(real[:1], landmarks[:1]).to(self.device)
+            mesh = torch.from_numpy(self.cache.mesh[clip.start : clip.start + 1].copy())
+            portrait = Portrait(real[:1], landmarks[:1], mesh).to(self.device)
             speech = clip_speech(self.cache, clip, self.training.model.speech)[None].to(self.device)
             yield clip, real, landmarks, portrait, speech
 
@@ -411,6 +423,18 @@ class GeneratorRecipe(ABC, Generic[T]):
         weights.save(
             path, self.ema, training_data=data, licence=terms, metrics=measures, extra=extra
         )
+
+
+def install_lips(readout: ExpressionNet, name: str | Path) -> None:
+    """Take over fitted lips; they are not trained on. Raises BadRequest for another kind."""
+    given = weights.load(name)
+    if not isinstance(given, ExpressionNet) or given.config != readout.config:
+        raise BadRequest(
+            f"{name}: not the lips that this preset takes: fit them with `talkingface train lips`, "
+            "then give the file with --lips"
+        )
+    readout.load_state_dict(given.state_dict())
+    readout.requires_grad_(False)
 
 
 def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

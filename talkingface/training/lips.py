@@ -34,7 +34,7 @@ Array = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 
 CLOSED = 0.035  # interocular: a corpus frame with a smaller gap has closed lips
-LABIODENTAL = frozenset("f v ɸ β ʋ".split())  # nearly closed: they say neither yes nor no
+LABIODENTAL = frozenset("fv\u0278\u03b2\u028b")  # IPA, nearly closed: neither yes nor no
 NO_SPEECH = (
     disturbances.white_noise,
     disturbances.pink_noise,
@@ -129,7 +129,7 @@ def fit(
     return net.eval().requires_grad_(False)
 
 
-# --- what is learned from --------------------------------------------------------------------------
+# --- what is learned from -------------------------------------------------------------------------
 
 
 def _corpus(
@@ -249,7 +249,7 @@ def _closed(samples: Samples) -> Samples:
     return Samples(samples.x, samples.y[:, -1], samples.weight)
 
 
-# --- shape -----------------------------------------------------------------------------------------
+# --- shape ----------------------------------------------------------------------------------------
 
 
 def _fit_shape(
@@ -299,7 +299,7 @@ def _opening(space: ExpressionSpace, clean: Samples) -> Tensor:
     return along / (space.lip_gap(along) - rest)
 
 
-# --- closure ---------------------------------------------------------------------------------------
+# --- closure --------------------------------------------------------------------------------------
 
 
 def _voices(

@@ -50,9 +50,18 @@ CRITICS = replace(
     speech_rate=0.3,  # what D_l asks for reaches what hears
 )
 
+# Where the lips are fitted before (`training.lips`), what hears has only pictures to learn.
+DRAWN_BY_LIPS = replace(PIXELS, weights=LEAN_DRAWING, speech_rate=1.0)
 LEAN_CRAN = CranTraining(
     model=MODELS["cran"],
-    stages=(LIPS, PIXELS, CRITICS),
+    stages=(
+        DRAWN_BY_LIPS,
+        replace(
+            CRITICS,
+            weights={**LEAN_DRAWING, **LEAN_CRITICS},
+            speech_rate=1.0,
+        ),
+    ),
     betas=(0.9, 0.98),
     decay=1e-2,
     mouth_weight=6.0,
@@ -126,7 +135,7 @@ CRAN = {
 
 # ATVGnet: AT-net learns from landmarks, VG-net from real landmarks; then one behind the other.
 # From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
-JUDGED = {**LEAN_DRAWING, "lips": 0.2, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
+JUDGED = {**LEAN_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
 VG = Stage(2800, LEAN_DRAWING, 8e-4, real_guide=1.0, schedule="cosine")
 CASCADE = replace(
     VG, steps=950, weights=JUDGED, lr=4e-4, real_guide=0.5, speech_rate=0.05, critic_rate=5.0
@@ -137,13 +146,11 @@ PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
 ATVG = {
     "atvg": AtvgTraining(
         model=MODELS["atvg"],
-        stages=(replace(LIPS, steps=1800), VG, CASCADE),
+        stages=(VG, CASCADE),
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
         puppets=0.25,
-        lip_puppets=0.5,
-        repeated=0.5,
     ),
     # Released code: Adam 2e-4, beta 0.5; AT-net 10 epochs of 16 clips, VG-net 5 epochs of 10; the
     # paper has no third stage: here one epoch of it.
@@ -165,7 +172,6 @@ ATVG = {
     "atvg-tiny": AtvgTraining(
         model=MODELS["atvg-tiny"],
         stages=(
-            Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
             Stage(
                 4,
                 {**LEAN_DRAWING, "score": 0.1, "regression": 0.3},
