@@ -6,7 +6,7 @@ clip-wide statistic, so that what streams equals what is whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkingface import phones
+from talkingface import phones, speech_encoder
 from talkingface.errors import UnreadableMedia
+from talkingface.speech_encoder import Reach
 
 SAMPLE_RATE = 16_000  # Hz, mono, float32 in [-1, 1]
 FPS = 25  # video frames per second
@@ -35,12 +36,16 @@ class SpeechSpec:
     """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
     kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel",
-    "phones" (see `talkingface.phones`, whose mel spectrum is its own).
-    coefficients: how many per hop; hops: how many 10 ms hops per window (35 = the paper's 350 ms),
-    centred on the middle of the video frame. Hop k is centred on sample 160 k.
+    "phones" (see `talkingface.phones`, whose mel spectrum is its own), "encoder" (tokens of
+    `talkingface.speech_encoder`).
+    coefficients: how many per hop; hops: how many hops per window (35 = the paper's 350 ms),
+    centred on the middle of the video frame. A hop is 10 ms, a token of "encoder" 20 ms; hop k is
+    centred on sample 160 k, token k on 320 k.
+    reach: of "encoder", `speech_encoder.Reach`: tokens come in blocks on a fixed grid, whose phase
+    is such that the window of video frame 0 ends where a block ends: that costs least latency.
     """
 
-    kind: Literal["mfcc", "log_mel", "phones"] = "mfcc"
+    kind: Literal["mfcc", "log_mel", "phones", "encoder"] = "mfcc"
     coefficients: int = 12
     hops: int = 35
     mels: int = 26
@@ -48,35 +53,67 @@ class SpeechSpec:
     high_hz: float = 8000.0
     preemphasis: float = 0.97
     floor: float = 1e-4  # smallest mel power: what is quieter is silence
+    reach: tuple[int, int, int] = (48, 4, 11)
 
     def __post_init__(self) -> None:
-        if self.hops <= HOPS_PER_FRAME:
-            raise ValueError(f"a window must be longer than a frame ({HOPS_PER_FRAME} hops)")
+        if self.hops <= self.hops_per_frame:
+            raise ValueError(f"a window must be longer than a frame ({self.hops_per_frame} hops)")
         known = {"mfcc": self.mels - 1, "log_mel": self.mels, "phones": phones.FEATURES}
-        most = known[self.kind]
+        most = known.get(self.kind, speech_encoder.WIDTH)
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
+        Reach(*self.reach)  # raises for one that cannot be
+
+    @property
+    def hop(self) -> int:
+        """Samples from one hop (or token) to the next."""
+        return speech_encoder.TOKEN if self.kind == "encoder" else HOP
+
+    @property
+    def hops_per_frame(self) -> int:
+        """Hops from the window of one video frame to that of the next."""
+        return SAMPLES_PER_FRAME // self.hop
+
+    @property
+    def first_hop(self) -> int:
+        """The first hop of video frame 0's window (negative: before the sound starts)."""
+        return self.hops_per_frame // 2 - self.hops // 2
+
+    def lead(self, frame: int) -> int:
+        """Tokens before the window of a video frame in the block in which that window begins."""
+        return (self.hops_per_frame * frame - self.hops) % self.reach[1]
 
     @property
     def before(self) -> int:
-        """Hops before a window that its features need."""
+        """Hops before a window that its features need, whatever the frame."""
+        if self.kind == "encoder":
+            before, new, _ = self.reach
+            return before + max(self.lead(frame) for frame in range(new))
         return phones.BEFORE if self.kind == "phones" else 0
 
     @property
     def after(self) -> int:
-        """Hops after a window that its features need."""
+        """Hops after a window that its features need, whatever the frame."""
+        if self.kind == "encoder":  # the window of frame 0 ends with a block, others may not
+            _, new, after = self.reach
+            return after + max(-self.hops_per_frame * frame % new for frame in range(new))
         return phones.AFTER if self.kind == "phones" else 0
+
+    @property
+    def margin(self) -> int:
+        """Samples before the centre of a hop that it hears."""
+        return speech_encoder.MARGIN if self.kind == "encoder" else WINDOW // 2 + 1  # pre-emphasis
 
     @property
     def first_sample(self) -> int:
         """The first sample that video frame 0 hears (negative: before the sound starts)."""
-        first_hop = HOPS_PER_FRAME // 2 - self.hops // 2 - self.before
-        return first_hop * HOP - WINDOW // 2 - 1  # one more for the pre-emphasis
+        return (self.first_hop - self.before) * self.hop - self.margin
 
     @property
     def samples(self) -> int:
         """How many samples one video frame hears."""
-        return (self.before + self.hops + self.after - 1) * HOP + WINDOW + 1
+        last = speech_encoder.MARGIN if self.kind == "encoder" else WINDOW // 2
+        return (self.before + self.hops + self.after - 1) * self.hop + self.margin + last
 
     @property
     def latency(self) -> float:
@@ -128,12 +165,52 @@ def hop_power(samples: Tensor, spec: SpeechSpec) -> Tensor:
     return power
 
 
-def hop_features(samples: Tensor, spec: SpeechSpec) -> Tensor:
+def hop_features(
+    samples: Tensor, spec: SpeechSpec, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Features of every whole hop in `samples` (..., N): (..., hops, coefficients).
 
-    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`).
+    Of fewer hops where features need hops around them (`SpeechSpec.before`, `after`). Of the kind
+    "encoder", samples are (N,) from video frame 0's first on, and tokens are those of the windows
+    of whole frames. change: replaces power spectra (..., hops, bins) by others.
     """
-    return power_features(hop_power(samples, spec), spec)
+    if spec.kind == "encoder":
+        return _tokens(samples, spec, 0, {}, change)
+    power = hop_power(samples, spec)
+    return power_features(power if change is None else change(power), spec)
+
+
+def _tokens(
+    samples: Tensor,
+    spec: SpeechSpec,
+    frame: int,
+    known: dict[int, Tensor],
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Tokens (n, coefficients) of the windows of the whole frames in `samples` (N,).
+
+    frame: number of the first of them. known: tokens of blocks, by the number of each block's first
+    token; blocks that are not there are computed, each alone, and added.
+    """
+    encoder, reach = speech_encoder.load(), Reach(*spec.reach)
+    frames = (len(samples) - spec.samples) // SAMPLES_PER_FRAME + 1
+    count, lead = (frames - 1) * spec.hops_per_frame + spec.hops, spec.lead(frame)
+    first = spec.first_hop + frame * spec.hops_per_frame - lead
+    starts = range(0, lead + count, reach.new)
+    missing = [start for start in starts if first + start not in known]
+    for at in range(0, len(missing), speech_encoder.TOGETHER):
+        some = missing[at : at + speech_encoder.TOGETHER]
+        begins = [(start - lead - reach.before + spec.before) * spec.hop for start in some]
+        powers = [encoder.power(samples[begin : begin + reach.samples]) for begin in begins]
+        made = encoder(powers if change is None else [change(power) for power in powers], reach)
+        for start, tokens in zip(some, made, strict=True):
+            known[first + start] = tokens[:, : spec.coefficients]
+    return torch.cat([known[first + start] for start in starts])[lead : lead + count]
+
+
+def frame_windows(hops: Tensor, spec: SpeechSpec) -> Tensor:
+    """Features of hops (..., n, coefficients) -> (..., T, hops, coefficients), one per frame."""
+    return hops.unfold(-2, spec.hops, spec.hops_per_frame).transpose(-1, -2)
 
 
 def power_features(power: Tensor, spec: SpeechSpec) -> Tensor:
@@ -158,8 +235,7 @@ def windows(sound: Tensor, spec: SpeechSpec, frames: int | None = None) -> Tenso
     count = frame_count(sound.shape[-1]) if frames is None else frames
     needed = (count - 1) * SAMPLES_PER_FRAME + spec.samples
     padded = torch.nn.functional.pad(sound, (-spec.first_sample, needed))[..., :needed]
-    hops = hop_features(padded, spec)
-    return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
+    return frame_windows(hop_features(padded, spec), spec)
 
 
 class WindowStream:
@@ -176,6 +252,7 @@ class WindowStream:
         frames so far.
         """
         self.buffer, self.pushed, self.given = buffer, pushed, given
+        self._blocks: dict[int, Tensor] = {}  # of "encoder": made again where they are not here
 
     def push(self, samples: Tensor) -> Tensor:
         """Append (N,) samples; (T, hops, coefficients) of the T >= 0 frames now complete."""
@@ -196,10 +273,15 @@ class WindowStream:
         if count <= 0:
             return torch.zeros(0, self.spec.hops, self.spec.coefficients)
         used = (count - 1) * SAMPLES_PER_FRAME + self.spec.samples
-        hops = hop_features(self.buffer[:used], self.spec)
+        if self.spec.kind == "encoder":
+            hops = _tokens(self.buffer[:used], self.spec, self.given, self._blocks)
+        else:
+            hops = hop_features(self.buffer[:used], self.spec)
         self.buffer = self.buffer[count * SAMPLES_PER_FRAME :]
         self.given += count
-        return hops.unfold(-2, self.spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
+        needed = self.spec.first_hop + self.given * self.spec.hops_per_frame - self.spec.reach[1]
+        self._blocks = {first: made for first, made in self._blocks.items() if first > needed}
+        return frame_windows(hops, self.spec)
 
 
 def load(path: Path | str) -> Tensor:

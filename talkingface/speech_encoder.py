@@ -1,9 +1,10 @@
-"""Encode speech with the first blocks of a pretrained encoder (Whisper; Radford et al. 2022).
+"""Encode speech with the first block of a pretrained encoder (Whisper; Radford et al. 2022).
 
-    sound -> log-mel spectrum -> two convolutions -> positions -> transformer blocks -> tokens
+    sound -> log-mel spectrum -> two convolutions -> positions -> transformer block -> tokens
 
-A token is a vector of WIDTH numbers, one per 20 ms. Features of a network trained on 680,000 hours
-of speech carry over to voices, microphones and words that no face corpus has.
+A token is a vector of WIDTH numbers, one per 20 ms; token j is centred on sample 320 j. Features of
+a network trained on 680,000 hours of speech (tiny.en) carry over to voices, microphones and words
+that no face corpus has.
 
 Attention in Whisper reaches over 30 s. Here it is bounded: tokens are made in blocks of `new`,
 each from a stretch of sound that reaches `before` tokens back and `after` tokens on. Every block is
@@ -12,6 +13,7 @@ computed alone, with the same shapes, so that a stream gives the same bits as th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +29,12 @@ SAMPLE_RATE = 16_000  # Hz
 HOP, WINDOW, MELS = 160, 400, 80  # samples, samples, bands: Whisper's log-mel spectrum
 TOKEN = 2 * HOP  # samples: the second convolution has a stride of two
 WIDTH = 384  # numbers in a token
-HEAD = 64  # numbers in an attention head
-LEAD = HOP + WINDOW // 2  # samples before a block's first token that its spectrum sees
-LOUDEST_LESS = 8.0  # log10: what is so far below the loudest of the window is cut off
+HEADS, HEAD = 6, 64  # attention heads, numbers in one
+POSITIONS = 63  # tokens that a block can hear: so many positions are stored
+MARGIN = HOP + WINDOW // 2  # samples heard to either side of a token's centre
+QUIETEST = 1e-10  # mel power: what is quieter is silence
+TOGETHER = 16  # blocks per call at most, whose layers take turns
+RANGE = 8.0  # log10: what is so far below the loudest of a block is cut off
 
 
 @dataclass(frozen=True)
@@ -40,19 +45,22 @@ class Reach:
     new: int
     after: int
 
+    def __post_init__(self) -> None:
+        if min(self.before, self.new - 1, self.after) < 0 or self.tokens > POSITIONS:
+            raise ValueError(
+                f"a reach of {self.before}, {self.new}, {self.after} tokens; expected at least "
+                f"0, 1, 0 and at most {POSITIONS} together"
+            )
+
     @property
     def tokens(self) -> int:
-        """Tokens that are computed to give `new` of them."""
+        """Tokens that are heard to give `new` of them."""
         return self.before + self.new + self.after
 
     @property
     def samples(self) -> int:
-        """Samples that a block hears."""
-        return self.tokens * TOKEN + LEAD + WINDOW // 2
-
-    def first_sample(self, block: int) -> int:
-        """Sample with which the sound of a block begins; negative before the recording."""
-        return (block * self.new - self.before) * TOKEN - LEAD
+        """Samples that a block hears, from MARGIN before the centre of its first token."""
+        return (self.tokens - 1) * TOKEN + 2 * MARGIN
 
 
 def mel_filters() -> Tensor:
@@ -67,25 +75,6 @@ def mel_filters() -> Tensor:
     return torch.from_numpy(np.maximum(0.0, triangles) * 2 / (right - left)).float()
 
 
-def log_mel(sound: Tensor) -> Tensor:
-    """Log power in mel bands, as Whisper's front end scales it.
-
-    sound: (B, N) in [-1, 1]. Returns (B, (N - WINDOW) // HOP + 1, MELS); hop k is centred on sample
-    160 k + 200. The clamp is 8 decades below the loudest band of each row, as Whisper's.
-    """
-    frames = sound.unfold(-1, WINDOW, HOP) * torch.hann_window(WINDOW, device=sound.device)
-    power = torch.fft.rfft(frames).abs().square() @ _filters().to(sound.device)
-    log = power.clamp(min=1e-10).log10()
-    loudest = log.amax((1, 2), keepdim=True)
-    scaled: Tensor = (torch.maximum(log, loudest - LOUDEST_LESS) + 4) / 4
-    return scaled
-
-
-@lru_cache(maxsize=1)
-def _filters() -> Tensor:
-    return mel_filters()
-
-
 class Block(nn.Module):
     """One pre-norm transformer block of the encoder."""
 
@@ -98,55 +87,86 @@ class Block(nn.Module):
         self.up = nn.Linear(WIDTH, 4 * WIDTH)
         self.down = nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: Tensor, wanted: slice) -> Tensor:
-        """(B, T, WIDTH) -> the same of the tokens `wanted`; they attend to all T."""
-        normed, kept = self.attn_norm(x), x[:, wanted]
-        weight, bias = (
-            self.qkv.weight.split([WIDTH, 2 * WIDTH]),
-            self.qkv.bias.split([WIDTH, 2 * WIDTH]),
-        )
-        query = F.linear(normed[:, wanted], weight[0], bias[0])
-        key, value = F.linear(normed, weight[1], bias[1]).chunk(2, dim=-1)
-        heads = [part.unflatten(-1, (-1, HEAD)).transpose(1, 2) for part in (query, key, value)]
-        attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        kept = kept + self.proj(attended)
-        out: Tensor = kept + self.down(F.gelu(self.up(self.mlp_norm(kept))))
+    def forward(self, parts: Sequence[Tensor], wanted: slice) -> list[Tensor]:
+        """Several (T, WIDTH) -> the same of the tokens `wanted` alone, which attend to all T."""
+        attended = [self._attend(self.attn_norm(x), wanted) for x in parts]
+        kept = [x[wanted] + self.proj(y) for x, y in zip(parts, attended, strict=True)]
+        hidden = [F.gelu(self.up(self.mlp_norm(x))) for x in kept]
+        return [x + self.down(y) for x, y in zip(kept, hidden, strict=True)]
+
+    def _attend(self, x: Tensor, wanted: slice) -> Tensor:
+        """Attention of few queries, a seventh of the products: (q Wk) x for q (Wk x), and for the
+        values alike. The key's bias adds the same to all scores of a query and so changes nothing.
+        """
+        query, key, value = self.qkv.weight.unflatten(0, (3, HEADS, HEAD))
+        query_bias, _, value_bias = self.qkv.bias.split(WIDTH)
+        asked = F.linear(x[wanted], query.flatten(0, 1), query_bias).unflatten(1, (HEADS, HEAD))
+        scores = torch.bmm(asked.transpose(0, 1), key).flatten(0, 1) @ x.T  # (HEADS * wanted, T)
+        mixed = ((scores / HEAD**0.5).softmax(-1) @ x).unflatten(0, (HEADS, -1))
+        heads = torch.bmm(mixed, value.transpose(1, 2))  # (HEADS, wanted, HEAD)
+        out: Tensor = heads.transpose(0, 1).flatten(1) + value_bias
         return out
 
 
+def _convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """(T, inputs) -> (T', outputs), as one product of matrices: quicker than `conv` for one row."""
+    patches = x.unfold(0, conv.kernel_size[0], conv.stride[0]).flatten(1)
+    return F.linear(patches, conv.weight.flatten(1), conv.bias)
+
+
 class SpeechEncoder(nn.Module):
-    """Convolutions and the first blocks of Whisper's encoder, for blocks of tokens."""
+    """Log-mel spectrum, convolutions and first block of Whisper's encoder, for blocks of tokens."""
 
     positions: Tensor
+    window: Tensor
+    filters: Tensor
 
-    def __init__(self, blocks: int, positions: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(MELS, WIDTH, 3, 1, 1)
+        self.conv1 = nn.Conv1d(MELS, WIDTH, 3)
         self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, 2)
-        self.register_buffer("positions", torch.zeros(positions, WIDTH))
-        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.blocks = nn.ModuleList([Block()])
+        self.register_buffer("positions", torch.zeros(POSITIONS, WIDTH))
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filters", mel_filters(), persistent=False)
 
-    def forward(self, sound: Tensor, reach: Reach) -> Tensor:
-        """Return the new tokens of blocks of sound.
+    def power(self, sound: Tensor) -> Tensor:
+        """(N,) samples in [-1, 1] -> power spectra (hops, WINDOW // 2 + 1) of every whole hop.
 
-        sound: (B, reach.samples) in [-1, 1], from `Reach.first_sample` on.
-        Returns (B, reach.new, WIDTH).
+        Hop k is centred on sample 160 k + 200.
         """
-        hops = log_mel(sound)[:, : 2 * reach.tokens + 1].transpose(1, 2)
-        x = F.gelu(self.conv2(F.gelu(self.conv1(hops)))).transpose(1, 2)
-        x = x + self.positions[: reach.tokens]
+        spectrum = torch.fft.rfft(sound.unfold(-1, WINDOW, HOP) * self.window)
+        power: Tensor = spectrum.real.square() + spectrum.imag.square()
+        return power
+
+    def log_mel(self, power: Tensor) -> Tensor:
+        """Power spectra (hops, WINDOW // 2 + 1) -> log power in mel bands (hops, MELS).
+
+        Scaled as Whisper's; the clamp is RANGE below the loudest of these hops.
+        """
+        log = (power @ self.filters).clamp(min=QUIETEST).log10()
+        scaled: Tensor = (torch.maximum(log, log.amax() - RANGE) + 4) / 4
+        return scaled
+
+    def forward(self, powers: Sequence[Tensor], reach: Reach) -> list[Tensor]:
+        """Return the new tokens of several blocks: (reach.new, WIDTH) each.
+
+        powers: of the reach.samples that each hears. Their ends are padded with zeros, as Whisper
+        pads a recording's. No block knows of the others: they take turns in every layer, whose
+        weights are so read once.
+        """
+        hops = [F.pad(self.log_mel(power), (0, 0, 1, 1)) for power in powers]
+        hops = [F.gelu(_convolve(x, self.conv1)) for x in hops]
+        tokens = [F.gelu(_convolve(x, self.conv2)) + self.positions[: reach.tokens] for x in hops]
         new = slice(reach.before, reach.before + reach.new)
-        for block in self.blocks[:-1]:
-            x = block(x, slice(None))
-        tokens: Tensor = self.blocks[-1](x, new)
-        return tokens
+        made: list[Tensor] = self.blocks[0](tokens, new)
+        return made
 
 
 @lru_cache(maxsize=1)
 def load() -> SpeechEncoder:
-    """The shipped encoder, in float32, without gradients."""
-    stored = {name: value.float() for name, value in load_file(FILE).items()}
-    blocks = 1 + max(int(name.split(".")[1]) for name in stored if name.startswith("blocks."))
-    encoder = SpeechEncoder(blocks, len(stored["positions"]))
-    encoder.load_state_dict(stored)
-    return encoder.eval().requires_grad_(False)
+    """Return the shipped encoder, in float32, without gradients of its own."""
+    with torch.inference_mode(False):
+        encoder = SpeechEncoder()
+        encoder.load_state_dict({name: value.float() for name, value in load_file(FILE).items()})
+        return encoder.eval().requires_grad_(False)

@@ -168,7 +168,7 @@ class Stream:
 
     @property
     def latency(self) -> float:
-        """Seconds of sound that a frame needs after its own end: half a window, less half a frame.
+        """Seconds of sound that a frame needs after its own end (`SpeechSpec.latency`).
 
         A sound is seen at most `latency` + 1 / 25 s after it was heard, plus the computing.
         """

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface.audio import N_FFT, SAMPLE_RATE, SpeechSpec, hop_power, power_features
+from talkingface.audio import SAMPLE_RATE, SpeechSpec, hop_features
 from talkingface.geometry import MIRROR
 
 Frames = NDArray[np.uint8]
@@ -117,15 +117,18 @@ def augment_speech(
     factor = 1.0
     if config.tract != (1.0, 1.0):
         factor = float(np.exp(rng.uniform(*np.log(config.tract))))
-    gain = torch.zeros(N_FFT // 2 + 1, dtype=torch.float64)
+    knots = np.zeros(6)
     if config.equaliser > 0:
         knots = rng.normal(0, config.equaliser / 2, 6)
-        curve = np.interp(np.linspace(0, 5, N_FFT // 2 + 1), np.arange(6), knots)
-        gain = torch.from_numpy(curve)
-    power = hop_power(samples, spec)
-    if factor != 1.0:
-        power = _scale_frequency(power, factor)
-    return power_features(power * (10 ** (gain / 10)).float(), spec)
+
+    def change(power: Tensor) -> Tensor:
+        bins = power.shape[-1]
+        curve = np.interp(np.linspace(0, 5, bins), np.arange(6), knots)
+        if factor != 1.0:
+            power = _scale_frequency(power, factor)
+        return power * (10 ** (torch.from_numpy(curve) / 10)).float()
+
+    return hop_features(samples, spec, change)
 
 
 def _scale_frequency(power: Tensor, factor: float) -> Tensor:

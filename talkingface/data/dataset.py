@@ -26,10 +26,10 @@ from torch import Tensor
 
 from talkingface.audio import (
     FPS,
-    HOPS_PER_FRAME,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     SpeechSpec,
+    frame_windows,
     windows,
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
@@ -471,8 +471,7 @@ def _speech(
 ) -> Tensor:
     if not config.sound:
         return torch.zeros(config.frames, spec.hops, spec.coefficients)
-    hops = augment_speech(samples, spec, rng, config.augment)
-    return hops.unfold(-2, spec.hops, HOPS_PER_FRAME).transpose(-1, -2)
+    return frame_windows(augment_speech(samples, spec, rng, config.augment), spec)
 
 
 def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from talkingface import video, weights
-from talkingface.audio import FPS, HOPS_PER_FRAME, SAMPLES_PER_FRAME
+from talkingface.audio import FPS, SAMPLES_PER_FRAME, frame_windows
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.provenance import licence, people, titles
@@ -133,7 +133,7 @@ def cut_windows(
     begin = first * SAMPLES_PER_FRAME + config.speech.first_sample
     count = (last - first) * SAMPLES_PER_FRAME + config.speech.samples
     hops = augment_speech(cache.samples(clip, begin, count), config.speech, rng, training.augment)
-    speech = hops.unfold(-2, config.speech.hops, HOPS_PER_FRAME).transpose(-1, -2)
+    speech = frame_windows(hops, config.speech)
     rows = torch.tensor(places) - first
     return mouths[rows], speech[rows]
 
