@@ -5,6 +5,8 @@ Left and right are the picture's. Upper and lower lip meet at the corners.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,6 +51,17 @@ IBUG = np.array([
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
     78, 82, 13, 312, 308, 317, 14, 87,
 ])  # fmt: skip
+
+
+@cache
+def reference_mesh() -> NDArray[np.float64]:
+    """A mean face (478, 2) in interocular units, eye centres at (-0.5, 0) and (0.5, 0).
+
+    Its mouth is as open as mouths are on average in the frames that show them open: points of the
+    two lips that would coincide otherwise are told apart.
+    """
+    mesh: NDArray[np.float64] = np.load(Path(__file__).with_name("reference_mesh.npy"))
+    return mesh.astype(np.float64)
 
 
 def aperture(mesh: M) -> M:

@@ -66,6 +66,10 @@ Init = Annotated[
     str | None,
     typer.Option(help="begin with this model, a name or a .safetensors file: fine-tuning, stages"),
 ]
+LipsFile = Annotated[
+    str,
+    typer.Option(help="the fitted lips that it draws (`talkingface train lips`): a name or a file"),
+]
 Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
 Without = Annotated[
     list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")

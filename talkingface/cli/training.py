@@ -17,6 +17,7 @@ from talkingface.cli.options import (
     Device,
     Everyone,
     Init,
+    LipsFile,
     Minutes,
     Overwrite,
     Preset,
@@ -100,6 +101,48 @@ def train_identity(
         _train(identity.IdentityRecipe(training, open_cache(shards), own), output, options)
 
 
+@train_app.command("lips")
+def train_lips(
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    voices: Annotated[
+        Path,
+        typer.Option(help="synthetic voices with phone times, as tools/make_voices.py writes them"),
+    ],
+    space: Annotated[
+        Path | None,
+        typer.Option(help="what `talkingface expression-space` wrote [computed from the shards]"),
+    ] = None,
+    everyone: Everyone = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit what lips do to speech: a straight line for their shape, a decision where they close.
+
+    `train cran` and `train atvg` then learn to draw what it predicts (--lips FILE).
+
+    Example: talkingface train lips shards --voices voices -o lips.safetensors
+    """
+    from talkingface import media
+    from talkingface.data import expression_space as spaces
+    from talkingface.data.shards import open_cache
+    from talkingface.models.expression import ExpressionSpace
+    from talkingface.training import lips
+
+    media.check_output(output, overwrite)
+    cache = open_cache(shards)
+    clips = cache.split(*_learned_from(everyone))
+    if space is None:
+        known = ExpressionSpace.from_tensors(spaces.fit(cache, clips).tensors)
+    else:
+        known = spaces.load(space)
+    training = lips.LipsTraining(seed=seed)
+    with bar("lips") as advance:
+        net = lips.fit(cache, clips, known, voices, training, lambda _, n, of: advance(n, of))
+    lips.save(output, net, clips, training)
+    note(f"wrote {output}")
+
+
 @train_app.command("sync")
 def train_sync(
     shards: Shards,
@@ -139,6 +182,7 @@ def train_cran(
         typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file"),
     ] = None,
     init: Init = None,
+    lips: LipsFile = "lips",
     everyone: Everyone = False,
     without: Without = None,
     change: Annotated[
@@ -160,7 +204,7 @@ def train_cran(
     from talkingface.training import cran, presets
 
     training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
-    own = {"reader": reader, "init": init}
+    own = {"reader": reader, "init": init, "lips": lips}
     options = _options(minutes, seed, accumulate, save_every, workers, device)
     _train_generator(
         cran.CranRecipe, training, shards, output, everyone, options, compiled, device, own
@@ -178,6 +222,7 @@ def train_atvg(
         typer.Option(help="what `talkingface landmark-space` wrote [computed from the shards]"),
     ] = None,
     init: Init = None,
+    lips: LipsFile = "lips",
     everyone: Everyone = False,
     without: Without = None,
     change: Annotated[
@@ -199,7 +244,7 @@ def train_atvg(
     from talkingface.training import atvg, presets
 
     training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
-    own = {"basis": basis, "init": init}
+    own = {"basis": basis, "init": init, "lips": lips}
     options = _options(minutes, seed, accumulate, save_every, workers, device)
     _train_generator(
         atvg.AtvgRecipe, training, shards, output, everyone, options, compiled, device, own
@@ -276,7 +321,7 @@ def train_table(
 def landmark_space(
     shards: Shards,
     output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
-    preset: Annotated[str, typer.Option(help="the training it is for")] = "atvg",
+    preset: Annotated[str, typer.Option(help="the training it is for")] = "atvg-paper",
     components: Annotated[int | None, typer.Option(min=1, help="how many [the preset's]")] = None,
     everyone: Everyone = False,
     overwrite: Overwrite = False,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from talkingface import audio, landmarks, media, video
+from talkingface import audio, media, video
 from talkingface.audio import FPS
-from talkingface.contract import LANDMARKS, Generator
+from talkingface.contract import LANDMARKS, MESH_POINTS, Generator
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
 from talkingface.evaluation.predicted_lips import (
@@ -193,7 +193,7 @@ def find_recordings(folder: Path) -> list[Recording]:
 
 
 def _shape() -> str:
-    return f"(T, {landmarks.MESH_POINTS}, 2)"
+    return f"(T, {MESH_POINTS}, 2)"
 
 
 def read_mesh(path: Path) -> Array:
@@ -213,7 +213,7 @@ def read_mesh(path: Path) -> Array:
     if mesh is None:
         found = ", ".join(names) or "nothing"
         raise UnreadableMedia(f"{path}: holds {found}; expected `mesh`, {_shape()}")
-    if mesh.ndim != 3 or mesh.shape[1:] != (landmarks.MESH_POINTS, 2) or len(mesh) < 2:
+    if mesh.ndim != 3 or mesh.shape[1:] != (MESH_POINTS, 2) or len(mesh) < 2:
         raise UnreadableMedia(f"{path}: its `mesh` is {mesh.shape}; expected {_shape()}")
     seen = mesh[np.isfinite(mesh).all((1, 2))]
     left, right = (seen[:, list(corners)].mean(1) for corners in EYES)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from talkingface import audio, landmarks, media, weights
 from talkingface.audio import SpeechSpec
-from talkingface.contract import ExpressionPredictor
+from talkingface.contract import MESH_POINTS, ExpressionPredictor
 from talkingface.errors import BadRequest
 from talkingface.evaluation import intervals
 from talkingface.evaluation.intervals import LEVEL, RESAMPLES, Sums
@@ -57,10 +57,10 @@ class Predictor:
         speech = audio.windows(sound, spec)[None].to(self.device)
         expressions, _ = predictor.predict_expression(speech)
         mesh = torch.as_tensor(predictor.space.mesh(expressions[0])).double().cpu().numpy()
-        if mesh.shape != (speech.shape[1], landmarks.MESH_POINTS, 2):
+        if mesh.shape != (speech.shape[1], MESH_POINTS, 2):
             raise BadRequest(
                 f"{self.name}: its meshes are {mesh.shape}, expected "
-                f"{(speech.shape[1], landmarks.MESH_POINTS, 2)}"
+                f"{(speech.shape[1], MESH_POINTS, 2)}"
             )
         return lips_of(mesh)
 

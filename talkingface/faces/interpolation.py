@@ -1,14 +1,11 @@
 """A mesh where only the 68 landmarks are known: a reference face, bent to go through them.
 
-The reference (`reference_mesh.npy`, 478 x 2, interocular units) is the mean neutral face of the
-expression space, with the mouth as open as it is on average in the frames that show it open: points
-of the two lips that would coincide otherwise are told apart.
+The reference is `landmarks.reference_mesh`.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +14,7 @@ from torch import Tensor
 
 from talkingface.contract import LANDMARKS
 from talkingface.geometry import STABLE
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import IBUG, reference_mesh
 
 _SOFTNESS = 0.1  # interocular: below this distance the kernel is round, beyond it a cone
 
@@ -53,7 +50,7 @@ def _laid(points: Tensor, source: Tensor, target: Tensor) -> Tensor:
 @cache
 def _interpolant() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The reference (478, 2), and (478, 68): how residuals at the landmarks reach all points."""
-    reference = np.load(Path(__file__).with_name("reference_mesh.npy")).astype(np.float64)
+    reference = reference_mesh()
     apart = np.linalg.norm(reference[:, None] - reference[IBUG], axis=-1)
     kernel = np.hypot(apart, _SOFTNESS)
     plane = np.c_[np.ones(len(reference)), reference]

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from talkingface.contract import MESH_POINTS
-from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_PAIRS, NOSE_BASE, STABLE_MESH
+from talkingface.landmarks import (
+    GAP_BOTTOM,
+    GAP_TOP,
+    INNER_PAIRS,
+    NOSE_BASE,
+    STABLE_MESH,
+    reference_mesh,
+)
 
 COMPONENTS = 16
 IDENTITIES = 40
@@ -77,11 +84,14 @@ class ExpressionSpace(nn.Module):
     def __init__(
         self, points: int, components: int = COMPONENTS, identities: int = IDENTITIES
     ) -> None:
-        """points: how many speech moves. The buffers are to be loaded, see `from_tensors`."""
+        """points: how many speech moves. The buffers are random until they are loaded."""
         super().__init__()
-        self.register_buffer("reference", torch.zeros(MESH_POINTS, 2))
-        self.register_buffer("points", torch.zeros(points, dtype=torch.long))
-        self.register_buffer("basis", torch.zeros(components, points, 2))
+        reference = torch.from_numpy(reference_mesh()).float()
+        low = reference[:, 1].argsort(descending=True)[:points].sort().values  # lips among them
+        directions = torch.linalg.qr(torch.randn(2 * points, components))[0].T
+        self.register_buffer("reference", reference)
+        self.register_buffer("points", low)
+        self.register_buffer("basis", directions.unflatten(1, (points, 2)).contiguous())
         self.register_buffer("scale", torch.ones(components))
         self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
         self.register_buffer("identity_scale", torch.ones(identities))

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import audio
+from talkingface import audio, weights
 from talkingface.audio import FPS
 from talkingface.data import disturbances, expression_space
-from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.dataset import Cache, ClipInfo, speakers_of
+from talkingface.data.provenance import licence, people, titles
 from talkingface.errors import BadRequest
 from talkingface.landmarks import aperture
 from talkingface.models.expression import ExpressionSpace
@@ -127,6 +128,20 @@ def fit(
     net.opening.copy_(_opening(space, clean))
     net.gain.fill_(training.gain)
     return net.eval().requires_grad_(False)
+
+
+def save(path: Path, net: ExpressionNet, clips: Sequence[ClipInfo], training: LipsTraining) -> None:
+    """Write the fitted lips, with what they are in the header. Raises OutputError."""
+    speaking = [c for c in clips if not c.silent]
+    speakers = speakers_of(speaking)
+    data = f"{titles(speaking)}: {len(speaking)} clips of {len(speakers)} speakers"
+    weights.save(
+        path,
+        net,
+        training_data=f"{data} ({people(speakers)}); synthetic voices for the closure",
+        licence=licence(speaking),
+        extra={"gain": training.gain, "bias": training.bias, "seed": training.seed},
+    )
 
 
 # --- what is learned from -------------------------------------------------------------------------
@@ -386,4 +401,4 @@ def _fit_closure(
         progress("closure", step + 1, training.steps)
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        last.bias += training.bias
+        last.bias.add_(training.bias)
