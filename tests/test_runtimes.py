@@ -85,6 +85,14 @@ def test_compiled_in_any_chunking_is_the_same_to_the_bit(name: str, made: Any) -
         assert torch.equal(run(compiled, _portrait(2), speech, *chunks), whole)
 
 
+def test_compiled_takes_a_portrait_with_its_mesh(made: Any) -> None:
+    model, compiled = made("cran")
+    portrait, speech = _portrait(1), _speech(model.config.speech, 1, 2)
+    whole = Portrait(portrait.image, portrait.landmarks, torch.rand(1, 478, 2)).to("cpu")
+    assert whole.mesh is not None
+    assert torch.equal(run(compiled, whole, speech), run(compiled, portrait, speech))
+
+
 def test_compiled_keeps_samples_apart(made: Any) -> None:
     model, compiled = made("cran")
     portrait, speech = _portrait(3), _speech(model.config.speech, 3, 3)

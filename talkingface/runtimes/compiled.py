@@ -100,8 +100,9 @@ class Compiled(nn.Module):
 
     def encode(self, portrait: Portrait) -> Faces:
         """See `contract.Generator`; torch does it, once per face."""
-        tensors = flat(self.model.encode(portrait), "identity").values()
-        rows = zip(*(tensor.contiguous().split(1) for tensor in tensors), strict=True)
+        encoded = flat(self.model.encode(portrait), "identity")
+        names = flat(self._step.identity, "identity")  # a mesh that the graph does not use is left
+        rows = zip(*(encoded[name].contiguous().split(1) for name in names), strict=True)
         return Faces(portrait, tuple(rows))
 
     def forward(
