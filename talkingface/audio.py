@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkingface import phones, speech_encoder
+from talkingface import speech_encoder
 from talkingface.errors import UnreadableMedia
 from talkingface.speech_encoder import Reach
 
@@ -36,8 +36,7 @@ class SpeechSpec:
     """The audio features of one model; lives in its config, so they cannot disagree with weights.
 
     kind: "mfcc" (orthonormal DCT-II of the log-mel spectrum, coefficient 0 dropped), "log_mel",
-    "phones" (see `talkingface.phones`, whose mel spectrum is its own), "encoder" (tokens of
-    `talkingface.speech_encoder`).
+    or "encoder" (tokens of `talkingface.speech_encoder`).
     coefficients: how many per hop; hops: how many hops per window (35 = the paper's 350 ms),
     centred on the middle of the video frame. A hop is 10 ms, a token of "encoder" 20 ms; hop k is
     centred on sample 160 k, token k on 320 k.
@@ -45,7 +44,7 @@ class SpeechSpec:
     is such that the window of video frame 0 ends where a block ends: that costs least latency.
     """
 
-    kind: Literal["mfcc", "log_mel", "phones", "encoder"] = "mfcc"
+    kind: Literal["mfcc", "log_mel", "encoder"] = "mfcc"
     coefficients: int = 12
     hops: int = 35
     mels: int = 26
@@ -58,7 +57,7 @@ class SpeechSpec:
     def __post_init__(self) -> None:
         if self.hops <= self.hops_per_frame:
             raise ValueError(f"a window must be longer than a frame ({self.hops_per_frame} hops)")
-        known = {"mfcc": self.mels - 1, "log_mel": self.mels, "phones": phones.FEATURES}
+        known = {"mfcc": self.mels - 1, "log_mel": self.mels}
         most = known.get(self.kind, speech_encoder.WIDTH)
         if not 0 < self.coefficients <= most:
             raise ValueError(f"{self.kind} of {self.mels} mels has at most {most} coefficients")
@@ -89,7 +88,7 @@ class SpeechSpec:
         if self.kind == "encoder":
             before, new, _ = self.reach
             return before + max(self.lead(frame) for frame in range(new))
-        return phones.BEFORE if self.kind == "phones" else 0
+        return 0
 
     @property
     def after(self) -> int:
@@ -97,7 +96,7 @@ class SpeechSpec:
         if self.kind == "encoder":  # the window of frame 0 ends with a block, others may not
             _, new, after = self.reach
             return after + max(-self.hops_per_frame * frame % new for frame in range(new))
-        return phones.AFTER if self.kind == "phones" else 0
+        return 0
 
     @property
     def margin(self) -> int:
@@ -214,12 +213,7 @@ def frame_windows(hops: Tensor, spec: SpeechSpec) -> Tensor:
 
 
 def power_features(power: Tensor, spec: SpeechSpec) -> Tensor:
-    """Power spectra (..., hops, N_FFT // 2 + 1) to features (..., hops, coefficients), or of fewer
-    hops, as `hop_features`."""
-    if spec.kind == "phones":
-        flat = power.reshape(-1, *power.shape[-2:])
-        found = [phones.features(p, SAMPLE_RATE)[:, : spec.coefficients] for p in flat]
-        return torch.stack(found).unflatten(0, power.shape[:-2]) if power.ndim > 2 else found[0]
+    """Power spectra (..., hops, N_FFT // 2 + 1) to features (..., hops, coefficients)."""
     mel = power @ mel_filters(spec.mels, spec.low_hz, spec.high_hz).to(power.device)
     log_mel = mel.clamp(min=spec.floor).log()
     if spec.kind == "log_mel":

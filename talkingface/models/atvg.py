@@ -446,7 +446,9 @@ class Atvg(nn.Module):
 
     def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `contract.ExpressionPredictor`."""
-        return self.at(speech), None
+        if not isinstance(self.at, ExpressionNet):
+            raise AttributeError("the published AT-net predicts landmarks, not expressions")
+        return self.at.predict_expression(speech)
 
     @property
     def window(self) -> Window:

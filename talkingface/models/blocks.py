@@ -50,7 +50,7 @@ def audio_encoder(
 
 def hop_encoder(hops: int, coefficients: int, features: int, width: int = 96) -> nn.Sequential:
     """(N, 1, hops, coefficients) -> (N, features): convolutions over hops alone, of coefficients
-    that are no neighbours of each other (phones)."""
+    that are no neighbours of each other (tokens)."""
     left = (hops + 3) // 4
     return nn.Sequential(
         Transposed(),

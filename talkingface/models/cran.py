@@ -333,7 +333,7 @@ class Cran(nn.Module):
 
     def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `contract.ExpressionPredictor`."""
-        return self.readout(speech), None
+        return self.readout.predict_expression(speech)
 
     def encode_audio(self, speech: Tensor) -> Tensor:
         """E_A of Sec. 3.2: (B, T, hops, coefficients) -> (B, T, audio_features)."""

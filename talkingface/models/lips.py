@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Portrait
+from talkingface.contract import Portrait, State
 from talkingface.landmarks import IBUG
 from talkingface.models.expression import ExpressionSpace
 
@@ -79,6 +79,10 @@ class ExpressionNet(nn.Module):
         Frame by frame, so that a stream in any chunking gives the same bits.
         """
         return torch.stack([self._expression(self.features(x)) for x in speech.unbind(1)], 1)
+
+    def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """See `contract.ExpressionPredictor`; nothing is remembered from frame to frame."""
+        return self(speech), None
 
     def features(self, windows: Tensor) -> Tensor:
         """(N, hops, coefficients) -> (N, hops * rank): what both read-outs see."""

@@ -162,7 +162,7 @@ def _corpus(
     for done, clip in enumerate(speaking):
         mesh = cache.mesh[clip.start : clip.start + clip.frames]
         neutral = expression_space.neutral_of(mesh, reference)
-        measured = space.measure(torch.from_numpy(mesh), torch.from_numpy(neutral).float())
+        measured = space.measure(torch.from_numpy(mesh.copy()), torch.from_numpy(neutral).float())
         gap = torch.from_numpy(aperture(expression_space.aligned(mesh, reference)))
         yield _Clip(
             audio.windows(_sound(cache, clip), training.lips.speech, clip.frames),

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 # In a word; the numbers behind it are in docs/results.
 _GOOD_AT = {
     "cran": "the clearest mouth, easiest to lip-read: it draws tongue and teeth from the sound",
-    "atvg": "voices it never heard: it hears phones, moves landmarks, and draws from these",
+    "atvg": "voices it never heard: it moves landmarks, and draws from these",
     "cran-natural": "one person, s1, alone: head, lids and brows move too",
     "still": "nothing moves: for comparison",
 }
