@@ -41,7 +41,7 @@ class LipsConfig:
     components: int = 16
     rank: int = 160
     hidden: int = 32
-    points: int = 214
+    points: int = 212
     identities: int = 40
 
 

@@ -27,7 +27,6 @@ from talkingface.models.discriminators import (
     RegressionCriticConfig,
 )
 from talkingface.models.head import FLOW_UNIT
-from talkingface.models.lips import ExpressionNet
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage, lip_gap
 
 
@@ -78,12 +77,13 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
     def _listens(self, stage: Stage) -> bool:
         return not stage.pictures or stage.real_guide < 1
 
-    def _readout(self) -> ExpressionNet | None:
-        at = self.model.at
-        return at if isinstance(at, ExpressionNet) else None
+    @property
+    def lips_at(self) -> tuple[str, str] | None:
+        """See `GeneratorRecipe.lips_at`."""
+        return ("lips", "at") if self.training.model.at_net == "expression" else None
 
     def _set_statistics(self) -> None:
-        if self._readout() is not None:  # fitted with its own
+        if self.lips_at is not None:  # fitted with their own
             return
         super()._set_statistics()
         space = self.model.at.space
@@ -177,7 +177,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The averaged weights; the published AT-net's gain makes lips open as real ones do."""
-        if self._readout() is None:
+        if self.lips_at is None:
             gain = self._gain()
             self.ema.at.gain.fill_(gain)
             measures = {**measures, "gain": gain}

@@ -36,7 +36,6 @@ from talkingface.models.lipreader import (
     PublishedLipReader,
     cut_words,
 )
-from talkingface.models.lips import ExpressionNet
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
@@ -93,8 +92,10 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         else:
             super()._begin_as(given)
 
-    def _readout(self) -> ExpressionNet | None:
-        return self.model.readout if self.training.model.lips == "expression" else None
+    @property
+    def lips_at(self) -> tuple[str, str] | None:
+        """See `GeneratorRecipe.lips_at`."""
+        return ("readout", "readout") if self.training.model.lips == "expression" else None
 
     def hears(self, parameter: str) -> bool:
         """The audio encoder, the GRU and the lip head."""

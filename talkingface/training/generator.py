@@ -132,15 +132,20 @@ class GeneratorRecipe(ABC, Generic[T]):
         self.cache, self.device, self.seed = cache, torch.device(device), seed
         self.splits, self.clips = splits, cache.split(*splits)
         self.training = _counted(training, sum(not c.silent for c in self.clips))
+        fitted = self._fitted_lips(lips)
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in self.training.stages)
+        training = self.training
         torch.manual_seed(seed)
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
             self._begin_as(weights.load(init))
-        if (readout := self._readout()) is not None:
-            install_lips(readout, lips)
+        if fitted is not None:
+            assert self.lips_at is not None
+            readout: nn.Module = getattr(self.model, self.lips_at[1])
+            readout.load_state_dict(fitted.state_dict())
+            readout.requires_grad_(False)
         self.ema: Any = models.build(training.model)
         self.critics: dict[str, nn.Module] = {
             "image_critic": FrameCritic(training.image_critic),
@@ -193,8 +198,26 @@ class GeneratorRecipe(ABC, Generic[T]):
         """Begin with the weights of --init."""
         self.model.load_state_dict(given.state_dict())
 
-    def _readout(self) -> ExpressionNet | None:
-        """The part of the model that predicts expressions, which is fitted before (`lips`)."""
+    def _fitted_lips(self, name: str | Path) -> ExpressionNet | None:
+        """The lips that the model draws, where it draws fitted ones; the model takes their sizes.
+
+        Raises BadRequest for weights of another kind.
+        """
+        if self.lips_at is None:
+            return None
+        given = weights.load(name)
+        if not isinstance(given, ExpressionNet):
+            raise BadRequest(
+                f"{name}: no fitted lips: make them with `talkingface train lips`, then give the "
+                "file with --lips"
+            )
+        model = replace(self.training.model, **{self.lips_at[0]: given.config})
+        self.training = replace(self.training, model=model)
+        return given
+
+    @property
+    def lips_at(self) -> tuple[str, str] | None:
+        """Where fitted lips are: the field of the model's config, and its module."""
         return None
 
     # --- what a subclass says -------------------------------------------------------------------
@@ -423,18 +446,6 @@ class GeneratorRecipe(ABC, Generic[T]):
         weights.save(
             path, self.ema, training_data=data, licence=terms, metrics=measures, extra=extra
         )
-
-
-def install_lips(readout: ExpressionNet, name: str | Path) -> None:
-    """Take over fitted lips; they are not trained on. Raises BadRequest for another kind."""
-    given = weights.load(name)
-    if not isinstance(given, ExpressionNet) or given.config != readout.config:
-        raise BadRequest(
-            f"{name}: not the lips that this preset takes: fit them with `talkingface train lips`, "
-            "then give the file with --lips"
-        )
-    readout.load_state_dict(given.state_dict())
-    readout.requires_grad_(False)
 
 
 def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

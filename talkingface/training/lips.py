@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,13 @@ def fit(
     """
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
-    net = ExpressionNet(training.lips)
+    config = replace(
+        training.lips,
+        components=space.components,
+        points=len(space.points),
+        identities=len(space.identity_scale),
+    )
+    net = ExpressionNet(config)
     net.space = space
     corpus = list(_corpus(cache, clips, space, training, progress))
     if not corpus:
