@@ -117,16 +117,23 @@ def model_variants(name: str, threads: int) -> Iterator[Variant]:
     """A model in every way it can be computed, on the example face and sentence."""
     model, info = opened(name)
     aligned = align(EXAMPLES / "portrait.jpg")
-    points = torch.from_numpy(np.asarray(aligned.landmarks, dtype=np.float32))[None]
+    points, mesh = (
+        torch.from_numpy(np.asarray(known, dtype=np.float32))[None]
+        for known in (aligned.landmarks, aligned.mesh)
+    )
     heard = audio.windows(audio.load(EXAMPLES / "speech.wav"), model.config.speech)[None]
     image = video.to_tensor(aligned.crop)[None]
-    work = flops(model, Portrait(image, points), heard[:, :1])
+    work = flops(model, Portrait(image, points, mesh), heard[:, :1])
     for runtime, precision in ways():
         if runtime == "openvino" and info.path is None:
             continue  # a preset without weights: how it learned does not matter to torch
         chosen = computed(model, info, runtime, precision, threads)
         for feed, (streams, frames) in FEEDS.items():
-            face = Portrait(image.repeat(streams, 1, 1, 1), points.repeat(streams, 1, 1))
+            face = Portrait(
+                image.repeat(streams, 1, 1, 1),
+                points.repeat(streams, 1, 1),
+                mesh.repeat(streams, 1, 1),
+            )
             speech = heard[:, 10 : 10 + frames].repeat(streams, 1, 1, 1)
             facts = {
                 "model": name,

@@ -167,6 +167,9 @@ class SpeechEncoder(nn.Module):
 def load() -> SpeechEncoder:
     """Return the shipped encoder, in float32, without gradients of its own."""
     with torch.inference_mode(False):
-        encoder = SpeechEncoder()
-        encoder.load_state_dict({name: value.float() for name, value in load_file(FILE).items()})
+        with torch.device("meta"):  # draws no random numbers, of which training's are counted
+            encoder = SpeechEncoder()
+        stored = {name: value.float() for name, value in load_file(FILE).items()}
+        encoder.load_state_dict(stored, assign=True)
+        encoder.window, encoder.filters = torch.hann_window(WINDOW), mel_filters()
         return encoder.eval().requires_grad_(False)

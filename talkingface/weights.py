@@ -30,7 +30,8 @@ SHIPPED = Path(__file__).parent / "shipped"
 REGISTRY = "registry.json"
 
 # What version 0.2.0 removed, as older files name it: whole families; fields of a family's config,
-# each with the one value that means what the model does now; kinds of `audio.SpeechSpec`.
+# each with the one value that means what the model does now ("at.points": of its part `at`); kinds
+# of `audio.SpeechSpec`.
 REMOVED_FAMILIES = ("lipreader-sentences", "detail")
 REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "cran": {
@@ -43,9 +44,10 @@ REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
         },
         "mover": "hybrid",
         "audio": "strided",
-    }
+    },
+    "atvg": {"at.points": "all"},
 }
-REMOVED_SPEECH = ("raw", "both")
+REMOVED_SPEECH = ("raw", "both", "phones")
 
 # Names that need no file: (what they are, seed of their random parameters).
 WITHOUT_FILE = {
@@ -319,11 +321,12 @@ def _without_removed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     family, speech = config["family"], config.get("speech")
     fields = REMOVED_FIELDS.get(family, {})
     asked = [f"the family {family}"] if family in REMOVED_FAMILIES else []
-    asked += [
-        f"{name}={json.dumps(config[name])}"
-        for name, value in fields.items()
-        if config.get(name, value) != value
-    ]
+    kept = {name: dict(x) if isinstance(x, dict) else x for name, x in config.items()}
+    for name, value in fields.items():
+        *outer, last = name.split(".")
+        part = kept[outer[0]] if outer else kept
+        if (found := part.pop(last, value)) != value:
+            asked.append(f"{name}={json.dumps(found)}")
     if isinstance(speech, dict) and speech.get("kind") in REMOVED_SPEECH:
         asked.append(f"speech of the kind {speech['kind']}")
     if asked:
@@ -331,7 +334,7 @@ def _without_removed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             f"{path}: needs {', '.join(asked)}, which version 0.2.0 removed: load it with "
             "talkingface 0.1, or train again"
         )
-    return {name: value for name, value in config.items() if name not in fields}
+    return kept
 
 
 def _count(model: nn.Module) -> int:

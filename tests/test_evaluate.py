@@ -224,16 +224,38 @@ def test_atvg_draws_what_it_is_given(cache: Cache, bench: Bench) -> None:
     assert (model.name, model.driven) == ("atvg-tiny@landmarks", True)
     assert model.generator is not None
     known = cache.landmarks[clip.start : clip.start + 3].copy()
-    frame = frames_of(cache, clip)[0]
-    played = bench.play(model.generator, frame, known[0], torch.from_numpy(known), driven=True)
+    portrait = benches.portrait_of(cache, clip.start)
+    played = bench.play(model.generator, portrait, torch.from_numpy(known), driven=True)
     known[2] += 0.1
-    moved = bench.play(model.generator, frame, known[0], torch.from_numpy(known), driven=True)
+    moved = bench.play(model.generator, portrait, torch.from_numpy(known), driven=True)
     assert played.frames.shape == (3, 128, 128, 3)
     assert played.mask is not None and played.mask.shape == (3, 128, 128)
     assert np.array_equal(moved.frames[:2], played.frames[:2])
     assert not np.array_equal(moved.frames[2], played.frames[2])
     with pytest.raises(BadRequest, match="draws no landmarks"):
-        bench.play(Player(frame[None]), frame, known[0], torch.from_numpy(known), driven=True)
+        player = Player(frames_of(cache, clip)[:1])
+        bench.play(player, portrait, torch.from_numpy(known), driven=True)
+
+
+def test_a_portrait_of_the_cache_has_the_mesh_that_was_found(
+    cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = clip_of(cache, "s1_test1")
+    found = np.array(cache.mesh)
+    found[clip.start, 1] += 0.25  # the tip of the nose: none of the 68, none interpolates it
+    monkeypatch.setattr(cache, "mesh", found)
+    portrait = benches.portrait_of(cache, clip.start)
+    assert portrait.mesh is not None and np.array_equal(portrait.mesh[0], found[clip.start])
+    assert np.array_equal(portrait.landmarks[0], cache.landmarks[clip.start])
+    seen = []
+
+    class Looker(Player):
+        def encode(self, portrait: Portrait) -> Portrait:
+            seen.append(portrait)
+            return super().encode(portrait)
+
+    bench.generate(Looker(frames_of(cache, clip)), clip, clip)
+    assert seen[0].mesh is not None and torch.equal(seen[0].mesh, portrait.mesh)
 
 
 def test_lips_alone_are_those_that_the_model_draws_from(bench: Bench, cache: Cache) -> None:

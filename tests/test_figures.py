@@ -11,6 +11,7 @@ import pytest
 from corpus import FRAMES, WORDS, write_cache
 from numpy.typing import NDArray
 
+from talkingface import video
 from talkingface.audio import HOPS_PER_FRAME, SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.data.dataset import Cache, clip_speech
 from talkingface.errors import BadRequest, OutputError
@@ -212,7 +213,12 @@ def test_a_long_clip_is_one_speaker_without_a_break(cache: Cache) -> None:
     sound = [cache.samples(c, 0, FRAMES * SAMPLES_PER_FRAME).numpy() for c in clips]
     assert np.array_equal(long.sound.numpy(), np.concatenate(sound)[: 75 * SAMPLES_PER_FRAME])
     assert np.array_equal(long.picture, cache.frames[clips[0].start])
-    assert np.array_equal(long.landmarks, cache.landmarks[clips[0].start])
+    for tensor, known in (
+        (long.portrait.landmarks, cache.landmarks),
+        (long.portrait.mesh, cache.mesh),
+        (video.to_uint8(long.portrait.image), cache.frames),
+    ):
+        assert tensor is not None and np.array_equal(tensor[0], known[clips[0].start])
     shifted = [(w, a + 1.2 * n, b + 1.2 * n) for n in range(3) for w, a, b in WORDS]
     kept = [word for word in shifted if word[2] <= 3.0 + 1e-9]
     assert [w for w, _, _ in long.words] == [w for w, _, _ in kept]

@@ -20,6 +20,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import Bench, Candidate, Filmed, detection, robustness
 from talkingface.evaluation.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
+from talkingface.landmarks import IBUG
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def test_pictures_and_landmarks_are_turned_alike(
         assert np.abs(found - shown.true[:, point] * 128).max() < 0.8  # 0.5 is from rounding
     assert np.array_equal(shown.landmarks, shown.true[0])
     assert np.array_equal(shown.driving, shown.true)
+    assert np.allclose(shown.mesh[IBUG], shown.landmarks, atol=1e-6)
     before, after = points[0], shown.true[0] * 128
     assert np.allclose(before.mean(0), after.mean(0), atol=1e-3)  # about the face's centre
     across, down = (before[[16, 8]] - before[[0, 27]]), (after[[16, 8]] - after[[0, 27]])
@@ -88,6 +90,9 @@ def test_noise_is_as_strong_as_said_and_new_in_every_frame(bench: Bench, cache: 
 def test_an_identitys_noise_leaves_the_driving_landmarks_alone(bench: Bench, cache: Cache) -> None:
     shown = robustness.scene(cache, clip_of(cache, "s1_test0"), calm(cache), IDENTITY, 2.0)
     assert ((shown.landmarks - shown.true[0]) * 128).std() == pytest.approx(2, rel=0.2)
+    noise = shown.mesh - cache.mesh[clip_of(cache, "s1_test0").start]
+    assert (noise * 128).std() == pytest.approx(2, rel=0.1)
+    assert np.allclose(shown.mesh[IBUG], shown.landmarks, atol=1e-6)  # one noise for both
     assert np.array_equal(shown.driving, shown.true)
 
 

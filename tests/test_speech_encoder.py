@@ -205,6 +205,16 @@ def heard(frame: int, spec: SpeechSpec) -> tuple[int, int]:
     return int(places[0]), int(places[-1])
 
 
+def test_reading_them_takes_no_random_numbers() -> None:
+    """They are read in the midst of training, by the thread that makes batches."""
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    encoder = speech_encoder.load.__wrapped__()
+    assert torch.equal(torch.rand(4), expected)
+    assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
+
+
 def test_latency_is_that_of_the_frame_that_waits_longest() -> None:
     assert SPEC.latency == pytest.approx(0.3425) and SPEC.latency <= 0.35
     ends = {}

@@ -196,6 +196,17 @@ def test_a_file_of_the_version_before_is_the_same_model(saved: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
 
 
+def test_a_file_whose_at_net_says_which_points_it_moves_is_the_same_model(tmp_path: Path) -> None:
+    path = tmp_path / "atvg.safetensors"
+    weights.save(path, weights.load("atvg-tiny"), training_data="none", licence="MIT")
+    expected = weights.load(path)
+    edit_header(path, lambda header: header["config"]["at"].update(points="all"))  # type: ignore[attr-defined]
+    assert weights.load(path).config == expected.config
+    edit_header(path, lambda header: header["config"]["at"].update(points="speaking"))  # type: ignore[attr-defined]
+    with pytest.raises(BadWeights, match=r'needs at\.points="speaking", which version 0\.2\.0'):
+        weights.load(path)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -204,6 +215,7 @@ def test_a_file_of_the_version_before_is_the_same_model(saved: Path) -> None:
         ({"hearing": {**weights.REMOVED_FIELDS["cran"]["hearing"], "taught": "fixed"}}, "hearing="),
         ({"speech": {"kind": "raw", "coefficients": 400}}, "speech of the kind raw"),
         ({"speech": {"kind": "both", "coefficients": 69}}, "speech of the kind both"),
+        ({"speech": {"kind": "phones", "coefficients": 48}}, "speech of the kind phones"),
         ({"family": "detail"}, "the family detail"),
         ({"family": "lipreader-sentences"}, "the family lipreader-sentences"),
     ],

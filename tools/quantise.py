@@ -82,8 +82,7 @@ def picked(cache: Cache, count: int) -> list[ClipInfo]:
 
 def heard(exact: Compiled, cache: Cache, clip: ClipInfo) -> Iterator[list[np.ndarray[Any, Any]]]:
     """The graph's inputs along a clip, one frame in EVERY; the picture is its middle frame."""
-    middle = clip.start + clip.frames // 2
-    face = exact.encode(portrait_of(np.array(cache.frames[middle]), cache.landmarks[middle]))
+    face = exact.encode(portrait_of(cache, clip.start + clip.frames // 2))
     state: Any = exact._step.state
     for t, speech in enumerate(clip_speech(cache, clip, exact.config.speech).split(1)):
         if t % EVERY == 0:
@@ -131,7 +130,7 @@ def compared(model: Any, other: Any, cache: Cache) -> str:
 
 def error_of(model: Any, other: Any, cache: Cache, clip: ClipInfo) -> tuple[float, float, float]:
     """PSNR of the crops, correlation and ratio of the aperture of predicted landmarks."""
-    picture = portrait_of(np.array(cache.frames[clip.start]), cache.landmarks[clip.start])
+    picture = portrait_of(cache, clip.start)
     speech = clip_speech(cache, clip, model.config.speech)[None]
     made = [each(each.encode(picture), speech)[0] for each in (model, other)]
     mean = (pixels(made[0].frames) - pixels(made[1].frames)).square().mean().item()

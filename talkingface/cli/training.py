@@ -219,7 +219,9 @@ def train_atvg(
     steps: Steps = None,
     basis: Annotated[
         Path | None,
-        typer.Option(help="what `talkingface landmark-space` wrote [computed from the shards]"),
+        typer.Option(
+            help="of atvg-paper: what `talkingface landmark-space` wrote [computed from the shards]"
+        ),
     ] = None,
     init: Init = None,
     lips: LipsFile = "lips",
@@ -237,7 +239,7 @@ def train_atvg(
     compiled: Compile = False,
     device: Device = "auto",
 ) -> None:
-    """Train ATVGnet: AT-net, VG-net on real landmarks, then both; goes on where it stopped.
+    """Train ATVGnet: VG-net on real landmarks, then behind AT-net; goes on where it stopped.
 
     Example: talkingface train atvg shards -o runs/atvg
     """
@@ -331,21 +333,20 @@ def landmark_space(
     Example: talkingface landmark-space shards -o basis.safetensors
     """
     from talkingface import media
+    from talkingface.contract import LANDMARKS
     from talkingface.data import landmark_space as spaces
     from talkingface.data.shards import open_cache
-    from talkingface.models.atvg import LandmarkSpace
     from talkingface.training import presets
 
     media.check_output(output, overwrite)
     config = presets.choose(presets.ATVG, preset, None, [], []).model.at
     count = config.components if components is None else components
-    points = LandmarkSpace(config.components, config.points).points
     cache = open_cache(shards)
     clips = cache.split(*_learned_from(everyone))
-    basis, share = spaces.fit(cache, clips, count, points)
+    basis, share = spaces.fit(cache, clips, count)
     speaking = sum(not clip.silent for clip in clips)
     spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
-    print(f"{output}: {count} components of {len(points)} points, {share:.1%} of the variance")
+    print(f"{output}: {count} components of {LANDMARKS} points, {share:.1%} of the variance")
 
 
 @app.command("expression-space")

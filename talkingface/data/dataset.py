@@ -110,22 +110,14 @@ class Cache:
         """The clips of these splits."""
         return [c for c in self.clips if c.split in names]
 
-    def samples(self, clip: ClipInfo, first: int, count: int, repeated: bool = False) -> Tensor:
-        """(count,) float samples from `first`, relative to the clip; silence outside it.
-
-        repeated: before its beginning stands the clip's own end, as if it had been said before.
-        """
+    def samples(self, clip: ClipInfo, first: int, count: int) -> Tensor:
+        """(count,) float samples from `first`, relative to the clip; silence outside it."""
         begin, end = clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME
         low, high = max(begin, begin + first), max(begin, min(end, begin + first + count))
         out = torch.zeros(count)
         if high > low:
             part = torch.from_numpy(self.sound[low:high].astype(np.float32) / 32768)
             out[low - begin - first : high - begin - first] = part
-        if repeated and first < 0:
-            start = max(first, begin - end)  # of the end, as far back as it goes
-            stop = min(0, first + count)
-            tail = self.sound[end + start : end + stop].astype(np.float32) / 32768
-            out[start - first : stop - first] = torch.from_numpy(tail)
         return out
 
     def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
@@ -226,7 +218,6 @@ class SampleConfig:
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
     puppets: float = 0.0
-    repeated: float = 0.0  # how often something was said before the clip began, not nothing
     pictures: bool = True  # False: landmarks and speech only
     sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
     others: int = 0  # further pictures of the face, for those who see more than one
@@ -328,8 +319,7 @@ def _sample(
     middle = (first + 0.5) * SAMPLES_PER_FRAME
     begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
-    repeated = bool(rng.random() < config.repeated)
-    samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1, repeated)
+    samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
     word, span = -1, (0, config.frames)
     if puppet is None:  # whether a puppet's lips can be read is not known

@@ -18,17 +18,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from talkingface import media
+from talkingface.contract import LANDMARKS
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.models.atvg import LandmarkSpace
 
-Basis = dict[str, Tensor]  # mean (2 P,), basis (K, 2 P), scale (K,): see LandmarkSpace
+Basis = dict[str, Tensor]  # mean (136,), basis (K, 136), scale (K,): see LandmarkSpace
 
 
 def fit(
-    cache: Cache, clips: list[ClipInfo], components: int, points: list[int], balance: float = 0.5
+    cache: Cache, clips: list[ClipInfo], components: int, balance: float = 0.5
 ) -> tuple[Basis, float]:
-    """The mean face and the first components of the motion of these points, speaking clips only;
+    """The mean face and the first components of its motion, speaking clips only;
     and the share of the motion's variance that they hold.
 
     balance: a speaker's weight is (clips) ** balance, as batches are drawn.
@@ -41,10 +42,10 @@ def fit(
             f"{components} components need more than the {frames} frames of speech at hand"
         )
     counts = Counter(c.speaker for c in speaking)
-    size = 2 * len(points)
+    size = 2 * LANDMARKS
     mean, covariance, total = np.zeros(size), np.zeros((size, size)), 0.0
     for clip in speaking:
-        rows = cache.landmarks[clip.start : clip.start + clip.frames][:, points]
+        rows = cache.landmarks[clip.start : clip.start + clip.frames]
         track = rows.reshape(clip.frames, size).astype(np.float64)
         weight = counts[clip.speaker] ** (balance - 1.0)
         own = track.mean(0)
@@ -94,6 +95,6 @@ def install(basis: Basis, space: LandmarkSpace, name: str = "landmark space") ->
     if found != wanted:
         raise BadWeights(
             f"{name}: {found[0]} components of {found[1]} points, the model has {wanted[0]} of "
-            f"{wanted[1]}: compute it with --components {wanted[0]} for this model's points"
+            f"{wanted[1]}: compute it with --components {wanted[0]}"
         )
     space.load_state_dict(basis)

@@ -139,8 +139,7 @@ class Bench:
         another recording's face (or to the same) their displacements are carried.
         """
         sequence = self.sequence(generator, picture, clip, silent, driven)
-        frame, place = self.cache.frames[picture.start], self.cache.landmarks[picture.start]
-        return self.play(generator, np.array(frame), place, sequence, driven)
+        return self.play(generator, portrait_of(self.cache, picture.start), sequence, driven)
 
     def sequence(
         self,
@@ -162,12 +161,11 @@ class Bench:
     def play(
         self,
         generator: Generator,
-        picture: Frames,
-        landmarks: Floats,
+        portrait: Portrait,
         sequence: Tensor,
         driven: bool = False,
     ) -> Played:
-        """One picture (S, S, 3) with its landmarks (68, 2) in [0, 1], through a whole clip.
+        """One portrait, a batch of one, through a whole clip.
 
         sequence: windows of speech (T, hops, coefficients), or with `driven` landmarks (T, 68, 2)
         in [0, 1] to draw. Raises BadRequest when the model makes crops of another size, or cannot.
@@ -178,7 +176,7 @@ class Bench:
         step = step_of(generator, driven)
         parts, state = [], None
         with torch.inference_mode():
-            face = generator.encode(portrait_of(picture, landmarks).to(self.device))
+            face = generator.encode(portrait.to(self.device))
             for part in sequence[None].to(self.device).split(CHUNK, dim=1):
                 generated, state = step(face, part, state)
                 parts.append(_played(generated, self.size))
@@ -194,9 +192,9 @@ class Bench:
         pixels, nothing is drawn."""
         model: Any = generator
         self.check(model)
-        own = np.array(self.cache.frames[picture.start]), self.cache.landmarks[picture.start]
+        portrait = portrait_of(self.cache, picture.start)
         with torch.inference_mode():
-            face = model.encode(portrait_of(*own).to(self.device))
+            face = model.encode(portrait.to(self.device))
             speech = self.sequence(model, picture, clip)[None].to(self.device)
             landmarks: Tensor = model.speak(face, speech)[0]
         return np.asarray(landmarks[0].double().cpu().numpy() * self.size)
@@ -286,7 +284,9 @@ class Bench:
         """What tells this clip's content from another cache's of the same name."""
         frames = slice(clip.start, clip.start + clip.frames)
         samples = slice(frames.start * SAMPLES_PER_FRAME, frames.stop * SAMPLES_PER_FRAME)
-        parts = (self.cache.frames[frames], self.cache.landmarks[frames], self.cache.sound[samples])
+        cache = self.cache
+        parts = (cache.frames[frames], cache.landmarks[frames], cache.mesh[frames])
+        parts = (*parts, cache.sound[samples])
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def _asked(self, made: Filmed, picture: ClipInfo, clip: ClipInfo) -> dict[str, float]:
@@ -349,9 +349,10 @@ def step_of(generator: Generator, driven: bool) -> Callable[..., tuple[Generated
     return generator.draw if isinstance(generator, LandmarkDriven) and driven else generator
 
 
-def portrait_of(picture: Frames, landmarks: Floats) -> Portrait:
-    """One picture (S, S, 3) with its landmarks (68, 2) in [0, 1], as a batch of one."""
-    return Portrait(video.to_tensor(picture)[None], torch.tensor(landmarks)[None])
+def portrait_of(cache: Cache, row: int) -> Portrait:
+    """One frame of a cache with its landmarks and its mesh, as a batch of one."""
+    points, mesh = (torch.tensor(known[row])[None] for known in (cache.landmarks, cache.mesh))
+    return Portrait(video.to_tensor(np.array(cache.frames[row]))[None], points, mesh)
 
 
 def _played(generated: Generated, size: int) -> Played:

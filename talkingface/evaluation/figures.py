@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, SpeechSpec, windows
+from talkingface.contract import Portrait
 from talkingface.data.clip import Word
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
+from talkingface.evaluation.bench import portrait_of
 from talkingface.metrics.lips import Box
 from talkingface.metrics.motion import drift, motion_intensity, optical_flow
 from talkingface.video import contact_sheet
@@ -149,13 +151,13 @@ def drift_plot(rows: Mapping[str, Frames], picture: Picture, every: int = FPS) -
 class LongClip:
     """What one speaker says in several clips, one after the other, and a face to say it all.
 
-    keys: the clips. picture: (S, S, 3), the first frame of the first. landmarks: (68, 2) in [0, 1],
-    of the picture. sound: (640 T,) at 16 kHz. words: all that are whole, in seconds.
+    keys: the clips. picture: (S, S, 3), the first frame of the first. portrait: the same with its
+    landmarks and mesh. sound: (640 T,) at 16 kHz. words: all that are whole, in seconds.
     """
 
     keys: tuple[str, ...]
     picture: Picture
-    landmarks: Floats
+    portrait: Portrait
     sound: Tensor
     words: tuple[Word, ...]
 
@@ -194,7 +196,7 @@ def long_clip(
     return LongClip(
         tuple(c.key for c in chosen),
         np.array(cache.frames[chosen[0].start]),
-        cache.landmarks[chosen[0].start],
+        portrait_of(cache, chosen[0].start),
         torch.cat(sound)[: wanted * SAMPLES_PER_FRAME],
         tuple(word for word in words if word[2] * FPS <= wanted),
     )

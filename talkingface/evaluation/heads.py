@@ -102,7 +102,7 @@ def _long(
         if candidate.generator is None:
             continue
         speech = clip.speech(candidate.generator.config.speech)
-        frames = bench.play(candidate.generator, clip.picture, clip.landmarks, speech).frames
+        frames = bench.play(candidate.generator, clip.portrait, speech).frames
         films[candidate.name] = frames
         cosines = identity.likeness(embedding, frames, clip.picture)
         likeness[candidate.name] = identity.drift(cosines)

@@ -231,6 +231,6 @@ def _drift(bench: Bench, candidates: Mapping[str, Candidate], split: str) -> pic
     for name, candidate in candidates.items():
         if candidate.generator is not None:
             speech = long.speech(candidate.generator.config.speech)
-            played = bench.play(candidate.generator, long.picture, long.landmarks, speech)
+            played = bench.play(candidate.generator, long.portrait, speech)
             rows[name] = played.frames
     return figures.drift_plot(rows, long.picture)

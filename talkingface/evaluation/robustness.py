@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import torch
 
-from talkingface import media
-from talkingface.contract import LandmarkDriven
+from talkingface import media, video
+from talkingface.contract import LandmarkDriven, Portrait
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
@@ -34,6 +34,7 @@ from talkingface.evaluation.results import STILL, number, write_lines, write_tex
 from talkingface.evaluation.run import Progress, speaking_clips, spread
 from talkingface.evaluation.tables import mean, table
 from talkingface.geometry import transform
+from talkingface.landmarks import IBUG
 from talkingface.metrics.lips import REFERENCE_SIZE, landmark_distance, mouth_box
 
 if TYPE_CHECKING:
@@ -86,14 +87,15 @@ class Trial:
 class Scene:
     """What a model is given of a clip so disturbed, and what it should make of it.
 
-    landmarks: (68, 2) of the identity picture, which is the first real frame. driving: (T, 68, 2).
-    true: (T, 68, 2), without noise. All in [0, 1] of the crop.
+    landmarks: (68, 2) of the identity picture, which is the first real frame. mesh: (478, 2), its
+    mesh. driving: (T, 68, 2). true: (T, 68, 2), without noise. All in [0, 1] of the crop.
     """
 
     kind: str
     amount: float
     real: Filmed
     landmarks: Floats
+    mesh: Floats
     driving: Floats
     true: Floats
 
@@ -194,12 +196,13 @@ def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) 
     """
     rows = slice(clip.start, clip.start + clip.frames)
     true, size = cache.landmarks[rows].astype(np.float64), calm.frames.shape[1]
+    mesh = cache.mesh[clip.start].astype(np.float64)
     real = calm
     if kind in (ROTATION, SHEAR):
         matrix = pose_matrix(kind, amount, true[0].mean(0) * size)
         frames = np.stack([_warped(frame, matrix) for frame in calm.frames])
         real = Filmed(frames, detection.detect(frames))
-        true = transform(true * size, matrix) / size
+        true, mesh = (transform(points * size, matrix) / size for points in (true, mesh))
     landmarks, driving = true[0], true
     # one pattern per clip and kind, as strong as wanted: curves then differ by strength alone
     rng = np.random.default_rng([zlib.crc32(clip.key.encode()), zlib.crc32(kind.encode())])
@@ -207,7 +210,10 @@ def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) 
         driving = true + rng.standard_normal(true.shape) * amount / REFERENCE_SIZE
     elif kind == IDENTITY:
         landmarks = landmarks + rng.standard_normal(landmarks.shape) * amount / REFERENCE_SIZE
-    points = (array.astype(np.float32) for array in (landmarks, driving, true))
+        own = mesh[IBUG]
+        mesh = mesh + rng.standard_normal(mesh.shape) * amount / REFERENCE_SIZE
+        mesh[IBUG] = own + landmarks - true[0]  # one noise for a point, in both of its forms
+    points = (array.astype(np.float32) for array in (landmarks, mesh, driving, true))
     return Scene(kind, amount, real, *points)
 
 
@@ -250,8 +256,9 @@ def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -
         sequence = torch.from_numpy(shown.driving)
     else:
         sequence = clip_speech(bench.cache, clip, generator.config.speech)
-    picture = shown.real.frames[0]
-    made = bench.play(generator, picture, shown.landmarks, sequence, candidate.driven).frames
+    points, mesh = (torch.from_numpy(known)[None] for known in (shown.landmarks, shown.mesh))
+    portrait = Portrait(video.to_tensor(shown.real.frames[0])[None], points, mesh)
+    made = bench.play(generator, portrait, sequence, candidate.driven).frames
     distance = landmark_distance(detection.detect(made), shown.real.landmarks, bench.size)
     mouth = mouth_box(shown.true * bench.size, bench.size)
     return {  # frame 0 is the identity picture and counts in no comparison of pixels

@@ -87,7 +87,7 @@ def frames_per_second(bench: Bench, candidate: Candidate, clip: ClipInfo) -> flo
     step = step_of(generator, candidate.driven)
     sequence = bench.sequence(generator, clip, clip, driven=candidate.driven)
     part = sequence[None, :AT_ONCE].to(bench.device)
-    picture = portrait_of(bench.cache.frames[clip.start].copy(), bench.cache.landmarks[clip.start])
+    picture = portrait_of(bench.cache, clip.start)
     best = 0.0
     with torch.inference_mode():
         identity = generator.encode(picture.to(bench.device))

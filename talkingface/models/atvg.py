@@ -37,24 +37,14 @@ from talkingface.models.blocks import (
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import (
-    MAPS,
-    SPEAKING,
-    STILL_MAPS,
-    Window,
-    displaced,
-)
+from talkingface.models.window import MAPS, STILL_MAPS, Window
 
 
 @dataclass(frozen=True)
 class AtConfig:
-    """The published AT-net. components: of the landmark space (the poster's 6).
-
-    points: which of the 68 the space moves: all, or the jaw and the lips only ("speaking").
-    """
+    """The published AT-net. components: of the landmark space (the poster's 6)."""
 
     components: int = 6
-    points: Literal["speaking", "all"] = "all"
     audio_features: int = 256
     landmark_features: tuple[int, ...] = (256, 512)
     hidden: int = 256
@@ -107,7 +97,7 @@ class AtvgConfig:
 class LandmarkSpace(nn.Module):
     """The PCA of landmarks that move (`data.landmark_space` fits it; poster, Fig. 3).
 
-    mean: (2 P,), the mean face's P points in [0, 1] of the crop; basis: (K, 2 P), orthonormal rows,
+    mean: (136,), the mean face's points in [0, 1] of the crop; basis: (K, 136), orthonormal rows,
     the directions in which points move within a clip; scale: (K,), standard deviations along them.
     """
 
@@ -115,28 +105,24 @@ class LandmarkSpace(nn.Module):
     basis: Tensor
     scale: Tensor
 
-    def __init__(self, components: int, points: Literal["speaking", "all"]) -> None:
+    def __init__(self, components: int) -> None:
         super().__init__()
-        self.points = list(SPEAKING if points == "speaking" else range(LANDMARKS))
-        size = 2 * len(self.points)
+        size = 2 * LANDMARKS
         if not 0 < components <= size:
-            raise ValueError(f"a space of {len(self.points)} points has 1 to {size} components")
+            raise ValueError(f"a space of {LANDMARKS} points has 1 to {size} components")
         self.register_buffer("mean", torch.full((size,), 0.5))
         self.register_buffer("basis", torch.eye(size)[:components].clone())
         self.register_buffer("scale", torch.full((components,), FLOW_UNIT))
 
     def coefficients(self, landmarks: Tensor) -> Tensor:
         """(..., 68, 2) in [0, 1] of the crop -> (..., K), 1 is one standard deviation."""
-        out: Tensor = (landmarks[..., self.points, :].flatten(-2) - self.mean) @ self.basis.T
+        out: Tensor = (landmarks.flatten(-2) - self.mean) @ self.basis.T
         return out / self.scale
 
     def displace(self, landmarks: Tensor, change: Tensor) -> Tensor:
         """(B, 68, 2) and changes (B, T, K) of its coefficients -> (B, T, 68, 2)."""
         moved: Tensor = F.linear(change.float() * self.scale, self.basis.T)
-        moved = moved.unflatten(-1, (-1, 2))
-        if len(self.points) == LANDMARKS:
-            return landmarks.unsqueeze(1) + moved.to(landmarks.dtype)
-        return displaced(landmarks, moved)
+        return landmarks.unsqueeze(1) + moved.unflatten(-1, (-1, 2)).to(landmarks.dtype)
 
 
 class AtNet(nn.Module):
@@ -152,7 +138,7 @@ class AtNet(nn.Module):
     def __init__(self, config: AtConfig, speech: SpeechSpec) -> None:
         super().__init__()
         self.config = config
-        self.space = LandmarkSpace(config.components, config.points)
+        self.space = LandmarkSpace(config.components)
         self.audio_encoder = _pooled_audio(speech, config.audio_features)
         sizes = (config.components, *config.landmark_features)
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU(inplace=True))]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from talkingface.contract import Generated, Portrait
 from talkingface.data import landmark_space
 from talkingface.data.dataset import Batch, Cache
+from talkingface.errors import BadRequest
 from talkingface.losses import (
     critic_loss,
     dynamic_pixel_loss,
@@ -60,6 +61,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         seed: int = 0,
         lips: str | Path = "lips",
     ) -> None:
+        if basis is not None and training.model.at_net == "expression":
+            raise BadRequest(
+                f"{basis}: this model moves by fitted lips (--lips) and has no landmark space; "
+                "--basis is for the published AT-net, as in the preset atvg-paper"
+            )
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
         torch.manual_seed(seed)
         self.regression = RegressionCritic(training.regression_critic)
@@ -91,9 +97,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
             landmark_space.install(self.basis[0], space, self.basis[1])
         else:
             components, balance = self.training.model.at.components, self.training.balance
-            fitted, _ = landmark_space.fit(
-                self.cache, self.clips, components, space.points, balance
-            )
+            fitted, _ = landmark_space.fit(self.cache, self.clips, components, balance)
             landmark_space.install(fitted, space)
 
     # --- one step -------------------------------------------------------------------------------

@@ -97,8 +97,6 @@ class GeneratorTraining:
     balance: float = 0.5
     silent: float = 0.1
     puppets: float = 0.0
-    lip_puppets: float = 0.0  # the same in stages without pictures
-    repeated: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
     video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
@@ -302,8 +300,7 @@ class GeneratorRecipe(ABC, Generic[T]):
             silent=t.silent,
             pictures=stage.pictures,
             sound=self._listens(stage),
-            puppets=t.puppets if stage.pictures else t.lip_puppets,
-            repeated=t.repeated,
+            puppets=t.puppets if stage.pictures else 0.0,
             augment=t.augment,
         )
 
