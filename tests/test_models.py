@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from talkingface import models
 from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
+from talkingface.faces import mesh_from_landmarks
 from talkingface.models.blocks import Lstm, Up
 from talkingface.models.cran import PRESETS, Cran, CranConfig, Teacher
 from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
@@ -87,7 +88,8 @@ def _portrait(batch: int) -> Portrait:
     # smooth as faces are: on white noise a warp would turn float noise of the flow into pixels
     coarse = torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1
     image = nn.functional.interpolate(coarse, (spec.size, spec.size), mode="bilinear")
-    return Portrait(image, points + noise)
+    points = points + noise
+    return Portrait(image, points, mesh_from_landmarks(points))
 
 
 def _speech(spec: SpeechSpec, batch: int, frames: int) -> Tensor:
