@@ -53,7 +53,7 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     imaginary = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / spread
     turned = torch.stack([real, -imaginary, imaginary, real], -1).unflatten(-1, (2, 2))
     shift = t_mean - _turn(s_mean, turned)
-    return torch.cat([turned, shift.mT], -1)
+    return torch.cat([turned, shift.transpose(-1, -2)], -1)
 
 
 def transform(points: Tensor, matrix: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class ExpressionSpace(nn.Module):
         A change of zero leaves the mesh as it is, to the bit.
         """
         turned = self.align(mesh)[..., :2]
-        back = turned.mT / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
+        back = turned.transpose(-1, -2) / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
         return mesh.unsqueeze(1) + _turn(self.displacement(change), back.unsqueeze(1))
 
     def mesh(self, expression: Tensor) -> Tensor:
