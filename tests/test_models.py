@@ -21,6 +21,12 @@ from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
 
 TINY = PRESETS["cran-tiny"]
 TINY_ATVG = models.PRESETS["atvg-tiny"]
+TINY_EXPRESSION = replace(
+    TINY,
+    speech=PRESETS["cran"].speech,
+    lips="expression",
+    readout=replace(PRESETS["cran"].readout, rank=8, hidden=4),
+)
 SMALL_PAPER = replace(
     PRESETS["cran-paper"],
     audio_channels=(4, 8, 8, 8, 8),
@@ -42,6 +48,7 @@ CONFIGS: dict[str, Any] = {
     "cran-natural-head": replace(
         TINY, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
     ),
+    "cran-expression": TINY_EXPRESSION,
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,
     "atvg-frame": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, recurrence="frame")),
@@ -88,8 +95,13 @@ def _portrait(batch: int) -> Portrait:
     # smooth as faces are: on white noise a warp would turn float noise of the flow into pixels
     coarse = torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1
     image = nn.functional.interpolate(coarse, (spec.size, spec.size), mode="bilinear")
-    points = points + noise
-    return Portrait(image, points, mesh_from_landmarks(points))
+    landmarks = points + noise
+    return Portrait(image, landmarks, mesh_from_landmarks(landmarks))
+
+
+def _middle(portrait: Portrait) -> Portrait:
+    assert portrait.mesh is not None
+    return Portrait(portrait.image[1:2], portrait.landmarks[1:2], portrait.mesh[1:2])
 
 
 def _speech(spec: SpeechSpec, batch: int, frames: int) -> Tensor:
@@ -137,7 +149,7 @@ def test_no_sample_influences_another(name: str) -> None:
     portrait, speech = _portrait(3), _speech(model.config.speech, 3, 4)
     with torch.inference_mode():
         together, _ = model(model.encode(portrait), speech)
-        middle = Portrait(portrait.image[1:2], portrait.landmarks[1:2])
+        middle = _middle(portrait)
         alone, _ = model(model.encode(middle), speech[1:2])
     torch.testing.assert_close(together.frames[1:2], alone.frames, atol=2e-5, rtol=0)
     assert (together.frames[0] - together.frames[1]).abs().max() > 1e-3

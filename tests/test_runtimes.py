@@ -33,7 +33,7 @@ from talkingface.runtimes.compiled import Compiled, convert
 from talkingface.runtimes.graph import Step, flat, rebuilt
 
 pytest.importorskip("openvino")
-TINY = ("cran", "cran-frame", "atvg", "chung", "still")
+TINY = ("cran", "cran-expression", "cran-frame", "atvg", "chung", "still")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,9 @@ def test_compiled_keeps_samples_apart(made: Any) -> None:
     model, compiled = made("cran")
     portrait, speech = _portrait(3), _speech(model.config.speech, 3, 3)
     together = run(compiled, portrait, speech)
-    alone = run(compiled, face_of(portrait, 1), speech[1:2])  # torch encodes three faces with other roundings
+    alone = run(
+        compiled, face_of(portrait, 1), speech[1:2]
+    )  # torch encodes three faces with other roundings
     torch.testing.assert_close(alone, together[1:2], atol=2e-5, rtol=0)
     assert (together[0] - together[1]).abs().max() > 1e-3
 
@@ -247,7 +249,8 @@ def test_int8_graphs_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
     file = tmp_path / "mine.int8.safetensors"
     copy(weights.SHIPPED / f"{name}{quantised.ENDING}", file)
     assert quantised.path_of(own) == file
-    with pytest.raises(BadWeights, match=rf"made from weights {info.sha256[:12]}.*, these are 1234"):
+    said = rf"made from weights {info.sha256[:12]}.*, these are 1234"
+    with pytest.raises(BadWeights, match=said):
         quantised.read(file, "1234")
     with pytest.raises(BadWeights, match="changed or damaged"):
         quantised.read(file, info.sha256, "1234")

@@ -98,7 +98,7 @@ class ExpressionSpace(nn.Module):
         self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
         self.register_buffer("identity_scale", torch.ones(identities))
         self.register_buffer("solution", self._solution(), persistent=False)
-        self.register_load_state_dict_post_hook(_solve_again)
+        self.register_load_state_dict_post_hook(_solve_again)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ExpressionSpace:

@@ -80,8 +80,9 @@ class ExpressionNet(nn.Module):
         at once, so that there may be any number of them.
         """
         if torch.compiler.is_compiling():
-            expressions = self._expression(self.features(speech.flatten(0, 1)))
-            return expressions.unflatten(0, speech.shape[:2])
+            every = self._expression(self.features(speech.flatten(0, 1)))
+            expressions: Tensor = every.unflatten(0, speech.shape[:2])
+            return expressions
         return torch.stack([self._expression(self.features(x)) for x in speech.unbind(1)], 1)
 
     def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
