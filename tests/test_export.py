@@ -17,6 +17,7 @@ from test_models import _model, _portrait, _speech
 from talkingface import weights
 from talkingface.errors import BadRequest
 from talkingface.runtimes import onnx as exporting
+from talkingface.runtimes.graph import flat
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -53,10 +54,7 @@ def test_other_programs_get_the_same_frames(exported: Any) -> None:
     with torch.inference_mode():
         own, _ = model(model.encode(portrait), speech)
     encoder, speaker = session(encode), session(speak)
-    face = {
-        "portrait.image": portrait.image.numpy(),
-        "portrait.landmarks": portrait.landmarks.numpy(),
-    }
+    face = {name: value.numpy() for name, value in flat(portrait, "portrait").items()}
     known = ask(encoder, face) | {f"identity.{name}": value for name, value in face.items()}
     for chunks in ((9,), (1, 1, 7), (4, 5)):
         kept = [port for port in speaker.get_inputs() if port.name.startswith("state")]
@@ -69,6 +67,13 @@ def test_other_programs_get_the_same_frames(exported: Any) -> None:
             landmarks.append(made["made.landmarks"])
         assert np.abs(np.concatenate(frames, 1) - own.frames.numpy()).max() < 1e-4
         assert np.abs(np.concatenate(landmarks, 1) - own.landmarks.numpy()).max() < 1e-5
+
+
+def test_a_mesh_is_asked_for_where_it_is_needed(exported: Any) -> None:
+    name, _, (encode, _) = exported
+    asked = {port.name: port.shape for port in session(encode).get_inputs()}
+    assert {"portrait.image", "portrait.landmarks"} <= set(asked)
+    assert asked.get("portrait.mesh") == ([1, 478, 2] if name == "atvg-tiny" else None)
 
 
 def test_a_file_says_what_it_is(exported: Any) -> None:

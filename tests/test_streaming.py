@@ -112,6 +112,19 @@ def test_a_frame_needs_half_a_window_after_its_middle(face: np.ndarray, sound: n
     assert len(stream.push(sound[needed - 1 : needed])) == 1
 
 
+def test_no_frame_of_an_encoders_waits_longer_than_it_says(
+    face: np.ndarray, sound: np.ndarray
+) -> None:
+    """Blocks of tokens come at once, so frames wait by turns; the longest wait is the latency."""
+    stream = talkingface.load("atvg-tiny").open(face, show="face")
+    assert stream.latency == pytest.approx(0.3425)
+    waits, latency = [], round(stream.latency * audio.SAMPLE_RATE)
+    for pushed in range(20, len(sound) + 1, 20):
+        for _ in stream.push(sound[pushed - 20 : pushed]):
+            waits.append(pushed - audio.SAMPLES_PER_FRAME * (len(waits) + 1))
+    assert len(waits) > 15 and latency <= max(waits) < latency + 20
+
+
 def test_the_live_call_is_the_readmes(face: np.ndarray, sound: np.ndarray) -> None:
     chunks = np.array_split(sound, 9)
     lists = list(talkingface.stream(face, chunks, model="cran-tiny", show="face", mark=True))

@@ -7,8 +7,8 @@ Then prints the error against float32 on clips that it never saw. Needs nncf and
 
 The range is the widest, not an average of several: what is rare here is an open mouth, and the
 library's own choice closed it (amplitude 0.6). What remembers over time and says where lips are
-stays in float32 (CRAN's GRU, which nncf leaves alone, and ATVGnet's AT-net): there int8's errors
-add up.
+stays in float32 (CRAN's GRU, which nncf leaves alone, and what predicts expressions or landmarks):
+there int8's errors add up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from talkingface.runtimes import quantised
 from talkingface.runtimes.compiled import Compiled, convert, import_openvino
 from talkingface.runtimes.graph import Step, flat
 
-KEPT = [r".*\.at[./].*"]  # ATVGnet's AT-net: its errors would add up from frame to frame
+KEPT = [r".*\.(at|readout)[./].*"]  # what says where lips are: errors would add up over frames
 EVERY = 5  # frames: one in so many is looked at
 
 

@@ -53,7 +53,7 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     imaginary = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / spread
     turned = torch.stack([real, -imaginary, imaginary, real], -1).unflatten(-1, (2, 2))
     shift = t_mean - _turn(s_mean, turned)
-    return torch.cat([turned, shift.mT], -1)
+    return torch.cat([turned, shift.transpose(-1, -2)], -1)
 
 
 def transform(points: Tensor, matrix: Tensor) -> Tensor:
@@ -72,6 +72,7 @@ class ExpressionSpace(nn.Module):
     reference: (478, 2), the mean neutral face. points: (P,), the points that speech moves; basis:
     (K, P, 2), orthonormal, how they move; scale: (K,), root mean square along each. identity_basis:
     (A, 956), orthonormal, how neutral faces differ; identity_scale: (A,), standard deviations.
+    solution: (956, K), made of the others: what `fit` multiplies a face's difference by.
     """
 
     reference: Tensor
@@ -80,6 +81,7 @@ class ExpressionSpace(nn.Module):
     scale: Tensor
     identity_basis: Tensor
     identity_scale: Tensor
+    solution: Tensor
 
     def __init__(
         self, points: int, components: int = COMPONENTS, identities: int = IDENTITIES
@@ -95,6 +97,8 @@ class ExpressionSpace(nn.Module):
         self.register_buffer("scale", torch.ones(components))
         self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
         self.register_buffer("identity_scale", torch.ones(identities))
+        self.register_buffer("solution", self._solution(), persistent=False)
+        self.register_load_state_dict_post_hook(_solve_again)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ExpressionSpace:
@@ -147,26 +151,25 @@ class ExpressionSpace(nn.Module):
         """
         seen = transform(mesh.float(), self.align(mesh))
         with torch.autocast(mesh.device.type, enabled=False):
-            expression = self._solve((seen - self.reference).flatten(1))
+            expression = (seen - self.reference).flatten(1) @ self.solution
             return seen - self.displacement(expression), expression
 
-    def _solve(self, difference: Tensor) -> Tensor:
-        """Differences from the reference (B, 956) -> expressions (B, K)."""
-        count, people = self.components, len(self.identity_scale)
-        moves = self.displacement(torch.eye(count, device=difference.device)).flatten(1)
+    @torch.no_grad()
+    def _solution(self) -> Tensor:
+        """The least squares of `fit`, solved for every difference from the reference: (956, K)."""
+        count = self.components
+        moves = self.displacement(torch.eye(count, device=self.scale.device)).flatten(1)
         shapes = self.identity_basis * (_IDENTITY_SPREAD * self.identity_scale[:, None])
-        gaps = self._gaps(moves)
-        rows = [
-            torch.cat([moves, shapes]).T / _FACE_NOISE,
-            torch.cat([gaps, gaps.new_zeros(people, gaps.shape[1])]).T / _GAP_NOISE,
-            torch.eye(count + people, device=difference.device),
-        ]
-        prior = difference.new_zeros(len(difference), count + people)
-        wanted = [difference / _FACE_NOISE, self._gaps(difference) / _GAP_NOISE, prior]
-        q, r = torch.linalg.qr(torch.cat(rows))
-        known = q.T @ torch.cat(wanted, 1).T
-        solved: Tensor = torch.linalg.solve_triangular(r, known, upper=True)
-        return solved[:count].T
+        points = torch.cat([moves, shapes]).double() / _FACE_NOISE
+        gaps = self._gaps(points) * (_FACE_NOISE / _GAP_NOISE)
+        gaps[count:] = 0
+        every = torch.eye(points.shape[1], device=points.device, dtype=points.dtype)
+        known = points / _FACE_NOISE + gaps @ self._gaps(every).T / _GAP_NOISE
+        prior = torch.eye(len(points), device=points.device, dtype=points.dtype)
+        normal = points @ points.T + gaps @ gaps.T + prior
+        factor, _ = torch.linalg.cholesky_ex(normal)  # of numbers that are none: no error
+        solved: Tensor = torch.cholesky_solve(known, factor)
+        return solved[:count].T.to(self.scale.dtype).contiguous()
 
     def _gaps(self, displacement: Tensor) -> Tensor:
         """How nine displacements of the upper inner lip differ from the lower's: (N, 18)."""
@@ -179,8 +182,8 @@ class ExpressionSpace(nn.Module):
 
         Interocular units; affine in the expression, about 0 of the neutral face.
         """
-        top, bottom = ((self.points == p).nonzero()[0, 0] for p in (GAP_TOP, GAP_BOTTOM))
-        slope = (self.basis[:, bottom, 1] - self.basis[:, top, 1]) * self.scale
+        top, bottom = ((self.points == p).to(self.basis.dtype) for p in (GAP_TOP, GAP_BOTTOM))
+        slope = (self.basis[..., 1] * (bottom - top)).sum(1) * self.scale
         rest = self.reference[GAP_BOTTOM, 1] - self.reference[GAP_TOP, 1]
         out: Tensor = expression @ slope + rest
         return out
@@ -191,9 +194,14 @@ class ExpressionSpace(nn.Module):
         A change of zero leaves the mesh as it is, to the bit.
         """
         turned = self.align(mesh)[..., :2]
-        back = turned.mT / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
+        back = turned.transpose(-1, -2) / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
         return mesh.unsqueeze(1) + _turn(self.displacement(change), back.unsqueeze(1))
 
     def mesh(self, expression: Tensor) -> Tensor:
         """The reference face with expressions (..., K): (..., 478, 2), to measure them by."""
         return self.reference + self.displacement(expression)
+
+
+def _solve_again(space: ExpressionSpace, _: object) -> None:
+    """After other buffers were loaded."""
+    space.solution.copy_(space._solution())

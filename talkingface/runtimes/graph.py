@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from talkingface.contract import Generated, Generator, Portrait, State, Windowed
 from talkingface.errors import BadRequest
+from talkingface.faces.interpolation import mesh_from_landmarks
 
 
 def flat(value: Any, name: str) -> dict[str, Tensor]:
@@ -67,7 +68,7 @@ class Step(nn.Module):
         self.model: Any = model
         self.windowed = isinstance(model, Windowed) and not whole
         with torch.inference_mode():
-            self.identity = model.encode(_somebody(model.config))
+            self.identity = model.encode(example_portrait(model))
             spec = model.config.speech
             self.speech = torch.zeros(1, frames, spec.hops, spec.coefficients)
             self.made, after = self.answer(self.identity, self.speech)
@@ -103,8 +104,15 @@ def structured(step: Step, tensors: Iterator[Tensor]) -> tuple[Generated, State]
     return made, rebuilt(step.state, tensors)
 
 
-def _somebody(config: Any) -> Portrait:
-    """The mean face, grey."""
-    size = config.crop.size
-    points = torch.from_numpy(config.crop.template() / size).float()
-    return Portrait(torch.zeros(1, 3, size, size), points[None])
+def needs_mesh(model: Any) -> bool:
+    """Whether a generator's faces need their mesh: it predicts expressions (`space`), for which
+    `isinstance` is no test, as it asks no property since Python 3.12."""
+    return hasattr(model, "space")
+
+
+def example_portrait(model: Any) -> Portrait:
+    """The mean face, grey, with its mesh where the generator needs one."""
+    crop = model.config.crop
+    points = torch.from_numpy(crop.template() / crop.size).float()[None]
+    mesh = mesh_from_landmarks(points) if needs_mesh(model) else None
+    return Portrait(torch.zeros(1, 3, crop.size, crop.size), points, mesh)

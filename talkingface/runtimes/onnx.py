@@ -1,11 +1,12 @@
 """A generator as two ONNX graphs, for programs that have neither torch nor this package.
 
-    NAME.encode.onnx   once per face: portrait.image, portrait.landmarks -> identity.*
+    NAME.encode.onnx   once per face: portrait.image, .landmarks (and .mesh) -> identity.*
     NAME.speak.onnx    as often as you like: identity.*, speech, state.* -> made.*, after.*
 
 Shapes, ranges and units are those of `contract.py`, for one face and any number of frames. All
 zeros are the first `state.*`; what comes out as `after.*` goes in as `state.*` of the next call.
-`identity.portrait.image` and `.landmarks` are the portrait's own. Needs the extra `[onnx]`.
+`identity.portrait.image` and `.landmarks` are the portrait's own. Models that predict expressions
+need `portrait.mesh` too. Needs the extra `[onnx]`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from talkingface import __version__, media, models
 from talkingface.contract import Portrait
 from talkingface.errors import BadRequest
-from talkingface.runtimes.graph import Step, flat
+from talkingface.runtimes.graph import Step, example_portrait, flat
 from talkingface.weights import WeightsInfo
 
 METADATA = "talkingface"  # the entry of metadata_props: JSON of what is known about the model
@@ -33,14 +34,14 @@ FRAMES = 7  # of the example; 1 would be taken for a shape that always is
 
 
 class _Encoder(nn.Module):
-    """(1, 3, S, S) and (1, 68, 2) -> what `encode` adds to the portrait."""
+    """(1, 3, S, S), (1, 68, 2), maybe (1, 478, 2) -> what `encode` adds to the portrait."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor, landmarks: Tensor) -> tuple[Tensor, ...]:
-        made = flat(self.model.encode(Portrait(image, landmarks)), "identity")
+    def forward(self, *portrait: Tensor) -> tuple[Tensor, ...]:
+        made = flat(self.model.encode(Portrait(*portrait)), "identity")
         return tuple(tensor for name, tensor in made.items() if not _given(name))
 
 
@@ -63,11 +64,12 @@ def export(
     for file in (encode, speak):
         media.check_output(file, overwrite)
     step = Step(model, FRAMES, whole=True)
-    examples, portrait = step.inputs(), step.identity.portrait
+    examples = step.inputs()
     made = [name for name in examples if name.startswith("identity.") and not _given(name)]
     about = _about(model, info)
-    face = (portrait.image, portrait.landmarks)
-    _write(encode, _Encoder(model), face, list(PORTRAIT), made, None, about, overwrite)
+    face = flat(example_portrait(model), "portrait")
+    faces = tuple(face.values())
+    _write(encode, _Encoder(model), faces, [*face], made, None, about, overwrite)
     loops = tuple(
         {1: torch.export.Dim("T", min=1)} if name == "speech" else None for name in examples
     )
