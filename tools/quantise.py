@@ -32,7 +32,9 @@ from talkingface.runtimes import quantised
 from talkingface.runtimes.compiled import Compiled, convert, import_openvino
 from talkingface.runtimes.graph import Step, flat
 
-KEPT = [r".*\.(at|readout)[./].*"]  # what says where lips are: errors would add up over frames
+# What says where lips are: its errors would add up over frames. The second pattern: what the model
+# itself does with expressions, outside its layers.
+KEPT = [r".*\.(at|readout)[./].*", r"(__module\.model/)?aten::.*"]
 EVERY = 5  # frames: one in so many is looked at
 
 
