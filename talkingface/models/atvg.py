@@ -122,7 +122,8 @@ class LandmarkSpace(nn.Module):
     def displace(self, landmarks: Tensor, change: Tensor) -> Tensor:
         """(B, 68, 2) and changes (B, T, K) of its coefficients -> (B, T, 68, 2)."""
         moved: Tensor = F.linear(change.float() * self.scale, self.basis.T)
-        return landmarks.unsqueeze(1) + moved.unflatten(-1, (-1, 2)).to(landmarks.dtype)
+        out: Tensor = landmarks.unsqueeze(1) + moved.unflatten(-1, (-1, 2)).to(landmarks.dtype)
+        return out
 
 
 class AtNet(nn.Module):
