@@ -285,9 +285,8 @@ class Bench:
         frames = slice(clip.start, clip.start + clip.frames)
         samples = slice(frames.start * SAMPLES_PER_FRAME, frames.stop * SAMPLES_PER_FRAME)
         cache = self.cache
-        parts = (cache.frames[frames], cache.landmarks[frames], cache.mesh[frames])
-        parts = (*parts, cache.sound[samples])
-        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+        parts = [a[frames].tobytes() for a in (cache.frames, cache.landmarks, cache.mesh)]
+        return hashlib.sha256(b"".join([*parts, cache.sound[samples].tobytes()])).hexdigest()
 
     def _asked(self, made: Filmed, picture: ClipInfo, clip: ClipInfo) -> dict[str, float]:
         """What the experts say of a video: here is the place of every further trained measure."""
