@@ -524,7 +524,8 @@ def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"models": ["lips"]}, "no model is called 'lips'"),
+        ({"models": ["lip"]}, "no model is called 'lip'"),
+        ({"models": ["lips"]}, "lips is a lips, which makes no video: give a generator"),
         ({"splits": ["tset"]}, "no clip of split 'tset'; it has stranger, test, train, val"),
         ({"clips": 0}, "at least 1"),
         ({"judge": "still"}, "the judge must be a lip reader"),

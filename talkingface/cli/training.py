@@ -139,7 +139,7 @@ def train_lips(
     training = lips.LipsTraining(seed=seed)
     with bar("lips") as advance:
         net = lips.fit(cache, clips, known, voices, training, lambda _, n, of: advance(n, of))
-    lips.save(output, net, clips, training)
+    lips.save(output, net, clips, training, lips.measure(net, cache, cache.split("val")))
     note(f"wrote {output}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from talkingface.data.dataset import Cache, ClipInfo, speakers_of
 from talkingface.data.provenance import licence, people, titles
 from talkingface.errors import BadRequest
 from talkingface.landmarks import aperture
+from talkingface.metrics.lips import amplitude_ratio, correlation
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.lips import ExpressionNet, LipsConfig
 
@@ -105,6 +106,9 @@ def fit(
     voices: a folder as tests/fixtures/voices. progress is called with (stage, done, total).
     The same arguments give the same weights. Raises BadRequest, UnreadableMedia.
     """
+    if all(clip.silent for clip in clips):
+        raise BadRequest("no clip of speech to fit the lips to: prepare a corpus first")
+    spoken = _read_voices(voices)
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     config = replace(
@@ -116,14 +120,12 @@ def fit(
     net = ExpressionNet(config)
     net.space = space
     corpus = list(_corpus(cache, clips, space, training, progress))
-    if not corpus:
-        raise BadRequest("no clip of speech to fit the lips to: prepare a corpus first")
     _set_components(net, corpus)
     clean = _stack(net, [(c.windows, c) for c in corpus])
     disturbed = _stack(net, list(_disturbed(cache, clips, corpus, training, rng, progress)))
     quiet = _no_speech(net, training, rng)
     _fit_shape(net, clean, disturbed, quiet, training)
-    heard = _voices(net, voices, training, rng, progress)
+    heard = _voices(net, spoken, training, rng, progress)
     parts = [
         _closed(clean).scaled(1.0 - training.disturbed / 2),
         _closed(disturbed).scaled(training.disturbed),
@@ -136,8 +138,32 @@ def fit(
     return net.eval().requires_grad_(False)
 
 
-def save(path: Path, net: ExpressionNet, clips: Sequence[ClipInfo], training: LipsTraining) -> None:
-    """Write the fitted lips, with what they are in the header. Raises OutputError."""
+def measure(net: ExpressionNet, cache: Cache, clips: Sequence[ClipInfo]) -> dict[str, float]:
+    """Compare the gap of the lips with that of real ones: the mean over speaking clips.
+
+    Of clips that the lips were not fitted to; empty where there are none.
+    """
+    rows: dict[str, list[float]] = {}
+    for clip in (c for c in clips if not c.silent):
+        windows = audio.windows(_sound(cache, clip), net.config.speech, clip.frames)
+        made = net.space.lip_gap(net(windows[None])[0]).double().numpy()
+        real = aperture(cache.mesh[clip.start : clip.start + clip.frames].astype(np.float64))
+        rows.setdefault("gap_correlation", []).append(correlation(made, real))
+        rows.setdefault("gap_amplitude", []).append(amplitude_ratio(made, real))
+    return {name: float(np.mean(values)) for name, values in rows.items()}
+
+
+def save(
+    path: Path,
+    net: ExpressionNet,
+    clips: Sequence[ClipInfo],
+    training: LipsTraining,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write the fitted lips, with what they are in the header. Raises OutputError.
+
+    clips: what they were fitted to. metrics: what `measure` says.
+    """
     speaking = [c for c in clips if not c.silent]
     speakers = speakers_of(speaking)
     data = f"{titles(speaking)}: {len(speaking)} clips of {len(speakers)} speakers"
@@ -146,6 +172,7 @@ def save(path: Path, net: ExpressionNet, clips: Sequence[ClipInfo], training: Li
         net,
         training_data=f"{data} ({people(speakers)}); synthetic voices for the closure",
         licence=licence(speaking),
+        metrics=metrics,
         extra={"gain": training.gain, "bias": training.bias, "seed": training.seed},
     )
 
@@ -323,30 +350,46 @@ def _opening(space: ExpressionSpace, clean: Samples) -> Tensor:
 # --- closure --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Spoken:
+    """Recordings with their phones (symbol, start, end), and the phones that close the lips."""
+
+    files: tuple[tuple[Path, Sequence[tuple[str, float, float]]], ...]
+    closed: frozenset[str]
+
+
+def _read_voices(folder: Path) -> _Spoken:
+    """What is known of a folder of voices; sound is read later. Raises BadRequest."""
+    try:
+        known = json.loads((folder / "phones.json").read_text(encoding="utf-8"))
+        files = tuple((folder / n, facts["phones"]) for n, facts in sorted(known["files"].items()))
+        closed = frozenset(known["classes"]["closed"])
+        if not files:
+            raise ValueError("no file")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(
+            f"{folder}: no voices with phone times ({error}); expected phones.json with `files` "
+            "and `classes`, as tools/make_voices.py writes it"
+        ) from error
+    return _Spoken(files, closed)
+
+
 def _voices(
     net: ExpressionNet,
-    folder: Path,
+    spoken: _Spoken,
     training: LipsTraining,
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[Samples, Samples]:
     """Frames of synthetic voices, clean and disturbed, that do or do not show closed lips."""
-    try:
-        known = json.loads((folder / "phones.json").read_text(encoding="utf-8"))
-        files, closed = known["files"], frozenset(known["classes"]["closed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadRequest(
-            f"{folder}: no voices with phone times ({error}); expected phones.json with `files` "
-            "and `classes`, as tools/make_voices.py writes it"
-        ) from error
     found: tuple[list[Samples], list[Samples]] = ([], [])
-    for done, (name, facts) in enumerate(sorted(files.items())):
-        sound = audio.load(folder / name)
+    for done, (path, phones) in enumerate(spoken.files):
+        sound = audio.load(path)
         for sounded, into in ((sound, found[0]), (disturb(sound, rng), found[1])):
             x = net.features(audio.windows(sounded, training.lips.speech))
-            y, weight = closures(facts["phones"], len(x), closed)
+            y, weight = closures(phones, len(x), spoken.closed)
             into.append(Samples(x, y, weight))
-        progress("voices", done + 1, len(files))
+        progress("voices", done + 1, len(spoken.files))
     clean, disturbed = (
         Samples(*(torch.cat([getattr(s, name) for s in part]) for name in ("x", "y", "weight")))
         for part in found
