@@ -27,7 +27,7 @@ from talkingface.data import disturbances, expression_space
 from talkingface.data.dataset import Cache, ClipInfo, speakers_of
 from talkingface.data.provenance import licence, people, titles
 from talkingface.errors import BadRequest
-from talkingface.landmarks import aperture
+from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.lips import amplitude_ratio, correlation
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.lips import ExpressionNet, LipsConfig
@@ -147,7 +147,8 @@ def measure(net: ExpressionNet, cache: Cache, clips: Sequence[ClipInfo]) -> dict
     for clip in (c for c in clips if not c.silent):
         windows = audio.windows(_sound(cache, clip), net.config.speech, clip.frames)
         made = net.space.lip_gap(net(windows[None])[0]).double().numpy()
-        real = aperture(cache.mesh[clip.start : clip.start + clip.frames].astype(np.float64))
+        mesh = cache.mesh[clip.start : clip.start + clip.frames].astype(np.float64)
+        real = aperture(mesh) / eye_distance(mesh)
         rows.setdefault("gap_correlation", []).append(correlation(made, real))
         rows.setdefault("gap_amplitude", []).append(amplitude_ratio(made, real))
     return {name: float(np.mean(values)) for name, values in rows.items()}
