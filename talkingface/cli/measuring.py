@@ -92,15 +92,7 @@ def evaluate(
     from talkingface import evaluation, media, pipeline
     from talkingface.evaluation import reproduce
 
-    if sum(what is not None for what in (models, preset, pairs)) != 1:
-        raise BadRequest(
-            "give one of --models, --preset and --pairs, or --free-speech, --phones, --noise: what "
-            "is to be measured?"
-        )
-    if (pairs is None) != (cache is not None):
-        raise BadRequest("--models and --preset need --cache, --pairs has its own videos")
-    if pairs is not None and (judge, reference, clips) != (None, None, None):
-        raise BadRequest("--judge, --reference and --clips say nothing about --pairs; leave them")
+    _check_measured(models, preset, pairs, cache, (judge, reference, clips))
     outputs = evaluation.outputs(out, with_speed=pairs is None)
     outputs += [] if preset is None else reproduce.outputs(preset, out)
     if out.is_dir():
@@ -119,6 +111,33 @@ def evaluate(
                 results = reproduce.reproduce(preset, runs, cache, out, **own)
             else:
                 results = evaluation.evaluate((models or "").split(","), cache, out, **own)
+    _print_tables(out, outputs, results)
+
+
+def _check_measured(
+    models: str | None,
+    preset: str | None,
+    pairs: Path | None,
+    cache: Path | None,
+    only_models: tuple[object, ...],
+) -> None:
+    """Raise BadRequest where options do not say one thing to measure.
+
+    only_models: values of options that say nothing about pairs.
+    """
+    if sum(what is not None for what in (models, preset, pairs)) != 1:
+        raise BadRequest(
+            "give one of --models, --preset and --pairs, or --free-speech, --phones, --noise: what "
+            "is to be measured?"
+        )
+    if (pairs is None) != (cache is not None):
+        raise BadRequest("--models and --preset need --cache, --pairs has its own videos")
+    if pairs is not None and any(value is not None for value in only_models):
+        raise BadRequest("--judge, --reference and --clips say nothing about --pairs; leave them")
+
+
+def _print_tables(out: Path, outputs: Sequence[Path], results: Sequence[Any]) -> None:
+    """Print the written tables and a last line. Exits with 2 where every result failed."""
     for path in outputs:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))
