@@ -120,6 +120,14 @@ class Windowed(Protocol):
         """The generator itself, but its pictures and maps are only the window."""
 
 
+def predicts_expressions(model: Any) -> bool:
+    """Whether a model is an `ExpressionPredictor` as it is configured: it has a space.
+
+    `isinstance` is no test of that, as it asks no property since Python 3.12.
+    """
+    return hasattr(model, "space")
+
+
 @runtime_checkable
 class ExpressionPredictor(Protocol):
     """A generator that predicts absolute expressions from speech alone, before any face is drawn.

@@ -16,11 +16,10 @@ from media import write_sound
 from torch import Tensor
 
 from talkingface import audio, models, weights
-from talkingface.contract import Portrait
+from talkingface.contract import Portrait, predicts_expressions
 from talkingface.data import expression_space
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest
-from talkingface.evaluation.predicted_lips import predicts
 from talkingface.landmarks import IBUG, INNER_PAIRS, eye_distance, reference_mesh
 from talkingface.models.atvg import Atvg
 from talkingface.models.cran import Cran
@@ -348,12 +347,12 @@ def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
     heard = tokens(1, 3)
     for model, net in ((speaking, speaking.readout), (Atvg(atvg), None)):
         net = net if net is not None else model.at
-        assert predicts(model) and model.space is net.space
+        assert predicts_expressions(model) and model.space is net.space
         assert torch.equal(model.predict_expression(heard)[0], net(heard))
     with torch.device("meta"):
         others = [Cran(tiny), Cran(replace(tiny, lips="off")), Atvg(models.PRESETS["atvg-paper"])]
     for model in others:
-        assert not predicts(model)
+        assert not predicts_expressions(model)
     with pytest.raises(ValueError, match="hear the same features"):
         replace(tiny, lips="expression")
 

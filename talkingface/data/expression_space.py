@@ -208,7 +208,7 @@ def save(fitted: Fitted, path: Path, training_data: str, overwrite: bool = False
 
 
 def load(path: Path) -> ExpressionSpace:
-    """What `save` wrote. Raises BadWeights: missing, damaged, of another kind."""
+    """Read what `save` wrote. Raises BadWeights: missing, damaged, of another kind."""
     made_by = "make one with `talkingface expression-space`"
     try:
         with safe_open(path, "pt") as file:

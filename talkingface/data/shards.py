@@ -147,7 +147,7 @@ def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
 
 
 def _incomplete(path: Path, key: str, data: dict[str, bytes]) -> BadShard:
-    """What to raise of a clip that lacks a member; BadShard itself where its version is another."""
+    """Return the error of a clip that lacks a member. Raises BadShard where its version differs."""
     if "json" in data:
         _facts(path, f"{key}.json", data["json"])
     lacking = ", ".join(kind for kind in _KINDS if kind not in data)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from talkingface import audio, landmarks, media, weights
 from talkingface.audio import SpeechSpec
-from talkingface.contract import MESH_POINTS, ExpressionPredictor
+from talkingface.contract import MESH_POINTS, predicts_expressions
 from talkingface.errors import BadRequest
 from talkingface.evaluation import intervals
 from talkingface.evaluation.intervals import LEVEL, RESAMPLES, Sums
@@ -71,11 +71,6 @@ def lips_of(mesh: NDArray[Any]) -> Lips:
     return Lips(landmarks.aperture(points), landmarks.width(points))
 
 
-def predicts(model: object) -> bool:
-    """Whether a model predicts expressions, as it is configured: its class alone may be able to."""
-    return isinstance(model, ExpressionPredictor) and getattr(model, "space", None) is not None
-
-
 def open_predictors(models: Sequence[str] | None, device: str = "cpu") -> list[Predictor]:
     """Open models by name or weights file; ROW=FILE calls the row ROW.
 
@@ -85,7 +80,7 @@ def open_predictors(models: Sequence[str] | None, device: str = "cpu") -> list[P
     if models is None:
         known = [info.name for info in weights.listing() if info.path is not None]
         opened = [_open(name, device) for name in known]
-        found = [one for one in opened if predicts(one.model)]
+        found = [one for one in opened if predicts_expressions(one.model)]
         if not found:
             raise BadRequest(
                 f"none of {', '.join(known)} predicts expressions from speech alone: give --models "
@@ -94,7 +89,7 @@ def open_predictors(models: Sequence[str] | None, device: str = "cpu") -> list[P
         return found
     predictors = [_open(name, device) for name in models]
     for one in predictors:
-        if not predicts(one.model):
+        if not predicts_expressions(one.model):
             raise BadRequest(
                 f"{one.name}: a {one.info.family} predicts no expressions from speech alone, so "
                 "there are no lips to measure without a face: give a model that does, or measure "

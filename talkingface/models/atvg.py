@@ -36,7 +36,7 @@ from talkingface.models.blocks import (
 )
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.head import FLOW_UNIT
-from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
+from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import MAPS, STILL_MAPS, Window
 
 
@@ -80,9 +80,7 @@ class AtvgConfig:
     """
 
     family: str = "atvg"
-    speech: SpeechSpec = field(
-        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
-    )
+    speech: SpeechSpec = TOKENS
     crop: CropSpec = field(default_factory=CropSpec)
     at_net: Literal["expression", "published"] = "expression"
     lips: LipsConfig = field(default_factory=LipsConfig)

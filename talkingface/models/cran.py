@@ -36,7 +36,7 @@ from talkingface.models.blocks import (
 )
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
-from talkingface.models.lips import ExpressionNet, LipsConfig, Mouth
+from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
 from talkingface.models.window import (
     MAPS,
     SPEAKING,
@@ -62,9 +62,7 @@ class CranConfig:
     """
 
     family: str = "cran"
-    speech: SpeechSpec = field(
-        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
-    )
+    speech: SpeechSpec = TOKENS
     crop: CropSpec = field(default_factory=CropSpec)
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
     output: Literal["direct", "composite", "warp"] = "warp"

@@ -12,7 +12,7 @@ window does not. A regression never shuts a mouth: closure is a decision of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from talkingface.landmarks import IBUG
 from talkingface.models.expression import ExpressionSpace
 
 Mouth = tuple[Tensor, Tensor]  # mesh (B, 478, 2) in [0, 1] of the crop; own expression (B, K)
+
+# Speech of the models that predict expressions: four tokens to either side of the middle one.
+TOKENS = SpeechSpec(kind="encoder", coefficients=384, hops=9)
 
 SHUT, OPEN = 0.1, 0.6  # probability that the lips are apart: below the first the gap is 0
 
@@ -35,9 +38,7 @@ class LipsConfig:
     """
 
     family: str = "lips"
-    speech: SpeechSpec = field(
-        default_factory=lambda: SpeechSpec(kind="encoder", coefficients=384, hops=9)
-    )
+    speech: SpeechSpec = TOKENS
     components: int = 16
     rank: int = 160
     hidden: int = 32

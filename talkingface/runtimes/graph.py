@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from talkingface.contract import Generated, Generator, Portrait, State, Windowed
+from talkingface.contract import (
+    Generated,
+    Generator,
+    Portrait,
+    State,
+    Windowed,
+    predicts_expressions,
+)
 from talkingface.errors import BadRequest
 from talkingface.faces.interpolation import mesh_from_landmarks
 
@@ -104,15 +111,9 @@ def structured(step: Step, tensors: Iterator[Tensor]) -> tuple[Generated, State]
     return made, rebuilt(step.state, tensors)
 
 
-def needs_mesh(model: Any) -> bool:
-    """Whether a generator's faces need their mesh: it predicts expressions (`space`), for which
-    `isinstance` is no test, as it asks no property since Python 3.12."""
-    return hasattr(model, "space")
-
-
 def example_portrait(model: Any) -> Portrait:
     """The mean face, grey, with its mesh where the generator needs one."""
     crop = model.config.crop
     points = torch.from_numpy(crop.template() / crop.size).float()[None]
-    mesh = mesh_from_landmarks(points) if needs_mesh(model) else None
+    mesh = mesh_from_landmarks(points) if predicts_expressions(model) else None
     return Portrait(torch.zeros(1, 3, crop.size, crop.size), points, mesh)
