@@ -47,16 +47,17 @@ class Generated:
     mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour.
     colour: (B, T, 3, S, S) in [-1, 1], the new colour (or motion) map.
     landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them.
-    flow: (B, T, 2, S, S), how the identity was bent before new colour was laid over it: a pixel at
-    (x, y) shows the identity's at (x, y) + flow, in crop sides.
-    The last four are None where a model has none.
+    mesh: (B, T, 478, 2), alike, along which the picture was bent; change: (B, T, 3, S, S), what was
+    added to the bent picture, in units of `frames`.
+    All but the frames are None where a model has none.
     """
 
     frames: Tensor
     mask: Tensor | None = None
     colour: Tensor | None = None
     landmarks: Tensor | None = None
-    flow: Tensor | None = None
+    mesh: Tensor | None = None
+    change: Tensor | None = None
 
 
 State = Any  # opaque: None, a tensor or a tuple of tensors, batch first

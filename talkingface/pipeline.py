@@ -47,6 +47,7 @@ PathLike = str | Path
 Landmarks = PathLike | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
 
 SMALLEST_MAX_SIZE = 64  # pixels
+LARGEST_CROP = 2048
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Job:
     face: int | None = None
     box: Box | None = None
     max_size: int = 1280
+    crop_size: int = 256
     overwrite: bool = False
     landmarks: PathLike | None = None
     maps: PathLike | None = None
@@ -289,6 +291,7 @@ class TalkingFace:
         box: Box | None = None,
         landmarks: Landmarks | None = None,
         max_size: int = 1280,
+        crop_size: int = 256,
     ) -> Video:
         """The face of `image` speaking `audio`, as a video whose frames are made when asked for.
 
@@ -299,11 +302,12 @@ class TalkingFace:
         face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture,
         be it a drawing; landmarks: its 68 points, a file or (68, 2); see `align`.
         max_size: a larger picture is shrunk to this many pixels on its long side.
+        crop_size: pixels of the bare face's side.
         The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
         """
         sitter = self._seat(image, face, box, landmarks, max_size)
-        return Video(self, sitter, _Speech(audio), show, mark)
+        return Video(self, sitter, _Speech(audio), show, mark, crop_size)
 
     def open(
         self,
@@ -315,6 +319,7 @@ class TalkingFace:
         box: Box | None = None,
         landmarks: Landmarks | None = None,
         max_size: int = 1280,
+        crop_size: int = 256,
         resume: PathLike | None = None,
     ) -> Stream:
         """Live: a face to which sound is pushed as it comes; its frames are those of `generate`.
@@ -322,7 +327,8 @@ class TalkingFace:
         resume: a file of `Stream.save`, to go on where that stream was; the rest as in `generate`.
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest, BadWeights (the file).
         """
-        stream = self._stream(self._seat(image, face, box, landmarks, max_size), show, mark)
+        sitter = self._seat(image, face, box, landmarks, max_size)
+        stream = self._stream(sitter, show, mark, crop_size)
         if resume is not None:
             stream.restore(resume, self._device)
         return stream
@@ -377,7 +383,7 @@ class TalkingFace:
         start = time.monotonic()
         job.check()
         sitter = seat(job)
-        made = Video(self, sitter, _Speech(job.audio), job.show, job.mark)
+        made = Video(self, sitter, _Speech(job.audio), job.show, job.mark, job.crop_size)
         frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
@@ -403,7 +409,11 @@ class TalkingFace:
         identity = self._encode(aligned)
         small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
         notes = [note for note in (located.note, self._someone_else(aligned.crop)) if note]
-        return Sitter(identity, small, matrix, aligned.crop, "; ".join(notes) or None)
+        mouth, moving = getattr(identity, "mouth", None), None
+        if mouth is not None:
+            moving = self.model.space.points.cpu().numpy()
+        note = "; ".join(notes) or None
+        return Sitter(identity, small, matrix, aligned.crop, mouth, moving, note)
 
     def _someone_else(self, crop: Picture) -> str | None:
         """What to tell a user who gives a model of one person another one's picture."""
@@ -434,14 +444,23 @@ class TalkingFace:
         result: tuple[Generated, State] = self.model(identity, speech[None].to(self._device), state)
         return result
 
-    def _stream(self, sitter: Sitter, show: Show, mark: bool) -> Stream:
+    def _stream(self, sitter: Sitter, show: Show, mark: bool, crop_size: int) -> Stream:
         return Stream(
             lambda speech, state: self._speak(sitter.identity, speech, state),
             WindowStream(self._config.speech),
-            sitter.drawing(show, mark, self.info.name),
+            sitter.drawing(show, mark, self.info.name, _checked_side(crop_size)),
             (self.info.name, self.info.sha256),
             sitter.note,
         )
+
+
+def _checked_side(side: int) -> int:
+    """The bare face's side in pixels, even. Raises BadRequest."""
+    if not SMALLEST_MAX_SIZE <= side <= LARGEST_CROP:
+        raise BadRequest(
+            f"crop_size is {side}: give {SMALLEST_MAX_SIZE} to {LARGEST_CROP} pixels"
+        )
+    return side - side % 2
 
 
 def _streamed(stream: Stream, chunks: Iterable[Samples]) -> Iterator[list[Picture]]:
@@ -495,11 +514,17 @@ class Video:
     fps = FPS
 
     def __init__(
-        self, speaker: TalkingFace, sitter: Sitter, speech: _Speech, show: Show, mark: bool
+        self,
+        speaker: TalkingFace,
+        sitter: Sitter,
+        speech: _Speech,
+        show: Show,
+        mark: bool,
+        crop_size: int,
     ) -> None:
         self._speaker, self._sitter, self._speech = speaker, sitter, speech
-        self._show, self._mark = show, mark
-        self._draw = sitter.drawing(show, mark, speaker.info.name)
+        self._show, self._mark, self._side = show, mark, _checked_side(crop_size)
+        self._draw = sitter.drawing(show, mark, speaker.info.name, self._side)
 
     def __len__(self) -> int:
         return self._speech.frames
@@ -512,7 +537,7 @@ class Video:
         return chain.from_iterable(seconds)
 
     def _seconds(self) -> Iterator[list[Moment]]:
-        stream = self._speaker._stream(self._sitter, self._show, self._mark)
+        stream = self._speaker._stream(self._sitter, self._show, self._mark, self._side)
         for part in self._speech.parts():
             yield list(stream.moments(part))
         yield list(stream.last_moments())
@@ -551,7 +576,7 @@ class Video:
         )
 
     def _with_maps(self) -> Iterator[list[Picture]]:
-        shown = self._sitter.drawing("maps", self._mark, self._speaker.info.name)
+        shown = self._sitter.drawing("maps", self._mark, self._speaker.info.name, self._side)
         for moment in self._moments():
             yield [self._draw(moment), shown(moment)]
 

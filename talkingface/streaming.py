@@ -25,7 +25,11 @@ from talkingface import __version__, media, picture, video
 from talkingface.audio import SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.geometry import Paster
+from talkingface.geometry import invert, transform, warp_crop
+from talkingface.models.lips import Mouth
+from talkingface.render.blend import Blender
+from talkingface.render.face import FaceRenderer
+from talkingface.render.mouth import MouthInterior
 
 Picture = NDArray[np.uint8]
 Samples = NDArray[np.floating[Any]] | Tensor
@@ -71,13 +75,6 @@ class Moment:
     made: Generated
     t: int
 
-    def flow(self) -> NDArray[np.float32] | None:
-        """(S, S, 2) crop pixels."""
-        if self.made.flow is None:
-            return None
-        parts = _array(self.made.flow[0, self.t]).transpose(1, 2, 0)
-        return np.asarray(parts * self.crop.shape[0])
-
     def maps(self) -> Maps:
         """Everything that the model made for this frame."""
         made, t = self.made, self.t
@@ -98,39 +95,82 @@ class Sitter:
     """A face ready to speak.
 
     identity: its encoding. picture: (H, W, 3); matrix: (2, 3), the picture's pixels to the crop's;
-    crop: (S, S, 3), the face itself. note: what the user should know of how it was found.
+    crop: (S, S, 3), the face itself. mouth: what motion needs of the face, where the model bends
+    the picture along a mesh; moving: the points (P,) that it moves. note: what the user should know
+    of how the face was found.
     """
 
     identity: Any
     picture: Picture
     matrix: NDArray[np.float64]
     crop: Picture
+    mouth: Mouth | None = None
+    moving: NDArray[np.int64] | None = None
     note: str | None = None
 
     @cached_property
-    def paster(self) -> Paster:
-        """Brings a generated crop back into the picture."""
-        return Paster(self.picture, self.matrix, self.crop)
+    def renderer(self) -> FrameRenderer:
+        """Draws frames into the whole picture."""
+        return FrameRenderer(self.picture, self.matrix, self)
 
-    def drawing(self, show: Show, mark: bool, model: str) -> Callable[[Moment], Picture]:
+    def face_renderer(self, side: int) -> FrameRenderer:
+        """Draws the bare face, `side` pixels wide."""
+        scale = side / self.crop.shape[0]
+        to_side = self.matrix * scale
+        to_side[:, 2] += 0.5 * scale - 0.5
+        to_crop = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]])
+        return FrameRenderer(warp_crop(self.picture, to_side, side), to_crop, self)
+
+    def drawing(self, show: Show, mark: bool, model: str, side: int) -> Callable[[Moment], Picture]:
         """How a frame is shown: in its whole "picture", as the bare "face", or as "maps".
 
         mark: with a visible label that it is synthetic. model: its name, for what is said about a
-        model without maps. Raises BadRequest: `show` is none of these; the drawing may, for maps.
+        model without maps. side: pixels of the bare face. Raises BadRequest: `show` is none of
+        these; the drawing may, for maps.
         """
         if show not in get_args(Show):
             raise BadRequest(f"show is {show!r}: give {', '.join(get_args(Show))}")
+        if show == "maps":
 
-        def draw(moment: Moment) -> Picture:
-            if show == "face":
-                return moment.crop
-            return panels(moment, model) if show == "maps" else self.pasted(moment)
+            def draw(moment: Moment) -> Picture:
+                return panels(moment, model)
 
+        else:
+            draw = self.renderer if show == "picture" else self.face_renderer(side)
         return (lambda moment: picture.label(draw(moment))) if mark else draw
 
-    def pasted(self, moment: Moment) -> Picture:
-        """The whole picture at that moment."""
-        return self.paster(moment.crop, moment.flow())
+
+class FrameRenderer:
+    """Draws what a model makes of one face into one picture of it."""
+
+    def __init__(self, shown: Picture, matrix: NDArray[np.float64], sitter: Sitter) -> None:
+        """shown: (H, W, 3), the face's picture or a crop of it; matrix: its pixels to the crop's."""
+        self._picture, self._size = shown, sitter.crop.shape[0]
+        self._blender = Blender(shown.shape, matrix, self._size)
+        self._face, self._back = None, invert(matrix)
+        if sitter.mouth is not None:
+            assert sitter.moving is not None
+            mesh, rest = (
+                self._placed(_array(part[0])) for part in (sitter.mouth.mesh, sitter.mouth.neutral)
+            )
+            self._face = FaceRenderer(shown, mesh, sitter.moving, MouthInterior(shown, mesh, rest))
+
+    def __call__(self, moment: Moment) -> Picture:
+        """The picture (H, W, 3) at that moment."""
+        made, t = moment.made, moment.t
+        if self._face is None or made.mesh is None:
+            out = self._picture.copy()
+            self._blender.replace(out, moment.crop)
+            return out
+        out = self._face.draw(self._placed(_array(made.mesh[0, t])))
+        if made.change is not None:
+            change = _array(made.change[0, t]).transpose(1, 2, 0)
+            self._blender.add(out, np.ascontiguousarray(change) * np.float32(127.5))
+        return out
+
+    def _placed(self, mesh: NDArray[np.float32]) -> NDArray[np.float64]:
+        """A mesh (478, 2) in [0, 1] of the crop, in pixels of the picture."""
+        return transform(mesh.astype(np.float64) * self._size, self._back)
 
 
 def panels(moment: Moment, model: str) -> Picture:

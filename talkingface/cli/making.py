@@ -11,6 +11,7 @@ from talkingface import __version__
 from talkingface.cli.app import app
 from talkingface.cli.options import (
     Crop,
+    CropSize,
     Device,
     FaceChoice,
     Landmarks,
@@ -36,6 +37,7 @@ def generate(
     face: FaceChoice = None,
     landmarks: Landmarks = None,
     crop: Crop = False,
+    crop_size: CropSize = 256,
     mark: Mark = False,
     max_size: MaxSize = 1280,
     sheet: Annotated[
@@ -66,6 +68,7 @@ def generate(
         output=output,
         sheet=sheet,
         show="face" if crop else "picture",
+        crop_size=crop_size,
         mark=mark,
         face=number,
         box=box,
@@ -130,6 +133,7 @@ def batch(
     out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
     model: Model = "cran",
     crop: Crop = False,
+    crop_size: CropSize = 256,
     mark: Mark = False,
     max_size: MaxSize = 1280,
     overwrite: Overwrite = False,
@@ -148,6 +152,7 @@ def batch(
         speech,
         out_dir,
         show="face" if crop else "picture",
+        crop_size=crop_size,
         mark=mark,
         max_size=max_size,
         overwrite=overwrite,

@@ -36,7 +36,8 @@ Precision = Annotated[
         "bfloat16 where the CPU has it, else float32"
     ),
 ]
-Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, 128x128")]
+Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, --crop-size a side")]
+CropSize = Annotated[int, typer.Option("--crop-size", help="pixels of --crop's side", min=64)]
 Mark = Annotated[
     bool, typer.Option("--mark", help="a small label in every frame says that it is synthetic")
 ]

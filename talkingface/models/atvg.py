@@ -7,8 +7,9 @@
     v_t = alpha_t * C_t + (1 - alpha_t) * I
 
 VG-net is here twice: `PublishedVgNet` in the sizes of the authors' released code, and `VgNet`, lean
-enough for a CPU: only the lower face is drawn, landmarks are shown as pictures, and C_t may be the
-identity picture bent along the landmarks' motion with new colour where bending cannot reach.
+enough for a CPU: only the lower face is drawn, and the motion map is geometry: the identity picture
+bent along its mesh (`render`), I'_t, which C_t corrects and alpha_t blends: C_t = I'_t + delta_t,
+v_t = alpha_t * C_t + (1 - alpha_t) * I'_t.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
 from talkingface.contract import LANDMARKS, Generated, Portrait, State
+from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import IBUG
 from talkingface.models.blocks import (
     ConvGru,
     Lstm,
     Residual,
-    SplitConv,
     Up,
     conv,
     pixels_last,
@@ -37,7 +39,8 @@ from talkingface.models.blocks import (
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import MAPS, STILL_MAPS, Window
+from talkingface.models.window import Window, correct
+from talkingface.render.crops import CropRenderer
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,21 @@ class AtConfig:
 
 @dataclass(frozen=True)
 class VgConfig:
-    """VG-net. kind: "lean" or "published" (whose sizes are fixed but for `width`).
+    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone, sizes fixed but
+    for `width`).
 
-    motion: C_t is new "colour" alone, or the "bent" identity picture plus new colour.
+    bound: most that a correction changes a colour, which spans 2.
     recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
     width: factor on the published channels. window: what the lean one draws, as in CRAN.
     """
 
     kind: Literal["lean", "published"] = "lean"
-    motion: Literal["bent", "colour"] = "bent"
+    bound: float = 0.3
     recurrence: Literal["time", "frame"] = "time"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
-    image_channels: tuple[int, int, int] = (32, 64, 64)
-    landmark_channels: tuple[int, int, int] = (16, 32, 64)
-    hidden: int = 64
+    image_channels: tuple[int, int, int] = (16, 32, 48)
+    landmark_maps: int = 8
+    hidden: int = 48
     last_channels: int = 16
     width: float = 1.0
 
@@ -88,6 +92,8 @@ class AtvgConfig:
     vg: VgConfig = field(default_factory=VgConfig)
 
     def __post_init__(self) -> None:
+        if (self.at_net == "expression") != (self.vg.kind == "lean"):
+            raise ValueError('the "lean" VG-net draws the meshes of at_net="expression"')
         if self.at_net == "expression" and self.lips.speech != self.speech:
             raise ValueError("the lips and the model must hear the same features")
 
@@ -195,9 +201,10 @@ def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:
 
 
 class VgNet(nn.Module):
-    """The lean video generator: the window at 1/8 through MMRNN, and up again in three steps.
+    """The lean video generator: the bent window at 1/8 through MMRNN, and up again in three steps.
 
-    Feature-level attention at two scales mixes what is decoded with the identity's own features.
+    Feature-level attention at two scales, from target and identity landmarks, mixes what is decoded
+    with the bent picture's own features.
     """
 
     def __init__(self, config: VgConfig, crop: CropSpec) -> None:
@@ -206,104 +213,52 @@ class VgNet(nn.Module):
         self.window = Window(config.window, crop)
         if self.window.shape[0] % 8 or self.window.shape[1] % 8:
             raise ValueError(f"the window {config.window} must divide by 8")
-        (e1, e2, e3), (l1, l2, l3) = config.image_channels, config.landmark_channels
+        e1, e2, e3 = config.image_channels
+        self.small = (self.window.shape[0] // 8, self.window.shape[1] // 8)
         self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise((3, e1, e2, e3)))
-        first = SplitConv(MAPS, l1, 3, STILL_MAPS)
-        self.landmark_encoder = nn.ModuleList([first, conv(l1, l2, 3, 2), conv(l2, l3, 3, 2)])
-        self.attention = nn.ModuleList([nn.Conv2d(l1, 1, 3, 1, 1), nn.Conv2d(l2, 1, 3, 1, 1)])
-        self.fuse = SplitConv(e3 + l3, config.hidden, 3, range(e3))
+        cells = config.landmark_maps * self.small[0] * self.small[1]
+        self.landmark_encoder = nn.Sequential(
+            nn.Linear(4 * LANDMARKS, 64), nn.LeakyReLU(0.2), nn.Linear(64, cells)
+        )
+        self.fuse = conv(e3 + config.landmark_maps, config.hidden)
         self.mmrnn = ConvGru(config.hidden, config.hidden)
         self.residual = Residual(config.hidden)
-        self.ups = nn.ModuleList(
-            [
-                Up(config.hidden, e2, 3, False),
-                Up(e2 + l2, e1, 3, False),
-                Up(e1 + l1, config.last_channels, 3, False),
-            ]
-        )
-        bent = config.motion == "bent"
-        self.last = conv(config.last_channels + (3 if bent else 0), config.last_channels)
+        self.attention = nn.ModuleList([nn.Conv2d(e, 1, 3, 1, 1) for e in (e2, e1)])
+        widths = (config.hidden, e2, e1, config.last_channels)
+        self.ups = nn.ModuleList(Up(a, b, 3, False) for a, b in pairwise(widths))
+        self.last = conv(config.last_channels + 3, config.last_channels)
         self.head = nn.Conv2d(config.last_channels, 4, 3, 1, 1)
         assert self.head.bias is not None
-        with torch.no_grad():  # look everywhere; begin without new colour
-            self.head.weight[:3] *= 0.1
-            self.head.bias[:3] = 0.0
-            self.head.bias[3] = 1.0
-        if bent:
-            self.flow_head = nn.Conv2d(e1 + l1, 2, 3, 1, 1)
-            nn.init.zeros_(self.flow_head.weight)
-            nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
-
-    def encode(self, portrait: Portrait) -> tuple[Tensor, ...]:
-        """The window's two larger features; what `fuse` makes of the smallest, and the landmark
-        encoder of the identity's own lips."""
-        maps, x = [], pixels_last(self.window.cut(portrait.image))
-        for layer in self.image_encoder:
-            x = layer(x)
-            maps.append(x)
-        lips = self.window.mouth_maps(portrait.landmarks)
-        first = self.landmark_encoder[0]
-        assert isinstance(first, SplitConv)
-        return (*maps[:-1], self.fuse.rest(maps[-1]), first.rest(lips))
+        nn.init.zeros_(self.head.weight[:3])  # begin as the bent picture
+        nn.init.zeros_(self.head.bias)
 
     def forward(
         self,
         portrait: Portrait,
-        features: tuple[Tensor, ...],
-        landmarks: Tensor,
+        bent: Tensor,
+        meshes: Tensor,
         state: State = None,
     ) -> tuple[Generated, State]:
-        """landmarks: (B, T, 68, 2); the pictures are the window's only."""
-        shape = landmarks.shape[:2]
-        e1, e2 = (repeat_frames(f, shape[1]) for f in features[:2])
-        maps = self.window.moving_maps(
-            repeat_frames(portrait.landmarks, shape[1]), landmarks.flatten(0, 1)
-        )
-        first, *others = self.landmark_encoder
-        drawn = [first(pixels_last(maps), features[3])]
-        for layer in others:
-            drawn.append(layer(drawn[-1]))
-        x = self.fuse(drawn[2], features[2]).unflatten(0, shape)
+        """bent: windows (B, T, 3, h, w) of the picture along meshes (B, T, 478, 2)."""
+        shape = meshes.shape[:2]
+        maps, x = [], pixels_last(bent.flatten(0, 1))
+        picture = x
+        for layer in self.image_encoder:
+            x = layer(x)
+            maps.append(x)
+        landmarks = meshes[:, :, IBUG]
+        moved = (landmarks - portrait.landmarks.unsqueeze(1)) / FLOW_UNIT
+        told = torch.cat([moved.flatten(2), landmarks.flatten(2)], dim=-1).flatten(0, 1)
+        drawn = self.landmark_encoder(told).unflatten(1, (-1, *self.small))
+        x = self.fuse(torch.cat([maps[2], drawn.to(x.dtype)], dim=1)).unflatten(0, shape)
         x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
-        x = self.ups[0](self.residual(pixels_last(x.flatten(0, 1))))
-        x = self._mix(e2, x, self.attention[1](drawn[1]))
-        x = self.ups[1](torch.cat([x, drawn[1]], dim=1))
-        x = torch.cat([self._mix(e1, x, self.attention[0](drawn[0])), drawn[0]], dim=1)
-        picture = repeat_frames(self.window.cut(portrait.image), shape[1])
-        frames, alpha, colour, flow = self._compose(x, maps[:, :2], picture)
-        return Generated(
-            frames.unflatten(0, shape),
-            alpha.unflatten(0, shape),
-            colour.unflatten(0, shape),
-            landmarks,
-            None if flow is None else flow.unflatten(0, shape),
-        ), state
-
-    @staticmethod
-    def _mix(image: Tensor, decoded: Tensor, attention: Tensor) -> Tensor:
-        """Feature-level attention: the identity's features where nothing moves."""
-        return image + torch.sigmoid(attention) * (decoded - image)
-
-    def _compose(
-        self, x: Tensor, along: Tensor, picture: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Half-size features, the landmarks' own flow and the identity picture -> frame, alpha_t,
-        C_t, and how far alpha_t * C_t + (1 - alpha_t) * I bends the identity, in crop sides."""
-        ramp, flow, bent = self.window.ramp, None, picture
-        inputs = [self.ups[2](x)]
-        if self.config.motion == "bent":
-            flow = self.flow_head(x).float().contiguous() + along
-            flow = F.interpolate(flow, self.window.shape, mode="bilinear", align_corners=False)
-            flow = flow * ramp * FLOW_UNIT
-            bent = self.window.bend(picture, flow)
-            inputs.append(pixels_last(bent.to(inputs[0].dtype)))
-        out = self.head(self.last(torch.cat(inputs, dim=1))).float()
-        alpha = torch.sigmoid(out[:, 3:4].contiguous()) * ramp
-        if flow is None:
-            colour = torch.tanh(out[:, :3])
-        else:  # added, not masked in: a mask that shuts where colours are wrong keeps them wrong
-            colour, flow = (bent + out[:, :3]).clamp(-1, 1), alpha * flow
-        return alpha * colour + (1 - alpha) * picture, alpha, colour, flow
+        x = self.residual(pixels_last(x.flatten(0, 1)))
+        for up, attention, seen in zip(self.ups, self.attention, (maps[1], maps[0]), strict=False):
+            x = up(x)
+            x = seen + torch.sigmoid(attention(x)) * (x - seen)
+        x = torch.cat([self.ups[2](x), picture.to(x.dtype)], dim=1)
+        out = self.head(self.last(x)).float().contiguous().unflatten(0, shape)
+        return correct(bent, out, self.window.ramp, self.config.bound, meshes), state
 
 
 class PublishedVgNet(nn.Module):
@@ -319,8 +274,6 @@ class PublishedVgNet(nn.Module):
         self.config = config
         self.window = Window((0, crop.size, 0, crop.size), crop)
         self.side = crop.size // 16
-        if config.motion == "bent":
-            raise ValueError("the published VG-net draws colour only: motion must be 'colour'")
         w64, w128, w256, w512 = (max(4, int(c * config.width)) for c in (64, 128, 256, 512))
         self.shallow = nn.Sequential(
             nn.ReflectionPad2d(3),
@@ -404,7 +357,8 @@ class Identity:
 
     portrait: Portrait
     features: tuple[Tensor, ...] = ()
-    mouth: Mouth | None = None
+    mouth: Mouth | None = None  # where the picture is bent
+    canvas: CropRenderer | None = None
 
 
 class Atvg(nn.Module):
@@ -442,9 +396,13 @@ class Atvg(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """See `contract.Generator`."""
-        seen = replace(portrait, mesh=None)
-        mouth = self.at.prepare(portrait) if isinstance(self.at, ExpressionNet) else None
-        return Identity(seen, self.vg.encode(seen), mouth)
+        if isinstance(self.vg, PublishedVgNet):
+            seen = replace(portrait, mesh=None)
+            return Identity(seen, self.vg.encode(seen))
+        assert isinstance(self.at, ExpressionNet)
+        mouth, moving = self.at.prepare(portrait), self.at.space.points
+        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, moving)
+        return Identity(portrait, (), mouth, canvas)
 
     def forward(
         self, identity: Identity, speech: Tensor, state: State = None
@@ -458,8 +416,12 @@ class Atvg(nn.Module):
     ) -> tuple[Generated, State]:
         """See `contract.Windowed`."""
         heard, drawn = (None, None) if state is None else state
-        landmarks, heard = self.speak(identity, speech, heard)
-        made, drawn = self.draw_window(identity, landmarks, drawn)
+        if isinstance(self.at, ExpressionNet):
+            assert identity.mouth is not None
+            made, drawn = self.draw_window(identity, self.at.meshes(identity.mouth, speech), drawn)
+        else:
+            landmarks, heard = self.speak(identity, speech, heard)
+            made, drawn = self.draw_window(identity, landmarks, drawn)
         return made, (heard, drawn)
 
     def speak(
@@ -468,24 +430,38 @@ class Atvg(nn.Module):
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
         if isinstance(self.at, ExpressionNet):
             assert identity.mouth is not None
-            return self.at.landmarks(identity.mouth, speech), None
+            return self.at.meshes(identity.mouth, speech)[:, :, IBUG], None
         change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 
     def draw(
         self, identity: Identity, landmarks: Tensor, state: State = None
     ) -> tuple[Generated, State]:
-        """VG-net: landmarks (B, T, 68, 2), heard or given, to whole crops."""
-        made, state = self.draw_window(identity, landmarks, state)
+        """VG-net: landmarks (B, T, 68, 2), heard or given, to whole crops.
+
+        A VG-net that bends the picture moves its mesh as the landmarks move.
+        """
+        points = landmarks
+        if identity.mouth is not None:
+            own = mesh_from_landmarks(identity.portrait.landmarks).unsqueeze(1)
+            points = identity.mouth.mesh.unsqueeze(1) + mesh_from_landmarks(landmarks) - own
+        made, state = self.draw_window(identity, points, state)
         return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), state
 
     def draw_window(
-        self, identity: Identity, landmarks: Tensor, state: State = None
+        self, identity: Identity, points: Tensor, state: State = None
     ) -> tuple[Generated, State]:
-        """`draw`, but pictures are only the window: what training needs."""
-        made: tuple[Generated, State] = self.vg(
-            identity.portrait, identity.features, landmarks, state
-        )
+        """`draw`, but pictures are only the window: what training needs.
+
+        points: meshes (B, T, 478, 2) for the lean VG-net, landmarks (B, T, 68, 2) for the published.
+        """
+        made: tuple[Generated, State]
+        if isinstance(self.vg, PublishedVgNet):
+            made = self.vg(identity.portrait, identity.features, points, state)
+        else:
+            assert identity.canvas is not None
+            bent = self.window.cut(identity.canvas(points))
+            made = self.vg(identity.portrait, bent, points, state)
         return made
 
 
@@ -495,13 +471,13 @@ PRESETS = {
     "atvg-paper": AtvgConfig(
         speech=SpeechSpec(hops=28),
         at_net="published",
-        vg=VgConfig(kind="published", motion="colour", window=(0, 128, 0, 128)),
+        vg=VgConfig(kind="published", window=(0, 128, 0, 128)),
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "atvg-tiny": AtvgConfig(
         lips=LipsConfig(rank=8, hidden=4),
         vg=VgConfig(
-            image_channels=(8, 8, 8), landmark_channels=(4, 4, 8), hidden=8, last_channels=8
+            image_channels=(8, 8, 8), landmark_maps=2, hidden=8, last_channels=8
         ),
     ),
 }

@@ -5,18 +5,20 @@
     h_t = GRU([z_I, z_A_t], h_{t-1})   the hybrid feature
     I_t = Dec(h_t, skips of E_I)       U-Net skips keep the identity
 
-Beyond the paper, each switched off in `cran-paper`: a head on the hybrid feature that predicts
-where the lips and the jaw go (`lips`), a decoder that sees that motion as a map (`lips="guide"`),
-only the lower face decoded (`window`), and an output that composites new colour with the identity
-picture (`output="composite"`, ATVGnet's idea) or with the identity picture bent along (`"warp"`).
+Beyond the paper, each switched off in `cran-paper`: only the lower face decoded (`window`), new
+colour composited with the identity picture (`output="composite"`, ATVGnet's idea), and what ships
+(`output="mesh"`): lips predicted as expressions (`models.lips`) move the face's mesh, the picture
+itself is bent along it (`render`), and the decoder, which sees the bent picture I'_t, corrects it:
+
+    I_t = I'_t + alpha_t * delta_t     delta_t, alpha_t = Dec(h_t, skips of E_I(I'_t)), bounded
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import IBUG
 from talkingface.models.blocks import (
     Gru,
     Up,
@@ -35,15 +38,10 @@ from talkingface.models.blocks import (
     repeat_frames,
 )
 from talkingface.models.expression import ExpressionSpace
-from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place, pose_of
+from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import (
-    MAPS,
-    SPEAKING,
-    STILL_MAPS,
-    Window,
-    displaced,
-)
+from talkingface.models.window import SPEAKING, Window, correct, displaced
+from talkingface.render.crops import CropRenderer
 
 
 @dataclass(frozen=True)
@@ -51,54 +49,44 @@ class CranConfig:
     """Sizes and switches; the defaults are the lean preset, `cran`.
 
     scheme: Fig. 1a "frame", 1b "sequential", 1c "recurrent", and Sec. 5 "natural".
+    output: "direct" (the paper's tanh picture), "composite" (a mask lays it over the identity) or
+    "mesh" (the decoder corrects the picture, bent along the predicted mesh).
     window: rows and columns (top, bottom, left, right) of the crop that are decoded.
-    lips: "off", "auxiliary" (a loss on the hybrid feature), "guide" (the decoder sees it too) or
-    "expression" (the decoder sees lips that `readout` predicts, see `models.lips`).
-    head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
-    (with "natural" and "guide": where the head, lids and brows go next is drawn by `HeadMotion`).
-    lip_gain: factor on the predicted lip motion around its neutral, calibrated on validation.
-    seed_rank, image_pool: for large windows: the decoder's seed is a product of two matrices of
-    this rank (0: one matrix), z_I is read off means of so many by so many pixels.
+    lips: "off", "auxiliary" (a loss on the hybrid feature), or "expression" (`readout` predicts
+    them, see `models.lips`; what "mesh" needs).
+    bound: most that a correction changes a colour, which spans 2.
     """
 
     family: str = "cran"
     speech: SpeechSpec = TOKENS
     crop: CropSpec = field(default_factory=CropSpec)
     scheme: Literal["frame", "sequential", "recurrent", "natural"] = "recurrent"
-    output: Literal["direct", "composite", "warp"] = "warp"
-    lips: Literal["off", "auxiliary", "guide", "expression"] = "expression"
+    output: Literal["direct", "composite", "mesh"] = "mesh"
+    lips: Literal["off", "auxiliary", "expression"] = "expression"
     readout: LipsConfig = field(default_factory=LipsConfig)
-    head: Literal["free", "drawn"] = "free"
+    bound: float = 0.3
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
-    audio_features: int = 256
+    audio_features: int = 128
     audio_layers: int = 1
-    image_channels: tuple[int, ...] = (24, 48, 64)
+    image_channels: tuple[int, ...] = (16, 32, 48)
     image_features: int = 64
-    image_pool: int = 1
-    hidden: int = 256
-    gru_layers: int = 2
-    seed_channels: int = 32
-    seed_rank: int = 0
-    decoder_channels: tuple[int, ...] = (64, 32, 16)
+    hidden: int = 128
+    gru_layers: int = 1
+    seed_channels: int = 16
+    decoder_channels: tuple[int, ...] = (48, 32, 16)
     last_channels: int = 16
     kernel: int = 3
     transposed: bool = False
     identity_dropout: float = 0.5
-    lip_gain: float = 1.0
 
     def __post_init__(self) -> None:
+        if (self.output == "mesh") != (self.lips == "expression"):
+            raise ValueError('output="mesh" draws lips="expression", and no other does')
         if self.lips == "expression" and self.readout.speech != self.speech:
             raise ValueError("the lips and the model must hear the same features")
-        if self.head == "drawn" and (self.scheme, self.lips) != ("natural", "guide"):
-            raise ValueError('head="drawn" needs scheme="natural" and lips="guide"')
-
-    @property
-    def guided(self) -> bool:
-        """Whether the decoder is shown where the lips go."""
-        return self.lips in ("guide", "expression")
 
     @property
     def looks_back(self) -> bool:
@@ -112,29 +100,19 @@ class Identity:
 
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
-    rests: tuple[Tensor, ...]  # what its skips and its own lips add to the decoder, smallest first
-    mouth: Mouth | None = None  # where lips are predicted as expressions
-
-
-Head = tuple[Tensor, Tensor]  # the last two moves (B, 2, MOVES), newest first; frames so far (B,)
-
-
-class _Source(NamedTuple):
-    """The picture that is bent: the window (B, 3, h, w), and landmarks (B, 68, 2) of the crop."""
-
-    window: Tensor
-    landmarks: Tensor
+    skips: tuple[Tensor, ...] = ()  # of E_I, largest first; none where the picture is bent
+    mouth: Mouth | None = None  # where the picture is bent
+    canvas: CropRenderer | None = None
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The real frames before, (B, T, 3, S, S), and their landmarks (B, T, 68, 2).
+    """The real frames before, (B, T, 3, S, S).
 
     used: of T frames, which see them; the others see what was drawn before.
     """
 
     frames: Tensor
-    landmarks: Tensor
     used: tuple[bool, ...]
 
 
@@ -148,7 +126,7 @@ class Cran(nn.Module):
     def __init__(self, config: CranConfig) -> None:
         super().__init__()
         self.config = config
-        self.window = Window(config.window, config.crop, config.head == "drawn")
+        self.window = Window(config.window, config.crop)
         self.shape = self.window.shape
         template = torch.from_numpy(config.crop.template() / config.crop.size).float()
         self.register_buffer("template", template, persistent=False)
@@ -156,11 +134,10 @@ class Cran(nn.Module):
         if self.shape[0] % strides or self.shape[1] % strides:
             raise ValueError(f"the window {config.window} must divide by {strides}")
         self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
+        self.register_buffer("speech_mean", torch.zeros(config.speech.coefficients))
+        self.register_buffer("speech_std", torch.ones(config.speech.coefficients))
         self._build_encoders()
         self._build_decoder()
-        features = config.speech.coefficients
-        self.register_buffer("speech_mean", torch.zeros(features))
-        self.register_buffer("speech_std", torch.ones(features))
 
     def _build_encoders(self) -> None:
         c = self.config
@@ -178,8 +155,7 @@ class Cran(nn.Module):
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
-        cells = math.prod(-(-side // c.image_pool) for side in self.seed_shape)
-        self.image_head = nn.Linear(sizes[-1] * cells, c.image_features)
+        self.image_head = nn.Linear(sizes[-1] * math.prod(self.seed_shape), c.image_features)
         previous = c.image_features if c.scheme == "natural" else 0
         self.gru = Gru(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
@@ -187,96 +163,51 @@ class Cran(nn.Module):
         points = 2 * len(SPEAKING)
         if c.lips == "expression":
             self.readout = ExpressionNet(c.readout)
-        elif (
-            c.lips != "off"
-        ):  # lips are learned without pictures first: the face joins in from zero
+        elif c.lips == "auxiliary":  # learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
             self.lip_head = nn.Linear(c.hidden, points)
-            if c.head == "drawn":
-                self.head_motion = HeadMotion(c.hidden)
             self.lip_neutral = nn.Sequential(
                 nn.Linear(2 * 68, 64), nn.LeakyReLU(0.2), nn.Linear(64, points)
             )
 
     def _build_decoder(self) -> None:
         c = self.config
-        seed = c.seed_channels * self.seed_shape[0] * self.seed_shape[1]
-        inner = c.hidden + c.image_features
-        self.seed: nn.Module = nn.Linear(inner, seed)
-        if c.seed_rank:
-            self.seed = nn.Sequential(
-                nn.Linear(inner, c.seed_rank, bias=False), nn.Linear(c.seed_rank, seed)
-            )
-        guide, own = (MAPS, STILL_MAPS) if c.guided else (0, ())
+        self.seed = nn.Linear(
+            c.hidden + c.image_features, c.seed_channels * math.prod(self.seed_shape)
+        )
         ups, inputs = [], c.seed_channels
         for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
-            after = inputs + skip
-            still = (*range(inputs, after), *(after + channel for channel in own))
-            ups.append(Up(after + guide, outputs, c.kernel, c.transposed, still))
+            ups.append(Up(inputs + skip, outputs, c.kernel, c.transposed))
             inputs = outputs
         self.ups = nn.ModuleList(ups)
         self.last = conv(inputs, c.last_channels, c.kernel)
-        self.head = nn.Conv2d(
-            c.last_channels, 3 if c.output == "direct" else 4, c.kernel, 1, c.kernel // 2
-        )
-        if c.output != "direct":
-            nn.init.constant_(self.head.bias[3:], -2.0)  # type: ignore[index]  # begin as the identity
-        if c.output == "warp":
-            self.flow_head = nn.Conv2d(c.decoder_channels[-2], 2, 3, 1, 1)
-            nn.init.zeros_(self.flow_head.weight)
-            nn.init.zeros_(self.flow_head.bias)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def adopt(self, other: Cran) -> None:
-        """Begin as another one: all weights of equal shape, and the GRU's for what both hear.
-
-        A face that the other saw in another window says nothing here: the GRU begins without it.
-        """
-        own, given = self.state_dict(), other.state_dict()
-        first, heard = "gru.weight_ih_l0", self.config.audio_features
-        fits = {name: x for name, x in given.items() if name in own and own[name].shape == x.shape}
-        if first not in fits and own[first].shape[0] == given[first].shape[0]:
-            fits[first] = torch.zeros_like(own[first])
-            fits[first][:, :heard] = given[first][:, :heard]
-        self.load_state_dict(own | fits)
+        channels = 3 if c.output == "direct" else 4
+        self.head = nn.Conv2d(c.last_channels, channels, c.kernel, 1, c.kernel // 2)
+        assert self.head.bias is not None
+        if c.output == "composite":
+            nn.init.constant_(self.head.bias[3:], -2.0)  # begin as the identity
+        elif c.output == "mesh":  # begin as the bent picture
+            nn.init.zeros_(self.head.weight[:3])
+            nn.init.zeros_(self.head.bias)
 
     # --- the face, once -------------------------------------------------------------------------
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
         features, skips = self._encode_image(self.window.cut(portrait.image))
-        mouth = self.readout.prepare(portrait) if self.config.lips == "expression" else None
-        seen = replace(portrait, mesh=None)
-        return Identity(seen, features, self._rests(skips, portrait.landmarks), mouth)
-
-    def _rests(self, skips: tuple[Tensor, ...], landmarks: Tensor) -> tuple[Tensor, ...]:
-        """What the decoder's blocks make of that which speech does not change."""
-        maps = None
-        if self.config.guided:
-            maps = self._pyramid(self.window.mouth_maps(landmarks))
-        rests = []
-        for level, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
-            assert isinstance(up, Up)
-            if maps is not None:
-                skip = torch.cat([skip, maps[level].to(skip.dtype)], dim=1)
-            rests.append(up.rest(skip))
-        return tuple(rests)
-
-    def _pyramid(self, maps: Tensor) -> list[Tensor]:
-        """Maps of half the window's size, as large as the input of each of the decoder's blocks."""
-        sizes = [maps]
-        for _ in self.ups[1:]:
-            sizes.append(F.avg_pool2d(sizes[-1], 2))
-        return sizes[::-1]
+        if self.config.output != "mesh":
+            return Identity(replace(portrait, mesh=None), features, skips)
+        mouth = self.readout.prepare(portrait)
+        moving = self.readout.space.points
+        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, moving)
+        return Identity(portrait, features, (), mouth, canvas)
 
     def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         skips, x = [], pixels_last(window)
         for layer in self.image_encoder:
             x = layer(x)
             skips.append(x)
-        if (pool := self.config.image_pool) > 1:
-            x = F.avg_pool2d(x, pool, ceil_mode=True)
         return self.image_head(x.flatten(1)), tuple(skips)
 
     # --- speech to hybrid feature ---------------------------------------------------------------
@@ -286,12 +217,12 @@ class Cran(nn.Module):
         identity: Identity,
         speech: Tensor,
         state: State = None,
-        guide: Tensor | None = None,
+        meshes: Tensor | None = None,
     ) -> tuple[Generated, State]:
-        """See `contract.Generator`; guide: as in `draw_window`."""
-        window, state = self.draw_window(identity, speech, state, guide)
-        whole = identity.portrait.image
-        return self.window.into_crop(window, whole.unsqueeze(1)), state
+        """See `contract.Generator`; meshes: as in `draw_window`."""
+        made, state = self.draw_window(identity, speech, state, meshes)
+        whole = identity.portrait.image.unsqueeze(1)
+        return self.window.into_crop(made, whole), state
 
     def in_window(
         self, identity: Identity, speech: Tensor, state: State = None
@@ -304,23 +235,22 @@ class Cran(nn.Module):
         identity: Identity,
         speech: Tensor,
         state: State = None,
-        guide: Tensor | None = None,
+        meshes: Tensor | None = None,
         teacher: Teacher | None = None,
-        moves: Tensor | None = None,
     ) -> tuple[Generated, State]:
         """`forward`, but pictures are only the decoded window: what training needs.
 
-        guide: (B, T, 68, 2) landmarks to draw instead of the predicted ones (training the decoder).
-        teacher: for the schemes that look back. moves: (B, T, MOVES), the head's real ones.
+        meshes: (B, T, 478, 2) to draw instead of the predicted ones (training the decoder).
+        teacher: for the schemes that look back.
         """
         audio = self.encode_audio(speech)
-        if guide is None and self.config.lips == "expression":
-            guide, _ = self.speak(identity, speech)
+        if self.config.output == "mesh" and meshes is None:
+            assert identity.mouth is not None
+            meshes = self.readout.meshes(identity.mouth, speech)
         if self.config.looks_back:
-            return self._step_by_step(identity, audio, state, guide, teacher, moves)
+            return self._step_by_step(identity, audio, state, meshes, teacher)
         hybrid, state = self._hybrid(identity.features, audio, state)
-        own = self._own(identity)
-        return self._draw(own, identity.features, identity.rests, hybrid, guide), state
+        return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
 
     @property
     def space(self) -> ExpressionSpace:
@@ -364,203 +294,100 @@ class Cran(nn.Module):
         identity: Identity,
         audio: Tensor,
         state: State,
-        guide: Tensor | None,
+        meshes: Tensor | None,
         teacher: Teacher | None,
-        moves: Tensor | None,
     ) -> tuple[Generated, State]:
         """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
-        own, natural = self._own(identity), self.config.scheme == "natural"
-        recurrent, before, head = self._begin(own) if state is None else _resumed(state)
+        natural = self.config.scheme == "natural"
+        before = self.window.cut(identity.portrait.image)
+        recurrent, before = (None, before) if state is None else state
         pictures = []
         for t in range(audio.shape[1]):
             if teacher is not None and teacher.used[t]:
-                before = _Source(self.window.cut(teacher.frames[:, t]), teacher.landmarks[:, t])
-            seen, skips = self._encode_image(before.window)
-            face, rests = (
-                (identity.features, identity.rests)
-                if natural
-                else (seen, self._rests(skips, before.landmarks))
-            )
+                before = self.window.cut(teacher.frames[:, t])
+            seen, skips = self._encode_image(before)
+            face = identity.features if natural else seen
             extra = seen.unsqueeze(1) if natural else None
             hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
-            if head is not None:
-                real = None if moves is None else moves[:, t]
-                head = self._move(head, hybrid[:, 0], real)
-            shown = None if guide is None else guide[:, t : t + 1]
-            move = None if head is None else head[0][:, :1]
-            source = own if natural else before
-            pictures.append(self._draw(source, face, rests, hybrid, shown, move))
-            lips = pictures[-1].landmarks if shown is None else shown
-            points = before.landmarks if lips is None else lips[:, 0].detach()
-            before = _Source(pictures[-1].frames[:, 0].detach(), points)
-        return _join(pictures), (recurrent, tuple(before), head)
-
-    def _begin(self, own: _Source) -> tuple[State, _Source, Head | None]:
-        """Before the first frame the identity picture was seen, and its head stood still."""
-        if self.config.head == "free":
-            return None, own, None
-        still = measure(own.landmarks, own.landmarks.unsqueeze(1)).expand(-1, 2, -1)
-        return None, own, (still, torch.zeros(len(still), dtype=torch.long, device=still.device))
-
-    def _move(self, head: Head, hybrid: Tensor, real: Tensor | None) -> Head:
-        """The last two moves and the clock, a frame later."""
-        last, clock = head
-        move = self.head_motion.next(hybrid, last, clock) if real is None else real
-        return torch.stack([move, last[:, 0]], dim=1), clock + 1
-
-    def head_loss(
-        self, identity: Identity, speech: Tensor, moves: Tensor, seen: Tensor | None
-    ) -> Tensor:
-        """How unlikely the head's real moves (B, 1 + T, MOVES) are; `HeadMotion.loss`.
-
-        moves: from the frame before the first. seen: (B, T, 3, h, w), windows of the real frames
-        before, or None where the GRU sees none (training without pictures).
-        """
-        previous = None
-        if seen is not None:
-            features, _ = self._encode_image(seen.flatten(0, 1))
-            previous = features.unflatten(0, seen.shape[:2])
-        hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), None, previous)
-        last = torch.stack([moves[:, 1:-1], moves[:, :-2]], dim=2)
-        loss: Tensor = self.head_motion.loss(hybrid[:, 1:], last, moves[:, 2:])
-        return loss
-
-    def _own(self, identity: Identity) -> _Source:
-        return _Source(self.window.cut(identity.portrait.image), identity.portrait.landmarks)
+            shown = None if meshes is None else meshes[:, t : t + 1]
+            own = identity.skips if natural else skips
+            pictures.append(self._draw(identity, face, own, hybrid, shown))
+            before = pictures[-1].frames[:, 0].detach()
+        return _join(pictures), (recurrent, before)
 
     # --- hybrid feature to lips -----------------------------------------------------------------
 
-    def predict_landmarks(
-        self, landmarks: Tensor, hybrid: Tensor, moves: Tensor | None = None
-    ) -> Tensor:
-        """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved,
-        and with moves (B, T, MOVES) the whole head.
+    def predict_landmarks(self, landmarks: Tensor, hybrid: Tensor) -> Tensor:
+        """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved.
 
         The head speaks of displacement from a neutral mouth; how far the identity's own mouth is
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
         """
         centred = (landmarks - self.template).flatten(1) / FLOW_UNIT
-        neutral = self.lip_neutral(centred).unsqueeze(1)
-        moved = self.config.lip_gain * self.lip_head(hybrid) - neutral
-        still = displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
-        if moves is None:
-            return still
-        own = repeat_frames(landmarks, moves.shape[1])
-        after = place(still.flatten(0, 1), own, moves.flatten(0, 1))
-        placed: Tensor = after.unflatten(0, moves.shape[:2])
-        return placed
+        moved = self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(1)
+        return displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
 
     def speak(
-        self,
-        identity: Identity,
-        speech: Tensor,
-        state: State = None,
-        moves: Tensor | None = None,
+        self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
-        """See `contract.Speaking`; not of a scheme that looks back at its pictures.
-
-        moves: of a head that moves, (B, T, MOVES).
-        """
+        """See `contract.Speaking`; not of a scheme that looks back at its pictures."""
         if self.config.lips == "expression":
             assert identity.mouth is not None
-            return self.readout.landmarks(identity.mouth, speech), None
+            return self.readout.meshes(identity.mouth, speech)[:, :, IBUG], None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
-        return self.predict_landmarks(identity.portrait.landmarks, hybrid, moves), state
+        return self.predict_landmarks(identity.portrait.landmarks, hybrid), state
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
     def _draw(
         self,
-        source: _Source,
+        identity: Identity,
         face: Tensor,
-        rests: tuple[Tensor, ...],
+        skips: tuple[Tensor, ...],
         hybrid: Tensor,
-        guide: Tensor | None,
-        moves: Tensor | None = None,
+        meshes: Tensor | None,
     ) -> Generated:
-        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features.
+        """Dec of Sec. 3.2 for (B, T, hidden) hybrid features."""
+        shape = hybrid.shape[:2]
+        features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, shape[1], -1)], dim=-1)
+        if meshes is not None:
+            assert identity.canvas is not None
+            bent = self.window.cut(identity.canvas(meshes)).to(face.device)
+            _, seen = self._encode_image(bent.flatten(0, 1))
+            out = self._decode(features.flatten(0, 1), seen).unflatten(0, shape)
+            return correct(bent, out, self.window.ramp, self.config.bound, meshes)
+        seen = tuple(repeat_frames(skip, shape[1]) for skip in skips)
+        out = self._decode(features.flatten(0, 1), seen).unflatten(0, shape)
+        lips = self.config.lips == "auxiliary"
+        landmarks = self.predict_landmarks(identity.portrait.landmarks, hybrid) if lips else None
+        return self._compose(out, self.window.cut(identity.portrait.image).unsqueeze(1), landmarks)
 
-        moves: of the head, (B, T, MOVES).
-        """
-        config, (batch, frames) = self.config, hybrid.shape[:2]
-        own, landmarks = source.landmarks, None
-        if config.lips == "expression":
-            landmarks = guide
-        elif config.lips != "off":
-            landmarks = self.predict_landmarks(own, hybrid, moves)
-        maps = None
-        if config.guided and landmarks is not None:
-            shown = (landmarks if guide is None else guide).flatten(0, 1)
-            here = repeat_frames(own, frames)
-            pose = None if moves is None else pose_of(here, moves.flatten(0, 1))
-            maps = self.window.moving_maps(here, shown, pose)
-        features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, frames, -1)], dim=-1)
-        x, motion = self._decode(features.flatten(0, 1), rests, maps)
-        window = repeat_frames(source.window, frames)
-        made, mask, colour, flow = self._compose(x.float(), motion, window)
-        shape = (batch, frames)
-        return Generated(
-            made.unflatten(0, shape),
-            None if mask is None else mask.unflatten(0, shape),
-            colour.unflatten(0, shape),
-            landmarks,
-            None if flow is None else flow.unflatten(0, shape),
-        )
-
-    def _decode(
-        self, features: Tensor, rests: tuple[Tensor, ...], maps: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _decode(self, features: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
+        """(N, hidden + image_features) and skips of N pictures -> (N, 3 or 4, h, w) float32."""
         x = F.leaky_relu(self.seed(features), 0.2).unflatten(1, (-1, *self.seed_shape))
         x = pixels_last(x)
-        guides = None if maps is None else self._pyramid(pixels_last(maps))
-        flow = None
-        for level, (up, rest) in enumerate(zip(self.ups, rests, strict=True)):
-            if guides is not None:
-                x = torch.cat([x, guides[level].to(x.dtype)], dim=1)
-            x = up(x, rest)
-            if level == len(self.ups) - 2 and self.config.output == "warp":
-                flow = self.flow_head(x).float().contiguous()
-                if maps is not None:
-                    flow = flow + maps[:, :2]
-        return self.head(self.last(x)), flow
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
+            x = up(torch.cat([x, skip.to(x.dtype)], dim=1))
+        out: Tensor = self.head(self.last(x)).float().contiguous()
+        return out
 
-    def _compose(
-        self, x: Tensor, flow: Tensor | None, window: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """Direct output, or mask * colour + (1 - mask) * the identity's (bent) picture.
-
-        Returns the frame, the mask, the colour and the flow in crop sides.
-        """
-        colour, ramp = torch.tanh(x[:, :3].contiguous()), self.window.ramp
+    def _compose(self, out: Tensor, own: Tensor, landmarks: Tensor | None) -> Generated:
+        """Direct output, or mask * colour + (1 - mask) * the identity's picture (B, 1, 3, h, w)."""
+        colour, ramp = torch.tanh(out[:, :, :3]), self.window.ramp
         if self.config.output == "direct":
-            return colour * ramp + window * (1 - ramp), None, colour, None
-        mask = torch.sigmoid(x[:, 3:].contiguous()) * ramp
-        if flow is not None:
-            flow = F.interpolate(flow, self.shape, mode="bilinear", align_corners=False)
-            flow = flow * ramp * FLOW_UNIT
-            window = self.window.bend(window, flow)
-        return mask * colour + (1 - mask) * window, mask, colour, flow
-
-
-def _resumed(state: State) -> tuple[State, _Source, Head | None]:
-    recurrent, before, head = state
-    return recurrent, _Source(*before), head
+            return Generated(colour * ramp + own * (1 - ramp), None, colour, landmarks)
+        mask = torch.sigmoid(out[:, :, 3:]) * ramp
+        return Generated(mask * colour + (1 - mask) * own, mask, colour, landmarks)
 
 
 def _join(parts: list[Generated]) -> Generated:
     """Frames made one by one, as one clip."""
 
-    def cat(tensors: list[Tensor | None]) -> Tensor | None:
-        present = [t for t in tensors if t is not None]
-        return torch.cat(present, dim=1) if present else None
+    def cat(name: str) -> Tensor | None:
+        present = [getattr(part, name) for part in parts]
+        return None if present[0] is None else torch.cat(present, dim=1)
 
-    return Generated(
-        torch.cat([p.frames for p in parts], dim=1),
-        cat([p.mask for p in parts]),
-        cat([p.colour for p in parts]),
-        cat([p.landmarks for p in parts]),
-        cat([p.flow for p in parts]),
-    )
+    return Generated(**{name.name: cat(name.name) for name in fields(Generated)})
 
 
 LOG_MEL = SpeechSpec(kind="log_mel", coefficients=26, mels=26)
@@ -590,22 +417,11 @@ PRESETS = {
         transposed=True,
         identity_dropout=0.0,
     ),
-    # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), and all of the crop
-    # is drawn but its border.
-    "cran-natural": CranConfig(
-        speech=LOG_MEL,
-        lips="guide",
-        scheme="natural",
-        head="drawn",
-        window=(4, 124, 4, 124),
-        identity_dropout=0.0,
-        image_pool=3,
-        seed_rank=32,
-    ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(
         speech=LOG_MEL,
-        lips="guide",
+        output="composite",
+        lips="auxiliary",
         audio_channels=(8, 8, 8),
         audio_features=16,
         image_channels=(8, 8, 8),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,14 @@ IDENTITIES = 40
 _FACE_NOISE = 0.02
 _GAP_NOISE = 0.01
 _IDENTITY_SPREAD = 2.0
+
+# How the lips are brought together, chosen by eye on portraits with open mouths: up to _FAR_GAP the
+# lips move, beyond it the chin rises with them.
+_UPPER_SHARE = 0.35
+_NEAR = (0.22, 0.30)  # interocular: how far the motion of the upper and of the lower lip reaches
+_FAR = (0.35, 0.80)
+_FAR_GAP = 0.18
+_SHUT_GAP = 0.02  # in the middle, below which all pairs are brought together
 
 _FADE_ABOVE = 0.1  # interocular: how far above the base of the nose speech begins to move a face
 _FADE_LENGTH = 0.35  # and how much further down it does fully
@@ -59,6 +68,41 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
 def transform(points: Tensor, matrix: Tensor) -> Tensor:
     """Apply similarities (..., 2, 3) to (..., N, 2) points."""
     return _turn(points, matrix[..., :2]) + matrix[..., 2].unsqueeze(-2)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """The similarities that undo similarities (..., 2, 3)."""
+    turned = matrix[..., :2]
+    back = turned.transpose(-1, -2) / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
+    return torch.cat([back, -_turn(matrix[..., 2].unsqueeze(-2), back).transpose(-1, -2)], -1)
+
+
+def _pair_gaps(mesh: Tensor) -> Tensor:
+    """How far the lower point of each of INNER_PAIRS lies below the upper one: (..., 9)."""
+    upper, lower = torch.from_numpy(INNER_PAIRS).to(mesh.device).unbind(1)
+    return mesh[..., lower, 1] - mesh[..., upper, 1]
+
+
+def _closing(reference: Tensor, upper_reach: float, lower_reach: float) -> Tensor:
+    """How each point moves down to close gaps of 1 between INNER_PAIRS: (478, 9).
+
+    The upper lip takes _UPPER_SHARE of it, the lower lip the rest; both fade like Gaussians.
+    """
+    points, pairs = reference.double().cpu().numpy(), INNER_PAIRS
+    upper, lower = points[pairs[:, 0]], points[pairs[:, 1]]
+    across = (upper[:, 0] + lower[:, 0]) / 2
+    share = np.stack([
+        np.interp(points[:, 0], across, one, left=0, right=0) for one in np.eye(len(pairs))
+    ], 1)  # fmt: skip
+    above = np.interp(points[:, 0], across, upper[:, 1]) - points[:, 1]
+    below = points[:, 1] - np.interp(points[:, 0], across, lower[:, 1])
+    of_upper = above >= below
+    of_upper[pairs[:, 0]], of_upper[pairs[:, 1]] = True, False
+    down = _UPPER_SHARE * np.exp(-((above.clip(min=0) / upper_reach) ** 2))
+    up = (1 - _UPPER_SHARE) * np.exp(-((below.clip(min=0) / lower_reach) ** 2))
+    moving = fade(reference).gt(0).cpu().numpy()
+    share *= (np.where(of_upper, down, -up) * moving)[:, None]
+    return torch.from_numpy(share).to(reference)
 
 
 def _turn(vectors: Tensor, turned: Tensor) -> Tensor:
@@ -98,6 +142,8 @@ class ExpressionSpace(nn.Module):
         self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
         self.register_buffer("identity_scale", torch.ones(identities))
         self.register_buffer("solution", self._solution(), persistent=False)
+        for name, reach in (("closing_near", _NEAR), ("closing_far", _FAR)):
+            self.register_buffer(name, _closing(reference, *reach), persistent=False)
         self.register_load_state_dict_post_hook(_solve_again)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -188,14 +234,32 @@ class ExpressionSpace(nn.Module):
         out: Tensor = expression @ slope + rest
         return out
 
-    def move(self, mesh: Tensor, change: Tensor) -> Tensor:
-        """A mesh (B, 478, 2) in its crop by changes of expression (B, T, K) -> (B, T, 478, 2).
+    def neutral(self, mesh: Tensor, expression: Tensor) -> Tensor:
+        """The neutral face of meshes (B, 478, 2) with expressions (B, K), where the mesh is."""
+        aligned = self.align(mesh)
+        rest = transform(mesh.float(), aligned) - self.displacement(expression)
+        return transform(rest, inverse(aligned))
 
-        A change of zero leaves the mesh as it is, to the bit.
+    def move(self, mesh: Tensor, own: Tensor, expression: Tensor) -> Tensor:
+        """Give a mesh (B, 478, 2) of own expression (B, K) others (B, T, K): (B, T, 478, 2).
+
+        The displacement is that of the expressions' difference. What is left between the gaps of
+        the inner lips and those that the expression asks for is closed by moving the lips, so that
+        an expression with closed lips closes every mouth.
         """
-        turned = self.align(mesh)[..., :2]
-        back = turned.transpose(-1, -2) / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
-        return mesh.unsqueeze(1) + _turn(self.displacement(change), back.unsqueeze(1))
+        aligned = self.align(mesh)
+        seen = transform(mesh.float(), aligned)
+        moved = seen.unsqueeze(1) + self.displacement(expression - own.unsqueeze(1))
+        left = _pair_gaps(moved) - self._wanted(expression)
+        far = left.clamp(min=_FAR_GAP) - _FAR_GAP
+        moved[..., 1] += (left - far) @ self.closing_near.T + far @ self.closing_far.T
+        return transform(moved, inverse(aligned).unsqueeze(1))
+
+    def _wanted(self, expression: Tensor) -> Tensor:
+        """How far each pair of inner lips is apart with expressions (..., K): (..., 9)."""
+        gaps = _pair_gaps(self.mesh(expression)).clamp(min=0)
+        part = (self.lip_gap(expression) / _SHUT_GAP).clamp(0, 1).unsqueeze(-1)
+        return gaps * part.square() * (3 - 2 * part)
 
     def mesh(self, expression: Tensor) -> Tensor:
         """The reference face with expressions (..., K): (..., 478, 2), to measure them by."""
@@ -205,3 +269,5 @@ class ExpressionSpace(nn.Module):
 def _solve_again(space: ExpressionSpace, _: object) -> None:
     """After other buffers were loaded."""
     space.solution.copy_(space._solution())
+    space.closing_near.copy_(_closing(space.reference, *_NEAR))
+    space.closing_far.copy_(_closing(space.reference, *_FAR))

@@ -13,16 +13,24 @@ window does not. A regression never shuts a mouth: closure is a decision of its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Portrait, State
-from talkingface.landmarks import IBUG
 from talkingface.models.expression import ExpressionSpace
 
-Mouth = tuple[Tensor, Tensor]  # mesh (B, 478, 2) in [0, 1] of the crop; own expression (B, K)
+
+class Mouth(NamedTuple):
+    """What motion needs of a face: its mesh (B, 478, 2) in [0, 1] of the crop, its own expression
+    (B, K), and its mesh at rest with closed lips (B, 478, 2)."""
+
+    mesh: Tensor
+    own: Tensor
+    neutral: Tensor
+
 
 # Speech of the models that predict expressions: four tokens to either side of the middle one.
 TOKENS = SpeechSpec(kind="encoder", coefficients=384, hops=9)
@@ -108,14 +116,16 @@ class ExpressionNet(nn.Module):
         """What stays of a face: once per portrait. Raises ValueError where it has no mesh."""
         if portrait.mesh is None:
             raise ValueError("a portrait that speaks by expressions needs its mesh")
-        return portrait.mesh, self.space.fit(portrait.mesh)[1]
+        own = self.space.fit(portrait.mesh)[1]
+        return Mouth(portrait.mesh, own, self.space.neutral(portrait.mesh, own))
 
-    def landmarks(self, mouth: Mouth, speech: Tensor) -> Tensor:
-        """The 68 landmarks of a face that speaks: (B, T, 68, 2) in [0, 1] of the crop.
+    def meshes(self, mouth: Mouth, speech: Tensor) -> Tensor:
+        """The mesh of a face that speaks: (B, T, 478, 2) in [0, 1] of the crop.
 
-        Its mesh is moved from its own expression to the one predicted.
+        It is moved from its own expression to the one predicted.
         """
-        mesh, own = mouth
-        moved = self.space.move(mesh, self(speech) - own.unsqueeze(1))
-        points: Tensor = moved[:, :, torch.from_numpy(IBUG).to(moved.device)]
-        return points
+        moved = [
+            self.space.move(mouth.mesh, mouth.own, expression.unsqueeze(1))
+            for expression in self(speech).unbind(1)
+        ]
+        return torch.cat(moved, dim=1)

@@ -81,7 +81,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         return at
 
     def _listens(self, stage: Stage) -> bool:
-        return not stage.pictures or stage.real_guide < 1
+        return self.lips_at is None and (not stage.pictures or stage.real_guide < 1)
 
     @property
     def lips_at(self) -> tuple[str, str] | None:
@@ -122,7 +122,10 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
     def _landmarks(
         self, identity: Identity, batch: Batch, stage: Stage
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What VG-net is shown: real landmarks, a little disturbed, or AT-net's own."""
+        """What VG-net is shown: real meshes; or the published one: real landmarks, a little
+        disturbed, or AT-net's own."""
+        if self.lips_at is not None:
+            return batch.mesh, {}
         jitter = torch.randn(len(batch.landmarks), 1, 68, 2, device=self.device)
         disturbed = batch.landmarks + self.training.jitter * jitter
         if stage.real_guide >= 1:

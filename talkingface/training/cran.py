@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +16,6 @@ from talkingface.data.dataset import (
     Batch,
     Cache,
     Drawn,
-    speakers_of,
 )
 from talkingface.errors import BadRequest
 from talkingface.losses import (
@@ -27,9 +25,7 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
-from talkingface.metrics.identity import Person
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
-from talkingface.models.head import measure, steady
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -40,7 +36,6 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
 
-HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
@@ -85,13 +80,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         )
         super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader}, lips)
 
-    def _begin_as(self, given: nn.Module) -> None:
-        """Of another CRAN than this one, what fits (`Cran.adopt`)."""
-        if isinstance(given, Cran) and given.config != self.training.model:
-            self.model.adopt(given)
-        else:
-            super()._begin_as(given)
-
     @property
     def lips_at(self) -> tuple[str, str] | None:
         """See `GeneratorRecipe.lips_at`."""
@@ -105,19 +93,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """Which readers have taught it: an evaluation refuses those as its judge."""
         taught = any("reading" in stage.weights for stage in self.training.stages)
         teachers = self.began_with | (self.taught_by if taught else frozenset())
-        facts: dict[str, Any] = {"taught_by": sorted(teachers)}
-        speakers = speakers_of(self.clips)
-        if self.training.model.scheme == "natural" and len(speakers) == 1:
-            facts["person"] = self._person(speakers[0]).facts
-        return facts
-
-    def _person(self, name: str) -> Person:
-        """The one whom this model learns."""
-        embedding, info = weights.load_with_info("identity", self.device)
-        speaking = [c for c in self.clips if not c.silent]
-        chosen = speaking[:: max(1, len(speaking) // 100)]
-        rows = sorted(c.start + c.frames // 2 for c in chosen)
-        return Person.of(name, embedding, np.array(self.cache.frames[rows]), info.sha256)
+        return {"taught_by": sorted(teachers)}
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -127,51 +103,25 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         self.progress = local / stage.steps  # of the stage: what `teacher_forcing` goes by
         return super().step(drawn, step, part)
 
-    def _set_statistics(self) -> None:
-        super()._set_statistics()
-        if self.training.model.head == "drawn":
-            self._set_head_statistics()
-
-    def _set_head_statistics(self) -> None:
-        """How far heads move, and from frame to frame, from pictures of their own clips."""
-        steps, moves = [], []
-        for clip in [c for c in self.clips if not c.silent]:
-            points = self.cache.landmarks[clip.start : clip.start + clip.frames]
-            found = torch.from_numpy(points[None].copy())
-            for identity in (0, clip.frames // 2, clip.frames - 1):
-                moved = steady(measure(found[:, identity], found))[0]
-                moves.append(moved)
-                steps.append(moved.diff(dim=0))
-        motion = self.model.head_motion
-        motion.step.copy_(torch.cat(steps).std(0))
-        motion.spread.copy_(torch.cat(moves).std(0))
-        motion.rest.copy_(torch.cat(moves).mean(0))
-
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        moves = self._moves(batch)
         if not stage.pictures:
-            return None, batch.frames, self._blind_terms(batch, moves)
+            faceless = self._faceless(batch.portrait)
+            landmarks, _ = self.model.speak(faceless, batch.speech)
+            return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
-        guide, teacher = self._guide(identity, batch, stage), self._teacher(batch)
-        shown = None if moves is None else moves[:, 1:]
-        made, _ = self.model.draw_window(identity, batch.speech, None, guide, teacher, shown)
+        meshes = batch.mesh if self.training.model.output == "mesh" else None
+        made, _ = self.model.draw_window(
+            identity, batch.speech, None, meshes, self._teacher(batch)
+        )
         real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made.frames, real, weight)}
         if "gradient" in stage.weights:
             terms["gradient"] = gradient_loss(made.frames, real, weight)
         if "lips" in stage.weights and made.landmarks is not None:
             terms["lips"] = self._lip_loss(made.landmarks, batch)
-        return made, real, terms | self._head_terms(identity, batch, moves, self._before(batch))
-
-    def _blind_terms(self, batch: Batch, moves: Tensor | None) -> dict[str, Tensor]:
-        """The lips, and the head's moves, without pictures."""
-        faceless = self._faceless(batch.portrait)
-        shown = None if moves is None else moves[:, 1:]
-        landmarks, _ = self.model.speak(faceless, batch.speech, None, shown)
-        terms = {"lips": self._lip_loss(landmarks, batch)}
-        return terms | self._head_terms(faceless, batch, moves, None)
+        return made, real, terms
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -195,43 +145,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             terms["critic/reading"] = loss
         return terms
 
-    def _renditions(
-        self, portrait: Portrait, speech: Tensor, landmarks: Tensor
-    ) -> dict[str, Generated]:
-        """With a head of its own, also on the real one's moves: pixels compare only there."""
-        made = super()._renditions(portrait, speech, landmarks)
-        if self.training.model.head == "drawn":
-            moves = steady(measure(portrait.landmarks, landmarks))
-            identity = self.ema.encode(portrait)
-            window, _ = self.ema.draw_window(identity, speech, moves=moves)
-            made["real_head_"] = self.ema.window.into_crop(window, portrait.image.unsqueeze(1))
-        return made
-
     # --- the parts of a step --------------------------------------------------------------------
-
-    def _mouth(self, landmarks: Tensor) -> Tensor | None:
-        """Where heads move, eyes blink: they count as the mouth does (Gaussian, 6 px at 128)."""
-        weight = super()._mouth(landmarks)
-        if weight is not None and self.training.model.head == "drawn":
-            for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
-                weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
-        return weight
 
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
         return Identity(portrait, features.to(self.device), ())
-
-    def _guide(self, identity: Identity, batch: Batch, stage: Stage) -> Tensor | None:
-        """Which lips the decoder is shown: the real ones for a share of samples, else its own."""
-        if not self.training.model.guided or stage.real_guide <= 0:
-            return None
-        if self.training.model.looks_back:  # what they hear depends on what they drew
-            return batch.landmarks if float(torch.rand(())) < stage.real_guide else None
-        with torch.no_grad():
-            own, _ = self.model.speak(identity, batch.speech)
-        real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
-        jitter = 0.003 * torch.randn(len(own), 1, 68, 2, device=self.device)
-        return torch.where(real, batch.landmarks + jitter, own)
 
     def _teacher(self, batch: Batch) -> Teacher | None:
         """The real frames before, for schemes that look back, which see some of them."""
@@ -240,30 +158,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         first, last = self.training.teacher_forcing
         share = first + (last - first) * self.progress
         used = tuple((torch.rand(batch.frames.shape[1]) < share).tolist())
-        points = torch.cat([batch.place[:, None], batch.landmarks[:, :-1]], dim=1)
-        return Teacher(self._before(batch), points, used)
-
-    def _before(self, batch: Batch) -> Tensor:
-        """The real frame before each: (B, T, 3, S, S)."""
-        return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
-
-    def _moves(self, batch: Batch) -> Tensor | None:
-        """How the real head moves, from the frame before the first: (B, 1 + T, MOVES)."""
-        if self.training.model.head == "free":
-            return None
-        points = torch.cat([batch.place[:, None], batch.landmarks], dim=1)
-        return steady(measure(batch.portrait.landmarks, points))
-
-    def _head_terms(
-        self, identity: Identity, batch: Batch, moves: Tensor | None, before: Tensor | None
-    ) -> dict[str, Tensor]:
-        """What the head's next moves cost; before: the real frames before, None in the dark."""
-        if moves is None:
-            return {}
-        seen = None if before is None else self.model.window.cut(before)
-        trembling = self.model.head_motion.step * HEAD_NOISE
-        moves = moves + torch.randn_like(moves) * trembling
-        return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
+        return Teacher(torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1), used)
 
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""

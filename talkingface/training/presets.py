@@ -101,27 +101,6 @@ CRAN = {
         reading="printed",
         precision="float32",
     ),
-    # Sec. 5, one person. Begun from `cran` (--init) it is a third as long.
-    "cran-natural": CranTraining(
-        model=MODELS["cran-natural"],
-        stages=(
-            replace(LIPS, steps=300, weights={"lips": 1.0, "head": 0.1}, lr=1e-3),
-            replace(PIXELS, weights=NATURAL, real_guide=0.5, batch=4, frames=12),
-            replace(
-                CRITICS,
-                weights={**CRITICS.weights, **NATURAL},
-                real_guide=0.25,
-                batch=4,
-                frames=12,
-            ),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        silent=0.0,
-        augment=ONE_PERSON,
-        teacher_forcing=(1.0, 0.25),
-    ),
     "cran-tiny": CranTraining(
         model=MODELS["cran-tiny"],
         stages=(

@@ -1,0 +1,74 @@
+"""Lay what a crop holds into its picture, at the picture's own resolution."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.geometry import Array, Picture, invert, transform
+
+Floats = NDArray[np.float32]
+Box = tuple[int, int, int, int]  # rows and columns: top, bottom, left, right
+
+FEATHER = 0.08  # of the crop's side, over which a crop fades into its picture
+SMALLEST = 0.4  # levels: changes below are none
+
+
+class Blender:
+    """Brings crops into one picture. Only where they change something is the picture touched."""
+
+    def __init__(self, shape: tuple[int, ...], matrix: Array, size: int) -> None:
+        """shape: (H, W, ...) of the picture. matrix: (2, 3), its pixels to those of the crop, of
+        `size` pixels a side."""
+        self._shape, self._matrix, self._size = shape[:2], matrix, size
+        ramp = np.clip((np.arange(size) + 0.5) / (FEATHER * size), 0, 1)
+        edge = np.minimum(ramp, ramp[::-1]).astype(np.float32)
+        self._feather = (edge[:, None] * edge[None])[..., None]
+
+    def add(self, out: Picture, change: Floats) -> None:
+        """Add a crop's change (S, S, 3), in levels of 255, to the picture `out` in place."""
+        box = _box(np.abs(change).max(-1) > SMALLEST)
+        if box is not None:
+            place, added = self._lifted(change, box)
+            out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
+
+    def replace(self, out: Picture, crop: Picture) -> None:
+        """Lay a crop (S, S, 3) over the picture `out` in place, its border feathered."""
+        whole = (0, self._size, 0, self._size)
+        layers = np.concatenate([crop.astype(np.float32), self._feather], axis=-1)
+        place, lifted = self._lifted(layers, whole)
+        share = lifted[..., 3:]
+        mixed = out[place] * (1 - share) + lifted[..., :3] * share
+        out[place] = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+
+    def _lifted(self, values: Floats, box: Box) -> tuple[tuple[slice, slice], Floats]:
+        """A part of the crop at the picture's size, and where it lies in there."""
+        top, bottom, left, right = box
+        y0, y1, x0, x1 = self._region(box)
+        place = self._matrix.copy()
+        place[:, 2] += place[:, :2] @ [float(x0), float(y0)] - [left, top]
+        part = np.ascontiguousarray(values[top:bottom, left:right])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        lifted = cv2.warpAffine(part, place, (x1 - x0, y1 - y0), flags=flags)
+        return np.s_[y0:y1, x0:x1], np.asarray(lifted, dtype=np.float32)
+
+    def _region(self, box: Box) -> Box:
+        """Rows and columns of the picture that show this part of the crop."""
+        top, bottom, left, right = box
+        corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)], np.float64) - 0.5
+        places = transform(corners, invert(self._matrix))
+        height, width = self._shape
+        x0, y0 = np.clip(np.floor(places.min(0)).astype(int), 0, [width - 1, height - 1])
+        x1, y1 = np.clip(np.ceil(places.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
+        return int(y0), int(y1), int(x0), int(x1)
+
+
+def _box(there: NDArray[np.bool_]) -> Box | None:
+    """(top, bottom, left, right) of what is true, two pixels wider; None where nothing is."""
+    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+    if len(rows) == 0:
+        return None
+    (top, bottom), (left, right) = ((int(at[0]) - 2, int(at[-1]) + 3) for at in (rows, columns))
+    height, width = there.shape
+    return max(0, top), min(height, bottom), max(0, left), min(width, right)

@@ -1,0 +1,119 @@
+"""One face in its picture, drawn with any motion of its mesh: layers, mouth, correction."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.geometry import Array, Picture
+from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
+from talkingface.render.warp import Floats, MeshWarp
+
+Box = tuple[int, int, int, int]  # rows and columns of the picture: y0, y1, x0, x1
+
+FINE = 4  # fractional bits with which polygons are drawn
+MARGIN = 4  # pixels around the lips in which the two layers are blended
+
+
+class Interior(Protocol):
+    """What is behind the lips, see `render.mouth.MouthInterior`."""
+
+    def draw(self, mesh: Array, box: Box) -> Floats:
+        """(478, 2) picture pixels and a box -> its pixels (h, w, 3) in [0, 255]."""
+
+
+class FaceRenderer:
+    """Draws frames of one picture; nothing outside the moving region is touched."""
+
+    def __init__(
+        self, picture: Picture, mesh: Array, moving: NDArray[np.int64], interior: Interior
+    ) -> None:
+        """picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows it.
+
+        moving: (P,), the points that may move. interior: of the mouth.
+        """
+        self.picture, self.interior = picture, interior
+        self.warp = MeshWarp(mesh, moving)
+        self.box = self._clipped(self.warp.region.box)
+        y0, y1, x0, x1 = self.box
+        self._x = np.arange(x0, x1, dtype=np.float32)[None].repeat(y1 - y0, 0)
+        self._y = np.arange(y0, y1, dtype=np.float32)[:, None].repeat(x1 - x0, 1)
+
+    def draw(self, mesh: Array) -> Picture:
+        """The picture (H, W, 3) with the face's points at `mesh` (478, 2), picture pixels."""
+        out = self.picture.copy()
+        if self.box[0] >= self.box[1] or self.box[2] >= self.box[3]:
+            return out
+        upper, lower = self.warp.flows(mesh)
+        y0, y1, x0, x1 = self.box
+        flow = self.warp.region.at_pixels(upper, self.box)
+        side = np.zeros(flow.shape[:2], np.uint8)
+        _fill(side, self.warp.below(mesh), (x0, y0), 1)
+        under = self._lower_box(side)
+        if under is not None:
+            place = np.s_[under[0] - y0 : under[1] - y0, under[2] - x0 : under[3] - x0]
+            other = self.warp.region.at_pixels(lower, under)
+            cv2.copyTo(other, side[place], flow[place])
+        out[y0:y1, x0:x1] = self._bent(flow, self.box)
+        mouth = self._mouth_box(mesh)
+        if mouth is not None:
+            self._part(out, mesh, mouth, upper, lower)
+        return out
+
+    def _part(self, out: Picture, mesh: Array, box: Box, upper: Floats, lower: Floats) -> None:
+        """Cut the layers along the mouth line, and show what is behind where the lips part."""
+        y0, y1, x0, x1 = box
+        place, corner = np.s_[y0:y1, x0:x1], (x0, y0)
+        above, below = (
+            self._bent(self.warp.region.at_pixels(flow, box), box).astype(np.float32)
+            for flow in (upper, lower)
+        )
+        cut = _coverage((y1 - y0, x1 - x0), self.warp.below(mesh), corner)[..., None]
+        drawn = above + (below - above) * cut
+        hole = _coverage((y1 - y0, x1 - x0), mesh[INNER_LIPS], corner)[..., None]
+        if hole.any():
+            drawn += (self.interior.draw(mesh, box) - drawn) * hole
+        out[place] = np.rint(np.clip(drawn, 0, 255)).astype(np.uint8)
+
+    def _bent(self, flow: Floats, box: Box) -> Picture:
+        """The picture read at every pixel of a box + flow."""
+        y0, y1, x0, x1 = box
+        rows, columns = slice(y0 - self.box[0], y1 - self.box[0]), slice(x0 - self.box[2], x1 - self.box[2])
+        x, y = flow[..., 0] + self._x[rows, columns], flow[..., 1] + self._y[rows, columns]
+        out = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(out)
+
+    def _lower_box(self, side: NDArray[np.uint8]) -> Box | None:
+        rows = np.flatnonzero(side.any(1))
+        if len(rows) == 0:
+            return None
+        y0, _, x0, x1 = self.box
+        return y0 + int(rows[0]), y0 + int(rows[-1]) + 1, x0, x1
+
+    def _mouth_box(self, mesh: Array) -> Box | None:
+        lips = mesh[OUTER_LIPS]
+        (x0, y0), (x1, y1) = np.floor(lips.min(0)) - MARGIN, np.ceil(lips.max(0)) + MARGIN + 1
+        top, bottom, left, right = self.box
+        box = max(top, int(y0)), min(bottom, int(y1)), max(left, int(x0)), min(right, int(x1))
+        return box if box[0] < box[1] and box[2] < box[3] else None
+
+    def _clipped(self, box: Box) -> Box:
+        height, width = self.picture.shape[:2]
+        y0, y1, x0, x1 = box
+        return max(0, y0), min(height, y1), max(0, x0), min(width, x1)
+
+
+def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int], value: int) -> None:
+    points = np.rint((polygon - corner) * 2**FINE).astype(np.int32)
+    cv2.fillPoly(image, [points], value, lineType=cv2.LINE_8, shift=FINE)
+
+
+def _coverage(shape: tuple[int, int], polygon: Array, corner: tuple[int, int]) -> Floats:
+    """How much of each pixel a polygon covers, in [0, 1]: drawn four times as large, averaged."""
+    large = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
+    _fill(large, (polygon - corner + 0.5) * 4 - 0.5, (0, 0), 255)
+    small = cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32) / 255

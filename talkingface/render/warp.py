@@ -1,0 +1,237 @@
+"""Bend a picture along its mesh, in two layers: one follows the upper lip, one the lower.
+
+The displacement of the mesh's points gives every node of a coarse grid its own, linearly:
+barycentric inside the triangles, carried smoothly beyond them and faded out. Each layer knows only
+its own side of the mouth, so that lips part and meet sharply where the layers are cut.
+
+Points and flows are in picture pixels, (x, y); the face's own axes are those of its mesh aligned to
+the reference (`landmarks.reference_mesh`), in interocular units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.geometry import Array, fit_similarity, invert, transform
+from talkingface.landmarks import (
+    INNER_LIPS,
+    LEFT_CORNER,
+    NOSE_BASE,
+    RIGHT_CORNER,
+    STABLE_MESH,
+    reference_mesh,
+)
+
+Floats = NDArray[np.float32]
+
+SURFACE = 468  # points of the mesh that are no iris
+UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corner, left to right
+
+SPACING = 0.04  # interocular: between the nodes of the coarse grid
+REACH = 0.45  # interocular: how far beyond the face the motion fades out
+ABOVE = 0.25  # interocular above the base of the nose, where the grid begins
+INVERSIONS = 5  # fixed-point steps from where points go to where pixels come from
+
+
+@cache
+def triangles() -> NDArray[np.int64]:
+    """(N, 3): Delaunay triangles of the reference mesh's surface, but none across the mouth."""
+    points = reference_mesh()[:SURFACE].astype(np.float32)
+    low = points.min(0) - 1
+    size = np.ceil(points.max(0) - low + 1)
+    plane = cv2.Subdiv2D((0, 0, int(size[0]), int(size[1])))
+    known: dict[tuple[float, float], int] = {}
+    for index, (x, y) in enumerate(points - low):
+        plane.insert((float(x), float(y)))
+        known[(float(np.float32(x)), float(np.float32(y)))] = index
+    found = []
+    for x0, y0, x1, y1, x2, y2 in plane.getTriangleList():
+        corners = [known.get((float(x), float(y))) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
+        if None not in corners and not set(corners) <= set(INNER_LIPS.tolist()):
+            found.append(sorted(corners))
+    return np.array(sorted(found), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of the picture and the coarse grid over it.
+
+    box: rows and columns (y0, y1, x0, x1). step: pixels between nodes; node (i, j) lies at
+    (x0 + j step, y0 + i step). shape: (rows, columns) of nodes.
+    """
+
+    box: tuple[int, int, int, int]
+    step: float
+    shape: tuple[int, int]
+
+    def nodes(self) -> Floats:
+        """(rows, columns, 2): picture pixels."""
+        rows, columns = self.shape
+        y = self.box[0] + self.step * np.arange(rows)
+        x = self.box[2] + self.step * np.arange(columns)
+        return np.stack(np.meshgrid(x, y), -1).astype(np.float32)
+
+    def at_pixels(self, values: Floats, box: tuple[int, int, int, int]) -> Floats:
+        """Values of nodes (rows, columns, C) at the pixels of a box within: (h, w, C)."""
+        y0, y1, x0, x1 = box
+        scale = 1 / self.step
+        place = np.array(
+            [[scale, 0, (x0 - self.box[2]) * scale], [0, scale, (y0 - self.box[0]) * scale]]
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(
+            values, place, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(out, dtype=np.float32)
+
+
+class MeshWarp:
+    """Where the pixels of a frame come from, for one picture and any motion of its mesh."""
+
+    def __init__(self, mesh: Array, moving: NDArray[np.int64]) -> None:
+        """mesh: (478, 2), as the picture shows the face. moving: (P,), the points that may move."""
+        self.mesh = mesh.astype(np.float64)
+        self.moving = moving
+        self.to_face = fit_similarity(self.mesh[STABLE_MESH], reference_mesh()[STABLE_MESH])
+        self.to_picture = invert(self.to_face)
+        self.unit = float(np.hypot(self.to_picture[0, 0], self.to_picture[1, 0]))
+        self.region = self._region()
+        inside, plain = self._barycentric()
+        fade = self._fade(inside)
+        layers = [_extended(plain, self._known(inside, side)) * fade for side in (UPPER, LOWER)]
+        self._layers = [layer.reshape(-1, len(moving)) for layer in layers]
+
+    def flows(self, mesh: Array) -> tuple[Floats, Floats]:
+        """Of the upper and of the lower layer: (rows, columns, 2) at the region's nodes.
+
+        mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
+        """
+        step = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
+        upper, lower = (self._inverted(layer @ step) for layer in self._layers)
+        return upper, lower
+
+    def below(self, mesh: Array, side: NDArray[np.int64] | None = None) -> Array:
+        """The polygon (N, 2) of what lies below the mouth line, or below one lip's edge."""
+        upper, lower = (transform(mesh[lip], self.to_face) for lip in (UPPER, LOWER))
+        line = (upper + lower) / 2 if side is None else transform(mesh[side], self.to_face)
+        ends = transform(mesh[[LEFT_CORNER, RIGHT_CORNER]], self.to_face)
+        far = [ends[0] - [9, 0], ends[0], *line, ends[1], ends[1] + [9, 0]]
+        corners = np.array([*far, ends[1] + [9, 9], ends[0] + [-9, 9]])
+        return transform(corners, self.to_picture)
+
+    def _region(self) -> Region:
+        """The lower face and what is around it, axis-parallel in the picture."""
+        face = transform(self.mesh[self.moving], self.to_face)
+        nose = transform(self.mesh[NOSE_BASE], self.to_face)
+        low, high = face.min(0) - REACH, face.max(0) + REACH
+        low[1] = max(low[1], nose[1] - ABOVE)
+        corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
+        there = transform(corners, self.to_picture)
+        (x0, y0), (x1, y1) = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int)
+        step = max(self.unit * SPACING, 1.0)
+        shape = (int(np.ceil((y1 - y0) / step)) + 1, int(np.ceil((x1 - x0) / step)) + 1)
+        return Region((int(y0), int(y1), int(x0), int(x1)), step, shape)
+
+    def _barycentric(self) -> tuple[NDArray[np.bool_], Floats]:
+        """Which nodes lie in a triangle that moves, and how each moving point moves them.
+
+        (rows, columns), and (rows, columns, P).
+        """
+        nodes = self.region.nodes()
+        column = np.full(len(self.mesh), len(self.moving))  # the last one is of points that stay
+        column[self.moving] = np.arange(len(self.moving))
+        inside = np.zeros(self.region.shape, bool)
+        weights = np.zeros((*self.region.shape, len(self.moving) + 1), np.float32)
+        origin, step = np.array([self.region.box[2], self.region.box[0]]), self.region.step
+        limit = np.array(self.region.shape[::-1])
+        for corners in triangles()[(column < len(self.moving))[triangles()].any(1)]:
+            points = self.mesh[corners]
+            low = np.clip(np.ceil((points.min(0) - origin) / step - 1e-6), 0, limit).astype(int)
+            high = np.clip(np.floor((points.max(0) - origin) / step + 1), 0, limit).astype(int)
+            edges = np.column_stack([points[1] - points[0], points[2] - points[0]])
+            size = edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0]
+            if (high <= low).any() or abs(size) < 1e-9:
+                continue
+            place = np.s_[low[1] : high[1], low[0] : high[0]]
+            turned = np.array([[edges[1, 1], -edges[0, 1]], [-edges[1, 0], edges[0, 0]]]) / size
+            second = (nodes[place] - points[0]) @ turned.T
+            shares = np.concatenate([1 - second.sum(-1, keepdims=True), second], -1)
+            rows, columns = np.nonzero((shares >= -1e-6).all(-1))
+            part = weights[place]
+            part[rows, columns] = 0
+            for corner, share in zip(column[corners], shares[rows, columns].T, strict=True):
+                part[rows, columns, corner] += share
+            inside[place][rows, columns] = True
+        return inside, weights[..., :-1]
+
+    def _known(self, inside: NDArray[np.bool_], side: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The nodes that a layer knows: all but the other side of the mouth, between its corners.
+
+        A node that lies exactly on the edge belongs to its own side.
+        """
+        face = transform(self.region.nodes().astype(np.float64), self.to_face)
+        edge = transform(self.mesh[side], self.to_face)
+        ends = transform(self.mesh[[LEFT_CORNER, RIGHT_CORNER]], self.to_face)
+        x = np.concatenate([ends[:1, 0], edge[:, 0], ends[1:, 0]])
+        y = np.concatenate([ends[:1, 1], edge[:, 1], ends[1:, 1]])
+        order = np.argsort(x, kind="stable")
+        line = np.interp(face[..., 0], x[order], y[order])
+        between = (face[..., 0] > x[order[0]]) & (face[..., 0] < x[order[-1]])
+        beyond = face[..., 1] > line if side is UPPER else face[..., 1] < line
+        return inside & ~(between & beyond)
+
+    def _fade(self, inside: NDArray[np.bool_]) -> Floats:
+        """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
+        hull = np.zeros(self.region.shape, np.uint8)
+        origin = [self.region.box[2], self.region.box[0]]
+        points = ((self.mesh[:SURFACE] - origin) / self.region.step).astype(np.float32)
+        outline = cv2.convexHull(points)
+        cv2.fillConvexPoly(hull, np.rint(outline).astype(np.int32), 1)
+        outside = (1 - hull) & ~inside
+        distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 5)
+        part = np.clip(1 - distance * self.region.step / (REACH * self.unit), 0, 1)
+        return (part * part * (3 - 2 * part))[..., None].astype(np.float32)
+
+    def _inverted(self, forward: Floats) -> Floats:
+        """Where points go, at the nodes of the picture -> where a frame's nodes come from."""
+        rows, columns = self.region.shape
+        forward = forward.reshape(rows, columns, 2)
+        grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).astype(np.float32)
+        per_node, backward = np.float32(1 / self.region.step), -forward
+        for _ in range(INVERSIONS):
+            place = grid + backward * per_node
+            backward = -cv2.remap(
+                forward, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+        return np.asarray(backward, dtype=np.float32)
+
+
+def _extended(values: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Values (rows, columns, C) where they are known, carried smoothly to where they are not.
+
+    Ring by ring, each node is the weighted mean of its neighbours that have a value.
+    """
+    rows, columns = known.shape
+    out = np.zeros((rows + 2, columns + 2, values.shape[-1]), np.float32)
+    filled = np.zeros((rows + 2, columns + 2), np.float32)
+    out[1:-1, 1:-1][known], filled[1:-1, 1:-1] = values[known], known
+    while True:
+        near = cv2.sepFilter2D(filled, -1, _NEAR, _NEAR, borderType=cv2.BORDER_CONSTANT)
+        ring = np.argwhere((filled == 0)[1:-1, 1:-1] & (near > 0)[1:-1, 1:-1]) + 1
+        if len(ring) == 0:
+            return out[1:-1, 1:-1]
+        y, x = ring[:, 0, None] + _AROUND[:, 0], ring[:, 1, None] + _AROUND[:, 1]
+        share = filled[y, x] * _NEIGHBOUR
+        share /= share.sum(1, keepdims=True)
+        out[ring[:, 0], ring[:, 1]] = np.einsum("nk,nkc->nc", share, out[y, x])
+        filled[ring[:, 0], ring[:, 1]] = 1
+
+
+_NEAR = np.array([0.25, 0.5, 0.25], np.float32)
+_AROUND = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)])
+_NEIGHBOUR = np.array([_NEAR[1 + i] * _NEAR[1 + j] for i, j in _AROUND], np.float32)
