@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
+from talkingface.faces.interpolation import mesh_from_landmarks
+from talkingface.landmarks import IBUG
 from talkingface.models.window import SPEAKING
 
 Frames = NDArray[np.uint8]
@@ -69,6 +72,19 @@ def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
     out[:, above, 1] -= crossed
     out[:, below, 1] += crossed
     return out.astype(np.float32)
+
+
+def move_mesh(mesh: Points, moved: Points) -> Points:
+    """Move a portrait's mesh (478, 2) to where its landmarks went, (T, 68, 2): (T, 478, 2).
+
+    Exact at the landmarks; their steps reach the other points as `mesh_from_landmarks` spreads
+    them, and what is the face's own between the landmarks stays.
+    """
+    known = np.concatenate([mesh[None, IBUG], moved])
+    laid = mesh_from_landmarks(torch.from_numpy(known)).numpy()
+    out = mesh + (laid[1:] - laid[0])
+    out[:, IBUG] = moved
+    return np.asarray(out, dtype=np.float32)
 
 
 def animate(
