@@ -93,7 +93,7 @@ def parts(make: Making, batches: int) -> list[Line]:
             "part": name,
             "ms_per_frame": seconds * 1e3,
             "share": seconds / total["all"],
-            "frames_per_second": 1 / seconds,
+            "frames_per_second": 1 / seconds if seconds else float("inf"),  # none in this cache
             "cores_for_5000": WANTED * seconds,
             **context(1),
         }

@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from talkingface import align, audio, pipeline
 from talkingface.audio import SAMPLES_PER_FRAME
-from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.dataset import Cache, Drawn
+from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, IBUG
 from talkingface.training import loop, presets
 from talkingface.training.cran import CranRecipe, CranTraining
 
@@ -153,11 +153,10 @@ def memory(device: torch.device) -> float | None:
 def made_up(folder: Path) -> Cache:
     """A corpus of the example face, whose mouth opens and closes, and of the example sentence."""
     aligned = align(EXAMPLES / "portrait.jpg")
-    points = np.asarray(aligned.landmarks, dtype=np.float32)
     gap = 0.02 + 0.02 * np.sin(np.arange(CLIP_FRAMES))
-    landmarks = np.repeat(points[None], CLIP_FRAMES, 0)
-    landmarks[:, INNER_TOP, 1] -= gap / 2
-    landmarks[:, INNER_BOTTOM, 1] += gap / 2
+    mesh = np.repeat(aligned.mesh[None], CLIP_FRAMES, 0)
+    mesh[:, GAP_TOP, 1] -= gap / 2
+    mesh[:, GAP_BOTTOM, 1] += gap / 2
     sound = audio.load(EXAMPLES / "speech.wav")[: CLIP_FRAMES * SAMPLES_PER_FRAME]
     heard = np.zeros(CLIP_FRAMES * SAMPLES_PER_FRAME, np.int16)
     heard[: len(sound)] = np.asarray(sound) * 32767
@@ -169,7 +168,8 @@ def made_up(folder: Path) -> Cache:
     ]
     (folder / "clips.json").write_text(json.dumps(rows))
     np.save(folder / "frames.npy", np.repeat(aligned.crop[None], CLIPS * CLIP_FRAMES, 0))
-    np.save(folder / "landmarks.npy", np.tile(landmarks, (CLIPS, 1, 1)))
+    np.save(folder / "mesh.npy", np.tile(mesh, (CLIPS, 1, 1)))
+    np.save(folder / "landmarks.npy", np.tile(mesh[:, IBUG], (CLIPS, 1, 1)))
     np.save(folder / "sound.npy", np.tile(heard, CLIPS))
     return Cache(folder)
 

@@ -52,6 +52,26 @@ IBUG = np.array([
     78, 82, 13, 312, 308, 317, 14, 87,
 ])  # fmt: skip
 
+# Points on the middle of the face. Of the others, those up to 247 are on the left; 248 to 467 are
+# their partners on the right, in the same order. Then the irises: centre, and four around it.
+MIDLINE = np.array([
+    0, 1, 2, 4, 5, 6, *range(8, 20), 94, 151, 152, 164, 168, 175, 195, 197, 199, 200,
+])  # fmt: skip
+
+
+def _mirror_mesh() -> NDArray[np.int64]:
+    """Pair left and right points: (478,), itself for one on the middle."""
+    out = np.arange(MESH_POINTS)
+    left, right = np.setdiff1d(np.arange(248), MIDLINE), np.arange(248, 468)
+    left, right = np.r_[left, 468:473], np.r_[right, 473, 476, 475, 474, 477]
+    out[left], out[right] = right, left
+    return out
+
+
+# Mesh indices after a left-right mirror: MIRROR_MESH[i] is the point that lands on point i's place.
+# The best one-to-one match of faces and their mirrored pictures, in three dimensions, is the same.
+MIRROR_MESH = _mirror_mesh()
+
 
 @cache
 def reference_mesh() -> NDArray[np.float64]:

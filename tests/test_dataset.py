@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkingface import audio
+from talkingface import audio, picture
 from talkingface.audio import SpeechSpec, windows
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import (
@@ -32,6 +32,9 @@ from talkingface.data.dataset import (
     prefetch,
 )
 from talkingface.errors import BadShard
+from talkingface.faces import align, find_faces
+from talkingface.geometry import MIRROR, CropSpec
+from talkingface.landmarks import IBUG, MIRROR_MESH, eye_distance
 
 SIDE = 16
 FRAMES = 60  # of a speaking clip
@@ -42,7 +45,7 @@ PLAIN = SampleConfig(batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
 def write_cache(folder: Path, rng: np.random.Generator) -> Path:
     """Ten clips of one speaker, two of another, two pictures; a frame's grey is its own number.
 
-    So are a clip's landmarks: x of every point is (frame number) / 100.
+    So are a clip's meshes and their landmarks: x of every point is (frame number) / 100.
     """
     rows, start = [], 0
     speakers = ["s1"] * 10 + ["s2"] * 2 + ["portrait"] * 2
@@ -65,7 +68,9 @@ def write_cache(folder: Path, rng: np.random.Generator) -> Path:
         start += count
     np.save(folder / "frames.npy", np.concatenate(frames).astype(np.uint8))
     np.save(folder / "landmarks.npy", np.concatenate(landmarks).astype(np.float32))
-    np.save(folder / "mesh.npy", np.zeros((start, 478, 2), np.float32))
+    mesh = np.repeat(np.concatenate(landmarks)[:, :1], 478, axis=1)
+    mesh[:, IBUG] = np.concatenate(landmarks)
+    np.save(folder / "mesh.npy", mesh.astype(np.float32))
     np.save(folder / "sound.npy", np.concatenate(sound).astype(np.int16))
     (folder / "clips.json").write_text(json.dumps(rows))
     return folder
@@ -89,6 +94,7 @@ def same(a: Batch, b: Batch) -> bool:
         torch.equal(x, y)
         for x, y in (
             (a.frames, b.frames),
+            (a.mesh, b.mesh),
             (a.landmarks, b.landmarks),
             (a.speech, b.speech),
             (a.portrait.image, b.portrait.image),
@@ -120,6 +126,33 @@ def test_frames_are_in_a_row_and_the_portrait_is_from_elsewhere_in_the_clip(cach
         assert ((identity < shown[:, 0] - 5) | (identity > shown[:, -1] + 5)).all()
         assert torch.allclose(batch.landmarks[..., 0, 0], shown / 100)
         assert torch.allclose(batch.portrait.landmarks[:, 0, 0], identity / 100)
+        assert batch.mesh.shape == (8, 10, 478, 2) and batch.mesh.dtype == torch.float32
+        assert torch.allclose(batch.mesh[..., 200, 0], shown / 100)
+
+
+@pytest.mark.parametrize("mirror", [0.0, 1.0])
+def test_meshes_are_the_clips_own_moved_as_the_landmarks_are(mirror: float, tmp_path: Path) -> None:
+    """An affine map found from some landmarks alone brings each whole mesh to where it is drawn."""
+    write_cache(tmp_path, np.random.default_rng(0))
+    meshes = np.random.default_rng(1).random((14 * FRAMES, 478, 2), dtype=np.float32)
+    np.save(tmp_path / "mesh.npy", meshes)
+    np.save(tmp_path / "landmarks.npy", meshes[:, IBUG])
+    cache = Cache(tmp_path)
+    config = replace(PLAIN, augment=replace(NO_AUGMENTATION, geometry=1.0, mirror=mirror))
+    batch = draw_batch(cache, cache.clips[:1], SPEC, config, (8, 0))
+    known = torch.from_numpy(IBUG)
+    assert batch.portrait.mesh is not None
+    assert torch.equal(batch.landmarks, batch.mesh[..., known, :])
+    assert torch.equal(batch.portrait.landmarks, batch.portrait.mesh[..., known, :])
+    shown = torch.cat([numbers(batch.portrait.image)[:, None], numbers(batch.frames)], 1).numpy()
+    drawn = torch.cat([batch.portrait.mesh[:, None], batch.mesh], 1).numpy()
+    for rows, found in zip(shown, drawn, strict=True):
+        own = np.concatenate([meshes[rows], np.ones((11, 478, 1))], axis=-1)
+        order, points = (MIRROR_MESH, IBUG[MIRROR]) if mirror else (np.arange(478), IBUG)
+        matrix = np.linalg.lstsq(own[0, points[:20]], found[0, IBUG[:20]], rcond=None)[0]
+        assert (np.linalg.det(matrix[:2]) < 0) == bool(mirror)
+        assert np.abs(matrix[:2] - np.diag([-1 if mirror else 1, 1])).max() > 1e-3
+        np.testing.assert_allclose(own[:, order] @ matrix, found, atol=1e-5)
 
 
 def test_speech_without_augmentation_is_that_of_the_whole_clip(cache: Cache) -> None:
@@ -173,6 +206,7 @@ def test_without_pictures_time_runs_at_another_speed_for_lips_sound_and_words(
     speed = times.diff(dim=1)
     assert (speed - speed[:, :1]).abs().max() < 1e-3
     assert speed.min() < 0.75 and speed.max() > 1.25 and times.max() <= FRAMES - 1
+    assert torch.equal(batch.mesh[:, :, 200, 0], batch.landmarks[:, :, 0, 0])
     for word, span, time, rate in zip(batch.word, batch.span, times, speed[:, 0], strict=True):
         if word == cache.word_index["bin"]:
             expected = (np.array([10, 15]) - float(time[0])) / float(rate)
@@ -275,6 +309,30 @@ def test_light_alone_leaves_the_colours() -> None:
         assert (lit == lit[..., :1]).all() and abs(float(lit.mean()) - 100) < 2
         slopes.append(np.ptp(lit.astype(int)))
     assert min(slopes) == 0 and max(slopes) > 20
+
+
+def test_an_augmented_mesh_is_where_the_augmented_face_is(portrait: Path) -> None:
+    """Found afresh in the picture that was mirrored, bent and coloured."""
+    image = picture.read(portrait)
+    aligned = align(image, find_faces(image)[0], CropSpec(size=256))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        config = replace(AugmentConfig(), mirror=1.0)
+        frames, meshes = augment_faces(aligned.crop[None], aligned.mesh[None], rng, config)
+        face = find_faces(np.ascontiguousarray(frames[0]))[0].mesh[:, :2] / 256
+        off = np.linalg.norm(meshes[0] - face, axis=1) / eye_distance(face)
+        assert off.mean() < 0.04
+        unmirrored = np.linalg.norm(meshes[0, MIRROR_MESH] - face, axis=1) / eye_distance(face)
+        assert unmirrored.mean() > 0.5
+
+
+@pytest.mark.parametrize(("point", "partner"), [(33, 263), (61, 291), (13, 13), (78, 308)])
+def test_a_mirrored_point_of_a_mesh_is_still_on_its_spot(point: int, partner: int) -> None:
+    rng = np.random.default_rng(point)
+    mesh = rng.uniform(0.2, 0.8, (1, 478, 2)).astype(np.float32)
+    config = replace(NO_AUGMENTATION, mirror=1.0)
+    mirrored, moved = augment_faces(blob(mesh[0, point : point + 1])[None], mesh, rng, config)
+    assert np.abs(centre(mirrored[0]) - moved[0, partner]).max() * 128 < 0.2
 
 
 @pytest.mark.parametrize("point", [0, 17, 36, 48, 60, 67, 31, 8])

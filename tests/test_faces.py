@@ -29,7 +29,7 @@ from talkingface.faces import (
 )
 from talkingface.faces.given import given_landmarks, mean_face_in
 from talkingface.geometry import MEAN_FACE, Array, CropSpec, Picture, transform
-from talkingface.landmarks import IBUG, eye_distance
+from talkingface.landmarks import IBUG, MIRROR_MESH, eye_distance
 
 ROOT = Path(__file__).parent.parent
 SPEC = CropSpec()
@@ -87,6 +87,15 @@ def test_landmarks_are_in_ibug_order(face: Face) -> None:
     assert points[19, 1] < left_eye[1]
     assert points[0, 0] < left_eye[0] < right_eye[0] < points[16, 0]
     assert points[51, 1] < points[62, 1] <= points[66, 1] < points[57, 1]
+
+
+def test_a_mirrored_picture_shows_the_mirrored_mesh(portrait: Picture, face: Face) -> None:
+    found = find_faces(np.ascontiguousarray(portrait[:, ::-1]))[0].mesh
+    mirrored = face.mesh[MIRROR_MESH] * [-1, 1, 1] + [portrait.shape[1] - 1, 0, 0]
+    off = np.linalg.norm(found - mirrored, axis=1) / eyes_apart(face.landmarks)
+    assert off.mean() < 0.04 and off.max() < 0.12
+    unmirrored = face.mesh * [-1, 1, 1] + [portrait.shape[1] - 1, 0, 0]
+    assert np.linalg.norm(found - unmirrored, axis=1).mean() > 0.5 * eyes_apart(face.landmarks)
 
 
 @pytest.mark.parametrize(("scale", "degrees"), [(0.6, 0.0), (0.9, 12.0), (0.8, -25.0)])

@@ -6,6 +6,18 @@ import pytest
 
 from talkingface import geometry
 from talkingface.geometry import CropSpec, Paster
+from talkingface.landmarks import (
+    IBUG,
+    INNER_LIPS,
+    INNER_PAIRS,
+    LEFT_EYE,
+    MIDLINE,
+    MIRROR_MESH,
+    OUTER_LIPS,
+    RIGHT_EYE,
+    STABLE_MESH,
+    reference_mesh,
+)
 
 
 def similarity(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
@@ -50,6 +62,26 @@ def test_invert_undoes() -> None:
     matrix = similarity(0.3, -140, 80, -3)
     back = geometry.transform(geometry.transform(points, matrix), geometry.invert(matrix))
     np.testing.assert_allclose(back, points, atol=1e-12)
+
+
+def test_the_mesh_is_mirrored_onto_itself() -> None:
+    every, reference = np.arange(478), reference_mesh()
+    assert np.array_equal(MIRROR_MESH[MIRROR_MESH], every)
+    assert np.array_equal(np.flatnonzero(MIRROR_MESH == every), MIDLINE)
+    off = np.linalg.norm(reference[MIRROR_MESH] * [-1, 1] - reference, axis=1)
+    assert off.max() < 0.02
+    apart = np.linalg.norm(reference[:, None] * [-1, 1] - reference, axis=2)
+    assert (apart.argmin(1) == MIRROR_MESH).mean() > 0.99  # two points may nearly coincide
+
+
+def test_lips_eyes_and_landmarks_are_mirrored_as_their_names_say() -> None:
+    assert np.array_equal(IBUG[geometry.MIRROR], MIRROR_MESH[IBUG])
+    for ring in (OUTER_LIPS, INNER_LIPS):  # left corner, over the upper lip, right corner, below
+        assert np.array_equal(MIRROR_MESH[ring], np.roll(ring, -11)[::-1])
+    assert np.array_equal(MIRROR_MESH[INNER_PAIRS], INNER_PAIRS[::-1])
+    assert MIRROR_MESH[list(LEFT_EYE)].tolist() == list(RIGHT_EYE)[::-1]
+    assert set(MIRROR_MESH[STABLE_MESH]) == set(STABLE_MESH)
+    assert MIRROR_MESH[468] == 473 and set(MIRROR_MESH[469:473]) == set(range(474, 478))
 
 
 def test_the_mean_face_is_symmetric_and_sits_where_the_crop_says() -> None:

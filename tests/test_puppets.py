@@ -16,8 +16,17 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Batch, Cache, SampleConfig, clip_speech, draw_batch
-from talkingface.data.puppets import CLOSED_GAP, MOVING, animate, can_speak, closed_mouth
+from talkingface.data.puppets import (
+    CLOSED_GAP,
+    MOVING,
+    animate,
+    can_speak,
+    closed_mouth,
+    move_mesh,
+)
+from talkingface.faces import mesh_from_landmarks
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import IBUG, LEFT_EYE, RIGHT_EYE
 
 SIZE = 128
 FRAMES = 24
@@ -35,6 +44,14 @@ def face(opening: float = 0.0) -> Points:
         points[[above, under]] = points[[above, under]].mean(0)
     points[BELOW, 1] += opening
     return (points / SIZE).astype(np.float32)
+
+
+def own_mesh(landmarks: Points) -> Points:
+    """(68, 2) -> (478, 2): a mesh through them, that lies elsewhere than others' between them."""
+    laid = mesh_from_landmarks(torch.from_numpy(landmarks)).numpy()
+    mesh = laid + np.random.default_rng(0).normal(0, 1 / SIZE, laid.shape)
+    mesh[IBUG] = landmarks
+    return mesh.astype(np.float32)
 
 
 def rough(seed: int) -> Picture:
@@ -122,6 +139,20 @@ def test_the_same_puppet_twice() -> None:
     assert np.array_equal(first[1], second[1])
 
 
+def test_a_mesh_goes_through_the_moved_landmarks_and_stays_the_faces_own() -> None:
+    mesh, moved = own_mesh(face()), np.stack([face(), face(6.0)])
+    made = move_mesh(mesh, moved)
+    assert made.shape == (2, 478, 2) and made.dtype == np.float32
+    assert np.array_equal(made[:, IBUG], moved)
+    np.testing.assert_allclose(made[0], mesh, atol=1e-6)
+    step = (made[1] - made[0]) * SIZE
+    # points between landmarks that all go 6 pixels down: from the lower lip to the chin
+    np.testing.assert_allclose(step[[15, 16, 18, 200, 199]], [[0, 6]] * 5, atol=1.0)
+    corner_to_middle = step[[78, 95, 88, 178, 87], 1]
+    assert (np.diff(corner_to_middle) > 0).all() and corner_to_middle[0] == 0
+    assert not step[[*LEFT_EYE, *RIGHT_EYE, 468, 473, 9, 10]].any()
+
+
 def test_who_can_speak() -> None:
     turned = face()
     turned[30, 0] = turned[2, 0] + 0.1 * (turned[14, 0] - turned[2, 0])
@@ -156,7 +187,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
         start += count
     np.save(folder / "frames.npy", np.concatenate(frames))
     np.save(folder / "landmarks.npy", np.concatenate(landmarks))
-    np.save(folder / "mesh.npy", np.zeros((start, 478, 2), np.float32))
+    np.save(folder / "mesh.npy", np.stack([own_mesh(p) for p in np.concatenate(landmarks)]))
     np.save(folder / "sound.npy", np.concatenate(sound))
     (folder / "clips.json").write_text(json.dumps(rows))
     return Cache(folder)
@@ -167,7 +198,7 @@ def pixels(image: torch.Tensor) -> NDArray[np.int64]:
 
 
 def fields_equal(a: Batch, b: Batch) -> bool:
-    names = ("frames", "landmarks", "speech", "before", "silent", "word", "span")
+    names = ("frames", "mesh", "landmarks", "speech", "before", "silent", "word", "span")
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
     pairs += [(a.portrait.image, b.portrait.image), (a.portrait.landmarks, b.portrait.landmarks)]
     return all(torch.equal(x, y) for x, y in pairs)
@@ -194,6 +225,10 @@ def test_a_puppet_has_its_own_face_and_the_drivers_speech(cache: Cache) -> None:
         expected = face() + points[first : first + PLAIN.frames] - closed_mouth(points)
         middle = batch.landmarks[i, :, [8, 57]].numpy()  # away from lips that would cross
         np.testing.assert_allclose(middle, expected[:, [8, 57]], atol=1e-5)
+        assert batch.portrait.mesh is not None
+        assert np.array_equal(batch.portrait.mesh[i], own_mesh(face()))
+        moved = move_mesh(own_mesh(face()), batch.landmarks[i].numpy())
+        assert np.array_equal(batch.mesh[i], moved)
     assert drivers == {0, 1}
     assert not batch.silent.any()
     assert (batch.word == -1).all()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from talkingface.audio import SAMPLE_RATE, SpeechSpec, hop_features
 from talkingface.geometry import MIRROR
+from talkingface.landmarks import MIRROR_MESH
 
 Frames = NDArray[np.uint8]
 Points = NDArray[np.float32]
@@ -40,27 +41,31 @@ class AugmentConfig:
     speed: float = 0.0
 
 
+_MIRRORS = {len(order): order for order in (MIRROR, MIRROR_MESH)}
 NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0)
 
 
 def augment_faces(
-    frames: Frames, landmarks: Points, rng: np.random.Generator, config: AugmentConfig
+    frames: Frames, points: Points, rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[Frames, Points]:
-    """One random change for all frames of a sample: (T, S, S, 3) uint8, (T, 68, 2) in [0, 1]."""
-    frames, landmarks = _geometry(frames, landmarks, rng, config)
+    """Change all frames of a sample alike, at random, and move their points with them.
+
+    frames: (T, S, S, 3) uint8; points in [0, 1]: meshes (T, 478, 2), or landmarks (T, 68, 2).
+    """
+    frames, points = _geometry(frames, points, rng, config)
     if rng.random() < config.mirror:
         frames = frames[:, :, ::-1]
-        landmarks = (landmarks[:, MIRROR] * [-1, 1] + [1, 0]).astype(np.float32)
+        points = (points[:, _MIRRORS[points.shape[1]]] * [-1, 1] + [1, 0]).astype(np.float32)
     if config.colour > 0 or config.light > 0:
         frames = _colour(frames, rng, config)
-    return frames, np.asarray(landmarks, dtype=np.float32)
+    return frames, np.asarray(points, dtype=np.float32)
 
 
 def _geometry(
-    frames: Frames, landmarks: Points, rng: np.random.Generator, config: AugmentConfig
+    frames: Frames, points: Points, rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[Frames, Points]:
     if config.geometry <= 0:
-        return frames, landmarks
+        return frames, points
     size, amount = frames.shape[1], config.geometry
     scale = 1 + amount * rng.uniform(-0.08, 0.08)
     stretch = 1 + amount * rng.uniform(-0.08, 0.08)
@@ -74,7 +79,7 @@ def _geometry(
     warped = [
         cv2.warpAffine(f, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE) for f in frames
     ]
-    moved = landmarks @ linear.T + offset / size
+    moved = points @ linear.T + offset / size
     return np.stack(warped).astype(np.uint8), moved.astype(np.float32)
 
 

@@ -1,8 +1,8 @@
 """What training reads: a memory-mapped cache of clips, and batches as a function of (seed, step).
 
-A cache folder holds `frames.npy` (N, S, S, 3) uint8, `landmarks.npy` (N, 68, 2) and `mesh.npy`
-(N, 478, 2) float32 in [0, 1], `sound.npy` (640 N,) int16 at 16 kHz and `clips.json`; N counts the
-frames of all clips in a row.
+A cache folder holds `frames.npy` (N, S, S, 3) uint8, `mesh.npy` (N, 478, 2) float32 in [0, 1] and
+`landmarks.npy` (N, 68, 2), those of the mesh's points that are iBUG's; `sound.npy` (640 N,) int16
+at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from talkingface.audio import (
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
-from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks
+from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks, move_mesh
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
-from talkingface.faces.interpolation import mesh_from_landmarks
+from talkingface.landmarks import IBUG
 from talkingface.models.lipreader import GRID_WORDS
 
 AHEAD = 2  # batches that are made before their turn
@@ -139,16 +139,17 @@ class Batch:
     """B samples of T frames in a row.
 
     portrait: the identity picture, from the same clip, or a puppet's own. frames: (B, T, 3, S, S)
-    in [-1, 1]. landmarks: (B, T, 68, 2). speech: (B, T, hops, coefficients). before: (B, 3, S, S),
-    the frame before the first; place: (B, 68, 2), its landmarks. silent: (B,) bool, still
-    portraits. word: (B,) index of a word spoken within the sample, -1 for none; span: (B, 2), its
-    first frame and the one after its last.
+    in [-1, 1]. mesh: (B, T, 478, 2) in [0, 1] of the crop; landmarks: (B, T, 68, 2), the mesh's.
+    speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame before the first; place:
+    (B, 68, 2), its landmarks. silent: (B,) bool, still portraits. word: (B,) index of a word spoken
+    within the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
     speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
 
     portrait: Portrait
     frames: Tensor
+    mesh: Tensor
     landmarks: Tensor
     speech: Tensor
     before: Tensor
@@ -164,12 +165,12 @@ class Batch:
 class Drawn:
     """A batch as it is drawn, small enough to be handed from process to process.
 
-    pictures: (B, P, S, S, 3) uint8 and landmarks (B, P, 68, 2): the identity's, the one before,
+    pictures: (B, P, S, S, 3) uint8 and mesh (B, P, 478, 2) float32: the identity's, the one before,
     `count` frames in a row, the others. The rest as in `Batch`.
     """
 
     pictures: Tensor
-    landmarks: Tensor
+    mesh: Tensor
     count: int
     speech: Tensor
     silent: Tensor
@@ -181,11 +182,13 @@ class Drawn:
         """The batch on this device, where its pictures become floats."""
         frames = self.pictures.to(device, non_blocking=True)
         frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-        landmarks = self.landmarks.to(device)
+        landmarks = self.mesh[:, :, torch.from_numpy(IBUG)].to(device)
+        mesh = self.mesh.to(device)
         row = slice(2, 2 + self.count)
         return Batch(
-            Portrait(frames[:, 0], landmarks[:, 0], mesh_from_landmarks(landmarks[:, 0])),
+            Portrait(frames[:, 0], landmarks[:, 0], mesh[:, 0]),
             frames[:, row],
+            mesh[:, row],
             landmarks[:, row],
             self.speech.to(device),
             frames[:, 1],
@@ -218,7 +221,7 @@ class SampleConfig:
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
     puppets: float = 0.0
-    pictures: bool = True  # False: landmarks and speech only
+    pictures: bool = True  # False: meshes and speech only
     sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
     others: int = 0  # further pictures of the face, for those who see more than one
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -303,7 +306,7 @@ def _sample(
     puppet: ClipInfo | None = None,
 ) -> dict[str, Any]:
     """Frames in a row of a clip and its speech; with a puppet, that face instead of the clip's."""
-    speed = 1.0  # pictures cannot be drawn between frames, landmarks can
+    speed = 1.0  # pictures cannot be drawn between frames, meshes can
     if not config.pictures:
         speed = 1 + config.augment.speed * rng.uniform(-1, 1)
         speed = min(speed, (clip.frames - 1) / config.frames)
@@ -314,7 +317,7 @@ def _sample(
     if config.others:
         more = rng.choice(_outside(clip, wanted.astype(int)), config.others)
     rows = np.concatenate([[identity, max(0, first - 1)], wanted, more])
-    frames, landmarks = _faces(cache, clip, rows, config, rng, puppet)
+    frames, mesh = _faces(cache, clip, rows, config, rng, puppet)
     shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
     middle = (first + 0.5) * SAMPLES_PER_FRAME
     begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
@@ -326,7 +329,7 @@ def _sample(
         word, span = _word(cache, clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
-        "landmarks": landmarks,
+        "mesh": mesh,
         "speech": speech,
         "silent": False,
         "word": word,
@@ -359,12 +362,12 @@ def _still_sample(
 ) -> dict[str, Any]:
     """A portrait in silence: quiet noise in, the same picture out."""
     rows = np.zeros(2 + config.frames + config.others)
-    frames, landmarks = _faces(cache, clip, rows, config, rng)
+    frames, mesh = _faces(cache, clip, rows, config, rng)
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
     noise = torch.from_numpy(rng.standard_normal(count)).float() * 10 ** rng.uniform(-6, -2.5)
     return {
         "frames": frames,
-        "landmarks": landmarks,
+        "mesh": mesh,
         "speech": _speech(noise, spec, rng, config),
         "silent": True,
         "word": -1,
@@ -414,22 +417,22 @@ def _faces(
     rng: np.random.Generator,
     puppet: ClipInfo | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames and landmarks at these (fractional) times of the clip, one change for all.
+    """Frames and meshes at these (fractional) times of the clip, one change for all.
 
     With a puppet: its own picture first, then moved as the clip's rows after the first.
     """
     low = rows.astype(int)
     part = (rows - low)[:, None, None]
-    points = cache.landmarks[clip.start : clip.start + clip.frames]
-    landmarks = points[low] * (1 - part) + points[np.minimum(low + 1, len(points) - 1)] * part
+    meshes = cache.mesh[clip.start : clip.start + clip.frames]
+    mesh = meshes[low] * (1 - part) + meshes[np.minimum(low + 1, len(meshes) - 1)] * part
     if config.pictures:
         frames = cache.frames[clip.start + low]
     else:
         frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
     if puppet is not None:
-        neutral = closed_mouth(points)
-        frames, landmarks = _as_puppet(cache, puppet, frames, landmarks, neutral, config)
-    return augment_faces(frames, landmarks, rng, config.augment)
+        neutral = closed_mouth(cache.landmarks[clip.start : clip.start + clip.frames])
+        frames, mesh = _as_puppet(cache, puppet, frames, mesh[:, IBUG], neutral, config)
+    return augment_faces(frames, mesh, rng, config.augment)
 
 
 def _puppets(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
@@ -446,14 +449,18 @@ def _as_puppet(
     neutral: NDArray[np.float32],
     config: SampleConfig,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A driver's (T, S, S, 3) and (T, 68, 2) -> the puppet as it is, then T - 1 times moved."""
-    picture, own = cache.frames[puppet.start], cache.landmarks[puppet.start]
+    """Give the puppet as it is, then T - 1 times moved as a driver, (T, S, S, 3) and (T, 68, 2).
+
+    Returns its frames (T, S, S, 3) and meshes (T, 478, 2).
+    """
+    picture, mesh = cache.frames[puppet.start], cache.mesh[puppet.start]
+    own = mesh[IBUG]
     if config.pictures:
         moving, moved = animate(picture, own, frames[1:], landmarks[1:], neutral)
         frames = np.concatenate([picture[None], moving])
     else:
         moved = move_landmarks(own, landmarks[1:], neutral)
-    return frames, np.concatenate([own[None], moved]).astype(np.float32)
+    return frames, np.concatenate([mesh[None], move_mesh(mesh, moved)])
 
 
 def _speech(
@@ -467,7 +474,7 @@ def _speech(
 def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:
     return Drawn(
         torch.from_numpy(np.stack([s["frames"] for s in samples])),
-        torch.from_numpy(np.stack([s["landmarks"] for s in samples])),
+        torch.from_numpy(np.stack([s["mesh"] for s in samples])),
         count,
         torch.stack([s["speech"] for s in samples]),
         torch.tensor([s["silent"] for s in samples]),

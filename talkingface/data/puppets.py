@@ -7,11 +7,16 @@ is the speaker's own.
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
+from talkingface.faces.interpolation import mesh_from_landmarks
+from talkingface.landmarks import IBUG, NOSE_BASE, reference_mesh
 from talkingface.models.window import SPEAKING
 
 Frames = NDArray[np.uint8]
@@ -69,6 +74,27 @@ def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
     out[:, above, 1] -= crossed
     out[:, below, 1] += crossed
     return out.astype(np.float32)
+
+
+def move_mesh(mesh: Points, moved: Points) -> Points:
+    """Move a portrait's mesh (478, 2) to where its landmarks went, (T, 68, 2): (T, 478, 2).
+
+    Exact at the landmarks; their steps reach the other points as `mesh_from_landmarks` spreads
+    them, faded out towards the eyes as in the picture. What is the face's own stays.
+    """
+    known = np.concatenate([mesh[None, IBUG], moved])
+    laid = mesh_from_landmarks(torch.from_numpy(known)).numpy()
+    out = mesh + (laid[1:] - laid[0]) * _fade()
+    out[:, IBUG] = moved
+    return np.asarray(out, dtype=np.float32)
+
+
+@cache
+def _fade() -> Points:
+    """Which part of a step reaches each point, (478, 1): none at the eyes, all below the nose."""
+    height = reference_mesh()[:, 1:]
+    eyes, nose = height[IBUG[36:48]].max(), height[NOSE_BASE]
+    return np.asarray(np.clip((height - eyes) / (nose - eyes), 0, 1), dtype=np.float32)
 
 
 def animate(
