@@ -6,6 +6,7 @@ A similarity is a (2, 3) float64 matrix [sR | t] that maps picture pixels (x, y)
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray

@@ -84,6 +84,11 @@ def reference_mesh() -> NDArray[np.float64]:
     return mesh.astype(np.float64)
 
 
+def ibug(mesh: Tensor) -> Tensor:
+    """The 68 landmarks of meshes (..., 478, 2): (..., 68, 2)."""
+    return mesh[..., torch.from_numpy(IBUG).to(mesh.device), :]
+
+
 def aperture(mesh: M) -> M:
     """Gap of the inner lips (points 13 and 14): (..., 478, 2) -> (...), in the mesh's unit."""
     return _distance(mesh, GAP_TOP, GAP_BOTTOM)

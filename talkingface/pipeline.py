@@ -411,7 +411,8 @@ class TalkingFace:
         notes = [note for note in (located.note, self._someone_else(aligned.crop)) if note]
         mouth, moving = getattr(identity, "mouth", None), None
         if mouth is not None:
-            moving = self.model.space.points.cpu().numpy()
+            space: Any = self.model.space
+            moving = space.points.cpu().numpy()
         note = "; ".join(notes) or None
         return Sitter(identity, small, matrix, aligned.crop, mouth, moving, note)
 
@@ -457,9 +458,7 @@ class TalkingFace:
 def _checked_side(side: int) -> int:
     """The bare face's side in pixels, even. Raises BadRequest."""
     if not SMALLEST_MAX_SIZE <= side <= LARGEST_CROP:
-        raise BadRequest(
-            f"crop_size is {side}: give {SMALLEST_MAX_SIZE} to {LARGEST_CROP} pixels"
-        )
+        raise BadRequest(f"crop_size is {side}: give {SMALLEST_MAX_SIZE} to {LARGEST_CROP} pixels")
     return side - side % 2
 
 

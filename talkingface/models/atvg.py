@@ -26,7 +26,7 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import LANDMARKS, Generated, Portrait, State
 from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.geometry import CropSpec
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import ibug
 from talkingface.models.blocks import (
     ConvGru,
     Lstm,
@@ -56,8 +56,8 @@ class AtConfig:
 
 @dataclass(frozen=True)
 class VgConfig:
-    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone, sizes fixed but
-    for `width`).
+    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone, its sizes times
+    `width`).
 
     bound: most that a correction changes a colour, which spans 2.
     recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
@@ -246,7 +246,7 @@ class VgNet(nn.Module):
         for layer in self.image_encoder:
             x = layer(x)
             maps.append(x)
-        landmarks = meshes[:, :, IBUG]
+        landmarks = ibug(meshes)
         moved = (landmarks - portrait.landmarks.unsqueeze(1)) / FLOW_UNIT
         told = torch.cat([moved.flatten(2), landmarks.flatten(2)], dim=-1).flatten(0, 1)
         drawn = self.landmark_encoder(told).unflatten(1, (-1, *self.small))
@@ -430,7 +430,7 @@ class Atvg(nn.Module):
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
         if isinstance(self.at, ExpressionNet):
             assert identity.mouth is not None
-            return self.at.meshes(identity.mouth, speech)[:, :, IBUG], None
+            return ibug(self.at.meshes(identity.mouth, speech)), None
         change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 
@@ -453,7 +453,7 @@ class Atvg(nn.Module):
     ) -> tuple[Generated, State]:
         """`draw`, but pictures are only the window: what training needs.
 
-        points: meshes (B, T, 478, 2) for the lean VG-net, landmarks (B, T, 68, 2) for the published.
+        points: meshes (B, T, 478, 2) for the lean VG-net, landmarks (B, T, 68, 2) for the other.
         """
         made: tuple[Generated, State]
         if isinstance(self.vg, PublishedVgNet):
@@ -476,8 +476,6 @@ PRESETS = {
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "atvg-tiny": AtvgConfig(
         lips=LipsConfig(rank=8, hidden=4),
-        vg=VgConfig(
-            image_channels=(8, 8, 8), landmark_maps=2, hidden=8, last_channels=8
-        ),
+        vg=VgConfig(image_channels=(8, 8, 8), landmark_maps=2, hidden=8, last_channels=8),
     ),
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import ibug
 from talkingface.models.blocks import (
     Gru,
     Up,
@@ -333,7 +333,7 @@ class Cran(nn.Module):
         """See `contract.Speaking`; not of a scheme that looks back at its pictures."""
         if self.config.lips == "expression":
             assert identity.mouth is not None
-            return self.readout.meshes(identity.mouth, speech)[:, :, IBUG], None
+            return ibug(self.readout.meshes(identity.mouth, speech)), None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self.predict_landmarks(identity.portrait.landmarks, hybrid), state
 
@@ -383,11 +383,11 @@ class Cran(nn.Module):
 def _join(parts: list[Generated]) -> Generated:
     """Frames made one by one, as one clip."""
 
-    def cat(name: str) -> Tensor | None:
+    def joined(name: str) -> Any:
         present = [getattr(part, name) for part in parts]
         return None if present[0] is None else torch.cat(present, dim=1)
 
-    return Generated(**{name.name: cat(name.name) for name in fields(Generated)})
+    return Generated(*(joined(part.name) for part in fields(Generated)))
 
 
 LOG_MEL = SpeechSpec(kind="log_mel", coefficients=26, mels=26)

@@ -126,6 +126,8 @@ class ExpressionSpace(nn.Module):
     identity_basis: Tensor
     identity_scale: Tensor
     solution: Tensor
+    closing_near: Tensor
+    closing_far: Tensor
 
     def __init__(
         self, points: int, components: int = COMPONENTS, identities: int = IDENTITIES

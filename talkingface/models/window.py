@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from talkingface.contract import Generated
 from talkingface.geometry import CropSpec
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import ibug
 from talkingface.models.blocks import border_ramp
 
 # The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
@@ -78,7 +78,7 @@ def correct(bent: Tensor, out: Tensor, ramp: Tensor, bound: float, meshes: Tenso
     change = alpha * bound * torch.tanh(out[:, :, :3])
     colour = (bent + bound * torch.tanh(out[:, :, :3])).clamp(-1, 1)
     frames = (bent + change).clamp(-1, 1)
-    return Generated(frames, alpha, colour, meshes[:, :, IBUG], meshes, change)
+    return Generated(frames, alpha, colour, ibug(meshes), meshes, change)
 
 
 def displaced(landmarks: Tensor, moved: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ class CropRenderer:
         points = moving.cpu().numpy()
         self._faces = [
             FaceRenderer(picture, own, points, MouthInterior(picture, own, rest))
-            for picture, own, rest in zip(shown, self._pixels(mesh), self._pixels(neutral))
+            for picture, own, rest in zip(
+                shown, self._pixels(mesh), self._pixels(neutral), strict=True
+            )
         ]
 
     def __call__(self, meshes: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ class FaceRenderer:
     def _bent(self, flow: Floats, box: Box) -> Picture:
         """The picture read at every pixel of a box + flow."""
         y0, y1, x0, x1 = box
-        rows, columns = slice(y0 - self.box[0], y1 - self.box[0]), slice(x0 - self.box[2], x1 - self.box[2])
-        x, y = flow[..., 0] + self._x[rows, columns], flow[..., 1] + self._y[rows, columns]
+        place = np.s_[y0 - self.box[0] : y1 - self.box[0], x0 - self.box[2] : x1 - self.box[2]]
+        x, y = flow[..., 0] + self._x[place], flow[..., 1] + self._y[place]
         out = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(out)
 
@@ -116,4 +116,4 @@ def _coverage(shape: tuple[int, int], polygon: Array, corner: tuple[int, int]) -
     large = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
     _fill(large, (polygon - corner + 0.5) * 4 - 0.5, (0, 0), 255)
     small = cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32) / 255
+    return np.asarray(small, np.float32) / np.float32(255)

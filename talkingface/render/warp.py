@@ -35,7 +35,10 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.25  # interocular above the base of the nose, where the grid begins
-INVERSIONS = 5  # fixed-point steps from where points go to where pixels come from
+# From where points go to where pixels come from: the part of the motion in each Newton step.
+INVERSIONS = (0.5, 1.0, 1.0, 1.0)
+LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
+SQUEEZED = 0.15  # least area that a step believes in, of the picture's own
 
 
 @cache
@@ -51,9 +54,10 @@ def triangles() -> NDArray[np.int64]:
         known[(float(np.float32(x)), float(np.float32(y)))] = index
     found = []
     for x0, y0, x1, y1, x2, y2 in plane.getTriangleList():
-        corners = [known.get((float(x), float(y))) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
-        if None not in corners and not set(corners) <= set(INNER_LIPS.tolist()):
-            found.append(sorted(corners))
+        ends = [(float(x), float(y)) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
+        corners = sorted(known[end] for end in ends if end in known)
+        if len(corners) == 3 and not set(corners) <= set(INNER_LIPS.tolist()):
+            found.append(corners)
     return np.array(sorted(found), dtype=np.int64)
 
 
@@ -101,6 +105,9 @@ class MeshWarp:
         self.to_picture = invert(self.to_face)
         self.unit = float(np.hypot(self.to_picture[0, 0], self.to_picture[1, 0]))
         self.region = self._region()
+        rows, columns = self.region.shape
+        self._rows = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, 1)
+        self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
         inside, plain = self._barycentric()
         fade = self._fade(inside)
         layers = [_extended(plain, self._known(inside, side)) * fade for side in (UPPER, LOWER)]
@@ -111,8 +118,8 @@ class MeshWarp:
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
-        step = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
-        upper, lower = (self._inverted(layer @ step) for layer in self._layers)
+        step: Floats = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
+        upper, lower = (self._inverted(np.matmul(layer, step)) for layer in self._layers)
         return upper, lower
 
     def below(self, mesh: Array, side: NDArray[np.int64] | None = None) -> Array:
@@ -183,7 +190,8 @@ class MeshWarp:
         line = np.interp(face[..., 0], x[order], y[order])
         between = (face[..., 0] > x[order[0]]) & (face[..., 0] < x[order[-1]])
         beyond = face[..., 1] > line if side is UPPER else face[..., 1] < line
-        return inside & ~(between & beyond)
+        known: NDArray[np.bool_] = inside & ~(between & beyond)
+        return known
 
     def _fade(self, inside: NDArray[np.bool_]) -> Floats:
         """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
@@ -195,20 +203,32 @@ class MeshWarp:
         outside = (1 - hull) & ~inside
         distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 5)
         part = np.clip(1 - distance * self.region.step / (REACH * self.unit), 0, 1)
-        return (part * part * (3 - 2 * part))[..., None].astype(np.float32)
+        fade: Floats = (part * part * (3 - 2 * part))[..., None].astype(np.float32)
+        return fade
 
     def _inverted(self, forward: Floats) -> Floats:
-        """Where points go, at the nodes of the picture -> where a frame's nodes come from."""
+        """Where points go, at the nodes of the picture -> where a frame's nodes come from.
+
+        Newton's method, node by node, on a part of the motion that grows to the whole.
+        """
         rows, columns = self.region.shape
-        forward = forward.reshape(rows, columns, 2)
-        grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).astype(np.float32)
-        per_node, backward = np.float32(1 / self.region.step), -forward
-        for _ in range(INVERSIONS):
-            place = grid + backward * per_node
-            backward = -cv2.remap(
-                forward, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )
-        return np.asarray(backward, dtype=np.float32)
+        move = forward.reshape(rows, columns, 2) / np.float32(self.region.step)
+        x, y = self._columns, self._rows
+        across, down = np.gradient(move, axis=1), np.gradient(move, axis=0)
+        known = np.concatenate([move, across, down], -1).astype(np.float32)
+        for part in INVERSIONS:
+            seen = cv2.remap(known, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            seen = seen * np.float32(part)
+            a, c, b, d = seen[..., 2] + 1, seen[..., 3], seen[..., 4], seen[..., 5] + 1
+            size = np.maximum(a * d - b * c, SQUEEZED)
+            off_x, off_y = self._columns - x - seen[..., 0], self._rows - y - seen[..., 1]
+            x = x + (d * off_x - b * off_y) / size
+            y = y + (a * off_y - c * off_x) / size
+        flow = np.stack([x - self._columns, y - self._rows], -1) * np.float32(self.region.step)
+        lost = np.maximum(np.abs(off_x), np.abs(off_y)) > LOST
+        if lost.any():  # the motion folds the picture there
+            flow = _extended(flow, cv2.dilate(lost.astype(np.uint8), np.ones((3, 3))) == 0)
+        return np.asarray(flow, dtype=np.float32)
 
 
 def _extended(values: Floats, known: NDArray[np.bool_]) -> Floats:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from talkingface import weights
@@ -25,7 +25,7 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
-from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
+from talkingface.models.cran import CranConfig, Identity, Teacher
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -112,9 +112,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
         meshes = batch.mesh if self.training.model.output == "mesh" else None
-        made, _ = self.model.draw_window(
-            identity, batch.speech, None, meshes, self._teacher(batch)
-        )
+        made, _ = self.model.draw_window(identity, batch.speech, None, meshes, self._teacher(batch))
         real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made.frames, real, weight)}
         if "gradient" in stage.weights:
