@@ -26,7 +26,6 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.models.blocks import (
-    Gru,
     Up,
     audio_encoder,
     conv,
@@ -181,7 +180,7 @@ class Cran(nn.Module):
         cells = math.prod(-(-side // c.image_pool) for side in self.seed_shape)
         self.image_head = nn.Linear(sizes[-1] * cells, c.image_features)
         previous = c.image_features if c.scheme == "natural" else 0
-        self.gru = Gru(
+        self.gru = nn.GRU(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
