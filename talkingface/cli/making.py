@@ -18,8 +18,6 @@ from talkingface.cli.options import (
     MaxSize,
     Model,
     Overwrite,
-    Precision,
-    Runtime,
     bar,
     note,
     parse_face,
@@ -47,8 +45,6 @@ def generate(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    runtime: Runtime = "torch",
-    precision: Precision = "float32",
 ) -> None:
     """Make a talking video of one portrait and one recording.
 
@@ -75,7 +71,7 @@ def generate(
         overwrite=overwrite,
     )
     job.check()
-    speaker = pipeline.load(model, device, runtime=runtime, precision=precision)
+    speaker = pipeline.load(model, device)
     with bar("frames") as progress:
         result = speaker.run(job, progress)
     report(result)
@@ -134,8 +130,6 @@ def batch(
     max_size: MaxSize = 1280,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    runtime: Runtime = "torch",
-    precision: Precision = "float32",
 ) -> None:
     """Make a video of every portrait with every recording; a failed one does not stop the others.
 
@@ -152,7 +146,7 @@ def batch(
         max_size=max_size,
         overwrite=overwrite,
     )
-    speaker = pipeline.load(model, device, runtime=runtime, precision=precision)
+    speaker = pipeline.load(model, device)
     pipeline.make_folder(out_dir)
     results = speaker.generate_many(jobs, report)
     failed = sum(result.error is not None for result in results)
