@@ -450,16 +450,9 @@ class Atvg(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """See `contract.Generator`; the state is the pair of both networks'."""
-        made, state = self.in_window(identity, speech, state)
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), state
-
-    def in_window(
-        self, identity: Identity, speech: Tensor, state: State = None
-    ) -> tuple[Generated, State]:
-        """See `contract.Windowed`."""
         heard, drawn = (None, None) if state is None else state
         landmarks, heard = self.speak(identity, speech, heard)
-        made, drawn = self.draw_window(identity, landmarks, drawn)
+        made, drawn = self.draw(identity, landmarks, drawn)
         return made, (heard, drawn)
 
     def speak(

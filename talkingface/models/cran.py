@@ -292,12 +292,6 @@ class Cran(nn.Module):
         whole = identity.portrait.image
         return self.window.into_crop(window, whole.unsqueeze(1)), state
 
-    def in_window(
-        self, identity: Identity, speech: Tensor, state: State = None
-    ) -> tuple[Generated, State]:
-        """See `contract.Windowed`."""
-        return self.draw_window(identity, speech, state)
-
     def draw_window(
         self,
         identity: Identity,
