@@ -32,8 +32,8 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    kinds = [kind for kind in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-             if kind in text.split()]  # fmt: skip
+    flags = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    kinds = [kind for kind in flags if kind in text.split()]
     return " ".join([names[0] if names else platform.processor(), *kinds])
 
 

@@ -1,13 +1,12 @@
-"""The network alone, in every runtime and precision: python benchmarks/network.py [--threads 1,2]
+"""The network alone: python benchmarks/network.py [--threads 1,2]
 
 Frames per second with the identity encoded, fed as a live stream is (one frame a call), as a file
 is (some frames a call) and as 16 live streams at once are; operations per frame, and which share of
-the peak that makes: of the best convolution that this runtime computes in this precision, here, in
-the same run. All variants take turns, and the quickest turn of each counts.
+the peak that makes: of the best convolution that torch computes here, in the same run. All variants
+take turns, and the quickest turn of each counts.
 
 With one thread, seconds are this process's own, so that others at work matter less; they are there
-all the same (caches, clock rate), so use an idle machine. bfloat16 is torch's where the CPU only
-imitates it, and OpenVINO's too where it has it.
+all the same (caches, clock rate), so use an idle machine.
 """
 
 from __future__ import annotations
@@ -24,17 +23,13 @@ import torch
 from line import EXAMPLES, Line, append, context, table
 from torch.utils.flop_counter import FlopCounterMode
 
-from talkingface import align, audio, models, runtimes, video, weights
+from talkingface import align, audio, models, video, weights
 from talkingface.contract import Portrait
-from talkingface.runtimes import compiled
-from talkingface.runtimes.graph import Step
-from talkingface.runtimes.processor import has_bfloat16
 from talkingface.streaming import CHUNK
-from talkingface.weights import WeightsInfo
 
 FEEDS = {"live": (1, 1), "file": (1, CHUNK), "16 live": (16, 1)}  # streams, frames per call
-COLUMNS = ["model", "runtime", "precision", "threads", "feed", "frames_per_second", "ms_per_call",
-           "mflop_per_frame", "peak_gflops", "share"]  # fmt: skip
+COLUMNS = ["model", "threads", "feed", "frames_per_second", "ms_per_call", "mflop_per_frame",
+           "peak_gflops", "share"]  # fmt: skip
 ROUNDS, BURST = 8, 0.25  # turns of each variant; seconds of each turn
 SIDE, CHANNELS = 64, 128  # of the ideal convolution: 3x3, from and to so many channels
 
@@ -67,16 +62,14 @@ def main() -> None:
 
 
 def measured(names: list[str], threads: int, rounds: int) -> list[Line]:
-    """Every variant on so many threads, each with the share of its peak."""
-    peaks = {how: peak(*how, threads) for how in ways()}
+    """Every variant on so many threads, each with the share of the peak."""
+    ideal = peak()
     variants = [v for name in names for v in model_variants(name, threads)]
-    seconds = turns([*peaks.values(), *variants], threads, rounds)
-    ideal = zip(peaks, peaks.values(), seconds[: len(peaks)], strict=True)
-    best = {how: 2 * convolution.frames / took / 1e9 for how, convolution, took in ideal}
+    shortest, *seconds = turns([ideal, *variants], threads, rounds)
+    limit = 2 * ideal.frames / shortest / 1e9
     lines = []
-    for variant, took in zip(variants, seconds[len(peaks) :], strict=True):
+    for variant, took in zip(variants, seconds, strict=True):
         facts, speed = variant.facts, variant.frames / took
-        limit = best[facts["runtime"], facts["precision"]]
         made = {
             "frames_per_second": speed,
             "ms_per_call": took * 1e3,
@@ -85,13 +78,6 @@ def measured(names: list[str], threads: int, rounds: int) -> list[Line]:
         }
         lines.append({"benchmark": "network", **facts, **made, **context(threads)})
     return lines
-
-
-def ways() -> list[tuple[str, str]]:
-    """Runtimes and precisions that this machine can show."""
-    found = [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32")]
-    found += [("openvino", "bfloat16")] if has_bfloat16() else []
-    return [*found, ("openvino", "int8")]
 
 
 def turns(variants: list[Variant], threads: int, rounds: int) -> list[float]:
@@ -114,8 +100,8 @@ def turns(variants: list[Variant], threads: int, rounds: int) -> list[float]:
 
 
 def model_variants(name: str, threads: int) -> Iterator[Variant]:
-    """A model in every way it can be computed, on the example face and sentence."""
-    model, info = opened(name)
+    """A model fed in every way, on the example face and sentence."""
+    model = opened(name)
     aligned = align(EXAMPLES / "portrait.jpg")
     points, mesh = (
         torch.from_numpy(np.asarray(known, dtype=np.float32))[None]
@@ -124,46 +110,22 @@ def model_variants(name: str, threads: int) -> Iterator[Variant]:
     heard = audio.windows(audio.load(EXAMPLES / "speech.wav"), model.config.speech)[None]
     image = video.to_tensor(aligned.crop)[None]
     work = flops(model, Portrait(image, points, mesh), heard[:, :1])
-    for runtime, precision in ways():
-        if runtime == "openvino" and info.path is None:
-            continue  # a preset without weights: how it learned does not matter to torch
-        chosen = computed(model, info, runtime, precision, threads)
-        for feed, (streams, frames) in FEEDS.items():
-            face = Portrait(
-                image.repeat(streams, 1, 1, 1),
-                points.repeat(streams, 1, 1),
-                mesh.repeat(streams, 1, 1),
-            )
-            speech = heard[:, 10 : 10 + frames].repeat(streams, 1, 1, 1)
-            facts = {
-                "model": name,
-                "runtime": runtime,
-                "precision": precision,
-                "threads": threads,
-                "feed": feed,
-                "mflop_per_frame": work,
-            }
-            yield Variant(facts, call(chosen, face, speech), streams * frames)
+    for feed, (streams, frames) in FEEDS.items():
+        face = Portrait(
+            image.repeat(streams, 1, 1, 1),
+            points.repeat(streams, 1, 1),
+            mesh.repeat(streams, 1, 1),
+        )
+        speech = heard[:, 10 : 10 + frames].repeat(streams, 1, 1, 1)
+        facts = {"model": name, "threads": threads, "feed": feed, "mflop_per_frame": work}
+        yield Variant(facts, call(model, face, speech), streams * frames)
 
 
-def opened(name: str) -> tuple[Any, WeightsInfo]:
+def opened(name: str) -> Any:
     """A model with its weights, or a preset with random ones."""
     if name not in models.PRESETS or name in {info.name for info in weights.listing()}:
-        return weights.load_with_info(name)
-    family = models.PRESETS[name].family
-    model = models.build(models.PRESETS[name]).eval().requires_grad_(False)
-    return model, WeightsInfo(name, family, None, "", "", "", 0)
-
-
-def computed(model: Any, info: WeightsInfo, runtime: str, precision: str, threads: int) -> Any:
-    """`runtimes.choose`, with a number of threads."""
-    if runtime == "torch":
-        return runtimes.choose(model, info, runtime, precision)
-    step = Step(model)
-    if precision == "int8":
-        graph = runtimes.quantised.read(runtimes.quantised.path_of(info), info.sha256)
-        return compiled.Compiled(model, graph, step, "float32", threads)
-    return compiled.Compiled(model, compiled.convert(step), step, precision, threads)
+        return weights.load(name)
+    return models.build(models.PRESETS[name]).eval().requires_grad_(False)
 
 
 def call(model: Any, face: Portrait, speech: torch.Tensor) -> Callable[[], Any]:
@@ -182,41 +144,15 @@ def flops(model: Any, face: Portrait, speech: torch.Tensor) -> float:
     return float(counter.get_total_flops()) / 1e6
 
 
-# --- peaks ----------------------------------------------------------------------------------------
+# --- the peak -------------------------------------------------------------------------------------
 
 
-def peak(runtime: str, precision: str, threads: int) -> Variant:
+def peak() -> Variant:
     """An ideal convolution; its "frames" are products added up."""
     products = SIDE * SIDE * CHANNELS * CHANNELS * 9
-    if runtime == "openvino":
-        return Variant({}, openvino_convolution(precision, threads), 4 * products)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(dtype)
-    x = torch.randn(4, CHANNELS, SIDE, SIDE, dtype=dtype)
-    x = x.contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+    x = torch.randn(4, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     return Variant({}, lambda: layer(x), 4 * products)
-
-
-def openvino_convolution(precision: str, threads: int) -> Callable[[], Any]:
-    """The same by OpenVINO; in int8, between quantised numbers."""
-    library = compiled.import_openvino()
-    from openvino import opset13 as op
-
-    def quantised(node: Any) -> Any:
-        low, high = op.constant(np.float32(-3)), op.constant(np.float32(3))
-        return op.fake_quantize(node, low, high, low, high, 255) if precision == "int8" else node
-
-    x = op.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
-    kernel = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS, 3, 3), np.float32)
-    kind = {"strides": [1, 1], "pads_begin": [1, 1], "pads_end": [1, 1], "dilations": [1, 1]}
-    node = x
-    for _ in range(4):  # several, so that what goes in and comes out counts little
-        node = op.convolution(quantised(node), quantised(op.constant(kernel / 64)), **kind)
-    graph = library.Model([node], [x])
-    options = compiled.options(precision, threads)
-    request = library.Core().compile_model(graph, "CPU", options).create_infer_request()
-    request.infer([np.random.default_rng(1).standard_normal((1, CHANNELS, SIDE, SIDE), np.float32)])
-    return lambda: [request.infer(share_outputs=True)]
 
 
 if __name__ == "__main__":

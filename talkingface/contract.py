@@ -106,21 +106,6 @@ class Speaking(Protocol):
         """Only the landmarks (B, T, 68, 2) in [0, 1] of the crop, of `Generator`'s arguments."""
 
 
-@runtime_checkable
-class Windowed(Protocol):
-    """A generator that draws a part of the crop: runtimes compile that, and lay it in themselves.
-
-    window: its `into_crop(made, pictures)` makes of `in_window`'s answer the generator's own.
-    """
-
-    window: Any
-
-    def in_window(
-        self, identity: Any, speech: Tensor, state: State = None
-    ) -> tuple[Generated, State]:
-        """The generator itself, but its pictures and maps are only the window."""
-
-
 def predicts_expressions(model: Any) -> bool:
     """Whether a model is an `ExpressionPredictor` as it is configured: it has a space.
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from talkingface import __version__, audio, faces, media, picture, runtimes, video, weights
+from talkingface import __version__, audio, faces, media, picture, video, weights
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
@@ -102,23 +102,16 @@ class JobResult:
     note: str | None = None
 
 
-def load(
-    name: PathLike, device: str = "cpu", *, runtime: str = "torch", precision: str = "float32"
-) -> TalkingFace:
+def load(name: PathLike, device: str = "cpu") -> TalkingFace:
     """A generator by its name (see `weights.listing`) or the path of its weights file.
 
-    device: see `find_device`. runtime: "torch" or "openvino", precision: "float32", "bfloat16",
-    "int8" or "auto" (see `runtimes.choose`). Raises UnknownModel, BadWeights, BadRequest (the
-    device, or what this machine cannot do).
+    device: see `find_device`. Raises UnknownModel, BadWeights, BadRequest (the device, or weights
+    of another kind).
     """
-    if runtime == "openvino":
-        if device not in ("auto", "cpu"):
-            raise BadRequest(f"the runtime openvino is for the CPU, not for {device!r}: give cpu")
-        device = "cpu"
     model, info = weights.load_with_info(name, find_device(device))
     if not isinstance(model, Generator):
         raise BadRequest(f"{name}: weights of a {info.family}, which is no generator of faces")
-    return TalkingFace(runtimes.choose(model, info, runtime, precision), info)
+    return TalkingFace(model, info)
 
 
 def find_device(name: str) -> torch.device:

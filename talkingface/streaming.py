@@ -144,7 +144,7 @@ class FrameRenderer:
     """Draws what a model makes of one face into one picture of it."""
 
     def __init__(self, shown: Picture, matrix: NDArray[np.float64], sitter: Sitter) -> None:
-        """shown: (H, W, 3), the picture or a crop of it; matrix: its pixels to those of the crop."""
+        """shown: (H, W, 3), the picture or a crop of it; matrix: from its pixels to the crop's."""
         self._picture, self._size = shown, sitter.crop.shape[0]
         self._blender = Blender(shown.shape, matrix, self._size)
         self._face, self._back = None, invert(matrix)

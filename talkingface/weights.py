@@ -173,25 +173,9 @@ def register(name: str, source: Path) -> WeightsInfo:
         "licence": info.licence,
         "training_data": info.training_data,
     }
-    _write_registry({**_registry(), name: entry})
-    return info
-
-
-def register_int8(name: str, source: Path) -> None:
-    """Note the int8 graph that lies beside a shipped model (see `runtimes.quantised`)."""
-    registry = _registry()
-    registry[name]["int8_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
-    _write_registry(registry)
-
-
-def int8_sha256(info: WeightsInfo) -> str | None:
-    """What the int8 graph of a shipped model must be; None for a model of the user's own."""
-    shipped = info.path is not None and info.path.parent == SHIPPED
-    return _registry().get(info.name, {}).get("int8_sha256") if shipped else None
-
-
-def _write_registry(registry: Mapping[str, Mapping[str, str]]) -> None:
+    registry = {**_registry(), name: entry}
     _write(SHIPPED / REGISTRY, (json.dumps(registry, indent=2, sort_keys=True) + "\n").encode())
+    return info
 
 
 def _registry() -> dict[str, dict[str, str]]:

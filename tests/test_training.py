@@ -203,6 +203,21 @@ def test_the_log_has_means(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone gives memory back")
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bfloat16_where_the_cpu_has_it(
+    has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags : fpu avx512f" + " avx512_bf16" * has + "\n", encoding="utf-8")
+    monkeypatch.setattr(loop, "CPU_INFO", info)
+    cpu = torch.device("cpu")
+    assert loop.chosen("auto", cpu) == ("bfloat16" if has else "float32")
+    assert loop.chosen("auto", torch.device("cuda")) == "bfloat16"
+    assert {loop.chosen("float32", cpu), loop.chosen("bfloat16", cpu)} == {"float32", "bfloat16"}
+    info.unlink()
+    assert loop.chosen("auto", cpu) == "float32"  # nobody knows
+
+
 def test_big_buffers_stay_with_the_process() -> None:
     work = """
 import resource, torch

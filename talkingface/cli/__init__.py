@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 
-from talkingface.cli import exporting, making, measuring, preparing, serving, studying, training
+from talkingface.cli import making, measuring, preparing, serving, studying, training
 from talkingface.cli.app import app, study_app, train_app
 from talkingface.cli.options import complain, parse_face
 from talkingface.errors import TalkingFaceError
 
 __all__ = [
     "app",
-    "exporting",
     "main",
     "making",
     "measuring",

@@ -19,8 +19,6 @@ from talkingface.cli.options import (
     MaxSize,
     Model,
     Overwrite,
-    Precision,
-    Runtime,
     bar,
     note,
     parse_face,
@@ -49,8 +47,6 @@ def generate(
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    runtime: Runtime = "torch",
-    precision: Precision = "float32",
 ) -> None:
     """Make a talking video of one portrait and one recording.
 
@@ -78,7 +74,7 @@ def generate(
         overwrite=overwrite,
     )
     job.check()
-    speaker = pipeline.load(model, device, runtime=runtime, precision=precision)
+    speaker = pipeline.load(model, device)
     with bar("frames") as progress:
         result = speaker.run(job, progress)
     report(result)
@@ -138,8 +134,6 @@ def batch(
     max_size: MaxSize = 1280,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    runtime: Runtime = "torch",
-    precision: Precision = "float32",
 ) -> None:
     """Make a video of every portrait with every recording; a failed one does not stop the others.
 
@@ -157,7 +151,7 @@ def batch(
         max_size=max_size,
         overwrite=overwrite,
     )
-    speaker = pipeline.load(model, device, runtime=runtime, precision=precision)
+    speaker = pipeline.load(model, device)
     pipeline.make_folder(out_dir)
     results = speaker.generate_many(jobs, report)
     failed = sum(result.error is not None for result in results)

@@ -26,16 +26,6 @@ LANDMARKS_HELP = (
 )
 Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
-Runtime = Annotated[
-    str, typer.Option(help="what computes the network: torch, or openvino (talkingface[fast])")
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        help="float32, bfloat16, int8 (openvino only, of models that were quantised), or auto: "
-        "bfloat16 where the CPU has it, else float32"
-    ),
-]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, --crop-size a side")]
 CropSize = Annotated[int, typer.Option("--crop-size", help="pixels of --crop's side", min=64)]
 Mark = Annotated[
@@ -85,8 +75,7 @@ EvaluatedModels = Annotated[
     typer.Option(
         help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
         "NAME@landmarks draws the clip's real landmarks in place of what it hears; "
-        "NAME@lips draws nothing, only where it moves the lips is measured; "
-        "NAME@openvino:int8 is computed by that runtime, in that precision"
+        "NAME@lips draws nothing, only where it moves the lips is measured"
     ),
 ]
 Pairs = Annotated[

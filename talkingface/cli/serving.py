@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import Precision, Runtime, note
+from talkingface.cli.options import note
 from talkingface.errors import BadRequest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -51,8 +51,6 @@ def serve(
     patience: Annotated[
         float, typer.Option(min=1, help="seconds before a silent client is dropped")
     ] = 30,
-    runtime: Runtime = "torch",
-    precision: Precision = "float32",
     temp: Annotated[
         Path | None, typer.Option(help="folder for temporary files [the system's]")
     ] = None,
@@ -86,7 +84,7 @@ def serve(
         **{name: value for name, value in given.items() if value is not None},
     )
     offered = model or ["cran", "atvg"]
-    service = Service(offered, limits, temp, runtime=runtime, precision=precision)
+    service = Service(offered, limits, temp)
     address = _address(host, listening.getsockname()[1])
     if host not in LOOPBACK:
         note(

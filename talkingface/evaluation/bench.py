@@ -14,14 +14,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import runtimes, video, weights
+from talkingface import video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
 from talkingface.contract import Generated, Generator, LandmarkDriven, Portrait, Speaking
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
@@ -375,8 +375,7 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
     """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them;
     with LIPS_ALONE, drawing nothing.
 
-    "ROW=name" calls its row ROW. "name@openvino:int8" is computed by that runtime in that precision
-    [float32], see `runtimes.choose`. Raises BadRequest for a model that makes no video, draws no
+    "ROW=name" calls its row ROW. Raises BadRequest for a model that makes no video, draws no
     landmarks it is given or predicts none; UnknownModel, BadWeights.
     """
     if name == REAL:
@@ -384,11 +383,9 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
     label, equals, source = name.partition("=")
     if not equals or os.sep in label:  # a path may have = in it
         label, source = "", name
-    source, how = _runtime_of(source)
     driven, lips = source.endswith(FROM_LANDMARKS), source.endswith(LIPS_ALONE)
     source = source.removesuffix(FROM_LANDMARKS).removesuffix(LIPS_ALONE)
     model, info = weights.load_with_info(source, device)
-    model = runtimes.choose(model, info, *how)
     if not isinstance(model, Generator):
         raise BadRequest(f"{name} is a {info.family}, which makes no video: give a generator")
     if driven and not isinstance(model, LandmarkDriven):
@@ -401,7 +398,7 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
             f"{name}: a {info.family} of this kind predicts no landmarks before it draws; leave "
             f"{LIPS_ALONE} away"
         )
-    ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips + (f"@{':'.join(how)}" if how else "")
+    ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips
     taught_by = teachers_of(info)
     return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by, lips)
 
@@ -411,11 +408,3 @@ def _speaks(model: Generator) -> bool:
     config = model.config
     silent = getattr(config, "lips", "guide") == "off" or getattr(config, "looks_back", False)
     return isinstance(model, Speaking) and not silent
-
-
-def _runtime_of(source: str) -> tuple[str, tuple[str, ...]]:
-    """("name", ("openvino", "int8")) of "name@openvino:int8"; ("name", ()) of a plain one."""
-    name, _, how = source.rpartition("@")
-    runtime, _, precision = how.partition(":")
-    known = name and runtime in get_args(runtimes.Runtime)
-    return (name, (runtime, precision or "float32")) if known else (source, ())

@@ -56,8 +56,8 @@ class AtConfig:
 
 @dataclass(frozen=True)
 class VgConfig:
-    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone, its sizes times
-    `width`).
+    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone; `width` is a
+    factor on its channels).
 
     bound: most that a correction changes a colour, which spans 2.
     recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
@@ -408,13 +408,6 @@ class Atvg(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """See `contract.Generator`; the state is the pair of both networks'."""
-        made, state = self.in_window(identity, speech, state)
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), state
-
-    def in_window(
-        self, identity: Identity, speech: Tensor, state: State = None
-    ) -> tuple[Generated, State]:
-        """See `contract.Windowed`."""
         heard, drawn = (None, None) if state is None else state
         if isinstance(self.at, ExpressionNet):
             assert identity.mouth is not None
@@ -422,7 +415,8 @@ class Atvg(nn.Module):
         else:
             landmarks, heard = self.speak(identity, speech, heard)
             made, drawn = self.draw_window(identity, landmarks, drawn)
-        return made, (heard, drawn)
+        whole = identity.portrait.image.unsqueeze(1)
+        return self.window.into_crop(made, whole), (heard, drawn)
 
     def speak(
         self, identity: Identity, speech: Tensor, state: State = None

@@ -240,34 +240,8 @@ class ConvGru(nn.Module):
         return new + update * (state - new)
 
 
-class Gru(nn.GRU):
-    """`nn.GRU`, batch first; exported, it takes any number of frames."""
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, state: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, T, inputs), and state (layers, B, hidden) -> (B, T, hidden), state."""
-        if not torch.compiler.is_compiling():
-            return super().forward(x, state)
-        if state is None:
-            state = x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)
-        last = []
-        for weights, before in zip(self.all_weights, state, strict=True):
-            x, after = over_frames(_gru_cell(weights), x, before)
-            last.append(after)
-        return x, torch.stack(last)
-
-
-def _gru_cell(weights: Sequence[Tensor]) -> Cell:
-    def cell(x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.gru_cell(x, before, *weights)
-        return hidden, hidden
-
-    return cell
-
-
 class Lstm(nn.LSTM):
-    """`nn.LSTM`, batch first, that is quick for one frame at a time too; exported, as `Gru`.
+    """`nn.LSTM`, batch first, that is quick for one frame at a time too.
 
     Whole clips go through a kernel that packs its weights at every call; that costs a live stream
     more than everything else in here.
@@ -277,12 +251,8 @@ class Lstm(nn.LSTM):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, T, inputs), and state (2 of layers, B, hidden) -> (B, T, hidden), state."""
-        exported = torch.compiler.is_compiling()
-        if not exported and (self.training or x.shape[1] != 1 or state is None):
+        if self.training or x.shape[1] != 1 or state is None:
             return super().forward(x, state)
-        if state is None:
-            empty = x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)
-            state = (empty, empty)
         last = []
         for weights, *before in zip(self.all_weights, *state, strict=True):
             x, after = over_frames(_lstm_cell(weights), x, tuple(before))
@@ -303,26 +273,12 @@ def over_frames(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
     """What `cell` makes of (B, T, ...), frame after frame: (B, T, ...), and its last state.
 
     cell: a frame (B, ...) and the state before it -> its output (B, ...) and the state after it.
-    Exported, it stays a loop; unrolled it would be of one length only.
     """
-    if torch.compiler.is_compiling():
-        return _scanned(cell, x, state)
     out = []
     for now in x.unbind(1):
         made, state = cell(now, state)
         out.append(made)
     return torch.stack(out, dim=1), state
-
-
-def _scanned(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    from torch._higher_order_ops.scan import scan  # what torch.onnx knows as a loop over frames
-
-    def step(before: Any, now: Tensor) -> tuple[Any, Tensor]:
-        made, after = cell(now, before)
-        return after, made.clone()  # it may not be the state itself
-
-    after, out = scan(step, state, x, dim=1)
-    return out, after
 
 
 class Residual(nn.Module):

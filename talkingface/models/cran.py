@@ -29,7 +29,6 @@ from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import ibug
 from talkingface.models.blocks import (
-    Gru,
     Up,
     audio_encoder,
     conv,
@@ -157,7 +156,7 @@ class Cran(nn.Module):
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
         self.image_head = nn.Linear(sizes[-1] * math.prod(self.seed_shape), c.image_features)
         previous = c.image_features if c.scheme == "natural" else 0
-        self.gru = Gru(
+        self.gru = nn.GRU(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
         points = 2 * len(SPEAKING)
@@ -223,12 +222,6 @@ class Cran(nn.Module):
         made, state = self.draw_window(identity, speech, state, meshes)
         whole = identity.portrait.image.unsqueeze(1)
         return self.window.into_crop(made, whole), state
-
-    def in_window(
-        self, identity: Identity, speech: Tensor, state: State = None
-    ) -> tuple[Generated, State]:
-        """See `contract.Windowed`."""
-        return self.draw_window(identity, speech, state)
 
     def draw_window(
         self,

@@ -85,13 +85,8 @@ class ExpressionNet(nn.Module):
     def forward(self, speech: Tensor) -> Tensor:
         """(B, T, hops, coefficients) -> absolute expressions (B, T, K).
 
-        Frame by frame, so that a stream in any chunking gives the same bits; exported, all frames
-        at once, so that there may be any number of them.
+        Frame by frame, so that a stream in any chunking gives the same bits.
         """
-        if torch.compiler.is_compiling():
-            every = self._expression(self.features(speech.flatten(0, 1)))
-            expressions: Tensor = every.unflatten(0, speech.shape[:2])
-            return expressions
         return torch.stack([self._expression(self.features(x)) for x in speech.unbind(1)], 1)
 
     def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -24,10 +24,10 @@ from torch.optim import Optimizer
 from talkingface import picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
-from talkingface.runtimes.processor import has_bfloat16
 from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE, Asked, Part, Place, rank
 
+CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
 _VALID = "valid/"  # begins the names of measures on held-out data in the log
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
@@ -98,6 +98,14 @@ def chosen(precision: TrainingPrecision, device: torch.device) -> Literal["float
     if precision != "auto":
         return precision
     return "bfloat16" if device.type != "cpu" or has_bfloat16() else "float32"
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX); False where unknown."""
+    if not CPU_INFO.exists():
+        return False
+    flags = CPU_INFO.read_text(encoding="utf-8", errors="replace").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autocast:

@@ -58,17 +58,13 @@ class Service:
         models: Sequence[str],
         limits: Limits | None = None,
         temp: Path | None = None,
-        *,
-        runtime: str = "torch",
-        precision: str = "float32",
     ) -> None:
         """models: names or weights files, the default first. temp: where temporary files go.
 
-        runtime, precision: how the models are computed, see `pipeline.load`.
         Raises UnknownModel, BadWeights, BadRequest.
         """
         self.limits = limits or Limits()
-        loaded = [pipeline.load(name, runtime=runtime, precision=precision) for name in models]
+        loaded = [pipeline.load(name) for name in models]
         self.speakers: dict[str, TalkingFace] = {own.info.name: own for own in loaded}
         self.desk = Desk(temp)
         self.files = Lane("making files", self.limits.jobs, self.limits.queue)
