@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from talkingface.geometry import Array, fit_similarity, invert, transform
 from talkingface.landmarks import (
+    FOREHEAD,
     INNER_LIPS,
     LEFT_CORNER,
     NOSE_BASE,
@@ -34,7 +35,7 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
-ABOVE = 0.25  # interocular above the base of the nose, where the grid begins
+ABOVE = 0.25  # interocular above the base of the nose, where a grid of the lower face begins
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
@@ -134,9 +135,9 @@ class MeshWarp:
     def _region(self) -> Region:
         """The lower face and what is around it, axis-parallel in the picture."""
         face = transform(self.mesh[self.moving], self.to_face)
-        nose = transform(self.mesh[NOSE_BASE], self.to_face)
         low, high = face.min(0) - REACH, face.max(0) + REACH
-        low[1] = max(low[1], nose[1] - ABOVE)
+        if FOREHEAD not in self.moving:
+            low[1] = transform(self.mesh[NOSE_BASE], self.to_face)[1] - ABOVE
         corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
         there = transform(corners, self.to_picture)
         (x0, y0), (x1, y1) = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int)
