@@ -36,6 +36,8 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.25  # interocular above the base of the nose, where a grid of the lower face begins
+OVERLAP = 0.02  # interocular: how far lips that are apart in the picture go past their edges,
+OVERLAP_FROM = 0.05  # once they have moved by this
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
@@ -119,7 +121,10 @@ class MeshWarp:
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
-        step: Floats = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
+        moved = mesh - self.mesh
+        moved[UPPER[1:-1]] += self._overlap(mesh)
+        moved[LOWER[1:-1]] -= self._overlap(mesh)
+        step: Floats = moved[self.moving].astype(np.float32)
         upper, lower = (self._inverted(np.matmul(layer, step)) for layer in self._layers)
         return upper, lower
 
@@ -131,6 +136,17 @@ class MeshWarp:
         far = [ends[0] - [9, 0], ends[0], *line, ends[1], ends[1] + [9, 0]]
         corners = np.array([*far, ends[1] + [9, 9], ends[0] + [-9, 9]])
         return transform(corners, self.to_picture)
+
+    def _overlap(self, mesh: Array) -> Array:
+        """How far lips that move go past their edges, where they are apart in the picture: (9, 2).
+
+        A tracker sees the edges some pixels off; without it a line of teeth would move with the
+        lips and stay between them when they close. Down, for the upper lip.
+        """
+        down = self.to_picture[:, 1] / self.unit
+        own, now = ((points[LOWER] - points[UPPER])[1:-1] @ down for points in (self.mesh, mesh))
+        part = np.clip(np.minimum(own, np.abs(own - now)) / (OVERLAP_FROM * self.unit), 0, 1)
+        return part[:, None] * (OVERLAP * self.unit) * down
 
     def _region(self) -> Region:
         """The lower face and what is around it, axis-parallel in the picture."""
