@@ -29,6 +29,7 @@ HULL_MARGIN = 0.1  # by which the face's hull is grown before what is outside co
 LIPS_MARGIN = 0.3  # by which the hull of the outer lips is grown to be the mouth region
 LIPS_AWAY = 0.6  # the same for what is left out of the skin between cheeks and chin
 ABOVE_EYES = 0.25  # interocular units above the line of the eyes
+CHIN_REACH = 0.4  # interocular units by which an opening mouth may move the chin down
 SPOT = 0.12  # interocular units: side of the square in which a local change is averaged
 FEWEST_PIXELS = 12  # a smaller opening has no colour
 
@@ -135,6 +136,13 @@ def forehead_mask(mesh: Array, height: int, width: int) -> Mask:
     return np.asarray(polygon_mask(hull(mesh), height, width) & (above >= ABOVE_EYES))
 
 
+def chin_mask(mesh: Array, height: int, width: int) -> Mask:
+    """Return the pixels (height, width) that the face covers while its chin moves `CHIN_REACH`."""
+    left, right = (mesh[list(e)].mean(0) for e in (landmarks.LEFT_EYE, landmarks.RIGHT_EYE))
+    down = np.array([left[1] - right[1], right[0] - left[0]]) * CHIN_REACH
+    return polygon_mask(hull(np.concatenate([mesh, mesh + down])), height, width)
+
+
 # --- colour ---------------------------------------------------------------------------------------
 
 
@@ -212,16 +220,18 @@ class StillParts:
         self._picture = picture
         self._background = background_mask(mesh, height, width)
         self._forehead = forehead_mask(mesh, height, width)
-        self._either = (self._background | self._forehead).astype(np.float32)
+        chin = chin_mask(mesh, height, width)
+        self._spots = ((self._background & ~chin) | self._forehead).astype(np.float32)
         side = max(3, round(SPOT * float(landmarks.eye_distance(mesh))))
         self._spot = (side, side)
-        self._cover = cv2.blur(self._either, self._spot)
+        self._cover = cv2.blur(self._spots, self._spot)
 
     def change(self, frame: Picture) -> tuple[float, float, float]:
         """Return the mean absolute change in levels: background, forehead, the worst spot of both.
 
-        A spot is a square of side `SPOT` that lies at least half in the parts. NaN for a part that
-        the picture does not have. Raises ValueError for a frame of another size.
+        A spot is a square of side `SPOT` that lies at least half in the parts, without what the
+        chin may cover (see `chin_mask`). NaN for a part that the picture does not have. Raises
+        ValueError for a frame of another size.
         """
         if frame.shape != self._picture.shape:
             raise ValueError(f"a frame is {frame.shape}, its picture {self._picture.shape}")
@@ -230,7 +240,7 @@ class StillParts:
             float(apart[mask].mean()) if mask.any() else math.nan
             for mask in (self._background, self._forehead)
         ]
-        local = cv2.blur(apart * self._either, self._spot)
+        local = cv2.blur(apart * self._spots, self._spot)
         known = self._cover >= 0.5
         worst = float((local[known] / self._cover[known]).max()) if known.any() else math.nan
         return parts[0], parts[1], worst

@@ -1,4 +1,4 @@
-"""Results of the checks of portraits, and their tables: by group of portraits, by size, each one."""
+"""Results of the checks of portraits, and their tables: by group, by size, each portrait."""
 
 from __future__ import annotations
 
@@ -49,15 +49,16 @@ the frame before and smooths nothing. Closed: a gap below {CLOSED}. A frame last
   and blue, in levels of 255, mean over frames; "greenest": the largest of a frame. Real mouths are
   below 0. grey: the same picture without colour: the largest |R - G| or |G - B| of any pixel.
 - still: mean absolute change against the picture, in levels: outside the face's hull grown by
-  {measures.HULL_MARGIN:.0%}; in it, {measures.ABOVE_EYES} eye distances and more above the eyes.
-  "worst spot": of squares of {measures.SPOT} eye distances in these two parts, the one that changes
-  most in any frame.
+  {measures.HULL_MARGIN:.0%} (a chin that moves comes into it); in it, {measures.ABOVE_EYES} eye
+  distances and more above the eyes. "worst spot": of squares of {measures.SPOT} eye distances in
+  these two parts, the one that changes most in any frame, without what a face covers whose chin
+  moves down by {measures.CHIN_REACH}.
 - likeness: distance of dlib's face descriptors of picture and frame; below 0.6: the same person.
 - sharpness: variance of the Laplacian of the luma, of the mouth region (hull of the outer lips,
   grown by {measures.LIPS_MARGIN:.0%}) and of the skin (cheeks to chin: inside mesh points 132, 58,
   ... 152, ... 361, 425, 2, 205, drawn in by {measures.SKIN_INSET:.0%}, without the hull of the
   outer lips grown by {measures.LIPS_AWAY:.0%}). Medians over one frame in {STEP} of a second of
-  speech. "mouth / skin": of the frame; the same of the picture beside; "mouth / picture's": the frame's
+  speech. "mouth / skin": of the frame; the same of the picture beside; "mouth / picture's": its
   mouth over that of the picture itself at this size. A picture smaller than the size was enlarged
   (cubic), and has no detail that an original of that size would have: see "enlarged"."""
 
