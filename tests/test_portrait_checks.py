@@ -129,6 +129,10 @@ def test_the_tint_is_that_of_the_opening() -> None:
     assert measures.tint(frame, face()) == pytest.approx(60 - 15)
     assert math.isnan(measures.tint(frame, face(0.05)))  # not open
     assert math.isnan(measures.tint(frame, np.full((478, 2), np.nan)))
+    assert measures.skin_tint(frame, face()) == 0  # grey noise
+    frame[measures.skin_mask(face(), SIDE, SIDE)] = (200, 140, 120)
+    assert measures.skin_tint(frame, face()) == pytest.approx(140 - 160)
+    assert math.isnan(measures.skin_tint(frame, face() + 10 * SIDE))
     small = np.ascontiguousarray(frame[::16, ::16])
     assert math.isnan(measures.tint(small, face() / 16))  # too few pixels
 

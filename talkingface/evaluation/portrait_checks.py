@@ -267,6 +267,7 @@ def evaluate_portrait(
     metrics = _closing_metrics(silence, noisy, spoken)
     metrics |= _frame_metrics([frame for one in spoken for frame in one.frames])
     excerpt = audio.load(sentences[0].sound)[SAMPLE_RATE : 2 * SAMPLE_RATE]  # its second second
+    metrics["green_skin"] = measures.skin_tint(subject.picture, subject.mesh)
     metrics["grey"] = _grey(bench.talker, subject, excerpt)
     for side in SIZES:
         metrics |= _sharpness(bench.talker, subject, excerpt, side)
@@ -435,15 +436,21 @@ def _grey(talker: TalkingFace, subject: Subject, sound: Tensor) -> float:
 
 
 def _sharpness(talker: TalkingFace, subject: Subject, sound: Tensor, side: int) -> dict[str, float]:
-    """Measure sharpness at one size of the picture: names of `SHARPNESS` with the size behind."""
+    """Measure sharpness at one size of the picture: names of `SHARPNESS` with the size behind.
+
+    Of an enlarged picture all is shrunk back to its own size first: the finest detail of the larger
+    one is in neither picture nor frame, and what was there before is compared.
+    """
     shown = measures.resampled(subject.original, side)
-    sized = Subject(
-        subject.name, subject.original, shown, choose_face(shown, name=subject.name).mesh[:, :2]
-    )
-    own = measures.sharpness(shown, sized.mesh)
+    own_side = min(side, max(subject.original.shape[:2]))
+    before = measures.resampled(shown, own_side)
+    mesh = choose_face(before, name=subject.name).mesh[:, :2]
+    seen = Subject(subject.name, subject.original, before, mesh)
+    frames = (measures.resampled(frame, own_side) for frame in _frames(talker, shown, sound))
+    own = measures.sharpness(before, mesh)
     found = [
         measures.sharpness(frame, mesh)
-        for at, (frame, mesh) in enumerate(follow(_frames(talker, shown, sound), sized))
+        for at, (frame, mesh) in enumerate(follow(frames, seen))
         if at % STEP == STEP - 1
     ]
     metrics = {

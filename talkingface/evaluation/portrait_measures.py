@@ -157,7 +157,17 @@ def tint(frame: Picture, mesh: Array) -> float:
     inside = frame[opening_mask(mesh, *frame.shape[:2])]
     if len(inside) < FEWEST_PIXELS:
         return math.nan
-    red, green, blue = inside.astype(np.float64).mean(0)
+    return _green(inside)
+
+
+def skin_tint(picture: Picture, mesh: Array) -> float:
+    """Return the same of the skin between cheeks and chin; NaN where the picture shows none."""
+    skin = picture[skin_mask(mesh, *picture.shape[:2])]
+    return _green(skin) if len(skin) else math.nan
+
+
+def _green(pixels: NDArray[np.uint8]) -> float:
+    red, green, blue = pixels.astype(np.float64).mean(0)
     return float(green - (red + blue) / 2)
 
 

@@ -46,8 +46,9 @@ the frame before and smooths nothing. Closed: a gap below {CLOSED}. A frame last
   "shut elsewhere": the share of closed frames of the sentences that belong to no closure; "widest":
   the 95th percentile of the gap. A mouth that is always shut closes at every p.
 - green: inside the inner lips, of frames with a gap above {OPEN}: mean of green minus mean of red
-  and blue, in levels of 255, mean over frames; "greenest": the largest of a frame. Real mouths are
-  below 0. grey: the same picture without colour: the largest |R - G| or |G - B| of any pixel.
+  and blue, in levels of 255, mean over frames; "greenest": the largest of a frame; "skin": the same
+  of the picture's skin from cheeks to chin. Mouths and skin of people are below 0. grey: the same
+  picture without colour speaks: the largest |R - G| or |G - B| of any pixel.
 - still: mean absolute change against the picture, in levels: outside the face's hull grown by
   {measures.HULL_MARGIN:.0%} (a chin that moves comes into it); in it, {measures.ABOVE_EYES} eye
   distances and more above the eyes. "worst spot": of squares of {measures.SPOT} eye distances in
@@ -59,8 +60,9 @@ the frame before and smooths nothing. Closed: a gap below {CLOSED}. A frame last
   ... 152, ... 361, 425, 2, 205, drawn in by {measures.SKIN_INSET:.0%}, without the hull of the
   outer lips grown by {measures.LIPS_AWAY:.0%}). Medians over one frame in {STEP} of a second of
   speech. "mouth / skin": of the frame; the same of the picture beside; "mouth / picture's": its
-  mouth over that of the picture itself at this size. A picture smaller than the size was enlarged
-  (cubic), and has no detail that an original of that size would have: see "enlarged"."""
+  mouth over that of the picture itself, which rests. A picture smaller than the size was enlarged
+  (cubic) before it spoke, and both are shrunk back before they are measured: such a row says what
+  is kept of the picture's own detail, nothing of detail that only an original of that size has."""
 
 CLOSING: tuple[Column, ...] = (
     ("portraits", "portraits", 0),
@@ -79,6 +81,7 @@ CLOSING: tuple[Column, ...] = (
 LOOKS: tuple[Column, ...] = (
     ("green", "green", 1),
     ("greenest", "greenest", 1),
+    ("skin", "green_skin", 1),
     ("grey: most colour", "grey", 1),
     ("background", "background", 3),
     ("above the eyes", "forehead", 3),
