@@ -126,15 +126,20 @@ def test_the_tint_is_that_of_the_opening() -> None:
     frame = noise_picture()
     cv2.fillPoly(frame, [face()[INNER_LIPS].round().astype(np.int32)], (10, 60, 20))
     cv2.polylines(frame, [face()[INNER_LIPS].round().astype(np.int32)], True, (10, 60, 20), 3)
-    assert measures.tint(frame, face()) == pytest.approx(60 - 15)
-    assert math.isnan(measures.tint(frame, face(0.05)))  # not open
-    assert math.isnan(measures.tint(frame, np.full((478, 2), np.nan)))
+    assert measures.tint(frame, face()) == (pytest.approx(60 - 15), 1.0)
+    assert np.isnan(measures.tint(frame, face(0.05))).all()  # not open
+    assert np.isnan(measures.tint(frame, np.full((478, 2), np.nan))).all()
+    half = frame.copy()
+    half[:, : SIDE // 2] = (90, 60, 60)  # left of the middle of the mouth
+    mean, share = measures.tint(half, face())
+    assert share == pytest.approx(0.5, abs=0.03)
+    assert mean == pytest.approx(share * 45 - (1 - share) * 15)
     assert measures.skin_tint(frame, face()) == 0  # grey noise
     frame[measures.skin_mask(face(), SIDE, SIDE)] = (200, 140, 120)
     assert measures.skin_tint(frame, face()) == pytest.approx(140 - 160)
     assert math.isnan(measures.skin_tint(frame, face() + 10 * SIDE))
     small = np.ascontiguousarray(frame[::16, ::16])
-    assert math.isnan(measures.tint(small, face() / 16))  # too few pixels
+    assert np.isnan(measures.tint(small, face() / 16)).all()  # too few pixels
 
 
 def test_grey_has_no_colour() -> None:

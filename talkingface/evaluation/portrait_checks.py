@@ -321,6 +321,7 @@ class _FrameMeasures:
 
     gap: float
     green: float
+    green_share: float
     background: float
     forehead: float
     worst_spot: float
@@ -351,8 +352,9 @@ def _speak(bench: _Bench, subject: Subject, sentence: Sentence) -> _Spoken:
     for frame, mesh in follow(_frames(bench.talker, subject.picture, sound), subject):
         looked_at = len(found) % LIKENESS_STEP == 0
         apart = likeness(frame, mesh) if looked_at else math.nan
-        gap, green = float(measures.gap(mesh)), measures.tint(frame, mesh)
-        found.append(_FrameMeasures(gap, green, *still.change(frame), apart))
+        gap = float(measures.gap(mesh))
+        colours = measures.tint(frame, mesh)
+        found.append(_FrameMeasures(gap, *colours, *still.change(frame), apart))
         mouths.append(mouth_box(frame, subject.mesh))
     closures, elsewhere = find_closures(np.array([one.gap for one in found]), sentence, bench.kinds)
     chosen = portrait_sheets.choose_moments([one.gap for one in found], closures)
@@ -413,7 +415,7 @@ def _frame_metrics(frames: Sequence[_FrameMeasures]) -> dict[str, float]:
     """Return the numbers of all frames of speech; without "likeness" where nobody looked."""
     curves = {
         name: np.array([getattr(frame, name) for frame in frames])
-        for name in ("green", "background", "forehead", "worst_spot", "likeness")
+        for name in ("green", "green_share", "background", "forehead", "worst_spot", "likeness")
     }
     metrics = {name: _mean(values) for name, values in curves.items() if name != "worst_spot"}
     metrics["greenest"] = percentile(curves["green"], 100)

@@ -146,22 +146,25 @@ def chin_mask(mesh: Array, height: int, width: int) -> Mask:
 # --- colour ---------------------------------------------------------------------------------------
 
 
-def tint(frame: Picture, mesh: Array) -> float:
-    """Return how green a mouth's opening is: mean of green minus mean of red and blue, in levels.
+def tint(frame: Picture, mesh: Array) -> tuple[float, float]:
+    """Return how green a mouth's opening is: mean, in levels, and share of green pixels.
 
-    Above 0 is greenish, a real mouth is below. NaN where the gap is at most `OPEN`, the opening
-    has under `FEWEST_PIXELS` pixels, or there is no face.
+    Mean of green minus mean of red and blue: above 0 is greenish, a real mouth is below. Green is a
+    pixel whose green is above its red and its blue: a green middle is seen there though the rim,
+    the colour of the lips, outweighs it in the mean. NaN for both where the gap is at most `OPEN`,
+    the opening has under `FEWEST_PIXELS` pixels, or there is no face.
     """
     if not float(gap(mesh)) > OPEN:  # NaN too
-        return math.nan
+        return math.nan, math.nan
     inside = frame[opening_mask(mesh, *frame.shape[:2])]
     if len(inside) < FEWEST_PIXELS:
-        return math.nan
-    return _green(inside)
+        return math.nan, math.nan
+    share = (inside[:, 1] > inside[:, 0]) & (inside[:, 1] > inside[:, 2])
+    return _green(inside), float(share.mean())
 
 
 def skin_tint(picture: Picture, mesh: Array) -> float:
-    """Return the same of the skin between cheeks and chin; NaN where the picture shows none."""
+    """Return the mean tint of the skin from cheeks to chin, in levels; NaN where none is seen."""
     skin = picture[skin_mask(mesh, *picture.shape[:2])]
     return _green(skin) if len(skin) else math.nan
 
