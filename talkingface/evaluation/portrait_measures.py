@@ -150,17 +150,18 @@ def tint(frame: Picture, mesh: Array) -> tuple[float, float]:
     """Return how green a mouth's opening is: mean, in levels, and share of green pixels.
 
     Mean of green minus mean of red and blue: above 0 is greenish, a real mouth is below. Green is a
-    pixel whose green is above its red and its blue: a green middle is seen there though the rim,
-    the colour of the lips, outweighs it in the mean. NaN for both where the gap is at most `OPEN`,
-    the opening has under `FEWEST_PIXELS` pixels, or there is no face.
+    pixel with more green than the mean of its red and blue: a green middle is seen there though the
+    rim, the colour of the lips, outweighs it in the mean. Yellowish teeth count too. NaN for both
+    where the gap is at most `OPEN`, the opening has under `FEWEST_PIXELS` pixels, or there is no
+    face.
     """
     if not float(gap(mesh)) > OPEN:  # NaN too
         return math.nan, math.nan
     inside = frame[opening_mask(mesh, *frame.shape[:2])]
     if len(inside) < FEWEST_PIXELS:
         return math.nan, math.nan
-    share = (inside[:, 1] > inside[:, 0]) & (inside[:, 1] > inside[:, 2])
-    return _green(inside), float(share.mean())
+    red, green, blue = inside.astype(np.int64).T
+    return _green(inside), float((2 * green > red + blue).mean())
 
 
 def skin_tint(picture: Picture, mesh: Array) -> float:

@@ -30,7 +30,7 @@ STEP = 5  # frames: one in so many is looked at for sharpness
 NOISE = -50  # dBFS of the quiet noise
 PERCENT = {
     *("silence_shut", "silence_share", "noise_shut", "noise_share", "speech_shut", "missed"),
-    *("closure_best", "closure_middle", "green_share"),
+    *("closure_best", "closure_middle"),
 }
 GROUPS = ("all", "mouth open in the picture", "mouth closed in the picture")
 RULES = f"""The gap is that of the inner lips (mesh points 13 and 14) in distances of the eye
@@ -46,10 +46,11 @@ the frame before and smooths nothing. Closed: a gap below {CLOSED}. A frame last
   "shut elsewhere": the share of closed frames of the sentences that belong to no closure; "widest":
   the 95th percentile of the gap. A mouth that is always shut closes at every p.
 - green: inside the inner lips, of frames with a gap above {OPEN}: mean of green minus mean of red
-  and blue, in levels of 255, mean over frames; "greenest": the largest of a frame; "green
-  pixels": the share whose green is above both others; "skin": the mean of the picture's own skin
-  from cheeks to chin. Mouths and skin of people are below 0. grey: the same picture without colour
-  speaks: the largest |R - G| or |G - B| of any pixel.
+  and blue, in levels of 255, mean over frames; "greenest": the largest of a frame; "green pixels":
+  the share of pixels above 0 (a green middle, which the rim outweighs in the mean; yellowish teeth
+  count too); "skin": the mean of the picture's own skin from cheeks to chin. Mouths and skin of
+  people are below 0. grey: the same picture without colour speaks: the largest |R - G| or |G - B|
+  of any pixel.
 - still: mean absolute change against the picture, in levels: outside the face's hull grown by
   {measures.HULL_MARGIN:.0%} (a chin that moves comes into it); in it, {measures.ABOVE_EYES} eye
   distances and more above the eyes. "worst spot": of squares of {measures.SPOT} eye distances in
@@ -210,10 +211,7 @@ def _row(results: Sequence[PortraitResult], reference: Sequence[PortraitResult])
     names = sorted({name for result in results for name in result.metrics})
     row = {name: mean_estimate([r.metrics.get(name) for r in results]) for name in names}
     sums = _sums(results, names)
-    row |= {
-        name: ratio_estimate(sums[name])
-        for name in ("closure_best", "closure_middle", "green_share")
-    }
+    row |= {name: ratio_estimate(sums[name]) for name in ("closure_best", "closure_middle")}
     by_name = {result.portrait: result for result in reference}
     common = [r for r in results if r.portrait in by_name]
     ours, theirs = (_sums(rows, names) for rows in (common, [by_name[r.portrait] for r in common]))
