@@ -24,6 +24,10 @@ from talkingface.picture import Picture
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+SENTENCES = 2  # for each portrait, chosen by its name
+SIZES = (512, 1024, 2048)  # pixels of the longer side at which sharpness is measured
+STEP = 5  # frames: one in so many is looked at for sharpness
+NOISE = -50  # dBFS of the quiet noise
 SETTLED = 0.4  # seconds in which silence should close the lips
 HULL_MARGIN = 0.1  # by which the face's hull is grown before what is outside counts as background
 LIPS_MARGIN = 0.3  # by which the hull of the outer lips is grown to be the mouth region

@@ -14,6 +14,7 @@ import numpy as np
 from talkingface.evaluation import intervals
 from talkingface.evaluation import portrait_measures as measures
 from talkingface.evaluation.phone_checks import MARGIN, OPEN, SHORTEST
+from talkingface.evaluation.portrait_measures import NOISE, SENTENCES, SIZES, STEP
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
     legend,
@@ -24,13 +25,9 @@ from talkingface.evaluation.predicted_lips import (
 )
 from talkingface.evaluation.tables import Column, Estimate, Row, markdown_table, table
 
-SENTENCES = 2  # for each portrait, chosen by its name
-SIZES = (512, 1024, 2048)  # pixels of the longer side at which sharpness is measured
-STEP = 5  # frames: one in so many is looked at for sharpness
-NOISE = -50  # dBFS of the quiet noise
 PERCENT = {
     *("silence_shut", "silence_share", "noise_shut", "noise_share", "speech_shut", "missed"),
-    *("closure_best", "closure_middle"),
+    *("closure_best", "closure_middle", "green_share"),
 }
 GROUPS = ("all", "mouth open in the picture", "mouth closed in the picture")
 RULES = f"""The gap is that of the inner lips (mesh points 13 and 14) in distances of the eye
