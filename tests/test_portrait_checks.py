@@ -370,7 +370,11 @@ def test_a_sample_is_chosen_by_name(tmp_path: Path) -> None:
 
 def result(name: str, gap: float, closed: list[bool], share: float) -> PortraitResult:
     closures = [Closure("s", "p", 0, 0.1, 0.1, 0.0 if c else 0.1) for c in closed]
-    metrics: dict[str, float | None] = {"silence_shut": 1.0, "silence_share": share}
+    metrics: dict[str, float | None] = {
+        "silence_shut": 1.0,
+        "silence_share": share,
+        "green_share": 0.25,
+    }
     return PortraitResult("m", "", name, [9, 9], gap, metrics, closures=closures)
 
 
@@ -387,6 +391,7 @@ def test_portraits_are_grouped_by_their_mouth() -> None:
     closing = [line for line in text.splitlines() if line.startswith("| m, mouth")][:2]
     assert "| 1 | 0.100 | 100.0 | 0.0 |" in closing[0]
     assert "| 2 | 0.030 | 100.0 [100.0, 100.0] | 75.0" in closing[1]
+    assert "| - | - | 25.0 | - |" in text  # green pixels, in per cent
     assert "| 5 | 0.0 [0.0, 0.0] | 60.0 [" in closing[1]  # 3 of 5 closures, none in its middle
 
 

@@ -35,13 +35,18 @@ from talkingface.evaluation.phone_checks import (
     Sentence,
     read_sentences,
 )
-from talkingface.evaluation.portrait_measures import Array, StillParts, percentile, quotient
-from talkingface.evaluation.portrait_sheets import Mouth, mouth_box
-from talkingface.evaluation.portrait_tables import (
+from talkingface.evaluation.portrait_measures import (
     NOISE,
     SENTENCES,
     SIZES,
     STEP,
+    Array,
+    StillParts,
+    percentile,
+    quotient,
+)
+from talkingface.evaluation.portrait_sheets import Mouth, mouth_box
+from talkingface.evaluation.portrait_tables import (
     Closure,
     PortraitResult,
     markdown,
@@ -239,8 +244,9 @@ def _row_path(folder: Path, label: str, portrait: Path) -> Path:
 def code_hash() -> str:
     """Return a hash of the code that decides the numbers: a changed renderer is another model."""
     root = Path(__file__).parents[1]
-    parts = [*root.glob("*.py"), *root.glob("evaluation/portrait_*.py")]
-    parts.append(root / "evaluation" / "face_descriptor.py")
+    names = ["portrait_checks.py", "portrait_measures.py", "face_descriptor.py"]
+    names += ["phone_checks.py", "predicted_lips.py"]
+    parts = [*root.glob("*.py"), *(root / "evaluation" / name for name in names)]
     parts += [
         path for name in ("models", "faces", "runtimes") for path in root.glob(f"{name}/*.py")
     ]
