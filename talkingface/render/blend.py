@@ -27,10 +27,10 @@ class Blender:
         self._feather = (edge[:, None] * edge[None])[..., None]
 
     def add(self, out: Picture, change: Floats) -> None:
-        """Add a crop's change (S, S, 3), in levels of 255, to the picture `out` in place."""
+        """Add a crop's change (S, S, 3), in levels of 255, to `out` in place, feathered."""
         box = _box(np.abs(change).max(-1) > SMALLEST)
         if box is not None:
-            place, added = self._lifted(change, box)
+            place, added = self._lifted(change * self._feather, box)
             out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
 
     def replace(self, out: Picture, crop: Picture) -> None:
