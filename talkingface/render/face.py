@@ -101,9 +101,11 @@ class FaceRenderer:
         return box if box[0] < box[1] and box[2] < box[3] else None
 
     def _clipped(self, box: Box) -> Box:
+        """What the picture holds of a box; of no size where it holds nothing."""
         height, width = self.picture.shape[:2]
-        y0, y1, x0, x1 = box
-        return max(0, y0), min(height, y1), max(0, x0), min(width, x1)
+        y0, y1 = (min(max(0, y), height) for y in box[:2])
+        x0, x1 = (min(max(0, x), width) for x in box[2:])
+        return y0, y1, x0, x1
 
 
 def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int]) -> None:

@@ -39,6 +39,7 @@ REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reach that speech moves
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
+BESIDE = 2.0  # nodes: as far beyond its lip's edge a layer moves as the edge does
 LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
 SQUEEZED = 0.15  # least area that a step believes in, of the picture's own
 
@@ -144,7 +145,7 @@ class MeshWarp:
         self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
         inside, plain = self._barycentric()
         fade = self._fade(inside)
-        layers = [_extended(plain, self._known(inside, side)) * fade for side in (UPPER, LOWER)]
+        layers = [self._layer(inside, plain, side) * fade for side in (UPPER, LOWER)]
         self._layers = [layer.reshape(-1, len(moving)) for layer in layers]
 
     def flows(self, mesh: Array) -> tuple[Floats, Floats]:
@@ -210,22 +211,27 @@ class MeshWarp:
             inside[place][rows, columns] = True
         return inside, weights[..., :-1]
 
-    def _known(self, inside: NDArray[np.bool_], side: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The nodes that a layer knows: all but the other side of the mouth, between its corners.
+    def _layer(self, inside: NDArray[np.bool_], plain: Floats, side: NDArray[np.int64]) -> Floats:
+        """How each moving point moves the nodes of one layer: (rows, columns, P).
 
-        A node that lies exactly on the edge belongs to its own side.
+        A layer knows all but the other side of the mouth, between its corners. A node that lies
+        exactly on the edge belongs to its own side; those next to the edge go with it.
         """
         face = transform(self.region.nodes().astype(np.float64), self.to_face)
         edge = transform(self.mesh[side], self.to_face)
-        ends = transform(self.mesh[[LEFT_CORNER, RIGHT_CORNER]], self.to_face)
-        x = np.concatenate([ends[:1, 0], edge[:, 0], ends[1:, 0]])
-        y = np.concatenate([ends[:1, 1], edge[:, 1], ends[1:, 1]])
-        order = np.argsort(x, kind="stable")
-        line = np.interp(face[..., 0], x[order], y[order])
-        between = (face[..., 0] > x[order[0]]) & (face[..., 0] < x[order[-1]])
-        beyond = face[..., 1] > line if side is UPPER else face[..., 1] < line
-        known: NDArray[np.bool_] = inside & ~(between & beyond)
-        return known
+        order = np.argsort(edge[:, 0], kind="stable")
+        x, y = edge[order].T
+        line = np.interp(face[..., 0], x, y)
+        between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
+        off = face[..., 1] - line if side is UPPER else line - face[..., 1]
+        beyond = between & (off > 0)
+        near = beyond & (off < BESIDE * self.region.step / self.unit)
+        out, known = plain.copy(), (inside & ~beyond) | near
+        out[near] = 0
+        for point, share in zip(side[order], np.eye(len(side)), strict=True):
+            for column in np.flatnonzero(self.moving == point):
+                out[near, column] = np.interp(face[near, 0], x, share)
+        return _extended(out, known)
 
     def _fade(self, inside: NDArray[np.bool_]) -> Floats:
         """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
