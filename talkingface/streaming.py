@@ -145,7 +145,7 @@ class FrameRenderer:
 
     def __init__(self, shown: Picture, matrix: NDArray[np.float64], sitter: Sitter) -> None:
         """shown: (H, W, 3), the picture or a crop of it; matrix: from its pixels to the crop's."""
-        self._picture, self._size = shown, sitter.crop.shape[0]
+        self._picture, self._crop, self._size = shown, sitter.crop, sitter.crop.shape[0]
         self._blender = Blender(shown.shape, matrix, self._size)
         self._face, self._back = None, invert(matrix)
         if sitter.mouth is not None:
@@ -160,7 +160,7 @@ class FrameRenderer:
         made, t = moment.made, moment.t
         if self._face is None or made.mesh is None:
             out = self._picture.copy()
-            self._blender.replace(out, moment.crop)
+            self._blender.replace(out, moment.crop, self._crop)
             return out
         out = self._face.draw(self._placed(_array(made.mesh[0, t])))
         if made.change is not None:

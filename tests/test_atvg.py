@@ -28,7 +28,6 @@ PAPER: AtvgConfig = models.PRESETS["atvg-paper"]
 CONFIGS = {
     "lean": TINY,
     "frame-wise": replace(TINY, vg=replace(TINY.vg, recurrence="frame")),
-    "colour": replace(TINY, vg=replace(TINY.vg, motion="colour")),
     "published": replace(
         PAPER,
         at=replace(PAPER.at, audio_features=16, hidden=16),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from talkingface import geometry
-from talkingface.geometry import CropSpec, Paster
+from talkingface.geometry import CropSpec
 from talkingface.landmarks import (
     IBUG,
     INNER_LIPS,
@@ -174,79 +174,3 @@ def test_a_shrinking_crop_averages_and_does_not_shift(scale: float) -> None:
     assert np.abs(crop - expected).max() <= 1.6
     noisy = geometry.warp_crop(np.clip(ramp + noise, 0, 255).astype(np.uint8), matrix, 32)
     assert (noisy - expected).std() < 12 * max(scale, 0.15)  # averaged over 1 / scale^2 pixels
-
-
-PLACES = {
-    "inside": similarity(0.6, 8, -40, -20),
-    "over the edge": similarity(0.5, -15, 30, 40),
-    "enlarged": similarity(2.0, 3, -250, -200),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_an_unchanged_crop_gives_the_picture_back_bit_for_bit(place: str) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (240, 300, 3), dtype=np.uint8)
-    crop = geometry.warp_crop(picture, PLACES[place], 128)
-    before = picture.copy()
-    assert np.array_equal(Paster(picture, PLACES[place], crop)(crop), before)
-    assert np.array_equal(picture, before)
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_changed_crop_touches_its_own_square_only(place: str) -> None:
-    matrix = PLACES[place]
-    picture = smooth_picture(240, 300)
-    crop = geometry.warp_crop(picture, matrix, 128)
-    paster = Paster(picture, matrix, crop)
-    out = paster(255 - crop)
-    grid = np.stack(np.meshgrid(np.arange(300.0), np.arange(240.0)), axis=-1)
-    inside = geometry.transform(grid, matrix)
-    # cubic interpolation reaches two crop pixels further
-    outside = ((inside < -2.5) | (inside > 129.5)).any(-1)
-    assert outside.any() and np.array_equal(out[outside], picture[outside])
-    heart = ((inside > 30) & (inside < 98)).all(-1)
-    assert np.abs(out[heart].astype(int) - (255 - picture[heart].astype(int))).mean() < 4
-
-
-def test_the_edge_of_a_changed_crop_is_no_seam() -> None:
-    picture = np.full((240, 300, 3), 100, np.uint8)
-    matrix = PLACES["inside"]
-    crop = geometry.warp_crop(picture, matrix, 128)
-    out = Paster(picture, matrix, crop)(np.full_like(crop, 160)).astype(int)
-    steps = [np.abs(np.diff(out, axis=axis)).max() for axis in (0, 1)]
-    assert 160 <= out.max() <= 161  # cubic interpolation overshoots by a hair
-    assert max(steps) <= 60 / 4  # the ramp of 0.08 sides spreads the step over many pixels
-
-
-def test_fine_detail_of_the_picture_stays_where_little_moves() -> None:
-    rng = np.random.default_rng(0)
-    picture = (smooth_picture(400, 400) // 2 + rng.integers(0, 60, (400, 400, 1))).astype(np.uint8)
-    matrix = similarity(0.32, 0, 0, 0)
-    crop = geometry.warp_crop(picture, matrix, 128)
-    out = Paster(picture, matrix, crop)(crop + 3)
-    heart = np.s_[100:300, 100:300]
-    assert np.abs(out[heart].astype(int) - picture[heart] - 3).max() <= 1
-
-
-def test_a_flow_moves_the_fine_detail_of_the_picture() -> None:
-    """What the model bent by 2 px of the crop is the picture, moved by 2 / 0.32 = 6.25 px."""
-    rng = np.random.default_rng(0)
-    picture = (smooth_picture(400, 400) // 2 + rng.integers(0, 60, (400, 400, 1))).astype(np.uint8)
-    matrix = similarity(0.32, 0, 0, 0)
-    crop = geometry.warp_crop(picture, matrix, 128)
-    flow = np.zeros((128, 128, 2), np.float32)
-    flow[..., 0] = 2.0
-    shifted = np.concatenate([crop[:, 2:], crop[:, -1:], crop[:, -1:]], axis=1)
-    out = Paster(picture, matrix, crop)(shifted, flow)
-    heart, place = np.s_[100:300, 100:300], np.arange(100, 300) + 6.25
-    low = place.astype(int)
-    part = (place - low)[None, :, None]
-    expected = picture[100:300][:, low] * (1 - part) + picture[100:300][:, low + 1] * part
-    assert np.abs(out[heart] - expected).max() <= 2
-
-
-def test_no_flow_and_no_change_is_the_picture_bit_for_bit() -> None:
-    picture = smooth_picture(240, 300)
-    crop = geometry.warp_crop(picture, PLACES["inside"], 128)
-    still = np.zeros((128, 128, 2), np.float32)
-    assert np.array_equal(Paster(picture, PLACES["inside"], crop)(crop, still), picture)

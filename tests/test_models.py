@@ -16,16 +16,18 @@ from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.faces import mesh_from_landmarks
 from talkingface.models.blocks import Lstm, Up
-from talkingface.models.cran import PRESETS, Cran, CranConfig, Teacher
-from talkingface.models.window import FLOW_UNIT, SPEAKING, STILL_MAPS
+from talkingface.models.cran import PRESETS, Cran, Teacher, with_head
+from talkingface.models.head import MOVES, measure, place
+from talkingface.models.lips import LipsConfig
 
 TINY = PRESETS["cran-tiny"]
 TINY_ATVG = models.PRESETS["atvg-tiny"]
-TINY_EXPRESSION = replace(
+TINY_MESH = replace(
     TINY,
     speech=PRESETS["cran"].speech,
+    output="mesh",
     lips="expression",
-    readout=replace(PRESETS["cran"].readout, rank=8, hidden=4),
+    readout=LipsConfig(rank=8, hidden=4),
 )
 SMALL_PAPER = replace(
     PRESETS["cran-paper"],
@@ -41,18 +43,17 @@ SMALL_PAPER = replace(
 CONFIGS: dict[str, Any] = {
     "cran": TINY,
     "cran-direct": replace(TINY, output="direct", lips="off"),
-    "cran-composite": replace(TINY, output="composite", lips="auxiliary"),
     "cran-frame": replace(TINY, scheme="frame"),
     "cran-sequential": replace(TINY, scheme="sequential"),
     "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
+    "cran-mesh": TINY_MESH,
+    "cran-mesh-sequential": replace(TINY_MESH, scheme="sequential"),
     "cran-natural-head": replace(
-        TINY, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+        TINY_MESH, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
     ),
-    "cran-expression": TINY_EXPRESSION,
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,
     "atvg-frame": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, recurrence="frame")),
-    "atvg-colour": replace(TINY_ATVG, vg=replace(TINY_ATVG.vg, motion="colour")),
     "atvg-paper": replace(
         models.PRESETS["atvg-paper"],
         at=replace(models.PRESETS["atvg-paper"].at, audio_features=16, hidden=16),

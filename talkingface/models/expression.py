@@ -19,6 +19,7 @@ from talkingface.contract import MESH_POINTS
 from talkingface.landmarks import (
     GAP_BOTTOM,
     GAP_TOP,
+    INNER_LIPS,
     INNER_PAIRS,
     NOSE_BASE,
     STABLE_MESH,
@@ -89,15 +90,17 @@ def _closing(reference: Tensor, upper_reach: float, lower_reach: float) -> Tenso
     The upper lip takes _UPPER_SHARE of it, the lower lip the rest; both fade like Gaussians.
     """
     points, pairs = reference.double().cpu().numpy(), INNER_PAIRS
-    upper, lower = points[pairs[:, 0]], points[pairs[:, 1]]
-    across = (upper[:, 0] + lower[:, 0]) / 2
+    upper, lower = points[INNER_LIPS[:11]], points[INNER_LIPS[np.r_[0, 19:9:-1]]]
+    across = (upper[:, 0] + lower[:, 0]) / 2  # the corners, where nothing closes, and the pairs
     share = np.stack([
-        np.interp(points[:, 0], across, one, left=0, right=0) for one in np.eye(len(pairs))
+        np.interp(points[:, 0], across, one, left=0, right=0) for one in np.eye(11)[1:-1]
     ], 1)  # fmt: skip
+    share[pairs[:, 0]] = share[pairs[:, 1]] = np.eye(len(pairs))  # one may lie beside the other
     above = np.interp(points[:, 0], across, upper[:, 1]) - points[:, 1]
     below = points[:, 1] - np.interp(points[:, 0], across, lower[:, 1])
     of_upper = above >= below
     of_upper[pairs[:, 0]], of_upper[pairs[:, 1]] = True, False
+    above[pairs[:, 0]] = below[pairs[:, 1]] = 0
     down = _UPPER_SHARE * np.exp(-((above.clip(min=0) / upper_reach) ** 2))
     up = (1 - _UPPER_SHARE) * np.exp(-((below.clip(min=0) / lower_reach) ** 2))
     moving = fade(reference).gt(0).cpu().numpy()

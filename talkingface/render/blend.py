@@ -27,19 +27,23 @@ class Blender:
         self._feather = (edge[:, None] * edge[None])[..., None]
 
     def add(self, out: Picture, change: Floats) -> None:
-        """Add a crop's change (S, S, 3), in levels of 255, to the picture `out` in place."""
+        """Add a crop's change (S, S, 3), in levels of 255, to `out` in place, feathered."""
         box = _box(np.abs(change).max(-1) > SMALLEST)
         if box is not None:
-            place, added = self._lifted(change, box)
+            place, added = self._lifted(change * self._feather, box)
             out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
 
-    def replace(self, out: Picture, crop: Picture) -> None:
-        """Lay a crop (S, S, 3) over the picture `out` in place, its border feathered."""
-        whole = (0, self._size, 0, self._size)
-        layers = np.concatenate([crop.astype(np.float32), self._feather], axis=-1)
-        place, lifted = self._lifted(layers, whole)
-        share = lifted[..., 3:]
-        mixed = out[place] * (1 - share) + lifted[..., :3] * share
+    def replace(self, out: Picture, crop: Picture, own: Picture) -> None:
+        """Lay a crop (S, S, 3) over the picture `out` in place, feathered, where it is not what the
+        picture's `own` crop shows."""
+        new = cv2.dilate((crop != own).any(-1).astype(np.float32), np.ones((5, 5), np.uint8))
+        new = cv2.GaussianBlur(new, (5, 5), 0)  # the dilation keeps what is new at 1
+        box = _box(new > 0)
+        if box is None:
+            return
+        share = self._feather * new[..., None]
+        place, lifted = self._lifted(np.concatenate([crop * share, share], axis=-1), box)
+        mixed = out[place] * (1 - lifted[..., 3:]) + lifted[..., :3]
         out[place] = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
     def _lifted(self, values: Floats, box: Box) -> tuple[tuple[slice, slice], Floats]:

@@ -51,7 +51,7 @@ class FaceRenderer:
         y0, y1, x0, x1 = self.box
         flow = self.warp.region.at_pixels(upper, self.box)
         side = np.zeros(flow.shape[:2], np.uint8)
-        _fill(side, self.warp.below(mesh), (x0, y0), 1)
+        _fill(side, self.warp.below(mesh), (x0, y0))
         under = self._lower_box(side)
         if under is not None:
             place = np.s_[under[0] - y0 : under[1] - y0, under[2] - x0 : under[3] - x0]
@@ -101,19 +101,26 @@ class FaceRenderer:
         return box if box[0] < box[1] and box[2] < box[3] else None
 
     def _clipped(self, box: Box) -> Box:
+        """What the picture holds of a box; of no size where it holds nothing."""
         height, width = self.picture.shape[:2]
-        y0, y1, x0, x1 = box
-        return max(0, y0), min(height, y1), max(0, x0), min(width, x1)
+        y0, y1 = (min(max(0, y), height) for y in box[:2])
+        x0, x1 = (min(max(0, x), width) for x in box[2:])
+        return y0, y1, x0, x1
 
 
-def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int], value: int) -> None:
+def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int]) -> None:
     points = np.rint((polygon - corner) * 2**FINE).astype(np.int32)
-    cv2.fillPoly(image, [points], value, lineType=cv2.LINE_8, shift=FINE)
+    cv2.fillPoly(image, [points], 1, lineType=cv2.LINE_8, shift=FINE)
 
 
 def _coverage(shape: tuple[int, int], polygon: Array, corner: tuple[int, int]) -> Floats:
-    """How much of each pixel a polygon covers, in [0, 1]: drawn four times as large, averaged."""
+    """How much of each pixel a polygon covers, in [0, 1]: drawn four times as large, averaged.
+
+    Without its outline, which is a quarter of a pixel wide and would be all of a shut mouth.
+    """
     large = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
-    _fill(large, (polygon - corner + 0.5) * 4 - 0.5, (0, 0), 255)
+    points = np.rint((polygon - corner + 0.5) * 4 - 0.5).astype(np.int32)
+    cv2.fillPoly(large, [points], 255)
+    cv2.polylines(large, [points], True, 0)
     small = cv2.resize(large, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32) / np.float32(255)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -35,18 +36,22 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
-ABOVE = 0.25  # interocular above the base of the nose, where a grid of the lower face begins
+ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reach that speech moves
 OVERLAP = 0.02  # interocular: how far lips that are apart in the picture go past their edges,
 OVERLAP_FROM = 0.05  # once they have moved by this
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
+BESIDE = 2.0  # nodes: as far beyond its lip's edge a layer moves as the edge does
 LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
 SQUEEZED = 0.15  # least area that a step believes in, of the picture's own
 
 
 @cache
 def triangles() -> NDArray[np.int64]:
-    """(N, 3): Delaunay triangles of the reference mesh's surface, but none across the mouth."""
+    """(N, 3): Delaunay triangles of the reference mesh's surface, but none across the mouth.
+
+    The edges of the inner lips are edges of theirs, also where Delaunay has others (the corners).
+    """
     points = reference_mesh()[:SURFACE].astype(np.float32)
     low = points.min(0) - 1
     size = np.ceil(points.max(0) - low + 1)
@@ -55,13 +60,42 @@ def triangles() -> NDArray[np.int64]:
     for index, (x, y) in enumerate(points - low):
         plane.insert((float(x), float(y)))
         known[(float(np.float32(x)), float(np.float32(y)))] = index
-    found = []
+    found: set[frozenset[int]] = set()
     for x0, y0, x1, y1, x2, y2 in plane.getTriangleList():
         ends = [(float(x), float(y)) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
-        corners = sorted(known[end] for end in ends if end in known)
-        if len(corners) == 3 and not set(corners) <= set(INNER_LIPS.tolist()):
-            found.append(corners)
-    return np.array(sorted(found), dtype=np.int64)
+        corners = frozenset(known[end] for end in ends if end in known)
+        if len(corners) == 3:
+            found.add(corners)
+    ring, places = INNER_LIPS.tolist(), [complex(x, y) for x, y in points]
+    for start, end in pairwise([*ring, ring[0]]):
+        _join(found, places, frozenset((start, end)))
+    inside = {corners for corners in found if corners <= set(ring)}
+    return np.array(sorted(sorted(corners) for corners in found - inside), dtype=np.int64)
+
+
+def _join(found: set[frozenset[int]], points: list[complex], edge: frozenset[int]) -> None:
+    """Make `edge` one of the triangles' edges: flip those that cross it (Sloan 1993)."""
+    while not any(edge < corners for corners in found):
+        edges = {frozenset(pair) for corners in found for pair in combinations(corners, 2)}
+        for crossing in [other for other in edges if _cross(points, edge, other)]:
+            sides = [corners for corners in found if crossing < corners]
+            turned = frozenset(corner for corners in sides for corner in corners - crossing)
+            if _cross(points, crossing, turned):  # the two make a convex shape
+                found.difference_update(sides)
+                found.update(turned | {corner} for corner in crossing)
+
+
+def _cross(points: list[complex], first: frozenset[int], second: frozenset[int]) -> bool:
+    """Whether two edges without a common end cross."""
+    if first & second:
+        return False
+    (a, b), (c, d) = ([points[end] for end in edge] for edge in (first, second))
+    return _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
+
+
+def _side(a: complex, b: complex, point: complex) -> float:
+    """Positive on one side of the line through a and b, negative on the other."""
+    return ((b - a).conjugate() * (point - a)).imag
 
 
 @dataclass(frozen=True)
@@ -113,7 +147,7 @@ class MeshWarp:
         self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
         inside, plain = self._barycentric()
         fade = self._fade(inside)
-        layers = [_extended(plain, self._known(inside, side)) * fade for side in (UPPER, LOWER)]
+        layers = [self._layer(inside, plain, side) * fade for side in (UPPER, LOWER)]
         self._layers = [layer.reshape(-1, len(moving)) for layer in layers]
 
     def flows(self, mesh: Array) -> tuple[Floats, Floats]:
@@ -193,22 +227,27 @@ class MeshWarp:
             inside[place][rows, columns] = True
         return inside, weights[..., :-1]
 
-    def _known(self, inside: NDArray[np.bool_], side: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The nodes that a layer knows: all but the other side of the mouth, between its corners.
+    def _layer(self, inside: NDArray[np.bool_], plain: Floats, side: NDArray[np.int64]) -> Floats:
+        """How each moving point moves the nodes of one layer: (rows, columns, P).
 
-        A node that lies exactly on the edge belongs to its own side.
+        A layer knows all but the other side of the mouth, between its corners. A node that lies
+        exactly on the edge belongs to its own side; those next to the edge go with it.
         """
         face = transform(self.region.nodes().astype(np.float64), self.to_face)
         edge = transform(self.mesh[side], self.to_face)
-        ends = transform(self.mesh[[LEFT_CORNER, RIGHT_CORNER]], self.to_face)
-        x = np.concatenate([ends[:1, 0], edge[:, 0], ends[1:, 0]])
-        y = np.concatenate([ends[:1, 1], edge[:, 1], ends[1:, 1]])
-        order = np.argsort(x, kind="stable")
-        line = np.interp(face[..., 0], x[order], y[order])
-        between = (face[..., 0] > x[order[0]]) & (face[..., 0] < x[order[-1]])
-        beyond = face[..., 1] > line if side is UPPER else face[..., 1] < line
-        known: NDArray[np.bool_] = inside & ~(between & beyond)
-        return known
+        order = np.argsort(edge[:, 0], kind="stable")
+        x, y = edge[order].T
+        line = np.interp(face[..., 0], x, y)
+        between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
+        off = face[..., 1] - line if side is UPPER else line - face[..., 1]
+        beyond = between & (off > 0)
+        near = beyond & (off < BESIDE * self.region.step / self.unit)
+        out, known = plain.copy(), (inside & ~beyond) | near
+        out[near] = 0
+        for point, share in zip(side[order], np.eye(len(side)), strict=True):
+            for column in np.flatnonzero(self.moving == point):
+                out[near, column] = np.interp(face[near, 0], x, share)
+        return _extended(out, known)
 
     def _fade(self, inside: NDArray[np.bool_]) -> Floats:
         """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
