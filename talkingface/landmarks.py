@@ -40,6 +40,7 @@ STABLE_MESH = np.array([
 LEFT_EYE, RIGHT_EYE = (33, 133), (362, 263)  # corners; their middle is the eye's centre
 GAP_TOP, GAP_BOTTOM = 13, 14  # the middle of the upper and of the lower inner lip
 LEFT_CORNER, RIGHT_CORNER = 61, 291  # of the mouth
+FOREHEAD = 10  # the middle of its upper edge
 NOSE_BASE = 2  # where the nose meets the upper lip
 
 # Mesh points that stand for the 68 iBUG points: jaw, brows, nose, eyes, lips.

@@ -404,8 +404,8 @@ class TalkingFace:
         notes = [note for note in (located.note, self._someone_else(aligned.crop)) if note]
         mouth, moving = getattr(identity, "mouth", None), None
         if mouth is not None:
-            space: Any = self.model.space
-            moving = space.points.cpu().numpy()
+            model: Any = self.model
+            moving = model.moving.cpu().numpy()
         note = "; ".join(notes) or None
         return Sitter(identity, small, matrix, aligned.crop, mouth, moving, note)
 

@@ -390,6 +390,11 @@ class Atvg(nn.Module):
         return self.at.predict_expression(speech)
 
     @property
+    def moving(self) -> Tensor:
+        """(P,): the points of the mesh that this model moves, where it bends the picture."""
+        return self.space.points
+
+    @property
     def window(self) -> Window:
         """The part of the crop that is drawn."""
         return self.vg.window
@@ -400,8 +405,8 @@ class Atvg(nn.Module):
             seen = replace(portrait, mesh=None)
             return Identity(seen, self.vg.encode(seen))
         assert isinstance(self.at, ExpressionNet)
-        mouth, moving = self.at.prepare(portrait), self.at.space.points
-        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, moving)
+        mouth = self.at.prepare(portrait)
+        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, self.moving)
         return Identity(portrait, (), mouth, canvas)
 
     def forward(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from talkingface.geometry import Array, fit_similarity, invert, transform
 from talkingface.landmarks import (
+    FOREHEAD,
     INNER_LIPS,
     LEFT_CORNER,
     NOSE_BASE,
@@ -34,7 +35,9 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
-ABOVE = 0.25  # interocular above the base of the nose, where the grid begins
+ABOVE = 0.25  # interocular above the base of the nose, where a grid of the lower face begins
+OVERLAP = 0.02  # interocular: how far lips that are apart in the picture go past their edges,
+OVERLAP_FROM = 0.05  # once they have moved by this
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 LOST = 0.3  # nodes: a node that its last Newton step moved further has found no place
@@ -152,7 +155,10 @@ class MeshWarp:
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
-        step: Floats = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
+        moved = mesh - self.mesh
+        moved[UPPER[1:-1]] += self._overlap(mesh)
+        moved[LOWER[1:-1]] -= self._overlap(mesh)
+        step: Floats = moved[self.moving].astype(np.float32)
         upper, lower = (self._inverted(layer(step)) for layer in self._layers)
         return upper, lower
 
@@ -165,12 +171,23 @@ class MeshWarp:
         corners = np.array([*far, ends[1] + [9, 9], ends[0] + [-9, 9]])
         return transform(corners, self.to_picture)
 
+    def _overlap(self, mesh: Array) -> Array:
+        """How far lips that move go past their edges, where they are apart in the picture: (9, 2).
+
+        A tracker sees the edges some pixels off; without it a line of teeth would move with the
+        lips and stay between them when they close. Down, for the upper lip.
+        """
+        down = self.to_picture[:, 1] / self.unit
+        own, now = ((points[LOWER] - points[UPPER])[1:-1] @ down for points in (self.mesh, mesh))
+        part = np.clip(np.minimum(own, np.abs(own - now)) / (OVERLAP_FROM * self.unit), 0, 1)
+        return part[:, None] * (OVERLAP * self.unit) * down
+
     def _region(self) -> Region:
         """The lower face and what is around it, axis-parallel in the picture."""
         face = transform(self.mesh[self.moving], self.to_face)
-        nose = transform(self.mesh[NOSE_BASE], self.to_face)
         low, high = face.min(0) - REACH, face.max(0) + REACH
-        low[1] = max(low[1], nose[1] - ABOVE)
+        if FOREHEAD not in self.moving:
+            low[1] = transform(self.mesh[NOSE_BASE], self.to_face)[1] - ABOVE
         corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
         there = transform(corners, self.to_picture)
         (x0, y0), (x1, y1) = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int)

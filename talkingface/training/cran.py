@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from talkingface.data.dataset import (
     Batch,
     Cache,
     Drawn,
+    speakers_of,
 )
 from talkingface.errors import BadRequest
 from talkingface.losses import (
@@ -25,7 +27,9 @@ from talkingface.losses import (
     lip_reading_generator_loss,
     reconstruction_loss,
 )
+from talkingface.metrics.identity import Person
 from talkingface.models.cran import CranConfig, Identity, Teacher
+from talkingface.models.head import measure, steady
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
@@ -36,6 +40,7 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
 
+HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
@@ -93,7 +98,19 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """Which readers have taught it: an evaluation refuses those as its judge."""
         taught = any("reading" in stage.weights for stage in self.training.stages)
         teachers = self.began_with | (self.taught_by if taught else frozenset())
-        return {"taught_by": sorted(teachers)}
+        facts: dict[str, Any] = {"taught_by": sorted(teachers)}
+        speakers = speakers_of(self.clips)
+        if self.training.model.scheme == "natural" and len(speakers) == 1:
+            facts["person"] = self._person(speakers[0]).facts
+        return facts
+
+    def _person(self, name: str) -> Person:
+        """The one whom this model learns."""
+        embedding, info = weights.load_with_info("identity", self.device)
+        speaking = [c for c in self.clips if not c.silent]
+        chosen = speaking[:: max(1, len(speaking) // 100)]
+        rows = sorted(c.start + c.frames // 2 for c in chosen)
+        return Person.of(name, embedding, np.array(self.cache.frames[rows]), info.sha256)
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -103,13 +120,32 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         self.progress = local / stage.steps  # of the stage: what `teacher_forcing` goes by
         return super().step(drawn, step, part)
 
+    def _set_statistics(self) -> None:
+        super()._set_statistics()
+        if self.training.model.head == "drawn":
+            self._set_head_statistics()
+
+    def _set_head_statistics(self) -> None:
+        """How far heads move, and from frame to frame, from pictures of their own clips."""
+        steps, moves = [], []
+        for clip in [c for c in self.clips if not c.silent]:
+            points = self.cache.landmarks[clip.start : clip.start + clip.frames]
+            found = torch.from_numpy(points[None].copy())
+            for identity in (0, clip.frames // 2, clip.frames - 1):
+                moved = steady(measure(found[:, identity], found))[0]
+                moves.append(moved)
+                steps.append(moved.diff(dim=0))
+        motion = self.model.head_motion
+        motion.step.copy_(torch.cat(steps).std(0))
+        motion.spread.copy_(torch.cat(moves).std(0))
+        motion.rest.copy_(torch.cat(moves).mean(0))
+
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
+        moves = self._moves(batch)
         if not stage.pictures:
-            faceless = self._faceless(batch.portrait)
-            landmarks, _ = self.model.speak(faceless, batch.speech)
-            return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
+            return None, batch.frames, self._blind_terms(batch, moves)
         identity = self.model.encode(batch.portrait)
         meshes = batch.mesh if self.training.model.output == "mesh" else None
         made, _ = self.model.draw_window(identity, batch.speech, None, meshes, self._teacher(batch))
@@ -119,7 +155,15 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             terms["gradient"] = gradient_loss(made.frames, real, weight)
         if "lips" in stage.weights and made.landmarks is not None:
             terms["lips"] = self._lip_loss(made.landmarks, batch)
-        return made, real, terms
+        return made, real, terms | self._head_terms(identity, batch, moves, self._before(batch))
+
+    def _blind_terms(self, batch: Batch, moves: Tensor | None) -> dict[str, Tensor]:
+        """The lips, where they are learned here, and the head's moves, without pictures."""
+        faceless, terms = self._faceless(batch.portrait), {}
+        if self.training.model.lips == "auxiliary":
+            landmarks, _ = self.model.speak(faceless, batch.speech)
+            terms["lips"] = self._lip_loss(landmarks, batch)
+        return terms | self._head_terms(faceless, batch, moves, None)
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -145,6 +189,14 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- the parts of a step --------------------------------------------------------------------
 
+    def _mouth(self, landmarks: Tensor) -> Tensor | None:
+        """Where heads move, eyes blink: they count as the mouth does (Gaussian, 6 px at 128)."""
+        weight = super()._mouth(landmarks)
+        if weight is not None and self.training.model.head == "drawn":
+            for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
+                weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
+        return weight
+
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
         return Identity(portrait, features.to(self.device), ())
@@ -156,7 +208,29 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         first, last = self.training.teacher_forcing
         share = first + (last - first) * self.progress
         used = tuple((torch.rand(batch.frames.shape[1]) < share).tolist())
-        return Teacher(torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1), used)
+        return Teacher(self._before(batch), used)
+
+    def _before(self, batch: Batch) -> Tensor:
+        """The real frame before each: (B, T, 3, S, S)."""
+        return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
+
+    def _moves(self, batch: Batch) -> Tensor | None:
+        """How the real head moves, from the frame before the first: (B, 1 + T, MOVES)."""
+        if self.training.model.head == "free":
+            return None
+        points = torch.cat([batch.place[:, None], batch.landmarks], dim=1)
+        return steady(measure(batch.portrait.landmarks, points))
+
+    def _head_terms(
+        self, identity: Identity, batch: Batch, moves: Tensor | None, before: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the head's next moves cost; before: the real frames before, None in the dark."""
+        if moves is None:
+            return {}
+        seen = None if before is None else self.model.window.cut(before)
+        trembling = self.model.head_motion.step * HEAD_NOISE
+        moves = moves + torch.randn_like(moves) * trembling
+        return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
 
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""

@@ -35,33 +35,19 @@ LEAN_WEIGHTS = {**LEAN_DRAWING, "lips": 0.2}
 # With the paper's weights the critics changed nothing that could be seen in a thousand steps.
 LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
-NATURAL = {**LEAN_WEIGHTS, "head": 0.05}
+NATURAL = {**LEAN_DRAWING, "head": 0.05}
 # The face stays one person's in one studio; the microphone may change.
 ONE_PERSON = replace(AugmentConfig(), colour=0.0, light=0.0, mirror=0.0, geometry=0.5)
 
-LIPS = Stage(1200, {"lips": 1.0}, 2e-3, batch=24, frames=40, pictures=False, schedule="cosine")
-PIXELS = Stage(2500, LEAN_WEIGHTS, 8e-4, real_guide=0.75, speech_rate=0.05, schedule="cosine")
+PIXELS = Stage(2500, LEAN_DRAWING, 8e-4, schedule="cosine")
 CRITICS = replace(
-    PIXELS,
-    steps=1200,
-    weights={**LEAN_WEIGHTS, **LEAN_CRITICS},
-    lr=4e-4,
-    critic_rate=5.0,
-    speech_rate=0.3,  # what D_l asks for reaches what hears
+    PIXELS, steps=1200, weights={**LEAN_DRAWING, **LEAN_CRITICS}, lr=4e-4, critic_rate=5.0
 )
 
-# Where the lips are fitted before (`training.lips`), what hears has only pictures to learn.
-DRAWN_BY_LIPS = replace(PIXELS, weights=LEAN_DRAWING, speech_rate=1.0)
+# The lips are fitted before (`training.lips`); the decoder learns from real meshes.
 LEAN_CRAN = CranTraining(
     model=MODELS["cran"],
-    stages=(
-        DRAWN_BY_LIPS,
-        replace(
-            CRITICS,
-            weights={**LEAN_DRAWING, **LEAN_CRITICS},
-            speech_rate=1.0,
-        ),
-    ),
+    stages=(PIXELS, CRITICS),
     betas=(0.9, 0.98),
     decay=1e-2,
     mouth_weight=6.0,
@@ -70,22 +56,7 @@ LEAN_CRAN = CranTraining(
 CRAN = {
     "cran": LEAN_CRAN,
     # The paper's output and no lips from geometry, at our size (docs/log.md).
-    "cran-direct": CranTraining(
-        model=MODELS["cran-direct"],
-        stages=(
-            replace(PIXELS, weights=LEAN_DRAWING, real_guide=0.0, speech_rate=1.0),
-            replace(
-                CRITICS,
-                weights={**LEAN_DRAWING, **LEAN_CRITICS},
-                real_guide=0.0,
-                speech_rate=1.0,
-            ),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        puppets=0.25,
-    ),
+    "cran-direct": replace(LEAN_CRAN, model=MODELS["cran-direct"]),
     # Sec. 4.2: Adam 2e-4, beta 0.5; 30 epochs without critics, 15 with them.
     "cran-paper": CranTraining(
         model=MODELS["cran-paper"],
@@ -101,6 +72,21 @@ CRAN = {
         reading="printed",
         precision="float32",
     ),
+    # Sec. 5, one person. Begun from `cran` (--init) it is a third as long.
+    "cran-natural": CranTraining(
+        model=MODELS["cran-natural"],
+        stages=(
+            Stage(1200, {"head": 1.0}, 1e-3, batch=24, frames=40, pictures=False),
+            replace(PIXELS, weights=NATURAL, batch=4, frames=12),
+            replace(CRITICS, weights={**NATURAL, **LEAN_CRITICS}, batch=4, frames=12),
+        ),
+        betas=(0.9, 0.98),
+        decay=1e-2,
+        mouth_weight=6.0,
+        silent=0.0,
+        augment=ONE_PERSON,
+        teacher_forcing=(1.0, 0.25),
+    ),
     "cran-tiny": CranTraining(
         model=MODELS["cran-tiny"],
         stages=(
@@ -112,20 +98,18 @@ CRAN = {
 }
 
 
-# ATVGnet: AT-net learns from landmarks, VG-net from real landmarks; then one behind the other.
+# ATVGnet: AT-net learns from landmarks, VG-net from real ones; published, one behind the other too.
 # From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
 JUDGED = {**LEAN_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
-VG = Stage(2800, LEAN_DRAWING, 8e-4, real_guide=1.0, schedule="cosine")
-CASCADE = replace(
-    VG, steps=950, weights=JUDGED, lr=4e-4, real_guide=0.5, speech_rate=0.05, critic_rate=5.0
-)
+VG = Stage(2800, LEAN_DRAWING, 8e-4, schedule="cosine")
+JUDGED_VG = replace(VG, steps=950, weights=JUDGED, lr=4e-4, critic_rate=5.0)
 # The released code: 10 L_pix + BCE + landmark MSE, each discriminator term alike.
 PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
 
 ATVG = {
     "atvg": AtvgTraining(
         model=MODELS["atvg"],
-        stages=(VG, CASCADE),
+        stages=(VG, JUDGED_VG),
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
