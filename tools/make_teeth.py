@@ -52,6 +52,11 @@ TINT = np.array([1.1, 1.0, 0.94], np.float32)  # of teeth in neutral light: no g
 
 # Looked at and left out: no teeth, tongue or lips before them, blurred, drawn, or of odd shape.
 BAD: tuple[str, ...] = (
+    "108.jpg",
+    "2_Age_top_10_matches_19.jpg",
+    "2_Background_top_10_matches_30.jpg",
+    "2_Expression_x_Sex_top_10_matches_03.jpg",
+    "2_Expression_x_Sex_top_10_matches_16.jpg",
     "009.jpg",
     "035.jpg",
     "065.jpg",

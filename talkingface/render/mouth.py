@@ -260,7 +260,7 @@ class MouthInterior:
         alpha = np.clip(height / _TONGUE_SOFT + 0.5, 0, 1)
         alpha *= np.clip((_TONGUE_WIDTH - np.abs(x)) / 0.1 + 0.5, 0, 1)
         alpha = alpha * alpha * (3 - 2 * alpha)
-        light = np.clip(0.42 + 3.2 * height, 0.35, 0.85) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
+        light = np.clip(0.5 + 3.2 * height, 0.42, 0.9) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
         colour = self._tone.apply(light[..., None] * _TONGUE * self._tone.level)
         tongue = np.concatenate([colour * alpha[..., None], alpha[..., None]], -1)
         return _over(lower, tongue.astype(np.float32))

@@ -20,6 +20,7 @@ Box = tuple[int, int, int, int]
 _LEAST_GAP, _LEAST_DARK_GAP = 0.045, 0.1
 _INSET = 0.012  # how far inside the inner lips their own colour ends
 _AROUND = 0.03  # how far colours are carried outwards
+_LEAST_LIFT = 0.02  # of the lip where the gap is too small to tell what it hides
 _LEAST_BELOW = 0.25  # of the opening: less than that below the teeth is left out
 _COLUMNS = 160  # to the eye distance, where the edge of the teeth is looked for
 _LEAST_TEETH = 0.3  # of the opening's columns
@@ -43,7 +44,8 @@ class OwnMouth:
     """What a picture shows between its lips, premultiplied (h, w, 4) in the layers' box.
 
     upper: teeth of the skull; lower: the rest. has_teeth: whether there are upper ones. lip: where
-    the upper lip is, eye distances under the resting lips.
+    the upper lip is, eye distances under the resting lips. Where lips are parted and nothing can be
+    told of what is between them, both layers are empty.
     """
 
     upper: Floats
@@ -78,7 +80,8 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     own = _padded(picture, box)
     edge = _edge(own, inside, x, y)
     if edge is None and gap < _LEAST_DARK_GAP:
-        return None
+        nothing = np.zeros((*inside.shape, 4), np.float32)
+        return OwnMouth(nothing, nothing, False, max(lip, _LEAST_LIFT))
     colour = _filled(own, inside, _AROUND * axes.unit)
     whole = np.clip(1.5 + distance / (0.06 * axes.unit), 0, 1)
     if edge is None:
@@ -88,15 +91,16 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     top = np.interp(x, centres, tops).astype(np.float32)
     end = np.interp(x, centres, ends, left=-9, right=-9).astype(np.float32) + _INSET
     soft = np.float32(1 / max(1.0, 0.008 * axes.unit) * axes.unit)
-    teeth = np.clip((end - y) * soft + 0.5, 0, 1)
-    teeth *= np.clip((np.minimum(x - centres[0], centres[-1] - x) + 0.005) / 0.06, 0, 1)
+    divided = np.clip((end - y) * soft + 0.5, 0, 1)
+    sides = np.clip((np.minimum(x - centres[0], centres[-1] - x) + 0.005) / 0.06, 0, 1)
+    teeth = divided * sides * np.clip((end - top - 0.02) / 0.04, 0, 1)
     shown = np.clip(distance + 0.5, 0, 1)
     above = _above(colour, box, axes, x, y, top, teeth)
     upper = _over(_premultiplied(colour, shown * teeth), above)
-    below = inside * (1 - teeth)
-    if below.sum() < _LEAST_BELOW * inside.sum():
+    below = (1 - divided) * sides
+    if (inside * below).sum() < _LEAST_BELOW * inside.sum():
         return OwnMouth(upper, np.zeros_like(upper), True, lip)
-    return OwnMouth(upper, _premultiplied(colour, whole * (1 - teeth)), True, lip)
+    return OwnMouth(upper, _premultiplied(colour, whole * below), True, lip)
 
 
 def _filled(colour: Floats, inside: Floats, reach: float) -> Floats:
@@ -137,7 +141,7 @@ def _edge(
         return None
     centres = ((low + np.arange(count)) / _COLUMNS)[shown]
     smooth = _smoothed(centres, end[shown])
-    return centres.astype(np.float32), top[shown].astype(np.float32), smooth
+    return centres.astype(np.float32), _smoothed(centres, top[shown]), smooth
 
 
 def _beside_lips(
@@ -149,7 +153,7 @@ def _beside_lips(
     best = there & (light > 0.85 * bright)
     redness = np.median(lab[..., 1][lips]) - np.median(lab[..., 1][best])
     brighter = float(bright / max(1.0, float(np.median(light[lips]))))
-    return brighter > 1.35 or (brighter > 0.7 and float(redness) > 7)
+    return brighter > 1.35 or (brighter > 0.8 and float(redness) > 8)
 
 
 def _run_end(teeth: Floats, y: Floats, light: Floats) -> float:

@@ -13,7 +13,7 @@ from talkingface.render.teeth import LUMA, FaceLight, Floats, Picture
 # 0.2). In speech the lips shade them more than in the smiles of these portraits.
 _TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.85
 _BRIGHTEST = 0.88  # of the bright parts of the picture (97th percentile)
-_BESIDE_SKIN = 2.0  # of the cheeks, at most
+_BESIDE_SKIN = 1.65  # of the cheeks, at most
 
 # Colour of cheeks in neutral light, in logarithms: red over blue, and green over both; how far they
 # spread; how much of what lies beyond the mouth takes on.
