@@ -43,7 +43,8 @@ Floats = NDArray[np.float32]
 ROWS = 112  # of the view of a mouth, from ABOVE rows over the middle of the upper inner lip
 ABOVE = 24
 LEAST_GAP, LARGEST_TURN, LEAST_WIDTH = 0.05, 0.2, 50.0  # eye distances; see FaceLight.turn; pixels
-LEAST_TEETH = 0.3  # of the view's columns that show a tooth
+LEAST_TEETH = (0.42, 0.3)  # of the view's columns that show a tooth: upper, lower
+FADE = 5  # columns in which the outermost teeth fade
 REACH = 14  # rows from the lip within which a tooth begins
 LEAST_HEIGHT, FULL_HEIGHT, LARGEST_STRETCH = (13.0, 8.0), 20.0, 1.4  # rows: upper, lower; upper
 GUM = np.array([1.0, 0.62, 0.6], np.float32)  # of the brightness of the tooth below
@@ -51,6 +52,11 @@ TINT = np.array([1.1, 1.0, 0.94], np.float32)  # of teeth in neutral light: no g
 
 # Looked at and left out: no teeth, tongue or lips before them, blurred, drawn, or of odd shape.
 BAD: tuple[str, ...] = (
+    "108.jpg",
+    "2_Age_top_10_matches_19.jpg",
+    "2_Background_top_10_matches_30.jpg",
+    "2_Expression_x_Sex_top_10_matches_03.jpg",
+    "2_Expression_x_Sex_top_10_matches_16.jpg",
     "009.jpg",
     "035.jpg",
     "065.jpg",
@@ -87,13 +93,8 @@ BAD: tuple[str, ...] = (
 )
 # Portraits whose lower teeth stand apart from the upper ones and from the lip.
 LOWER: tuple[str, ...] = (
-    "001.jpg",
     "2_Age_x_Ethnicity_x_Sex_2_top_10_matches_33.jpg",
     "2_Background_Color_top_9_matches_44.jpg",
-    "2_Expression_top_10_matches_28.jpg",
-    "2_Expression_x_Sex_top_10_matches_20.jpg",
-    "2_Hats_top_10_matches_30.jpg",
-    "2_Physical_Characteristics_top_9_matches_01.jpg",
 )
 
 
@@ -190,7 +191,7 @@ def cut(view: View, down: bool, rows: int, edge_row: int) -> Floats | None:
         if run is not None:
             ends[x] = top[x] + run[1] + 0.5
     columns = np.flatnonzero(ends >= 0)
-    if len(columns) < LEAST_TEETH * WIDTH:
+    if len(columns) < LEAST_TEETH[0 if down else 1] * WIDTH:
         return None
     edge = smooth_edge(columns, ends[columns])
     middle = columns[np.abs(columns - WIDTH / 2) < 0.2 * SCALE]
@@ -205,13 +206,14 @@ def cut(view: View, down: bool, rows: int, edge_row: int) -> Floats | None:
     out = cv2.remap(colour, x, np.maximum(y, lip).astype(np.float32), cv2.INTER_CUBIC)
     hidden = np.clip((lip - y) * stretch / 6, 0, 1)[..., None]
     out = out * (1 - hidden) + GUM * (out @ LUMA)[..., None] * hidden
-    alpha = np.clip((last - y) * stretch + 1, 0, 1)
+    sides = np.minimum(np.arange(WIDTH) - columns[0], columns[-1] - np.arange(WIDTH))
+    alpha = np.clip((last - y) * stretch + 1, 0, 1) * np.clip((sides + 1) / FADE, 0, 1)
     return np.concatenate([out, alpha[..., None]], -1).astype(np.float32)
 
 
 def _without_slits(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median of five columns of the last rows of teeth, narrow gaps among them closed."""
-    kernel = np.ones((1, 5), np.uint8)
+    kernel = np.ones((1, 9), np.uint8)
     closed = cv2.morphologyEx(values[None].astype(np.float32), cv2.MORPH_CLOSE, kernel)[0]
     padded = np.pad(closed, 2, mode="edge")
     return np.asarray(np.median(np.stack([padded[k : k + len(values)] for k in range(5)]), 0))

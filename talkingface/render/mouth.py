@@ -34,19 +34,19 @@ from talkingface.render.tone import Tone, tone_of
 Points = NDArray[np.floating]
 Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in picture pixels
 
-_CHIN = np.array([152, 148, 377, 176, 400])
+_JAW = np.array([17, 18, 200, 152])  # lower lip to chin: the lower teeth move as these do
 _LEFT_CORNER, _RIGHT_CORNER = 78, 308  # of the inner lips
 
 # Eye distances, down from the resting line of the lips.
-_UPPER_EDGE, _LOWER_EDGE = 0.045, 0.012  # of the teeth
+_UPPER_EDGE, _LOWER_EDGE = 0.045, 0.02  # of the teeth
 _UPPER_ARCH, _LOWER_ARCH = 0.15, 0.06  # by how much edges rise towards the sides, times x squared
-_TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.03, 0.27, 0.035
+_TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
 _USUAL_HALF = 0.38  # of a resting mouth
 _SHADE = 0.032  # blur of the lips' shadow
 _LEAST_SHADE = 0.3
 
 # Colours beside the level of the teeth, in neutral light.
-_FRONT = np.array([0.30, 0.115, 0.11], np.float32)
+_FRONT = np.array([0.38, 0.15, 0.14], np.float32)
 _TONGUE = np.array([0.66, 0.33, 0.33], np.float32)
 _BACK_SIZE = 48
 
@@ -134,8 +134,8 @@ class MouthInterior:
         around = _face_box(picture, mesh)
         self._tone = tone = tone_of(picture, face, around)
         flat = own_mouth.is_flat(picture, around) if plain is None else plain
-        self._chin = mesh[_CHIN].mean(0)
-        jaw = axes.points(self._chin) - axes.points(neutral[_CHIN].mean(0))
+        self._jaw = mesh[_JAW].mean(0)
+        jaw = axes.points(self._jaw) - axes.points(neutral[_JAW].mean(0))
         own = own_mouth.find(picture, mesh, axes, self._box)
         self._dark = (_dark_of(picture, around) if flat else tone.apply(_FRONT * tone.level))
         self._back = _back_texture(self._dark, flat)
@@ -144,15 +144,16 @@ class MouthInterior:
         self._upper = self._empty()
         self._lower = self._empty()
         if not flat:
-            lift = 0.0 if own is None or own.has_teeth else own.lip - _UPPER_EDGE
+            lift = 0.0 if own is None or own.has_teeth else own.lip - 0.015 - _UPPER_EDGE
             if own is None or not own.has_teeth:
                 self._upper = self._upper_teeth(teeth, sides, min(lift, 0.0))
             self._lower = self._lower_mouth(teeth, sides, jaw)
         self._own_shade: Floats | None = None
         if own is not None:
-            self._upper = _over(own.upper, self._upper)
-            self._lower = _over(own.lower, self._lower)
-            self._own_shade = self._shade(mesh, self._box)
+            self._own_shade = shade = self._shade(mesh, self._box)
+            bank_shade = np.stack([shade, shade, shade, np.ones_like(shade)], -1)
+            self._upper = _over(own.upper, self._upper * bank_shade)
+            self._lower = _over(own.lower, self._lower * bank_shade)
         self._keep = np.repeat(1 - self._upper[..., 3:], 3, -1)
         self._upper = np.ascontiguousarray(self._upper[..., :3])
 
@@ -182,14 +183,16 @@ class MouthInterior:
             self._back, self._back_matrix(mesh, box), size, flags=flags,
             borderMode=cv2.BORDER_REPLICATE,
         )  # fmt: skip
-        jaw = mesh[_CHIN].mean(0) - self._chin
+        here = slice(y0 - self._box[0], y1 - self._box[0]), slice(x0 - self._box[2], x1 - self._box[2])
+        if self._own_shade is not None:  # the shade below counts beside that of the picture
+            out *= cv2.cvtColor(self._own_shade[here], cv2.COLOR_GRAY2RGB)
+        jaw = mesh[_JAW].mean(0) - self._jaw
         matrix = np.array([
             [1, 0, x0 - self._box[2] - jaw[0]], [0, 1, y0 - self._box[0] - jaw[1]],
         ])  # fmt: skip
         lower = cv2.warpAffine(self._lower, matrix, size, flags=flags)
         out *= cv2.cvtColor(1 - lower[..., 3], cv2.COLOR_GRAY2RGB)
         out += lower[..., :3]
-        here = slice(y0 - self._box[0], y1 - self._box[0]), slice(x0 - self._box[2], x1 - self._box[2])
         out *= self._keep[here]
         out += self._upper[here]
         shade = self._shade(mesh, box)
@@ -252,12 +255,12 @@ class MouthInterior:
         x, y = self._axes.grid(self._box)
         x, y = x - np.float32(jaw[0]), y - np.float32(jaw[1])
         edge = _LOWER_EDGE - _LOWER_ARCH * np.square(np.clip(x, -0.45, 0.45))
-        lower = self._teeth(teeth.lower, x, y - edge, LOWER_EDGE, sides, 0.8)
+        lower = self._teeth(teeth.lower, x, y - edge, LOWER_EDGE, sides, 0.68)
         height = y - _LOWER_EDGE + _TONGUE_TOP - 0.5 * np.square(x)
         alpha = np.clip(height / _TONGUE_SOFT + 0.5, 0, 1)
         alpha *= np.clip((_TONGUE_WIDTH - np.abs(x)) / 0.1 + 0.5, 0, 1)
         alpha = alpha * alpha * (3 - 2 * alpha)
-        light = np.clip(0.35 + 6 * height, 0.3, 1) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
+        light = np.clip(0.5 + 3.2 * height, 0.42, 0.9) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
         colour = self._tone.apply(light[..., None] * _TONGUE * self._tone.level)
         tongue = np.concatenate([colour * alpha[..., None], alpha[..., None]], -1)
         return _over(lower, tongue.astype(np.float32))

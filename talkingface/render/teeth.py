@@ -40,7 +40,7 @@ _PATCH = 0.05  # interocular: half the side of a patch of skin
 _LEFT_CORNER, _RIGHT_CORNER, _MIDDLE = 78, 308, 13  # of the inner lips
 
 # How much each number of a description counts where a set is chosen, by its spread over faces.
-_SPREAD = np.array([0.35, 0.25, 0.03, 0.12, 0.15, 40.0])
+_SPREAD = np.array([0.35, 0.25, 0.03, 0.12, 0.15, 60.0])
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from talkingface.render.teeth import LUMA, FaceLight, Floats, Picture
 
 # Teeth beside the cheeks, fitted on 52 portraits (brightness of 255, in logarithms; what is left is
 # 0.2). In speech the lips shade them more than in the smiles of these portraits.
-_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.92
+_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.85
 _BRIGHTEST = 0.88  # of the bright parts of the picture (97th percentile)
-_BESIDE_SKIN = 2.0  # of the cheeks, at most
+_BESIDE_SKIN = 1.65  # of the cheeks, at most
 
-# Colour of cheeks in neutral light: logarithms of red and blue over green, and how far they spread.
-_SKIN, _SKIN_SPREAD = np.array([0.28, -0.14], np.float32), np.array([0.2, 0.19], np.float32)
-_CAST = 0.85  # of a cast beyond that spread, how much the mouth takes on
+# Colour of cheeks in neutral light, in logarithms: red over blue, and green over both; how far they
+# spread; how much of what lies beyond the mouth takes on.
+_WARM, _WARM_SPREAD = 0.42, 0.35
+_GREEN, _GREEN_SPREAD = -0.07, 0.08
+_CAST = 0.85
 
 _SAMPLES = 20_000
 _ONE_TONE, _COLOURED = 3.0, 8.0  # levels of 255: how far colours lie from one tone for each light
@@ -72,9 +74,13 @@ def tone_of(picture: Picture, face: FaceLight, box: tuple[int, int, int, int]) -
 def _cast(skin: Floats) -> Floats:
     """Return the factors of a light that gives cheeks this colour, 1 for usual ones: (3,)."""
     red, green, blue = np.log(np.maximum(skin, 4))
-    off = np.array([red - green, blue - green], np.float32) - _SKIN
-    beyond = np.sign(off) * np.maximum(np.abs(off) - _SKIN_SPREAD, 0) * _CAST
-    return np.exp(np.array([beyond[0], 0, beyond[1]], np.float32))
+    warm = _beyond(float(red - blue) - _WARM, _WARM_SPREAD) / 2
+    green_cast = _beyond(float(green - (red + blue) / 2) - _GREEN, _GREEN_SPREAD)
+    return np.exp(np.array([warm, green_cast, -warm], np.float32))
+
+
+def _beyond(value: float, spread: float) -> float:
+    return float(np.sign(value)) * max(abs(value) - spread, 0.0) * _CAST
 
 
 def _monochrome(part: NDArray[np.float32], light: Floats) -> Floats:
