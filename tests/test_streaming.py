@@ -15,6 +15,7 @@ import torch
 import talkingface
 from talkingface import audio, models, picture, streaming, weights
 from talkingface.errors import BadRequest, BadWeights, OutputError
+from talkingface.models.lips import TOKENS, LipsConfig
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 
@@ -38,7 +39,9 @@ def speaker(scheme: str) -> TalkingFace:
 
         config: Any = replace(models.PRESETS["cran-tiny"], scheme=scheme)
         if scheme == "natural":
-            config = replace(config, head="drawn", window=(4, 124, 4, 124))
+            meshed = {"output": "mesh", "lips": "expression", "speech": TOKENS}
+            small = LipsConfig(rank=8, hidden=4)
+            config = replace(config, head="drawn", window=(4, 124, 4, 124), readout=small, **meshed)
         torch.manual_seed(3)
         info = weights.load_with_info("cran-tiny")[1]
         return TalkingFace(models.build(config).eval().requires_grad_(False), info)
