@@ -374,7 +374,7 @@ def test_given_meshes_are_drawn_and_corrected(name: str) -> None:
         {"output": "mesh"},
         {"lips": "expression"},
         {"head": "drawn", "scheme": "natural"},
-        {"head": "drawn", "output": "mesh", "lips": "expression"},
+        {"head": "drawn", "output": "mesh", "lips": "expression", "speech": TINY_MESH.speech},
     ],
 )
 def test_switches_that_do_not_go_together_are_refused(changes: dict[str, Any]) -> None:
