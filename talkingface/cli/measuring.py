@@ -19,12 +19,16 @@ from talkingface.cli.options import (
     Experts,
     FreeSpeech,
     Judge,
+    Likeness,
+    MouthSheet,
     Noise,
     Overwrite,
     Pairs,
     Phones,
+    Portraits,
     Reference,
     Results,
+    Sample,
     Splits,
     Video,
     bar,
@@ -51,6 +55,10 @@ def evaluate(
     phones: Phones = None,
     noise: Noise = None,
     video: Video = None,
+    portraits: Portraits = None,
+    sample: Sample = None,
+    likeness: Likeness = False,
+    sheet: MouthSheet = False,
     judge: Judge = None,
     experts: Experts = "sync,identity",
     splits: Splits = None,
@@ -64,7 +72,8 @@ def evaluate(
     """Measure models on held-out clips, beside real video and the still picture; or a paper's whole
     table with its figures (--preset); or anybody's videos beside real ones (--pairs); or the lips
     that models predict from sound alone (--free-speech, --phones, --noise, together or apart; every
-    model that predicts them unless --models names some).
+    model that predicts them unless --models names some); or finished frames of still portraits
+    (--portraits).
 
     Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
     that was stopped goes on when called again, and the same call gives the same numbers. Each
@@ -77,41 +86,111 @@ def evaluate(
     Example: talkingface evaluate --pairs videos --out results
 
     Example: talkingface evaluate --free-speech speeches --phones tests/fixtures/voices --out lips
+
+    Example: talkingface evaluate --portraits faces --models cran,atvg --sheet --out results
     """
     lips = {"--free-speech": free_speech, "--phones": phones, "--noise": noise}
+    others: dict[str, object] = {"--preset": preset, "--cache": cache, "--pairs": pairs}
+    others |= {"--judge": judge, "--splits": splits, "--clips": clips, "--jobs": jobs}
+    others |= {"--reference": reference, "--author-compat": author_compat or None}
+    if portraits is not None:
+        others |= {"--free-speech": free_speech, "--noise": noise, "--video": video}
+        _check_others("--portraits", others)
+        own: dict[str, Any] = {"sample": sample, "likeness": likeness, "sheet": sheet}
+        _evaluate_portraits(portraits, phones, models, out, device, overwrite, **own)
+        return
+    if sample is not None or likeness or sheet:
+        raise BadRequest("--sample, --likeness and --sheet say how to measure --portraits: add it")
     if any(folder is not None for folder in lips.values()):
-        others: dict[str, object] = {"--preset": preset, "--cache": cache, "--pairs": pairs}
-        others |= {"--judge": judge, "--splits": splits, "--clips": clips, "--jobs": jobs}
-        others |= {"--reference": reference, "--author-compat": author_compat or None}
         _evaluate_lips(lips, others, models, out, video, device, overwrite)
         return
     if video is not None:
         raise BadRequest(
             "--video says which portrait speaks the recordings of --free-speech: add it"
         )
+    _check_measured(models, preset, pairs, cache, (judge, reference, clips))
+    options: dict[str, Any] = {"experts": experts.split(",") if experts else []}
+    options |= {"author_compat": author_compat, "jobs": jobs}
+    chosen: dict[str, Any] = {"judge": judge, "clips": clips, "reference": reference}
+    chosen |= {"splits": splits.split(",") if splits else None}
+    _evaluate_clips(models, preset, runs, pairs, cache, out, device, overwrite, options, chosen)
+
+
+def _evaluate_clips(
+    models: str | None,
+    preset: str | None,
+    runs: Path,
+    pairs: Path | None,
+    cache: Path | None,
+    out: Path,
+    device: str,
+    overwrite: bool,
+    options: dict[str, Any],
+    of_cache: Mapping[str, Any],
+) -> None:
+    """Measure videos. options: of every measurement; of_cache: those of clips beside."""
     from talkingface import evaluation, media, pipeline
     from talkingface.evaluation import reproduce
 
-    _check_measured(models, preset, pairs, cache, (judge, reference, clips))
     outputs = evaluation.outputs(out, with_speed=pairs is None)
     outputs += [] if preset is None else reproduce.outputs(preset, out)
     if out.is_dir():
         for path in outputs:
             media.check_output(path, overwrite)
     chosen = str(pipeline.find_device(device))
-    own: dict[str, Any] = {"experts": experts.split(",") if experts else [], "device": chosen}
-    own |= {"author_compat": author_compat, "jobs": jobs if jobs is not None else _cores(chosen)}
+    jobs = options["jobs"] if options["jobs"] is not None else _cores(chosen)
+    own: dict[str, Any] = {**options, "device": chosen, "jobs": jobs}
     with bar("clips") as progress:
+        own["progress"] = progress
         if cache is None:
-            results = evaluation.evaluate_pairs(pairs or Path(), out, progress=progress, **own)
+            results = evaluation.evaluate_pairs(pairs or Path(), out, **own)
+        elif preset is not None:
+            results = reproduce.reproduce(preset, runs, cache, out, **own, **of_cache)
         else:
-            own |= {"judge": judge, "clips": clips, "reference": reference}
-            own |= {"splits": splits.split(",") if splits else None, "progress": progress}
-            if preset is not None:
-                results = reproduce.reproduce(preset, runs, cache, out, **own)
-            else:
-                results = evaluation.evaluate((models or "").split(","), cache, out, **own)
+            results = evaluation.evaluate((models or "").split(","), cache, out, **own, **of_cache)
     _print_tables(out, outputs, results)
+
+
+def _evaluate_portraits(
+    folder: Path,
+    phones: Path | None,
+    models: str | None,
+    out: Path,
+    device: str,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Measure finished frames of portraits. options: of `portrait_checks.evaluate_portraits`."""
+    if models is None:
+        raise BadRequest("--portraits needs --models: whose frames are to be measured?")
+    from talkingface import pipeline
+    from talkingface.evaluation import portrait_checks
+
+    if phones is None and not portrait_checks.VOICES.is_dir():
+        raise BadRequest(
+            f"{portrait_checks.VOICES}: does not exist here; give --phones FOLDER, recordings and "
+            "phones.json (as tests/fixtures/voices of the repository)"
+        )
+    with bar("portraits") as progress:
+        results = portrait_checks.evaluate_portraits(
+            models.split(","),
+            folder,
+            out,
+            voices=phones or portrait_checks.VOICES,
+            device=str(pipeline.find_device(device)),
+            overwrite=overwrite,
+            progress=progress,
+            **options,
+        )
+    outputs = [out / portrait_checks.RESULTS, out / portrait_checks.TABLES]
+    _print_tables(out, outputs, results)
+
+
+def _check_others(what: str, others: Mapping[str, object]) -> None:
+    """Raise BadRequest for options that say nothing about what is measured. others: by name."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise BadRequest(f"{', '.join(given)} says nothing about {what}; leave it away")
 
 
 def _check_measured(
@@ -158,10 +237,8 @@ def _evaluate_lips(
     overwrite: bool,
 ) -> None:
     """Measure predicted lips. folders: by option. others: options that say nothing about them."""
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        measured = ", ".join(name for name, folder in folders.items() if folder is not None)
-        raise BadRequest(f"{', '.join(given)} says nothing about {measured}; leave it away")
+    asked_for = ", ".join(name for name, folder in folders.items() if folder is not None)
+    _check_others(asked_for, others)
     if portrait is not None and folders["--free-speech"] is None:
         raise BadRequest(
             "--video says which portrait speaks the recordings of --free-speech: add it"

@@ -114,6 +114,35 @@ Noise = Annotated[
         "recordings with noise, through a telephone, from far away; writes noise.jsonl and .md",
     ),
 ]
+Portraits = Annotated[
+    Path | None,
+    typer.Option(
+        "--portraits",
+        metavar="FOLDER",
+        help="finished frames of still portraits of anybody, a folder of pictures: whether lips "
+        "close in silence and at p, b, m (the sentences of --phones [tests/fixtures/voices]), the "
+        "colour and sharpness of mouths, what should be still; writes portraits.jsonl and .md",
+    ),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(help="with --portraits: only so many, chosen by the hash of their names [all]"),
+]
+Likeness = Annotated[
+    bool,
+    typer.Option(
+        "--likeness",
+        help="with --portraits: also dlib's distance of picture and frames (talkingface[likeness])",
+    ),
+]
+MouthSheet = Annotated[
+    bool,
+    typer.Option(
+        "--sheet",
+        help="with --portraits: also portraits-MODEL-N.png, a row of mouths at real size for each "
+        "portrait, open and at p, b, m",
+    ),
+]
 Video = Annotated[
     Path | None,
     typer.Option(

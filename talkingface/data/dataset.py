@@ -454,13 +454,12 @@ def _as_puppet(
     Returns its frames (T, S, S, 3) and meshes (T, 478, 2).
     """
     picture, mesh = cache.frames[puppet.start], cache.mesh[puppet.start]
-    own = mesh[IBUG]
     if config.pictures:
-        moving, moved = animate(picture, own, frames[1:], landmarks[1:], neutral)
+        moving, moved = animate(picture, mesh, frames[1:], landmarks[1:], neutral)
         frames = np.concatenate([picture[None], moving])
     else:
-        moved = move_landmarks(own, landmarks[1:], neutral)
-    return frames, np.concatenate([mesh[None], move_mesh(mesh, moved)])
+        moved = move_mesh(mesh, move_landmarks(mesh[IBUG], landmarks[1:], neutral))
+    return frames, np.concatenate([mesh[None], moved])
 
 
 def _speech(

@@ -7,16 +7,17 @@ import json
 import math
 import os
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from talkingface import media
 from talkingface.errors import TalkingFaceError
 from talkingface.models.lipreader import GRID_WORDS
 
 Identity = Literal["first frame", "another recording", "unknown"]
+R = TypeVar("R")  # a dataclass
 IDENTITIES: tuple[Identity, ...] = ("first frame", "another recording")
 REAL, STILL = "real", "still"  # rows of every table
 MEASURED = "measured.jsonl"
@@ -93,35 +94,36 @@ def key_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(_line({**facts, "version": VERSION}).encode()).hexdigest()
 
 
-class Measured:
-    """The results that a folder holds so far, each under `key_of` what decided it.
+class ResultCache(Generic[R]):
+    """The results that a file of lines holds so far, each under `key_of` what decided it.
 
-    A file of lines, appended to as each result is finished, by several processes if need be: what a
-    killed run had measured, and what an earlier command measured, need not be measured again. A
-    line that is not whole is as if it were not there.
+    It is appended to as each result is finished, by several processes if need be: what a killed run
+    had measured, and what an earlier command measured, need not be measured again. A line that is
+    not whole is as if it were not there. path: of the file. read: a result from its line, raising
+    ValueError, TypeError or KeyError for one of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / MEASURED
-        self._results: dict[str, Result] = {}
+    def __init__(self, path: Path, read: Callable[[dict[str, Any]], R]) -> None:
+        self._path = path
+        self._results: dict[str, R] = {}
         with media.writing(self._path, OSError):
             lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
         for line in lines:
             try:
                 row = json.loads(line)
-                self._results[row["key"]] = Result(**row["result"])
+                self._results[row["key"]] = read(row["result"])
             except (ValueError, TypeError, KeyError):  # torn, or of another version
                 continue
 
-    def get(self, key: str) -> Result | None:
+    def get(self, key: str) -> R | None:
         """What was measured under these facts; None for nothing."""
         return self._results.get(key)
 
-    def add(self, key: str, result: Result) -> None:
+    def add(self, key: str, result: R) -> None:
         """Keep a result, for this process and for those that come after. Raises OutputError."""
         self._results[key] = result
         # begun with a line's end: whatever torn line is before it stays alone
-        line = f"\n{_line({'key': key, 'result': asdict(result)})}\n".encode()
+        line = f"\n{_line({'key': key, 'result': asdict(cast(Any, result))})}\n".encode()
         with media.writing(self._path, OSError):
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:  # one write at the file's end, whoever else writes there
@@ -129,3 +131,10 @@ class Measured:
                     raise OSError("only a part was written")
             finally:
                 os.close(file)
+
+
+class Measured(ResultCache[Result]):
+    """The results of clips that a folder holds so far."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / MEASURED, lambda row: Result(**row))

@@ -1,1 +1,1 @@
-"""Draw a face that moves: the picture itself, bent along its mesh, with a mouth that opens."""
+"""Draw frames: the portrait bent along its mesh, and the inside of its mouth."""

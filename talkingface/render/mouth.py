@@ -1,11 +1,326 @@
+"""The inside of a mouth: darkness, tongue, lower and upper teeth, drawn in layers.
+
+The upper teeth stay where the skull is, the lower ones and the tongue move with the jaw. What the
+picture itself shows between its lips is used as it is; the rest comes from the bank of teeth. All
+layers are drawn once per face, in the picture's own pixels; a frame shifts and shades them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_LIPS, LEFT_EYE, RIGHT_EYE
+from talkingface.render import own_mouth
+from talkingface.render.teeth import (
+    LEVEL,
+    LOWER_EDGE,
+    LUMA,
+    SCALE,
+    UPPER_EDGE,
+    WIDTH,
+    Floats,
+    Picture,
+    TeethSet,
+    bank,
+    eye_span,
+    face_light,
+)
+from talkingface.render.tone import Tone, tone_of
+
+Points = NDArray[np.floating]
+Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in picture pixels
+
+_JAW = np.array([17, 18, 200, 152])  # lower lip to chin: the lower teeth move as these do
+_LEFT_CORNER, _RIGHT_CORNER = 78, 308  # of the inner lips
+
+# Eye distances, down from the resting line of the lips.
+_UPPER_EDGE, _LOWER_EDGE = 0.045, 0.02  # of the teeth
+_UPPER_ARCH, _LOWER_ARCH = 0.15, 0.06  # by how much edges rise towards the sides, times x squared
+_TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
+_USUAL_HALF = 0.38  # of a resting mouth
+_SHADE = 0.032  # blur of the lips' shadow
+_LEAST_SHADE = 0.3
+
+# Colours beside the level of the teeth, in neutral light.
+_FRONT = np.array([0.38, 0.15, 0.14], np.float32)
+_TONGUE = np.array([0.66, 0.33, 0.33], np.float32)
+_BACK_SIZE = 48
+
+_REACH = (-0.7, 0.7, -0.35, 0.8)  # eye distances about the resting lips that the layers hold
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A face's own axes in its picture.
+
+    origin: (2,), the middle of the resting lips. across, down: (2,), one eye distance each in
+    pixels. slope: of the resting lips in them. left, right: the mouth's halves in eye distances.
+    """
+
+    origin: Points
+    across: Points
+    down: Points
+    slope: float
+    left: float
+    right: float
+
+    @classmethod
+    def of(cls, neutral: Points, unit: float | None = None) -> Axes:
+        """The axes of a face whose mesh (478, 2) at rest is `neutral`."""
+        unit = eye_span(neutral) if unit is None else unit
+        eyes = neutral[list(RIGHT_EYE)].mean(0) - neutral[list(LEFT_EYE)].mean(0)
+        across = eyes / max(1e-6, float(np.linalg.norm(eyes))) * unit
+        down = np.array([-across[1], across[0]])
+        origin = neutral[[GAP_TOP, GAP_BOTTOM]].mean(0)
+        corners = (neutral[[_LEFT_CORNER, _RIGHT_CORNER]] - origin) @ np.stack([across, down], 1)
+        (x0, y0), (x1, y1) = corners / unit**2
+        slope = float(np.clip((y1 - y0) / max(0.1, x1 - x0), -0.25, 0.25))
+        return cls(origin, across, down, slope, max(0.1, float(-x0)), max(0.1, float(x1)))
+
+    @property
+    def unit(self) -> float:
+        """Eye distance in pixels."""
+        return float(np.linalg.norm(self.across))
+
+    def points(self, points: Points) -> Points:
+        """Picture pixels (..., 2) -> eye distances across and down."""
+        turn = np.stack([self.across, self.down], 1) / self.unit**2
+        return np.asarray((points - self.origin) @ turn)
+
+    def grid(self, box: Box) -> tuple[Floats, Floats]:
+        """Eye distances across, and down from the resting lips, of a box's pixels."""
+        y0, y1, x0, x1 = box
+        x = np.arange(x0, x1, dtype=np.float32)[None] - np.float32(self.origin[0])
+        y = np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(self.origin[1])
+        a, b = (np.float32(v) for v in self.across / self.unit**2)
+        across = a * x + b * y
+        return across, a * y - b * x - np.float32(self.slope) * across
+
+    def box(self, low: float, high: float, top: float, bottom: float) -> Box:
+        """The picture's box that holds a part of the face, in eye distances."""
+        corners = [
+            self.origin + x * self.across + y * self.down for x in (low, high) for y in (top, bottom)
+        ]
+        x0, y0 = np.floor(np.min(corners, 0)).astype(int)
+        x1, y1 = np.ceil(np.max(corners, 0)).astype(int) + 1
+        return int(y0), int(y1), int(x0), int(x1)
 
 
 class MouthInterior:
-    def __init__(self, picture, mesh, neutral):
-        pass
+    """What shows between the lips of one face.
 
-    def draw(self, mesh, box):
-        out = np.zeros((box[1] - box[0], box[3] - box[2], 3), np.float32)
-        out[:] = (58, 24, 24)
+    picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows the face.
+    neutral: (478, 2), the same face in the same pose at rest, lips closed. eye_distance: pixels,
+    measured where None. plain: no teeth and no tongue, as in drawings; where None, faces of flat
+    colours get it.
+    """
+
+    def __init__(
+        self,
+        picture: Picture,
+        mesh: Points,
+        neutral: Points,
+        eye_distance: float | None = None,
+        plain: bool | None = None,
+    ) -> None:
+        mesh, neutral = (np.asarray(m, np.float64)[:, :2] for m in (mesh, neutral))
+        self._axes = axes = Axes.of(neutral, eye_distance)
+        self._box = axes.box(*_REACH)
+        face = face_light(picture, mesh)
+        around = _face_box(picture, mesh)
+        self._tone = tone = tone_of(picture, face, around)
+        flat = own_mouth.is_flat(picture, around) if plain is None else plain
+        self._jaw = mesh[_JAW].mean(0)
+        jaw = axes.points(self._jaw) - axes.points(neutral[_JAW].mean(0))
+        own = own_mouth.find(picture, mesh, axes, self._box)
+        self._dark = (_dark_of(picture, around) if flat else tone.apply(_FRONT * tone.level))
+        self._back = _back_texture(self._dark, flat)
+        teeth = bank().choose(face)
+        sides = float(np.log(max(1.0, face.right) / max(1.0, face.left)))
+        self._upper = self._empty()
+        self._lower = self._empty()
+        if not flat:
+            lift = 0.0 if own is None or own.has_teeth else own.lip - 0.015 - _UPPER_EDGE
+            if own is None or not own.has_teeth:
+                self._upper = self._upper_teeth(teeth, sides, min(lift, 0.0))
+            self._lower = self._lower_mouth(teeth, sides, jaw)
+        self._own_shade: Floats | None = None
+        if own is not None:
+            self._own_shade = shade = self._shade(mesh, self._box)
+            bank_shade = np.stack([shade, shade, shade, np.ones_like(shade)], -1)
+            self._upper = _over(own.upper, self._upper * bank_shade)
+            self._lower = _over(own.lower, self._lower * bank_shade)
+        self._keep = np.repeat(1 - self._upper[..., 3:], 3, -1)
+        self._upper = np.ascontiguousarray(self._upper[..., :3])
+
+    def draw(self, mesh: Points, box: Box) -> Floats:
+        """Draw the inside of the mouth of one frame, (y1 - y0, x1 - x0, 3) in [0, 255].
+
+        mesh: (478, 2) picture pixels, the head as in the picture. box: y0, y1, x0, x1. Every pixel
+        of the box is drawn; what lies outside the lips is for the caller to cut.
+        """
+        mesh = np.asarray(mesh, np.float64)[:, :2]
+        y0, y1, x0, x1 = box
+        part = _intersection(box, self._box)
+        if part == box:
+            return self._draw(mesh, box)
+        out = np.empty((y1 - y0, x1 - x0, 3), np.float32)
+        out[:] = self._dark * _LEAST_SHADE
+        if part[0] < part[1] and part[2] < part[3]:
+            out[part[0] - y0 : part[1] - y0, part[2] - x0 : part[3] - x0] = self._draw(mesh, part)
         return out
+
+    def _draw(self, mesh: Points, box: Box) -> Floats:
+        """`draw` of a box that the layers hold."""
+        y0, y1, x0, x1 = box
+        size = (x1 - x0, y1 - y0)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(
+            self._back, self._back_matrix(mesh, box), size, flags=flags,
+            borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        here = slice(y0 - self._box[0], y1 - self._box[0]), slice(x0 - self._box[2], x1 - self._box[2])
+        if self._own_shade is not None:  # the shade below counts beside that of the picture
+            out *= cv2.cvtColor(self._own_shade[here], cv2.COLOR_GRAY2RGB)
+        jaw = mesh[_JAW].mean(0) - self._jaw
+        matrix = np.array([
+            [1, 0, x0 - self._box[2] - jaw[0]], [0, 1, y0 - self._box[0] - jaw[1]],
+        ])  # fmt: skip
+        lower = cv2.warpAffine(self._lower, matrix, size, flags=flags)
+        out *= cv2.cvtColor(1 - lower[..., 3], cv2.COLOR_GRAY2RGB)
+        out += lower[..., :3]
+        out *= self._keep[here]
+        out += self._upper[here]
+        shade = self._shade(mesh, box)
+        if self._own_shade is not None:
+            shade = np.minimum(shade / self._own_shade[here], 1.15)
+        out *= cv2.cvtColor(shade, cv2.COLOR_GRAY2RGB)
+        np.minimum(out, 255, out=out)
+        if self._tone.grey:
+            out = cv2.cvtColor(np.ascontiguousarray(out[..., 1]), cv2.COLOR_GRAY2RGB)
+        return np.asarray(out, np.float32)
+
+    def _back_matrix(self, mesh: Points, box: Box) -> NDArray[np.float64]:
+        """A box's pixels -> pixels of the darkness, which spans the opening: (2, 3)."""
+        axes, last = self._axes, _BACK_SIZE - 1
+        points = axes.points(mesh[[GAP_TOP, GAP_BOTTOM]])
+        top, gap = points[0, 1], max(0.02, float(points[1, 1] - points[0, 1]))
+        turn = np.stack([axes.across, axes.down]) / axes.unit**2
+        scale = np.diag([last / (axes.left + axes.right), last / gap])
+        linear = scale @ turn
+        start = linear @ (np.array([box[2], box[0]]) - axes.origin)
+        start += scale @ np.array([axes.left, -top])
+        return np.concatenate([linear, start[:, None]], 1)
+
+    def _shade(self, mesh: Points, box: Box) -> Floats:
+        """How much light the lips leave inside, of a box's pixels: (h, w) in [0, 1].
+
+        Drawn small: the opening, a little lower than it is, blurred.
+        """
+        y0, y1, x0, x1 = box
+        step = max(1.0, _SHADE * self._axes.unit / 2.5)
+        width, height = (max(2, int(np.ceil(n / step)) + 1) for n in (x1 - x0, y1 - y0))
+        ring = (mesh[INNER_LIPS] + 0.012 * self._axes.down - [x0, y0]) / step
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [np.rint(ring * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        sigma = _SHADE * self._axes.unit / step
+        blurred = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
+        small = np.clip((blurred - 0.12) / 0.62, 0, 1) * (1 - _LEAST_SHADE) + _LEAST_SHADE
+        matrix = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(
+            small, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(out, np.float32)
+
+    def _empty(self) -> Floats:
+        y0, y1, x0, x1 = self._box
+        return np.zeros((y1 - y0, x1 - x0, 4), np.float32)
+
+    def _upper_teeth(self, teeth: TeethSet, sides: float, lift: float) -> Floats:
+        """The bank's upper teeth on the skull, premultiplied RGB and alpha: (h, w, 4).
+
+        lift: added to where their edge lies under the resting lips.
+        """
+        x, y = self._axes.grid(self._box)
+        edge = _UPPER_EDGE + lift - _UPPER_ARCH * np.square(np.clip(x, -0.45, 0.45))
+        return self._teeth(teeth.upper, x, y - edge, UPPER_EDGE, sides, 1.0)
+
+    def _lower_mouth(self, teeth: TeethSet, sides: float, jaw: Points) -> Floats:
+        """Tongue and lower teeth, the jaw as in the picture: premultiplied (h, w, 4)."""
+        x, y = self._axes.grid(self._box)
+        x, y = x - np.float32(jaw[0]), y - np.float32(jaw[1])
+        edge = _LOWER_EDGE - _LOWER_ARCH * np.square(np.clip(x, -0.45, 0.45))
+        lower = self._teeth(teeth.lower, x, y - edge, LOWER_EDGE, sides, 0.68)
+        height = y - _LOWER_EDGE + _TONGUE_TOP - 0.5 * np.square(x)
+        alpha = np.clip(height / _TONGUE_SOFT + 0.5, 0, 1)
+        alpha *= np.clip((_TONGUE_WIDTH - np.abs(x)) / 0.1 + 0.5, 0, 1)
+        alpha = alpha * alpha * (3 - 2 * alpha)
+        light = np.clip(0.5 + 3.2 * height, 0.42, 0.9) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
+        colour = self._tone.apply(light[..., None] * _TONGUE * self._tone.level)
+        tongue = np.concatenate([colour * alpha[..., None], alpha[..., None]], -1)
+        return _over(lower, tongue.astype(np.float32))
+
+    def _teeth(
+        self, teeth: Floats, x: Floats, below: Floats, edge_row: int, sides: float, light: float
+    ) -> Floats:
+        """A set (rows, WIDTH, 4) laid into the face: premultiplied (h, w, 4).
+
+        x: eye distances across; below: under the set's edge. sides: logarithm of the light's right
+        over left. light: brightness beside that of upper teeth.
+        """
+        left, right = self._axes.left, self._axes.right
+        half = (left + right) / 2
+        turned = x * half / np.where(x < 0, left, right).astype(np.float32)
+        size = np.clip(np.sqrt(half / _USUAL_HALF), 0.9, 1.12)
+        columns = turned * np.float32(SCALE / size) + np.float32(WIDTH / 2)
+        rows = below * np.float32(SCALE / size) + np.float32(edge_row)
+        rows = rows.clip(1 if edge_row == UPPER_EDGE else -9, None if edge_row == UPPER_EDGE else 28)
+        toned = self._tone.apply(teeth[..., :3] * (self._tone.level * light / LEVEL))
+        premultiplied = np.concatenate([toned * teeth[..., 3:], teeth[..., 3:]], -1)
+        out = cv2.remap(premultiplied, columns, rows, cv2.INTER_CUBIC)
+        out[..., 3] = out[..., 3].clip(0, 1)
+        edge = np.square(turned / half)
+        dim = np.clip(1.08 - 0.62 * edge, 0.2, 1) * np.exp(sides * np.clip(x, -0.4, 0.4) * 0.8)
+        out[..., :3] *= dim[..., None]
+        return np.asarray(out.clip(0, 255), np.float32)
+
+
+def _over(front: Floats, behind: Floats) -> Floats:
+    """One premultiplied layer (h, w, 4) over another."""
+    return np.asarray(front + behind * (1 - front[..., 3:]), np.float32)
+
+
+def _back_texture(dark: Floats, flat: bool) -> Floats:
+    """Darkness from the upper to the lower lip and from corner to corner, (N, N, 3)."""
+    at = np.linspace(-1, 1, _BACK_SIZE, dtype=np.float32)
+    light = 0.42 + 0.35 * np.square(at)[:, None] * (1 - 0.55 * np.square(at))[None]
+    light = light * (1 - 0.35 * np.square(at))[None]
+    if flat:
+        light = np.full_like(light, 0.9)
+    return np.asarray(light[..., None] * dark, np.float32)
+
+
+def _dark_of(picture: Picture, box: Box) -> Floats:
+    """The dark colour that a drawing has, (3,)."""
+    y0, y1, x0, x1 = box
+    part = picture[y0:y1, x0:x1].reshape(-1, 3)
+    light = part.astype(np.float32) @ LUMA
+    dark = part[light <= np.percentile(light, 3)]
+    return np.asarray(np.median(dark, 0), np.float32)
+
+
+def _face_box(picture: Picture, mesh: Points) -> Box:
+    """The box of a mesh, within the picture and not empty."""
+    height, width = picture.shape[:2]
+    x0, y0 = np.clip(np.floor(mesh.min(0)).astype(int), 0, [width - 1, height - 1])
+    x1, y1 = np.clip(np.ceil(mesh.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
+    return int(y0), int(y1), int(x0), int(x1)
+
+
+def _intersection(a: Box, b: Box) -> Box:
+    return max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])

@@ -37,6 +37,8 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reach that speech moves
+OVERLAP = 0.02  # interocular: how far lips that are apart in the picture go past their edges,
+OVERLAP_FROM = 0.05  # once they have moved by this
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 BESIDE = 2.0  # nodes: as far beyond its lip's edge a layer moves as the edge does
@@ -129,13 +131,44 @@ class Region:
         return np.asarray(out, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """How points move nodes: a matrix (nodes, points), nearly empty, that multiplies steps.
+
+    nodes: (R,), that move. starts: (R,), of each one's shares (E,), which are of `points` (E,).
+    """
+
+    shape: tuple[int, int]
+    nodes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    points: NDArray[np.int64]
+    shares: Floats
+
+    @staticmethod
+    def of(layer: Floats) -> _Shares:
+        """layer: (rows, columns, P)."""
+        rows, columns, count = layer.shape
+        places = np.flatnonzero(layer != 0)
+        nodes, points = np.divmod(places, max(count, 1))
+        moved, starts = np.unique(nodes, return_index=True)
+        return _Shares((rows, columns), moved, starts, points, layer.ravel()[places])
+
+    def __call__(self, step: Floats) -> Floats:
+        """(P, 2) -> (rows, columns, 2)."""
+        out = np.zeros((self.shape[0] * self.shape[1], 2), np.float32)
+        if len(self.nodes):
+            parts = np.ascontiguousarray(step.T)[:, self.points] * self.shares
+            out[self.nodes] = np.add.reduceat(parts, self.starts, axis=1).T
+        return out.reshape(*self.shape, 2)
+
+
 class MeshWarp:
     """Where the pixels of a frame come from, for one picture and any motion of its mesh."""
 
     def __init__(self, mesh: Array, moving: NDArray[np.int64]) -> None:
         """mesh: (478, 2), as the picture shows the face. moving: (P,), the points that may move."""
         self.mesh = mesh.astype(np.float64)
-        self.moving = moving
+        self.moving = moving  # of them, below, those that reach the grid
         self.to_face = fit_similarity(self.mesh[STABLE_MESH], reference_mesh()[STABLE_MESH])
         self.to_picture = invert(self.to_face)
         self.unit = float(np.hypot(self.to_picture[0, 0], self.to_picture[1, 0]))
@@ -144,17 +177,22 @@ class MeshWarp:
         self._rows = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, 1)
         self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
         inside, plain = self._barycentric()
-        fade = self._fade(inside)
-        layers = [self._layer(inside, plain, side) * fade for side in (UPPER, LOWER)]
-        self._layers = [layer.reshape(-1, len(moving)) for layer in layers]
+        used = plain.any((0, 1)) | np.isin(moving, INNER_LIPS)
+        self.moving, plain, fade = moving[used], plain[..., used], self._fade(inside)
+        self._layers = [
+            _Shares.of(self._layer(inside, plain, side) * fade) for side in (UPPER, LOWER)
+        ]
 
     def flows(self, mesh: Array) -> tuple[Floats, Floats]:
         """Of the upper and of the lower layer: (rows, columns, 2) at the region's nodes.
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
-        step: Floats = (mesh[self.moving] - self.mesh[self.moving]).astype(np.float32)
-        upper, lower = (self._inverted(np.matmul(layer, step)) for layer in self._layers)
+        moved = mesh - self.mesh
+        moved[UPPER[1:-1]] += self._overlap(mesh)
+        moved[LOWER[1:-1]] -= self._overlap(mesh)
+        step: Floats = moved[self.moving].astype(np.float32)
+        upper, lower = (self._inverted(layer(step)) for layer in self._layers)
         return upper, lower
 
     def below(self, mesh: Array, side: NDArray[np.int64] | None = None) -> Array:
@@ -165,6 +203,18 @@ class MeshWarp:
         far = [ends[0] - [9, 0], ends[0], *line, ends[1], ends[1] + [9, 0]]
         corners = np.array([*far, ends[1] + [9, 9], ends[0] + [-9, 9]])
         return transform(corners, self.to_picture)
+
+    def _overlap(self, mesh: Array) -> Array:
+        """How far lips that move go past their edges, where they are apart in the picture: (9, 2).
+
+        A tracker sees the edges some pixels off; without it a line of teeth would move with the
+        lips and stay between them when they close. Down, for the upper lip.
+        """
+        down = self.to_picture[:, 1] / self.unit
+        own, now = ((points[LOWER] - points[UPPER])[1:-1] @ down for points in (self.mesh, mesh))
+        part = np.clip(np.minimum(own, np.abs(own - now)) / (OVERLAP_FROM * self.unit), 0, 1)
+        step: Array = part[:, None] * (OVERLAP * self.unit) * down
+        return step
 
     def _region(self) -> Region:
         """The lower face and what is around it, axis-parallel in the picture."""
@@ -191,24 +241,30 @@ class MeshWarp:
         weights = np.zeros((*self.region.shape, len(self.moving) + 1), np.float32)
         origin, step = np.array([self.region.box[2], self.region.box[0]]), self.region.step
         limit = np.array(self.region.shape[::-1])
-        for corners in triangles()[(column < len(self.moving))[triangles()].any(1)]:
-            points = self.mesh[corners]
-            low = np.clip(np.ceil((points.min(0) - origin) / step - 1e-6), 0, limit).astype(int)
-            high = np.clip(np.floor((points.max(0) - origin) / step + 1), 0, limit).astype(int)
-            edges = np.column_stack([points[1] - points[0], points[2] - points[0]])
-            size = edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0]
-            if (high <= low).any() or abs(size) < 1e-9:
-                continue
-            place = np.s_[low[1] : high[1], low[0] : high[0]]
-            turned = np.array([[edges[1, 1], -edges[0, 1]], [-edges[1, 0], edges[0, 0]]]) / size
-            second = (nodes[place] - points[0]) @ turned.T
-            shares = np.concatenate([1 - second.sum(-1, keepdims=True), second], -1)
-            rows, columns = np.nonzero((shares >= -1e-6).all(-1))
-            part = weights[place]
-            part[rows, columns] = 0
-            for corner, share in zip(column[corners], shares[rows, columns].T, strict=True):
-                part[rows, columns, corner] += share
-            inside[place][rows, columns] = True
+        corners = triangles()[(column < len(self.moving))[triangles()].any(1)]
+        points = self.mesh[corners]
+        low = np.clip(np.ceil((points.min(1) - origin) / step - 1e-6), 0, limit).astype(int)
+        high = np.clip(np.floor((points.max(1) - origin) / step + 1), 0, limit).astype(int)
+        (a, b), (c, d) = (points[:, 1] - points[:, 0]).T, (points[:, 2] - points[:, 0]).T
+        size = a * d - b * c
+        span = np.maximum(high - low, 0) * (np.abs(size) >= 1e-9)[:, None]
+        # Every node in the box around a triangle, of all triangles in a row.
+        count = span.prod(1)
+        which = np.repeat(np.arange(len(corners)), count)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        rows = low[which, 1] + place // span[which, 0]
+        columns = low[which, 0] + place % span[which, 0]
+        x, y = (nodes[rows, columns] - points[which, 0]).T
+        first, second = (x * d[which] - y * c[which]), (y * a[which] - x * b[which])
+        shares = np.stack([size[which] - first - second, first, second], 1) / size[which, None]
+        within = (shares >= -1e-6).all(1)
+        which, rows, columns, shares = (v[within] for v in (which, rows, columns, shares))
+        owner = np.zeros(self.region.shape, int)
+        owner[rows, columns] = which  # of a node on an edge: the last
+        own = owner[rows, columns] == which
+        which, rows, columns, shares = (v[own] for v in (which, rows, columns, shares))
+        weights[rows[:, None], columns[:, None], column[corners[which]]] = shares
+        inside[rows, columns] = True
         return inside, weights[..., :-1]
 
     def _layer(self, inside: NDArray[np.bool_], plain: Floats, side: NDArray[np.int64]) -> Floats:
@@ -251,8 +307,7 @@ class MeshWarp:
 
         Newton's method, node by node, on a part of the motion that grows to the whole.
         """
-        rows, columns = self.region.shape
-        move = forward.reshape(rows, columns, 2) / np.float32(self.region.step)
+        move = forward / np.float32(self.region.step)
         x, y = self._columns, self._rows
         across, down = np.gradient(move, axis=1), np.gradient(move, axis=0)
         known = np.concatenate([move, across, down], -1).astype(np.float32)

@@ -23,6 +23,7 @@ from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.provenance import licence, people, titles
 from talkingface.data.puppets import animate, can_speak, closed_mouth
 from talkingface.errors import BadShard
+from talkingface.landmarks import IBUG
 from talkingface.losses import info_nce
 from talkingface.metrics.identity import embed, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
@@ -106,15 +107,15 @@ def _moved(
     cache: Cache, portrait: ClipInfo, drivers: list[ClipInfo], count: int, rng: np.random.Generator
 ) -> Frames:
     """A portrait's picture, then `count` with another mouth where its mouth can be moved."""
-    picture, own = np.array(cache.frames[portrait.start]), cache.landmarks[portrait.start]
-    if not drivers or count == 0 or not can_speak(own):
+    picture, mesh = np.array(cache.frames[portrait.start]), cache.mesh[portrait.start]
+    if not drivers or count == 0 or not can_speak(mesh[IBUG]):
         return picture[None]
     driver = drivers[rng.integers(len(drivers))]
     points = cache.landmarks[driver.start : driver.start + driver.frames]
     # the widest and the most closed mouths, and what is between
     rows = np.argsort(cache.aperture(driver))[np.linspace(0, driver.frames - 1, count).astype(int)]
     frames = cache.frames[driver.start + rows]
-    made, _ = animate(picture, own, frames, points[rows], closed_mouth(points))
+    made, _ = animate(picture, mesh, frames, points[rows], closed_mouth(points))
     return np.concatenate([picture[None], made])
 
 

@@ -1,0 +1,471 @@
+"""Check the finished frames of still portraits of anybody: does what speaks look right?
+
+A folder holds pictures. Each model speaks with each of them: a second of silence, a second of quiet
+noise, sentences whose phones are known, and a second of speech at several sizes and without
+colour. Everything is measured on the frames as `TalkingFace.generate` gives them, before any video
+is encoded. `portrait_tables.RULES` says what is measured; no real video is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkingface import audio, media, picture, pipeline
+from talkingface.audio import SAMPLE_RATE
+from talkingface.contract import MESH_POINTS
+from talkingface.data import disturbances
+from talkingface.errors import BadRequest, TalkingFaceError
+from talkingface.evaluation import portrait_measures as measures
+from talkingface.evaluation import portrait_sheets
+from talkingface.evaluation.face_descriptor import Descriptor, open_descriptor
+from talkingface.evaluation.phone_checks import (
+    SHORTEST,
+    TOLERANCE,
+    Sentence,
+    read_sentences,
+)
+from talkingface.evaluation.portrait_measures import (
+    NOISE,
+    SENTENCES,
+    SIZES,
+    STEP,
+    Array,
+    StillParts,
+    percentile,
+    quotient,
+)
+from talkingface.evaluation.portrait_sheets import Mouth, mouth_box
+from talkingface.evaluation.portrait_tables import (
+    Closure,
+    PortraitResult,
+    markdown,
+    read_line,
+)
+from talkingface.evaluation.predicted_lips import (
+    CLOSED,
+    prepare_outputs,
+    require_folder,
+    rounded,
+)
+from talkingface.evaluation.results import (
+    ResultCache,
+    key_of,
+    number,
+    reason,
+    write_lines,
+    write_text,
+)
+from talkingface.faces import Tracker, choose_face
+from talkingface.picture import Picture
+from talkingface.pipeline import TalkingFace
+
+RESULTS, TABLES = "portraits.jsonl", "portraits.md"
+MEASURED, MOUTHS = "portraits-measured.jsonl", "mouths"  # what a stopped run goes on from
+VOICES = Path("tests/fixtures/voices")  # sentences with phones, where none are given
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SEED = 8093  # of the quiet noise
+MAX_SIDE = 1024  # pixels of a picture, except where sharpness is measured
+LIKENESS_STEP = 10  # frames: one in so many is looked at
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A portrait. picture: at most `MAX_SIDE` pixels; original: as its file; mesh: of `picture`."""
+
+    name: str
+    original: Picture
+    picture: Picture
+    mesh: Array
+
+    @classmethod
+    def read(cls, path: Path) -> Subject:
+        """Read a portrait and find its face. Raises UnreadableMedia, NoFaceFound."""
+        original = picture.read(path)
+        side = max(original.shape[:2])
+        small = measures.resampled(original, min(side, MAX_SIDE))
+        return cls(path.name, original, small, choose_face(small, name=str(path)).mesh[:, :2])
+
+
+def evaluate_portraits(
+    models: Sequence[str],
+    folder: Path,
+    out: Path,
+    *,
+    voices: Path = VOICES,
+    sample: int | None = None,
+    likeness: bool = False,
+    sheet: bool = False,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[PortraitResult]:
+    """Check models on the portraits of a folder; write `RESULTS` and `TABLES` into `out`.
+
+    models: generators by name or weights file; ROW=FILE calls the row ROW. voices: a folder of
+    sentences and their phones (see `phone_checks.read_sentences`). sample: only so many portraits,
+    chosen by the hash of their names. likeness: also measure it by dlib. sheet: also write contact
+    sheets of mouths. What `out` holds of the same portraits, weights and code is used again. A
+    portrait without a face becomes a line with its error.
+
+    Raises BadRequest, UnreadableMedia (the sentences), UnknownModel, BadWeights, OutputError.
+    """
+    paths = find_portraits(folder, sample)
+    sentences, kinds = read_sentences(voices)
+    describe = open_descriptor() if likeness else None
+    talkers = open_generators(models, device)
+    prepare_outputs(out, (RESULTS, TABLES), overwrite)
+    if sheet:
+        prepare_outputs(out / MOUTHS, (), overwrite)
+    measured = ResultCache(out / MEASURED, read_line)
+    results = []
+    for label, talker in talkers:
+        bench = _Bench(label, talker, sentences, kinds, describe, out / MOUTHS if sheet else None)
+        for path in paths:
+            results.append(_cached(bench, path, measured))
+            if progress is not None:
+                progress(len(results), len(talkers) * len(paths))
+    write_lines(out / RESULTS, results, overwrite)
+    write_text(out / TABLES, markdown(results), overwrite)
+    if sheet:
+        for label, _ in talkers:
+            rows = [path for one in paths if (path := _row_path(out / MOUTHS, label, one)).exists()]
+            portrait_sheets.write_sheets(out, f"portraits-{label}", rows)
+    return results
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def find_portraits(folder: Path, sample: int | None = None) -> list[Path]:
+    """Return the pictures of a folder, by name. sample: only so many, chosen by the hash of names.
+
+    Raises BadRequest.
+    """
+    require_folder(folder, "pictures of faces")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not found:
+        raise BadRequest(f"{folder}: holds no picture; expected files {', '.join(PICTURES)}")
+    if sample is None:
+        return found
+    if sample < 1:
+        raise BadRequest(f"--sample {sample}: give 1 or more portraits")
+    return sorted(sorted(found, key=lambda path: _digest(path.name))[:sample])
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.md5("\n".join(texts).encode(), usedforsecurity=False).hexdigest()
+
+
+def open_generators(models: Sequence[str], device: str = "cpu") -> list[tuple[str, TalkingFace]]:
+    """Open generators, each with the name of its row. Raises BadRequest, UnknownModel, BadWeights.
+
+    models: names or weights files; ROW=FILE calls the row ROW.
+    """
+    found = []
+    for name in models:
+        label, equals, source = name.partition("=")
+        if not equals or os.sep in label:  # a path may have = in it
+            label, source = "", name
+        talker = pipeline.load(source, device)
+        found.append((label or talker.info.name, talker))
+    labels = [label for label, _ in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise BadRequest(
+                f"{labels.count(label)} models are called {label!r}: name their rows, as "
+                f"{label}-2=FILE.safetensors"
+            )
+    return found
+
+
+# --- one portrait ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model and what it is checked with. mouths: folder for rows of the sheets, None for none."""
+
+    label: str
+    talker: TalkingFace
+    sentences: Sequence[Sentence]
+    kinds: Mapping[str, str]
+    describe: Descriptor | None
+    mouths: Path | None
+
+
+def _cached(bench: _Bench, path: Path, measured: ResultCache[PortraitResult]) -> PortraitResult:
+    """Return what is measured already, or measure it. A row of the sheet that is gone counts."""
+    chosen = choose_sentences(bench.sentences, path.name)
+    with media.writing(path, OSError):
+        content = path.read_bytes()
+    key = key_of(
+        {
+            "model": [bench.label, bench.talker.info.name, bench.talker.info.sha256],
+            "portrait": [path.name, hashlib.sha256(content).hexdigest()],
+            "sentences": [[s.name, _digest(repr(s.phones))] for s in chosen],
+            "kinds": dict(bench.kinds),
+            "likeness": bench.describe is not None,
+            "code": code_hash(),
+        }
+    )
+    row = None if bench.mouths is None else _row_path(bench.mouths, bench.label, path)
+    known = measured.get(key)
+    if known is not None and (row is None or row.exists() or known.error is not None):
+        return known
+    try:
+        result, mouths = evaluate_portrait(bench, Subject.read(path), chosen)
+        if row is not None:
+            title = f"{path.name}, {bench.label}"
+            picture.write_png(row, portrait_sheets.mouth_row(mouths, title), overwrite=True)
+    except TalkingFaceError as error:
+        info = bench.talker.info
+        result = PortraitResult(bench.label, info.sha256, path.name, [], error=reason(error))
+    measured.add(key, result)
+    return result
+
+
+def _row_path(folder: Path, label: str, portrait: Path) -> Path:
+    return folder / f"{label}-{portrait.name}.png"
+
+
+@cache
+def code_hash() -> str:
+    """Return a hash of the code that decides the numbers: a changed renderer is another model."""
+    root = Path(__file__).parents[1]
+    names = ["portrait_checks.py", "portrait_measures.py", "face_descriptor.py"]
+    names += ["phone_checks.py", "predicted_lips.py"]
+    parts = [*root.glob("*.py"), *(root / "evaluation" / name for name in names)]
+    parts += [
+        path for name in ("models", "faces", "runtimes") for path in root.glob(f"{name}/*.py")
+    ]
+    return _digest(*(path.read_text(encoding="utf-8") for path in sorted(parts)))
+
+
+def choose_sentences(sentences: Sequence[Sentence], portrait: str) -> list[Sentence]:
+    """Return `SENTENCES` of them, chosen by the hash of the portrait's name and theirs."""
+    return sorted(sentences, key=lambda one: _digest(portrait, one.name))[:SENTENCES]
+
+
+def evaluate_portrait(
+    bench: _Bench, subject: Subject, sentences: Sequence[Sentence]
+) -> tuple[PortraitResult, list[Mouth]]:
+    """Measure one model on one portrait; also return the mouths to show.
+
+    Raises what `TalkingFace.generate` raises.
+    """
+    rng = np.random.default_rng([SEED, zlib.crc32(subject.name.encode())])
+    noise = disturbances.at_level(disturbances.white_noise(SAMPLE_RATE, rng), NOISE)
+    silence, last = _gaps(bench.talker, subject, torch.zeros(SAMPLE_RATE))
+    noisy, _ = _gaps(bench.talker, subject, noise)
+    spoken = [_speak(bench, subject, sentence) for sentence in sentences]
+    metrics = _closing_metrics(silence, noisy, spoken)
+    metrics |= _frame_metrics([frame for one in spoken for frame in one.frames])
+    excerpt = audio.load(sentences[0].sound)[SAMPLE_RATE : 2 * SAMPLE_RATE]  # its second second
+    metrics["green_skin"] = measures.skin_tint(subject.picture, subject.mesh)
+    metrics["grey"] = _grey(bench.talker, subject, excerpt)
+    for side in SIZES:
+        metrics |= _sharpness(bench.talker, subject, excerpt, side)
+    own = float(measures.gap(subject.mesh))
+    height, width = subject.original.shape[:2]
+    result = PortraitResult(
+        bench.label,
+        bench.talker.info.sha256,
+        subject.name,
+        [width, height],
+        number(own),
+        {name: number(value) for name, value in metrics.items()},
+        rounded(silence),
+        rounded(noisy),
+        {one.sentence: rounded(one.gaps) for one in spoken},
+        [closure for one in spoken for closure in one.closures],
+    )
+    shown = [Mouth("picture", own, mouth_box(subject.picture, subject.mesh))]
+    shown += [mouth for one in spoken for mouth in one.mouths]
+    return result, [*shown, Mouth("silence", float(silence[-1]), last)]
+
+
+def follow(frames: Iterable[Picture], subject: Subject) -> Iterator[tuple[Picture, Array]]:
+    """Yield each frame with its face's mesh (478, 2), NaN where none is found.
+
+    The tracker begins with the picture itself, so that its settling is not taken for motion.
+    """
+    tracker = Tracker()
+    tracker.update(subject.picture)
+    for frame in frames:
+        face = tracker.update(frame)
+        yield frame, np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2]
+
+
+def _frames(talker: TalkingFace, shown: Picture, sound: Tensor) -> Iterable[Picture]:
+    return talker.generate(shown, sound, max_size=max(MAX_SIDE, *shown.shape[:2]))
+
+
+def _gaps(talker: TalkingFace, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
+    """Return the gap of every frame (T,) of a sound, and the mouth of the last frame."""
+    gaps, last = [], subject.picture
+    for frame, mesh in follow(_frames(talker, subject.picture, sound), subject):
+        gaps.append(float(measures.gap(mesh)))
+        last = frame
+    return np.array(gaps), mouth_box(last, subject.mesh)
+
+
+@dataclass(frozen=True)
+class _FrameMeasures:
+    """What is measured in each frame of speech; NaN where undefined or not looked at."""
+
+    gap: float
+    green: float
+    green_share: float
+    background: float
+    forehead: float
+    worst_spot: float
+    likeness: float
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """A portrait that has spoken a sentence. elsewhere: frames (T,) that belong to no closure."""
+
+    sentence: str
+    frames: list[_FrameMeasures]
+    closures: list[Closure]
+    elsewhere: measures.Mask
+    mouths: list[Mouth]
+
+    @property
+    def gaps(self) -> Array:
+        return np.array([frame.gap for frame in self.frames])
+
+
+def _speak(bench: _Bench, subject: Subject, sentence: Sentence) -> _Spoken:
+    still = StillParts(subject.picture, subject.mesh)
+    likeness = _likeness(bench.describe, subject)
+    found: list[_FrameMeasures] = []
+    mouths: list[Picture] = []
+    sound = audio.load(sentence.sound)
+    for frame, mesh in follow(_frames(bench.talker, subject.picture, sound), subject):
+        looked_at = len(found) % LIKENESS_STEP == 0
+        apart = likeness(frame, mesh) if looked_at else math.nan
+        gap = float(measures.gap(mesh))
+        colours = measures.tint(frame, mesh)
+        found.append(_FrameMeasures(gap, *colours, *still.change(frame), apart))
+        mouths.append(mouth_box(frame, subject.mesh))
+    closures, elsewhere = find_closures(np.array([one.gap for one in found]), sentence, bench.kinds)
+    chosen = portrait_sheets.choose_moments([one.gap for one in found], closures)
+    shown = [Mouth(text, found[at].gap, mouths[at]) for at, text in chosen]
+    return _Spoken(sentence.name, found, closures, elsewhere, shown)
+
+
+def _likeness(describe: Descriptor | None, subject: Subject) -> Callable[[Picture, Array], float]:
+    """Return the distance of a frame from the picture; NaN without a descriptor or a face."""
+    if describe is None:
+        return lambda frame, mesh: math.nan
+    own = describe(subject.picture, subject.mesh)
+
+    def distance(frame: Picture, mesh: Array) -> float:
+        if not np.isfinite(mesh).all():
+            return math.nan
+        return float(np.linalg.norm(describe(frame, mesh) - own))
+
+    return distance
+
+
+def find_closures(
+    gaps: Array, sentence: Sentence, kinds: Mapping[str, str]
+) -> tuple[list[Closure], measures.Mask]:
+    """Return a sentence's closures with their gaps, and which frames (T,) belong to none.
+
+    gaps: (T,) of its frames. kinds: the class of each symbol; "closed" are looked at.
+    """
+    closures: list[Closure] = []
+    elsewhere = np.ones(len(gaps), dtype=bool)
+    for phone in sentence.phones:
+        symbol, start, end = phone
+        if kinds.get(symbol) != "closed":
+            continue
+        at, near = measures.closure_frames(phone, len(gaps))
+        elsewhere[near] = False
+        if end - start < SHORTEST - TOLERANCE:
+            continue
+        smallest = percentile(gaps[near], 0)
+        closures.append(
+            Closure(sentence.name, symbol, start, end, number(float(gaps[at])), number(smallest))
+        )
+    return closures, elsewhere
+
+
+def _closing_metrics(silence: Array, noise: Array, spoken: Sequence[_Spoken]) -> dict[str, float]:
+    metrics = dict(zip(("silence_shut", "silence_share"), measures.closing(silence), strict=True))
+    metrics |= zip(("noise_shut", "noise_share"), measures.closing(noise), strict=True)
+    gaps = np.concatenate([one.gaps for one in spoken])
+    elsewhere = gaps[np.concatenate([one.elsewhere for one in spoken])]
+    metrics["speech_shut"] = float((elsewhere < CLOSED).mean()) if len(elsewhere) else math.nan
+    metrics["widest"] = percentile(gaps, 95)
+    metrics["missed"] = float((~np.isfinite(gaps)).mean())
+    return metrics
+
+
+def _frame_metrics(frames: Sequence[_FrameMeasures]) -> dict[str, float]:
+    """Return the numbers of all frames of speech; without "likeness" where nobody looked."""
+    curves = {
+        name: np.array([getattr(frame, name) for frame in frames])
+        for name in ("green", "green_share", "background", "forehead", "worst_spot", "likeness")
+    }
+    metrics = {name: _mean(values) for name, values in curves.items() if name != "worst_spot"}
+    metrics["greenest"] = percentile(curves["green"], 100)
+    metrics["worst_spot"] = percentile(curves["worst_spot"], 100)
+    metrics["likeness_worst"] = percentile(curves["likeness"], 100)
+    if not np.isfinite(curves["likeness"]).any():
+        del metrics["likeness"], metrics["likeness_worst"]
+    return metrics
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _grey(talker: TalkingFace, subject: Subject, sound: Tensor) -> float:
+    """Return the most colour of any frame that a picture without colour speaks, in levels."""
+    grey = measures.grey_copy(subject.picture)
+    return float(max(measures.colour_spread(frame) for frame in _frames(talker, grey, sound)))
+
+
+def _sharpness(talker: TalkingFace, subject: Subject, sound: Tensor, side: int) -> dict[str, float]:
+    """Measure sharpness at one size of the picture: names of `SHARPNESS` with the size behind.
+
+    Of an enlarged picture all is shrunk back to its own size first: the finest detail of the larger
+    one is in neither picture nor frame, and what was there before is compared.
+    """
+    shown = measures.resampled(subject.original, side)
+    own_side = min(side, max(subject.original.shape[:2]))
+    before = measures.resampled(shown, own_side)
+    mesh = choose_face(before, name=subject.name).mesh[:, :2]
+    seen = Subject(subject.name, subject.original, before, mesh)
+    frames = (measures.resampled(frame, own_side) for frame in _frames(talker, shown, sound))
+    own = measures.sharpness(before, mesh)
+    found = [
+        measures.sharpness(frame, mesh)
+        for at, (frame, mesh) in enumerate(follow(frames, seen))
+        if at % STEP == STEP - 1
+    ]
+    metrics = {
+        "enlarged": float(max(subject.original.shape[:2]) < side),
+        "mouth_skin": percentile(np.array([quotient(x.mouth, x.skin) for x in found]), 50),
+        "picture_mouth_skin": quotient(own.mouth, own.skin),
+        "mouth": percentile(np.array([quotient(x.mouth, own.mouth) for x in found]), 50),
+        "skin": percentile(np.array([quotient(x.skin, own.skin) for x in found]), 50),
+    }
+    return {f"{name}_{side}": value for name, value in metrics.items()}

@@ -1,0 +1,94 @@
+"""How bright and of which colour the inside of a mouth is, read off the face around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.render.teeth import LUMA, FaceLight, Floats, Picture
+
+# Teeth beside the cheeks, fitted on 52 portraits (brightness of 255, in logarithms; what is left is
+# 0.2). In speech the lips shade them more than in the smiles of these portraits.
+_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.85
+_BRIGHTEST = 0.88  # of the bright parts of the picture (97th percentile)
+_BESIDE_SKIN = 1.65  # of the cheeks, at most
+
+# Colour of cheeks in neutral light, in logarithms: red over blue, and green over both; how far they
+# spread; how much of what lies beyond the mouth takes on.
+_WARM, _WARM_SPREAD = 0.42, 0.35
+_GREEN, _GREEN_SPREAD = -0.07, 0.08
+_CAST = 0.85
+
+_SAMPLES = 20_000
+_ONE_TONE, _COLOURED = 3.0, 8.0  # levels of 255: how far colours lie from one tone for each light
+
+
+@dataclass(frozen=True)
+class Tone:
+    """Brightness and colour of a face's light.
+
+    level: brightness of its teeth, of 255. cast: (3,) factors on a neutral colour. monochrome:
+    (256, 3), the picture's colour for each brightness, in [0, 255]. weight: how far the picture has
+    only these, in [0, 1]; exactly 1 where it is grey.
+    """
+
+    level: float
+    cast: Floats
+    monochrome: Floats
+    weight: float
+    grey: bool
+
+    def apply(self, colour: Floats) -> Floats:
+        """Give neutral colours (..., 3) in [0, 255] the light's colour; brightness stays."""
+        light = colour @ LUMA
+        toned = self.monochrome[np.rint(light).clip(0, 255).astype(np.intp)]
+        if self.weight >= 1:
+            return toned
+        lit = colour * self.cast
+        lit *= (light / np.maximum(lit @ LUMA, 1e-3))[..., None]
+        return np.asarray(lit * (1 - self.weight) + toned * self.weight, np.float32)
+
+
+def tone_of(picture: Picture, face: FaceLight, box: tuple[int, int, int, int]) -> Tone:
+    """Read the tone off a picture (H, W, 3); box: y0, y1, x0, x1 of the face in it."""
+    y0, y1, x0, x1 = box
+    part = picture[y0:y1, x0:x1].reshape(-1, 3)
+    part = part[:: max(1, len(part) // _SAMPLES)].astype(np.float32)
+    light = part @ LUMA
+    grey = bool((part == part[:, :1]).all())
+    monochrome = _monochrome(part, light)
+    index = np.rint(light).clip(0, 255).astype(np.intp)
+    off = float(np.sqrt(np.square(part - monochrome[index]).mean()))
+    weight = 1.0 if grey else float(np.clip((_COLOURED - off) / (_COLOURED - _ONE_TONE), 0, 1))
+    skin = max(1.0, float(face.skin @ LUMA))
+    level = min(
+        _TEETH * skin**_TEETH_SLOPE * _SPEECH,
+        _BRIGHTEST * float(np.percentile(light, 97)),
+        _BESIDE_SKIN * skin,
+    )
+    return Tone(max(level, 4.0), _cast(face.skin), monochrome, weight, grey)
+
+
+def _cast(skin: Floats) -> Floats:
+    """Return the factors of a light that gives cheeks this colour, 1 for usual ones: (3,)."""
+    red, green, blue = np.log(np.maximum(skin, 4))
+    warm = _beyond(float(red - blue) - _WARM, _WARM_SPREAD) / 2
+    green_cast = _beyond(float(green - (red + blue) / 2) - _GREEN, _GREEN_SPREAD)
+    return np.exp(np.array([warm, green_cast, -warm], np.float32))
+
+
+def _beyond(value: float, spread: float) -> float:
+    return float(np.sign(value)) * max(abs(value) - spread, 0.0) * _CAST
+
+
+def _monochrome(part: NDArray[np.float32], light: Floats) -> Floats:
+    """Return the mean colour for each brightness, (256, 3): a quadratic of it, black at black."""
+    if (part == part[:, :1]).all():
+        return np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, 1)
+    x = light / 255
+    solved = np.linalg.lstsq(np.stack([x, x * x], 1), part / 255, rcond=None)[0]
+    every = np.arange(256, dtype=np.float32) / 255
+    out: Floats = (np.stack([every, every * every], 1) @ solved * 255).clip(0, 255)
+    return out.astype(np.float32)
