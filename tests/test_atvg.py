@@ -19,6 +19,7 @@ from talkingface.data import landmark_space
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.faces import mesh_from_landmarks
+from talkingface.landmarks import IBUG
 from talkingface.models.atvg import AtNet, Atvg, AtvgConfig, LandmarkSpace, VgNet
 from talkingface.models.blocks import ConvGru
 from talkingface.models.window import SPEAKING
@@ -44,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def build(name: str) -> Atvg:
     torch.manual_seed(5)
     model = Atvg(CONFIGS[name]).eval()
-    for module in model.modules():  # flows and masks that do something
+    for module in model.modules():  # corrections and masks that do something
         if isinstance(module, nn.Conv2d) and module.out_channels <= 5:
             nn.init.normal_(module.weight, 0, 0.1)
     return model
@@ -157,13 +158,24 @@ def test_each_half_is_causal_and_forgets_where_it_says_so(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_frames_are_attention_times_colour_plus_the_rest_of_the_identity(name: str) -> None:
+def test_frames_are_attention_times_colour_plus_the_rest_of_what_is_below(name: str) -> None:
+    """Below is the identity; of a lean VG-net, in its window, the identity as it was bent."""
     model, portrait = build(name), face()
     with torch.inference_mode():
-        made, _ = model.draw(model.encode(portrait), moving(portrait, 3))
+        identity = model.encode(portrait)
+        made, _ = model.draw(identity, moving(portrait, 3))
+    below = portrait.image[:, None].repeat(1, 3, 1, 1, 1)
+    if made.mesh is not None:
+        assert identity.canvas is not None
+        top, bottom, left, right = model.config.vg.window
+        bent = identity.canvas(made.mesh)
+        below[..., top:bottom, left:right] = bent[..., top:bottom, left:right]
+        assert (below - portrait.image[:, None]).abs().max() > 0.1
     assert made.mask is not None and made.colour is not None
-    expected = made.mask * made.colour + (1 - made.mask) * portrait.image[:, None]
-    torch.testing.assert_close(made.frames, expected, atol=1e-6, rtol=0)
+    expected = made.mask * made.colour + (1 - made.mask) * below
+    free = made.colour.abs() < 1  # elsewhere the colour was clipped after it was blended
+    assert free.float().mean() > 0.7
+    torch.testing.assert_close(made.frames[free], expected[free], atol=1e-6, rtol=0)
     assert made.mask.std() > 1e-3
 
 
@@ -176,25 +188,56 @@ def test_what_the_window_does_not_hold_is_the_identity_itself() -> None:
         assert torch.equal(made.frames[0, 1][part], portrait.image[0][part])
 
 
-def test_the_bent_picture_is_bent_along_the_flow() -> None:
-    """No new colour, attention everywhere: the frame is the identity, read at x + flow."""
-    model, portrait = build("lean"), face()
+def test_given_landmarks_carry_the_mesh() -> None:
+    """Those that are the identity's leave it as it is; others are where the mesh is drawn."""
+    model, portrait = build("lean"), face(2)
+    still = portrait.landmarks[:, None].repeat(1, 3, 1, 1)
+    points = moving(portrait, 3)
+    with torch.inference_mode():
+        identity = model.encode(portrait)
+        same, _ = model.draw(identity, still)
+        other, _ = model.draw(identity, points)
+    assert portrait.mesh is not None and same.mesh is not None and other.mesh is not None
+    torch.testing.assert_close(same.mesh, portrait.mesh[:, None].repeat(1, 3, 1, 1))
+    torch.testing.assert_close(other.mesh[:, :, torch.from_numpy(IBUG)], points)
+    assert other.landmarks is not None
+    torch.testing.assert_close(other.landmarks, points)
+    away = (portrait.landmarks[:, :, 1] < 0.5) & (portrait.landmarks[:, :, 1] > 0)  # brows, eyes
+    torch.testing.assert_close(
+        other.landmarks.transpose(1, 2)[away], still.transpose(1, 2)[away], atol=1e-6, rtol=0
+    )
+
+
+def test_a_vg_net_that_says_nothing_draws_the_bent_picture() -> None:
+    """And one that says all it may changes no colour by more than its bound."""
+    torch.manual_seed(5)
+    model, portrait = Atvg(TINY).eval(), face()
     assert isinstance(model.vg, VgNet)
     with torch.no_grad():
-        model.vg.head.weight.zero_()
+        identity = model.encode(portrait)
+        made, _ = model.draw_window(identity, moved_mesh := mesh_of(portrait, 2))
+        assert identity.canvas is not None
+        bent = model.window.cut(identity.canvas(moved_mesh))
+        assert torch.equal(made.frames, bent) and made.change is not None
+        assert not made.change.any()
         assert model.vg.head.bias is not None
-        model.vg.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 40.0]))
-        made, _ = model.draw(model.encode(portrait), moving(portrait, 1))
-    assert made.flow is not None and made.flow.abs().max() > 0.5 / 128
-    step = made.flow[0, 0].numpy() * 128
-    for row, column in ((80, 64), (95, 50), (100, 70), (88, 60)):
-        x, y = column + step[0, row, column], row + step[1, row, column]
-        x0, y0 = int(np.floor(x)), int(np.floor(y))
-        fx, fy = x - x0, y - y0
-        near = portrait.image[0, :, y0 : y0 + 2, x0 : x0 + 2].numpy()
-        weights = np.outer([1 - fy, fy], [1 - fx, fx])
-        expected = (near * weights).sum((1, 2))
-        assert np.allclose(made.frames[0, 0, :, row, column].numpy(), expected, atol=2e-4)
+        model.vg.head.bias.copy_(torch.tensor([50.0, -50.0, 0.0, 50.0]))
+        made, _ = model.draw_window(identity, moved_mesh)
+    bound = TINY.vg.bound * model.window.ramp
+    for channel, sign in enumerate((1, -1, 0)):
+        expected = (bent[:, :, channel] + sign * bound).clamp(-1, 1)
+        torch.testing.assert_close(made.frames[:, :, channel], expected, atol=1e-6, rtol=0)
+
+
+def mesh_of(portrait: Portrait, frames: int) -> Tensor:
+    """The meshes (B, T, 478, 2) of landmarks that wander."""
+    return mesh_from_landmarks(moving(portrait, frames))
+
+
+def test_networks_that_do_not_go_together_are_refused() -> None:
+    for changes in ({"at_net": "published"}, {"vg": PAPER.vg}, {"speech": PAPER.speech}):
+        with pytest.raises(ValueError, match=r"lean|hear the same"):
+            replace(TINY, **changes)
 
 
 def test_gain_scales_what_the_published_at_net_says() -> None:

@@ -1,4 +1,4 @@
-"""How a head moves: moves measured and laid back, its mixture, and the flow that carries pixels."""
+"""How a head moves: moves measured and laid back, and its mixture."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
-from talkingface.geometry import CropSpec, fit_similarity
+from talkingface.geometry import CropSpec, fit_similarity, transform
 from talkingface.models import head
 from talkingface.models.head import MOVES, HeadMotion, measure, place, pose_of, steady
-from talkingface.models.window import Window
 
 SPEC = CropSpec()
 
@@ -68,20 +67,17 @@ def test_an_eye_closes_and_nothing_else_moves() -> None:
     torch.testing.assert_close(shut[:, others], identity[:, others], atol=1e-5, rtol=0)
 
 
-def test_the_flow_is_the_head_s_similarity() -> None:
-    """A head that only turns and goes aside: each pixel came from where the similarity says."""
+def test_a_pose_is_a_similarity_of_all_points() -> None:
+    """A head that only turns and goes aside takes every point along."""
     identity = _faces(1)
     moves = measure(identity, identity.unsqueeze(1))[:, 0]
     moves[:, :4] += torch.tensor([0.4, -0.3, 0.08, 0.03])
-    target, pose = place(identity, identity, moves), pose_of(identity, moves)
-    window = Window((4, 124, 4, 124), SPEC)
-    flow = window.moving_maps(identity, target, pose)[0, :2] * head.FLOW_UNIT
-    rigid = list(range(68))
-    matrix = fit_similarity(target[0, rigid].double().numpy(), identity[0, rigid].double().numpy())
-    y, x = np.mgrid[:60, :60]
-    place_ = (np.stack([x, y], -1) * 2 + 5) / SPEC.size  # the middle of two pixels, in the crop
-    came = place_ @ matrix[:, :2].T + matrix[:, 2]
-    np.testing.assert_allclose(flow.permute(1, 2, 0).numpy(), came - place_, atol=2e-5)
+    target = place(identity, identity, moves)[0].double().numpy()
+    own = identity[0].double().numpy()
+    matrix = fit_similarity(own, target)
+    np.testing.assert_allclose(transform(own, matrix), target, atol=2e-6)
+    turn = np.exp(0.03 + 0.08j)  # a logarithm of the scale, and an angle
+    np.testing.assert_allclose(matrix[:, 0], [turn.real, turn.imag], atol=1e-5)
 
 
 def test_loss_is_the_mixture_s_log_likelihood() -> None:

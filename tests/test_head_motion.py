@@ -77,8 +77,8 @@ def test_blinks_are_counted_and_a_look_down_is_none() -> None:
     assert found.blink_frames == pytest.approx(11 / 3)
 
 
-def test_the_command_measures_beside_real_video(cli: Cli, tmp_path: Path) -> None:
-    write_cache(tmp_path / "cache")
+def test_the_command_measures_beside_real_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
+    write_cache(tmp_path / "cache", talkingface.pipeline.align(portrait).crop)  # a face is found
     out = tmp_path / "out"
     line = ["head-motion", "--models", "cran-tiny", "--cache", tmp_path / "cache", "-o", out]
     ran = cli(*line, "--clips", "1", "--seconds", "5")

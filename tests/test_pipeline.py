@@ -48,12 +48,31 @@ def test_frames_come_as_often_as_asked(
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_crop_is_the_bare_face(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
-    frames = list(tiny.generate(face, sound, show="face"))
-    assert {frame.shape for frame in frames} == {(128, 128, 3)}
-    own = talkingface.align(face).crop
-    rows = slice(0, 50)  # the model decodes the lower face only
+@pytest.mark.parametrize("side", [64, 255, 256])
+def test_the_bare_face_is_cut_out_of_the_picture(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, side: int
+) -> None:
+    """In the size that is asked for, made even; where nothing is drawn it is the picture's own."""
+    frames = list(tiny.generate(face, sound, show="face", crop_size=side))
+    side -= side % 2
+    assert {frame.shape for frame in frames} == {(side, side, 3)}
+    matrix = talkingface.align(face).matrix.copy()  # pixel (x, y) of 128 is (x + 0.5) s - 0.5
+    matrix *= side / 128
+    matrix[:, 2] += 0.5 * side / 128 - 0.5
+    own = geometry.warp_crop(face, matrix, side)
+    rows = slice(0, 50 * side // 128)  # the model decodes the lower face only
     assert all(np.array_equal(frame[rows], own[rows]) for frame in frames)
+    assert not np.array_equal(frames[0], own)
+
+
+def test_a_bare_face_of_no_size_is_refused(
+    tiny: TalkingFace, face: np.ndarray, sound: np.ndarray
+) -> None:
+    for side in (0, 63, 2049):
+        with pytest.raises(BadRequest, match=f"crop_size is {side}: give 64 to 2048 pixels"):
+            tiny.generate(face, sound, show="face", crop_size=side)
+        with pytest.raises(BadRequest, match="crop_size"):
+            tiny.open(face, crop_size=side)
 
 
 def test_a_still_face_gives_the_picture_back_pixel_for_pixel(
@@ -65,7 +84,7 @@ def test_a_still_face_gives_the_picture_back_pixel_for_pixel(
 
 def test_only_the_face_changes(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
     aligned = talkingface.align(face)
-    corners = np.array([[0.0, 0.0], [128, 0], [0, 128], [128, 128]])
+    corners = np.array([[0.0, 0.0], [128, 0], [0, 128], [128, 128]]) - 0.5  # pixels' outer edges
     low, high = (
         f(geometry.transform(corners, geometry.invert(aligned.matrix)), axis=0)
         for f in (np.min, np.max)
@@ -140,8 +159,11 @@ def test_maps_are_what_the_model_made(
         assert 0 <= one.mask.min() and one.mask.max() <= 1
         assert one.colour is not None and one.colour.dtype == np.uint8
         assert one.landmarks is not None and one.landmarks.shape == (68, 2)
-    bare = tiny.generate(face, sound, show="face")
-    assert all(np.array_equal(a.crop, b) for a, b in zip(maps, bare, strict=True))
+    bare = tiny.generate(face, sound, show="face", crop_size=128)  # the crop's own pixels
+    window = np.s_[62:118, 30:98]  # of what the model draws, at full strength
+    for one, frame in zip(maps, bare, strict=True):
+        assert one.crop.shape == frame.shape == (128, 128, 3)
+        assert np.abs(one.crop[window].astype(int) - frame[window]).max() <= 1
     still = next(talkingface.load("still").generate(face, sound).maps())
     assert still.mask is None and still.colour is None and still.panels() is None
 

@@ -78,6 +78,7 @@ def make_published_atvg(cache: Cache) -> AtvgRecipe:
         speech=SpeechSpec(hops=28),
         at_net="published",
         at=AtConfig(audio_features=16, landmark_features=(8, 8), hidden=8, layers=1),
+        vg=replace(models.PRESETS["atvg-paper"].vg, width=1 / 64),
     )
     drawing, both = presets.ATVG["atvg-tiny"].stages
     lips = Stage(2, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False)
