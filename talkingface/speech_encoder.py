@@ -32,9 +32,8 @@ WIDTH = 384  # numbers in a token
 HEADS, HEAD = 6, 64  # attention heads, numbers in one
 POSITIONS = 63  # tokens that a block can hear: so many positions are stored
 MARGIN = HOP + WINDOW // 2  # samples heard to either side of a token's centre
-QUIETEST = 1e-10  # mel power: what is quieter is silence
 TOGETHER = 16  # blocks per call at most, whose layers take turns
-# Power that a quiet hiss, white noise of 1e-4 of full scale, has in every bin of a Hann window: added
+# Power of a quiet hiss, white noise of 1e-4 of full scale, in every bin of a Hann window: added
 # everywhere, so that silence is heard as that hiss and not as the rounding of a recording.
 HISS = (1e-4) ** 2 * 150
 RANGE = 8.0  # log10: what is so far below the loudest of a block is cut off
@@ -147,7 +146,7 @@ class SpeechEncoder(nn.Module):
 
         Scaled as Whisper's; the clamp is RANGE below the loudest of these hops.
         """
-        log = ((power + HISS) @ self.filters).clamp(min=QUIETEST).log10()
+        log = ((power + HISS) @ self.filters).log10()
         scaled: Tensor = (torch.maximum(log, log.amax() - RANGE) + 4) / 4
         return scaled
 

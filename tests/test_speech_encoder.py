@@ -71,7 +71,8 @@ def naive_log_mel(sound: Doubles) -> Doubles:
     filters, rows = naive_filters(), []
     for start in range(0, len(sound) - WINDOW + 1, 160):
         power = np.abs(waves @ (sound[start : start + WINDOW] * hann)) ** 2
-        rows.append(np.log10(np.maximum(power @ filters, 1e-10)))
+        hiss = 1e-4**2 * (hann**2).sum()  # white noise, in every bin
+        rows.append(np.log10((power + hiss) @ filters))
     log = np.stack(rows)
     return (np.maximum(log, log.max() - 8) + 4) / 4
 
@@ -136,14 +137,18 @@ def test_log_mel_follows_its_definition(sound: Tensor) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-def test_the_clamp_is_8_decades_below_the_loudest_of_the_block() -> None:
-    tone = 0.9 * torch.sin(2 * torch.pi * 1000 * torch.arange(REACH.samples) / 16_000)
+def test_silence_is_a_quiet_hiss_and_the_clamp_8_decades_below_the_loudest() -> None:
+    tone = 100 * torch.sin(2 * torch.pi * 1000 * torch.arange(REACH.samples) / 16_000)
     quiet = torch.cat([tone[:8000], torch.zeros(REACH.samples - 8000)])
     encoder = speech_encoder.load()
-    for part, least in ((quiet, 2.0), (quiet[8400:], 0.0)):
-        log_mel = encoder.log_mel(encoder.power(part))
-        assert float(log_mel.max() - log_mel.min()) == pytest.approx(least, abs=1e-6)
-    assert float(log_mel.max()) == pytest.approx((-10 + 4) / 4)  # silence: 1e-10
+    log_mel = encoder.log_mel(encoder.power(quiet))
+    assert float(log_mel.max() - log_mel.min()) == pytest.approx(2.0, abs=1e-6)
+    silent = encoder.log_mel(encoder.power(quiet[8400:]))
+    assert torch.equal(silent, silent[:1].expand_as(silent))
+    noise = 1e-4 * torch.randn(160_000, generator=torch.Generator().manual_seed(0))
+    power = encoder.power(noise).mean(0, keepdim=True)
+    heard = (power @ encoder.filters).log10()
+    torch.testing.assert_close(silent[0] * 4 - 4, heard[0], atol=0.05, rtol=0)
 
 
 def test_a_convolution_is_torchs() -> None:

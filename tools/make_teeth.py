@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -52,15 +52,11 @@ TINT = np.array([1.1, 1.0, 0.94], np.float32)  # of teeth in neutral light: no g
 
 # Looked at and left out: no teeth, tongue or lips before them, blurred, drawn, or of odd shape.
 BAD: tuple[str, ...] = (
-    "108.jpg",
-    "2_Age_top_10_matches_19.jpg",
-    "2_Background_top_10_matches_30.jpg",
-    "2_Expression_x_Sex_top_10_matches_03.jpg",
-    "2_Expression_x_Sex_top_10_matches_16.jpg",
     "009.jpg",
     "035.jpg",
     "065.jpg",
     "080.jpg",
+    "108.jpg",
     "127.jpg",
     "130.jpg",
     "131.jpg",
@@ -69,8 +65,10 @@ BAD: tuple[str, ...] = (
     "190.jpg",
     "252.jpg",
     "297.jpg",
+    "2_Age_top_10_matches_19.jpg",
     "2_Background_Color_top_9_matches_20.jpg",
     "2_Background_Color_top_9_matches_40.jpg",
+    "2_Background_top_10_matches_30.jpg",
     "2_Ethnicity_top_10_matches_22.jpg",
     "2_Ethnicity_x_Age_2_top_10_matches_40.jpg",
     "2_Expression_top_10_matches_01.jpg",
@@ -79,13 +77,19 @@ BAD: tuple[str, ...] = (
     "2_Expression_top_10_matches_09.jpg",
     "2_Expression_top_10_matches_29.jpg",
     "2_Expression_top_10_matches_55.jpg",
+    "2_Expression_x_Sex_top_10_matches_03.jpg",
     "2_Expression_x_Sex_top_10_matches_07.jpg",
+    "2_Expression_x_Sex_top_10_matches_16.jpg",
+    "2_Expression_x_Sex_top_10_matches_20.jpg",
+    "2_Expression_x_Sex_top_10_matches_22.jpg",
     "2_Expression_x_Sex_top_10_matches_23.jpg",
+    "2_Expression_x_Sex_top_10_matches_27.jpg",
     "2_Expression_x_Sex_top_10_matches_50.jpg",
     "2_Expression_x_Sex_top_10_matches_53.jpg",
     "2_Facial_Features_top_9_matches_37.jpg",
     "2_Facial_Hair_top_10_matches_53.jpg",
     "2_Hair_Style_top_9_matches_29.jpg",
+    "2_Hair_Style_x_Sex_top_10_matches_55.jpg",
     "2_Hats_top_10_matches_22.jpg",
     "2_Jewelry_top_9_matches_37.jpg",
     "2_Lighting_top_10_matches_24.jpg",
@@ -118,13 +122,11 @@ def look(picture: NDArray[np.uint8], mesh: NDArray[np.floating]) -> View:
     """Return the view of a face's mouth."""
     unit = eye_span(mesh)
     across = mesh[308] - mesh[78]
-    across = across / np.linalg.norm(across) * SCALE / unit
-    turn = np.array([[across[0], across[1]], [-across[1], across[0]]]) * (1 / unit) * unit
-    turn = turn / 1.0
+    x, y = across / np.linalg.norm(across) * SCALE / unit
+    turn = np.array([[x, y], [-y, x]])
     matrix = np.concatenate([turn, np.zeros((2, 1))], 1)
     matrix[:, 2] = np.array([WIDTH / 2, ABOVE]) - turn @ mesh[13]
-    smaller = SCALE < unit
-    if smaller:
+    if SCALE < unit:
         picture = cv2.GaussianBlur(picture, (0, 0), 0.4 * unit / SCALE)
     colour = cv2.warpAffine(picture, matrix, (WIDTH, ROWS), flags=cv2.INTER_CUBIC)
     ring = (mesh[INNER_LIPS] @ turn.T + matrix[:, 2]) * 16
@@ -208,7 +210,9 @@ def cut(view: View, down: bool, rows: int, edge_row: int) -> Floats | None:
     out = out * (1 - hidden) + GUM * (out @ LUMA)[..., None] * hidden
     sides = np.minimum(np.arange(WIDTH) - columns[0], columns[-1] - np.arange(WIDTH))
     alpha = np.clip((last - y) * stretch + 1, 0, 1) * np.clip((sides + 1) / FADE, 0, 1)
-    return np.concatenate([out, alpha[..., None]], -1).astype(np.float32)
+    teeth = np.concatenate([out, alpha[..., None]], -1).astype(np.float32)
+    aside = round((columns[0] + columns[-1] - WIDTH) / 2)
+    return teeth[:, np.clip(np.arange(WIDTH) + aside, 0, WIDTH - 1)]
 
 
 def _without_slits(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -255,23 +259,36 @@ def candidates(folder: Path) -> Iterator[tuple[str, View, FaceLight]]:
 
 def make(folder: Path) -> tuple[TeethBank, list[str], list[str]]:
     """Return the bank of a folder's portraits, and the names of the upper and lower sets."""
-    upper, lower, numbers, lower_numbers = [], [], [], []
-    names: tuple[list[str], list[str]] = ([], [])
+    upper, lower = _Sets(), _Sets()
     for name, view, light in candidates(folder):
         top = cut(view, True, UPPER_ROWS, UPPER_EDGE)
         if top is not None:
-            upper.append(neutral(top))
-            numbers.append(light.numbers())
-            names[0].append(name)
+            upper.add(name, neutral(top), light)
         bottom = cut(view, False, LOWER_ROWS, LOWER_ROWS - LOWER_EDGE) if name in LOWER else None
         if bottom is not None:
-            lower.append(neutral(bottom[::-1]))
-            lower_numbers.append(light.numbers())
-            names[1].append(name)
+            lower.add(name, neutral(bottom[::-1]), light)
     bank = TeethBank(
-        _pack(upper, UPPER_ROWS), _pack(lower, LOWER_ROWS), np.array(numbers), np.array(lower_numbers)
+        _pack(upper.teeth, UPPER_ROWS),
+        _pack(lower.teeth, LOWER_ROWS),
+        np.array(upper.numbers, np.float32),
+        np.array(lower.numbers, np.float32),
     )
-    return bank, *names
+    return bank, upper.names, lower.names
+
+
+@dataclass
+class _Sets:
+    """Sets as they are found, each followed by its mirror image."""
+
+    names: list[str] = field(default_factory=list)
+    teeth: list[Floats] = field(default_factory=list)
+    numbers: list[Floats] = field(default_factory=list)
+
+    def add(self, name: str, teeth: Floats, light: FaceLight) -> None:
+        mirrored = replace(light, left=light.right, right=light.left, turn=-light.turn)
+        self.names += [name, f"{name} mirrored"]
+        self.teeth += [teeth, teeth[:, ::-1]]
+        self.numbers += [light.numbers(), mirrored.numbers()]
 
 
 def _pack(teeth: list[Floats], rows: int) -> NDArray[np.uint8]:

@@ -144,9 +144,8 @@ class MouthInterior:
         self._upper = self._empty()
         self._lower = self._empty()
         if not flat:
-            lift = 0.0 if own is None or own.has_teeth else own.lip - 0.015 - _UPPER_EDGE
-            if own is None or not own.has_teeth:
-                self._upper = self._upper_teeth(teeth, sides, min(lift, 0.0))
+            if own is None or not own.whole:
+                self._upper = self._upper_teeth(teeth, sides, own)
             self._lower = self._lower_mouth(teeth, sides, jaw)
         self._own_shade: Floats | None = None
         if own is not None:
@@ -241,14 +240,25 @@ class MouthInterior:
         y0, y1, x0, x1 = self._box
         return np.zeros((y1 - y0, x1 - x0, 4), np.float32)
 
-    def _upper_teeth(self, teeth: TeethSet, sides: float, lift: float) -> Floats:
+    def _upper_teeth(
+        self, teeth: TeethSet, sides: float, own: own_mouth.OwnMouth | None
+    ) -> Floats:
         """The bank's upper teeth on the skull, premultiplied RGB and alpha: (h, w, 4).
 
-        lift: added to where their edge lies under the resting lips.
+        They take edge and colour of the picture's own, where it shows some; where it shows parted
+        lips and no teeth, they are hidden by its upper lip.
         """
+        lift = 0.0
+        if own is not None:
+            lift = own.edge if own.has_teeth else min(_UPPER_EDGE, own.lip - 0.015)
+            lift -= _UPPER_EDGE
         x, y = self._axes.grid(self._box)
         edge = _UPPER_EDGE + lift - _UPPER_ARCH * np.square(np.clip(x, -0.45, 0.45))
-        return self._teeth(teeth.upper, x, y - edge, UPPER_EDGE, sides, 1.0)
+        layer = self._teeth(teeth.upper, x, y - edge, UPPER_EDGE, sides, 1.0)
+        if own is not None and own.colour is not None:
+            usual = self._tone.apply(own_mouth.TINT * self._tone.level)
+            layer[..., :3] *= own.colour / np.maximum(usual, 1)
+        return layer
 
     def _lower_mouth(self, teeth: TeethSet, sides: float, jaw: Points) -> Floats:
         """Tongue and lower teeth, the jaw as in the picture: premultiplied (h, w, 4)."""

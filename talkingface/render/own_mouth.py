@@ -1,4 +1,4 @@
-"""The inside of a mouth as the picture shows it: teeth of the skull, and what moves with the jaw."""
+"""The inside of a mouth as the picture shows it: upper teeth, and what moves with the jaw."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ _INSET = 0.012  # how far inside the inner lips their own colour ends
 _AROUND = 0.03  # how far colours are carried outwards
 _LEAST_LIFT = 0.02  # of the lip where the gap is too small to tell what it hides
 _LEAST_BELOW = 0.25  # of the opening: less than that below the teeth is left out
+_TALL, _WIDE = 0.07, 0.45  # eye distances: teeth of the picture that need no others beside them
 _COLUMNS = 160  # to the eye distance, where the edge of the teeth is looked for
 _LEAST_TEETH = 0.3  # of the opening's columns
+
 _GUM = np.array([1.0, 0.62, 0.6], np.float32)
+TINT = np.array([1.06, 0.98, 0.92], np.float32)  # of the bank's teeth
 
 _FLAT_SHARE = 0.55  # of neighbouring pixels that are equal, in drawings
 _TOO_DARK = 40.0
@@ -44,7 +47,9 @@ class OwnMouth:
     """What a picture shows between its lips, premultiplied (h, w, 4) in the layers' box.
 
     upper: teeth of the skull; lower: the rest. has_teeth: whether there are upper ones. lip: where
-    the upper lip is, eye distances under the resting lips. Where lips are parted and nothing can be
+    the upper lip is, eye distances under the resting lips. edge: of the upper teeth in the
+    middle, likewise; colour: (3,), of them; whole: whether they need no others
+    beside them. Where lips are parted and nothing can be
     told of what is between them, both layers are empty.
     """
 
@@ -52,6 +57,9 @@ class OwnMouth:
     lower: Floats
     has_teeth: bool
     lip: float
+    edge: float = 0.0
+    colour: Floats | None = None
+    whole: bool = False
 
 
 def is_flat(picture: Picture, box: Box) -> bool:
@@ -95,12 +103,23 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     sides = np.clip((np.minimum(x - centres[0], centres[-1] - x) + 0.005) / 0.06, 0, 1)
     teeth = divided * sides * np.clip((end - top - 0.02) / 0.04, 0, 1)
     shown = np.clip(distance + 0.5, 0, 1)
-    above = _above(colour, box, axes, x, y, top, teeth)
+    whole_set = float(np.median(ends - tops)) > _TALL and centres[-1] - centres[0] > _WIDE
+    above = _above(colour, box, axes, x, y, top, teeth, whole_set)
     upper = _over(_premultiplied(colour, shown * teeth), above)
     below = (1 - divided) * sides
+    lower = _premultiplied(colour, whole * below)
     if (inside * below).sum() < _LEAST_BELOW * inside.sum():
-        return OwnMouth(upper, np.zeros_like(upper), True, lip)
-    return OwnMouth(upper, _premultiplied(colour, whole * below), True, lip)
+        lower = np.zeros_like(upper)
+    middle = float(np.interp(0, centres, ends))
+    return OwnMouth(upper, lower, True, lip, middle, _bright(own[(inside * teeth) > 0.5]), whole_set)
+
+
+def _bright(colours: Floats) -> Floats | None:
+    """Mean of the brighter half of colours (N, 3): (3,)."""
+    if not len(colours):
+        return None
+    light = colours @ LUMA
+    return np.asarray(colours[light >= np.median(light)].mean(0), np.float32)
 
 
 def _filled(colour: Floats, inside: Floats, reach: float) -> Floats:
@@ -186,9 +205,13 @@ def _smoothed(x: NDArray[np.float64], values: NDArray[np.float64]) -> Floats:
 
 
 def _above(
-    colour: Floats, box: Box, axes: FaceAxes, x: Floats, y: Floats, top: Floats, teeth: Floats
+    colour: Floats, box: Box, axes: FaceAxes, x: Floats, y: Floats, top: Floats, teeth: Floats,
+    whole: bool,
 ) -> Floats:
-    """The teeth above the lip that hides them: the row under it drawn upwards, fading to gum."""
+    """The teeth above the lip that hides them: the row under it drawn upwards.
+
+    It fades to gum where the set is whole, else to the teeth of another set behind it.
+    """
     y0, _, x0, _ = box
     under = np.maximum(y, top + 0.02)
     rise = (under - y)[..., None]
@@ -199,11 +222,12 @@ def _above(
     columns = np.arange(width, dtype=np.float32)[None] + step[..., 0]
     rows = np.arange(height, dtype=np.float32)[:, None] + step[..., 1]
     drawn = cv2.remap(colour, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    gum = np.clip((rise - 0.02) / 0.05, 0, 1)
+    hidden = np.clip(rise / 0.04 - 0.5, 0, 1)
+    if not whole:
+        return _premultiplied(drawn.astype(np.float32), teeth * (1 - hidden[..., 0]))
     grey = (drawn @ LUMA)[..., None]
     tint = _GUM if _coloured(colour) else np.ones(3, np.float32)
-    drawn = drawn * (1 - gum) + tint * grey * gum
-    return _premultiplied(drawn.astype(np.float32), teeth)
+    return _premultiplied(drawn * (1 - hidden) + tint * grey * hidden, teeth)
 
 
 def _coloured(colour: Floats) -> bool:
