@@ -298,12 +298,14 @@ def _opening(portrait: Portrait, frames: int) -> Tensor:
     return out
 
 
-def _drawn(portrait: Portrait, meshes: Tensor, moving: Tensor) -> Tensor:
-    """The first portrait's picture along its meshes (1, T, 478, 2), drawn outside of any model."""
+def _drawn(portrait: Portrait, meshes: Tensor, model: Any) -> Tensor:
+    """The first portrait's picture along its meshes (1, T, 478, 2), drawn beside the model."""
     assert portrait.mesh is not None
+    rest = model.space.neutral(portrait.mesh, model.space.fit(portrait.mesh)[1])
+    neutral = rest[0].double().numpy() * 128
     picture = ((portrait.image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     own = portrait.mesh[0].double().numpy() * 128
-    face = FaceRenderer(picture, own, moving.numpy(), MouthInterior(picture, own, own))
+    face = FaceRenderer(picture, own, model.moving.numpy(), MouthInterior(picture, own, neutral))
     frames = np.stack([face.draw(mesh.double().numpy() * 128) for mesh in meshes[0]])
     return torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
 
@@ -343,7 +345,7 @@ def test_an_untrained_model_draws_the_picture_along_its_mesh(name: str) -> None:
     window = model.window
     rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
     expected = portrait.image[:, None].repeat(1, 5, 1, 1, 1)
-    bent = _drawn(portrait, made.mesh, model.moving)
+    bent = _drawn(portrait, made.mesh, model)
     expected[..., rows, columns] = bent[..., rows, columns]
     torch.testing.assert_close(made.frames, expected, atol=1e-6, rtol=0)
     # its lips are other ones than the portrait's
@@ -362,7 +364,7 @@ def test_given_meshes_are_drawn_and_corrected(name: str) -> None:
         made, _ = model.draw_window(model.encode(portrait), speech, None, meshes, unseen)
     assert made.mesh is not None and torch.equal(made.mesh, meshes)
     assert made.mask is not None and made.change is not None
-    bent = model.window.cut(_drawn(portrait, meshes, model.moving))
+    bent = model.window.cut(_drawn(portrait, meshes, model))
     torch.testing.assert_close(made.frames, (bent + made.change).clamp(-1, 1), atol=1e-6, rtol=0)
     assert 0 < made.change.abs().max() <= model.config.bound
     assert (made.change.abs() <= model.config.bound * made.mask + 1e-6).all()

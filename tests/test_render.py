@@ -178,9 +178,9 @@ def test_where_pixels_come_from_goes_to_where_they_are(
     rows, columns = warp.region.shape
     nodes = warp.region.nodes()
     for mesh in speech[:3]:
-        step = (mesh - shut)[speaking]
+        step = (mesh - shut)[warp.moving].astype(np.float32)
         for side, layer, flow in zip((UPPER, LOWER), warp._layers, warp.flows(mesh), strict=True):
-            forward = (layer @ step).reshape(rows, columns, 2).astype(np.float32)
+            forward = layer(step)
             at = (nodes + flow - [warp.region.box[2], warp.region.box[0]]) / warp.region.step
             x, y = np.moveaxis(at.astype(np.float32), -1, 0)
             there = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
