@@ -30,7 +30,7 @@ from talkingface.render.teeth import (
     eye_span,
     face_light,
 )
-from talkingface.render.tone import tone_of
+from talkingface.render.tone import blur_of, tone_of
 
 Points = NDArray[np.floating]
 Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in picture pixels
@@ -43,7 +43,7 @@ _UPPER_EDGE, _LOWER_EDGE = 0.045, 0.02  # of the teeth
 _UPPER_ARCH, _LOWER_ARCH = 0.15, 0.06  # by how much edges rise towards the sides, times x squared
 _TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
 _USUAL_HALF = 0.38  # of a resting mouth
-_SHADE = 0.032  # blur of the lips' shadow
+_SHADE = 0.05  # blur of the lips' shadow
 _LEAST_SHADE, _MOST_LIGHT = 0.3, 1.15  # the second beside what the picture shows
 _MOUTH = np.array([13, 14, 17, 78, 308, 152])  # by these a frame is compared with the picture,
 _NEAR = 0.05  # up to this distance
@@ -52,6 +52,7 @@ _NEAR = 0.05  # up to this distance
 _FRONT = np.array([0.38, 0.15, 0.14], np.float32)
 _TONGUE = np.array([0.66, 0.33, 0.33], np.float32)
 _BACK_SIZE = 48
+_BANK_BLUR, _LEAST_BLUR = 0.6, 0.2  # pixels, of teeth laid into a face; more than that is given
 
 _REACH = (-0.7, 0.7, -0.35, 0.8)  # eye distances about the resting lips that the layers hold
 
@@ -158,6 +159,7 @@ class MouthInterior:
         own = own_mouth.find(picture, mesh, axes, self._box)
         self._dark = _dark_of(picture, around) if flat else tone.apply(_FRONT * tone.level)
         self._back = _back_texture(self._dark, flat)
+        self._blur = float(np.sqrt(max(0.0, blur_of(picture, around) ** 2 - _BANK_BLUR**2)))
         teeth = bank().choose(face)
         sides = float(np.log(max(1.0, face.right) / max(1.0, face.left)))
         self._upper = self._empty()
@@ -314,6 +316,8 @@ class MouthInterior:
             np.asarray(rows, np.float32),
             cv2.INTER_CUBIC,
         )
+        if self._blur > _LEAST_BLUR:
+            out = cv2.GaussianBlur(out, (0, 0), self._blur)
         out[..., 3] = out[..., 3].clip(0, 1)
         edge = np.square(turned / half)
         dim = np.clip(1.08 - 0.62 * edge, 0.2, 1) * np.exp(sides * np.clip(x, -0.4, 0.4) * 0.8)

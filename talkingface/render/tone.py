@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +12,7 @@ from talkingface.render.teeth import LUMA, FaceLight, Floats, Picture
 
 # Teeth beside the cheeks, fitted on 52 portraits (brightness of 255, in logarithms; what is left is
 # 0.2). In speech the lips shade them more than in the smiles of these portraits.
-_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.85
+_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.8
 _BRIGHTEST = 0.88  # of the bright parts of the picture (97th percentile)
 _BESIDE_SKIN = 1.65  # of the cheeks, at most
 
@@ -21,6 +22,7 @@ _WARM, _WARM_SPREAD = 0.42, 0.35
 _GREEN, _GREEN_SPREAD = -0.07, 0.08
 _CAST = 0.85
 
+_FINE, _COARSE, _SOFTEST = 0.8, 1.6, 4.0  # pixels
 _SAMPLES = 20_000
 _ONE_TONE, _COLOURED = 1.5, 3.5  # levels of 255: how far colours lie from one tone for each light
 
@@ -69,6 +71,25 @@ def tone_of(picture: Picture, face: FaceLight, box: tuple[int, int, int, int]) -
         _BESIDE_SKIN * skin,
     )
     return Tone(max(level, 4.0), _cast(face.skin), monochrome, weight, grey)
+
+
+def blur_of(picture: Picture, box: tuple[int, int, int, int]) -> float:
+    """Estimate how soft a part of a picture is: sigma in pixels of the Gaussian that blurred it.
+
+    The Laplacian of Gaussian of a blurred edge falls with 1 / (sigma^2 + its own scale^2); the
+    ratio of its strongest answers at two scales gives sigma. box: y0, y1, x0, x1.
+    """
+    y0, y1, x0, x1 = box
+    light = (picture[y0:y1, x0:x1].astype(np.float32) @ LUMA).astype(np.float32)
+    fine, coarse = (
+        float(np.percentile(np.abs(cv2.Laplacian(cv2.GaussianBlur(light, (0, 0), s), -1)), 98))
+        for s in (_FINE, _COARSE)
+    )
+    if coarse < 0.5:  # nothing is seen, sharp or not
+        return 0.0
+    ratio = max(fine / coarse, 1.01)
+    squared = (_COARSE**2 - ratio * _FINE**2) / (ratio - 1)
+    return float(np.sqrt(np.clip(squared, 0, _SOFTEST**2)))
 
 
 def _samples(picture: Picture) -> Floats:
