@@ -127,12 +127,12 @@ def look(picture: NDArray[np.uint8], mesh: NDArray[np.floating]) -> View:
     matrix = np.concatenate([turn, np.zeros((2, 1))], 1)
     matrix[:, 2] = np.array([WIDTH / 2, ABOVE]) - turn @ mesh[13]
     if SCALE < unit:
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.4 * unit / SCALE)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.4 * unit / SCALE), np.uint8)
     colour = cv2.warpAffine(picture, matrix, (WIDTH, ROWS), flags=cv2.INTER_CUBIC)
     ring = (mesh[INNER_LIPS] @ turn.T + matrix[:, 2]) * 16
     inside = np.zeros((ROWS, WIDTH), np.uint8)
     cv2.fillPoly(inside, [np.rint(ring).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return View(colour.astype(np.float32), inside.astype(np.float32) / 255)
+    return View(np.asarray(colour, np.float32), np.asarray(inside / 255, np.float32))
 
 
 def toothness(view: View) -> NDArray[np.bool_]:
@@ -168,7 +168,7 @@ def smooth_edge(columns: NDArray[np.int_], edge: NDArray[np.float64]) -> NDArray
     """Return the parabola through most of an edge, for every column of a view: (WIDTH,)."""
     x = (columns - WIDTH / 2) / SCALE
     weight = np.ones(len(x))
-    solved = np.zeros(3)
+    solved: NDArray[np.floating] = np.zeros(3)
     for _ in range(8):
         a = np.stack([np.ones_like(x), x, x * x], 1) * weight[:, None]
         solved = np.linalg.lstsq(a, edge * weight, rcond=None)[0]
@@ -188,10 +188,10 @@ def cut(view: View, down: bool, rows: int, edge_row: int) -> Floats | None:
     colour, inside, tooth = view.colour[flip], view.inside[flip] > 0.5, toothness(view)[flip]
     light, top = colour @ LUMA, np.where(inside.any(0), inside.argmax(0), -1)
     ends = np.full(WIDTH, -1.0)
-    for x in np.flatnonzero(top >= 0):
-        run = run_end(tooth[top[x] :, x], light[top[x] :, x], REACH)
+    for k in np.flatnonzero(top >= 0):
+        run = run_end(tooth[top[k] :, k], light[top[k] :, k], REACH)
         if run is not None:
-            ends[x] = top[x] + run[1] + 0.5
+            ends[k] = top[k] + run[1] + 0.5
     columns = np.flatnonzero(ends >= 0)
     if len(columns) < LEAST_TEETH[0 if down else 1] * WIDTH:
         return None
@@ -312,7 +312,7 @@ def sheet(bank: TeethBank, names: tuple[list[str], list[str]]) -> NDArray[np.uin
             tiles.append(tile)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 8)
     rows = [np.hstack(tiles[k : k + 8]) for k in range(0, len(tiles), 8)]
-    return np.vstack(rows)
+    return np.asarray(np.vstack(rows), np.uint8)
 
 
 def main() -> None:

@@ -253,13 +253,12 @@ class Cran(nn.Module):
         meshes: (B, T, 478, 2) to draw instead of the predicted ones (training the decoder), as they
         are with a head that moves. teacher: for the schemes that look back.
         """
-        audio = self.encode_audio(speech)
         if self.config.output == "mesh" and meshes is None:
             assert identity.mouth is not None
             meshes = self.readout.meshes(identity.mouth, speech)
         if self.config.looks_back:
-            return self._step_by_step(identity, audio, state, meshes, teacher)
-        hybrid, state = self._hybrid(identity.features, audio, state)
+            return self._step_by_step(identity, speech, state, meshes, teacher)
+        hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
 
     @property
@@ -302,22 +301,27 @@ class Cran(nn.Module):
     def _step_by_step(
         self,
         identity: Identity,
-        audio: Tensor,
+        speech: Tensor,
         state: State,
         meshes: Tensor | None,
         teacher: Teacher | None,
     ) -> tuple[Generated, State]:
-        """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU)."""
+        """Fig. 1b (the frame before instead of the identity) and Sec. 5 (both, and the GRU).
+
+        Frames are computed one by one from the speech on, so that a stream gives the same bits in
+        any chunking: what is fed back would let the last ones grow.
+        """
         natural = self.config.scheme == "natural"
         recurrent, before, head = self._begin(identity) if state is None else state
         pictures = []
-        for t in range(audio.shape[1]):
+        for t in range(speech.shape[1]):
+            audio = self.encode_audio(speech[:, t : t + 1])
             if teacher is not None and teacher.used[t]:
                 before = self.window.cut(teacher.frames[:, t])
             seen, skips = self._encode_image(before)
             face = identity.features if natural else seen
             extra = seen.unsqueeze(1) if natural else None
-            hybrid, recurrent = self._hybrid(face, audio[:, t : t + 1], recurrent, extra)
+            hybrid, recurrent = self._hybrid(face, audio, recurrent, extra)
             shown = None if meshes is None else meshes[:, t : t + 1]
             if head is not None and teacher is None:
                 assert shown is not None

@@ -18,6 +18,7 @@ from talkingface.render import own_mouth
 from talkingface.render.teeth import (
     LEVEL,
     LOWER_EDGE,
+    LOWER_ROWS,
     LUMA,
     SCALE,
     UPPER_EDGE,
@@ -29,7 +30,7 @@ from talkingface.render.teeth import (
     eye_span,
     face_light,
 )
-from talkingface.render.tone import Tone, tone_of
+from talkingface.render.tone import tone_of
 
 Points = NDArray[np.floating]
 Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in picture pixels
@@ -43,7 +44,9 @@ _UPPER_ARCH, _LOWER_ARCH = 0.15, 0.06  # by how much edges rise towards the side
 _TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
 _USUAL_HALF = 0.38  # of a resting mouth
 _SHADE = 0.032  # blur of the lips' shadow
-_LEAST_SHADE = 0.3
+_LEAST_SHADE, _MOST_LIGHT = 0.3, 1.15  # the second beside what the picture shows
+_MOUTH = np.array([13, 14, 17, 78, 308, 152])  # by these a frame is compared with the picture,
+_NEAR = 0.05  # up to this distance
 
 # Colours beside the level of the teeth, in neutral light.
 _FRONT = np.array([0.38, 0.15, 0.14], np.float32)
@@ -102,12 +105,28 @@ class Axes:
 
     def box(self, low: float, high: float, top: float, bottom: float) -> Box:
         """The picture's box that holds a part of the face, in eye distances."""
-        corners = [
-            self.origin + x * self.across + y * self.down for x in (low, high) for y in (top, bottom)
-        ]
+        places = [(x, y) for x in (low, high) for y in (top, bottom)]
+        corners = [self.origin + x * self.across + y * self.down for x, y in places]
         x0, y0 = np.floor(np.min(corners, 0)).astype(int)
         x1, y1 = np.ceil(np.max(corners, 0)).astype(int) + 1
         return int(y0), int(y1), int(x0), int(x1)
+
+
+@dataclass(frozen=True)
+class _OwnFrame:
+    """What the picture shows of its mouth. mesh: (478, 2) of it.
+
+    seen: premultiplied (h, w, 4) in the layers' box; shade: (h, w), of its lips.
+    """
+
+    mesh: Points
+    seen: Floats
+    shade: Floats
+
+    def likeness(self, mesh: Points, axes: Axes) -> float:
+        """How near a frame's mouth is to the picture's: 1 for the same, 0 beyond _NEAR."""
+        off = np.linalg.norm((mesh - self.mesh)[_MOUTH], axis=1).max() / axes.unit
+        return float(np.clip(1 - (off / _NEAR) ** 2, 0, 1))
 
 
 class MouthInterior:
@@ -137,7 +156,7 @@ class MouthInterior:
         self._jaw = mesh[_JAW].mean(0)
         jaw = axes.points(self._jaw) - axes.points(neutral[_JAW].mean(0))
         own = own_mouth.find(picture, mesh, axes, self._box)
-        self._dark = (_dark_of(picture, around) if flat else tone.apply(_FRONT * tone.level))
+        self._dark = _dark_of(picture, around) if flat else tone.apply(_FRONT * tone.level)
         self._back = _back_texture(self._dark, flat)
         teeth = bank().choose(face)
         sides = float(np.log(max(1.0, face.right) / max(1.0, face.left)))
@@ -147,9 +166,10 @@ class MouthInterior:
             if own is None or not own.whole:
                 self._upper = self._upper_teeth(teeth, sides, own)
             self._lower = self._lower_mouth(teeth, sides, jaw)
-        self._own_shade: Floats | None = None
+        self._own: _OwnFrame | None = None
         if own is not None:
-            self._own_shade = shade = self._shade(mesh, self._box)
+            shade = self._shade(mesh, self._box)
+            self._own = _OwnFrame(mesh, own.seen, shade)
             bank_shade = np.stack([shade, shade, shade, np.ones_like(shade)], -1)
             self._upper = _over(own.upper, self._upper * bank_shade)
             self._lower = _over(own.lower, self._lower * bank_shade)
@@ -176,32 +196,31 @@ class MouthInterior:
     def _draw(self, mesh: Points, box: Box) -> Floats:
         """`draw` of a box that the layers hold."""
         y0, y1, x0, x1 = box
+        top, left = y0 - self._box[0], x0 - self._box[2]
+        here = slice(top, top + y1 - y0), slice(left, left + x1 - x0)
         size = (x1 - x0, y1 - y0)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = cv2.warpAffine(
-            self._back, self._back_matrix(mesh, box), size, flags=flags,
-            borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-        here = slice(y0 - self._box[0], y1 - self._box[0]), slice(x0 - self._box[2], x1 - self._box[2])
-        if self._own_shade is not None:  # the shade below counts beside that of the picture
-            out *= cv2.cvtColor(self._own_shade[here], cv2.COLOR_GRAY2RGB)
+        out = _sampled(self._back, self._back_matrix(mesh, box), size)
+        if self._own is not None:  # the shade below counts beside that of the picture
+            out *= _three(self._own.shade[here])
         jaw = mesh[_JAW].mean(0) - self._jaw
-        matrix = np.array([
-            [1, 0, x0 - self._box[2] - jaw[0]], [0, 1, y0 - self._box[0] - jaw[1]],
-        ])  # fmt: skip
-        lower = cv2.warpAffine(self._lower, matrix, size, flags=flags)
-        out *= cv2.cvtColor(1 - lower[..., 3], cv2.COLOR_GRAY2RGB)
+        shift = np.array([[1, 0, left - jaw[0]], [0, 1, top - jaw[1]]])
+        lower = _sampled(self._lower, shift, size, cv2.BORDER_CONSTANT)
+        out *= _three(1 - lower[..., 3])
         out += lower[..., :3]
         out *= self._keep[here]
         out += self._upper[here]
         shade = self._shade(mesh, box)
-        if self._own_shade is not None:
-            shade = np.minimum(shade / self._own_shade[here], 1.15)
-        out *= cv2.cvtColor(shade, cv2.COLOR_GRAY2RGB)
+        if self._own is not None:
+            shade = np.minimum(shade / self._own.shade[here], _MOST_LIGHT)
+        out *= _three(shade)
+        if self._own is not None:
+            likeness = self._own.likeness(mesh, self._axes)
+            if likeness > 0:
+                seen = self._own.seen[here] * np.float32(likeness)
+                out *= _three(1 - seen[..., 3])
+                out += seen[..., :3]
         np.minimum(out, 255, out=out)
-        if self._tone.grey:
-            out = cv2.cvtColor(np.ascontiguousarray(out[..., 1]), cv2.COLOR_GRAY2RGB)
-        return np.asarray(out, np.float32)
+        return _three(np.ascontiguousarray(out[..., 1])) if self._tone.grey else out
 
     def _back_matrix(self, mesh: Points, box: Box) -> NDArray[np.float64]:
         """A box's pixels -> pixels of the darkness, which spans the opening: (2, 3)."""
@@ -228,21 +247,16 @@ class MouthInterior:
         cv2.fillPoly(mask, [np.rint(ring * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
         sigma = _SHADE * self._axes.unit / step
         blurred = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
-        small = np.clip((blurred - 0.12) / 0.62, 0, 1) * (1 - _LEAST_SHADE) + _LEAST_SHADE
+        light = np.clip((blurred - 0.12) / 0.62, 0, 1) * (1 - _LEAST_SHADE) + _LEAST_SHADE
+        small = np.asarray(light, np.float32)
         matrix = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = cv2.warpAffine(
-            small, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        return np.asarray(out, np.float32)
+        return _sampled(small, matrix, (x1 - x0, y1 - y0))
 
     def _empty(self) -> Floats:
         y0, y1, x0, x1 = self._box
         return np.zeros((y1 - y0, x1 - x0, 4), np.float32)
 
-    def _upper_teeth(
-        self, teeth: TeethSet, sides: float, own: own_mouth.OwnMouth | None
-    ) -> Floats:
+    def _upper_teeth(self, teeth: TeethSet, sides: float, own: own_mouth.OwnMouth | None) -> Floats:
         """The bank's upper teeth on the skull, premultiplied RGB and alpha: (h, w, 4).
 
         They take edge and colour of the picture's own, where it shows some; where it shows parted
@@ -254,7 +268,8 @@ class MouthInterior:
             lift -= _UPPER_EDGE
         x, y = self._axes.grid(self._box)
         edge = _UPPER_EDGE + lift - _UPPER_ARCH * np.square(np.clip(x, -0.45, 0.45))
-        layer = self._teeth(teeth.upper, x, y - edge, UPPER_EDGE, sides, 1.0)
+        below = np.asarray(y - edge, np.float32)
+        layer = self._teeth(teeth.upper, x, below, UPPER_EDGE, sides, 1.0)
         if own is not None and own.colour is not None:
             usual = self._tone.apply(own_mouth.TINT * self._tone.level)
             layer[..., :3] *= own.colour / np.maximum(usual, 1)
@@ -265,7 +280,8 @@ class MouthInterior:
         x, y = self._axes.grid(self._box)
         x, y = x - np.float32(jaw[0]), y - np.float32(jaw[1])
         edge = _LOWER_EDGE - _LOWER_ARCH * np.square(np.clip(x, -0.45, 0.45))
-        lower = self._teeth(teeth.lower, x, y - edge, LOWER_EDGE, sides, 0.68)
+        below = np.asarray(y - edge, np.float32)
+        lower = self._teeth(teeth.lower, x, below, LOWER_EDGE, sides, 0.68)
         height = y - _LOWER_EDGE + _TONGUE_TOP - 0.5 * np.square(x)
         alpha = np.clip(height / _TONGUE_SOFT + 0.5, 0, 1)
         alpha *= np.clip((_TONGUE_WIDTH - np.abs(x)) / 0.1 + 0.5, 0, 1)
@@ -289,15 +305,36 @@ class MouthInterior:
         size = np.clip(np.sqrt(half / _USUAL_HALF), 0.9, 1.12)
         columns = turned * np.float32(SCALE / size) + np.float32(WIDTH / 2)
         rows = below * np.float32(SCALE / size) + np.float32(edge_row)
-        rows = rows.clip(1 if edge_row == UPPER_EDGE else -9, None if edge_row == UPPER_EDGE else 28)
+        rows = np.maximum(rows, 1) if edge_row == UPPER_EDGE else np.minimum(rows, LOWER_ROWS - 4)
         toned = self._tone.apply(teeth[..., :3] * (self._tone.level * light / LEVEL))
         premultiplied = np.concatenate([toned * teeth[..., 3:], teeth[..., 3:]], -1)
-        out = cv2.remap(premultiplied, columns, rows, cv2.INTER_CUBIC)
+        out = cv2.remap(
+            np.asarray(premultiplied, np.float32),
+            np.asarray(columns, np.float32),
+            np.asarray(rows, np.float32),
+            cv2.INTER_CUBIC,
+        )
         out[..., 3] = out[..., 3].clip(0, 1)
         edge = np.square(turned / half)
         dim = np.clip(1.08 - 0.62 * edge, 0.2, 1) * np.exp(sides * np.clip(x, -0.4, 0.4) * 0.8)
         out[..., :3] *= dim[..., None]
         return np.asarray(out.clip(0, 255), np.float32)
+
+
+def _sampled(
+    layer: Floats,
+    matrix: NDArray[np.float64],
+    size: tuple[int, int],
+    border: int = cv2.BORDER_REPLICATE,
+) -> Floats:
+    """A layer at matrix (2, 3) times the pixels of a (width, height)."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(layer, matrix, size, flags=flags, borderMode=border))
+
+
+def _three(plane: Floats) -> Floats:
+    """(h, w) -> (h, w, 3)."""
+    return np.asarray(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB))
 
 
 def _over(front: Floats, behind: Floats) -> Floats:

@@ -34,9 +34,10 @@ _TOO_DARK = 40.0
 
 
 class FaceAxes(Protocol):
-    """What is needed of `mouth.Axes`."""
+    """The part of `mouth.Axes` that is needed here."""
 
-    unit: float
+    @property
+    def unit(self) -> float: ...
 
     def points(self, points: Points) -> Points: ...
     def grid(self, box: Box) -> tuple[Floats, Floats]: ...
@@ -46,7 +47,8 @@ class FaceAxes(Protocol):
 class OwnMouth:
     """What a picture shows between its lips, premultiplied (h, w, 4) in the layers' box.
 
-    upper: teeth of the skull; lower: the rest. has_teeth: whether there are upper ones. lip: where
+    upper: teeth of the skull; lower: the rest; seen: both as
+    they are. has_teeth: whether there are upper ones. lip: where
     the upper lip is, eye distances under the resting lips. edge: of the upper teeth in the
     middle, likewise; colour: (3,), of them; whole: whether they need no others
     beside them. Where lips are parted and nothing can be
@@ -55,6 +57,7 @@ class OwnMouth:
 
     upper: Floats
     lower: Floats
+    seen: Floats
     has_teeth: bool
     lip: float
     edge: float = 0.0
@@ -89,12 +92,13 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     edge = _edge(own, inside, x, y)
     if edge is None and gap < _LEAST_DARK_GAP:
         nothing = np.zeros((*inside.shape, 4), np.float32)
-        return OwnMouth(nothing, nothing, False, max(lip, _LEAST_LIFT))
+        return OwnMouth(nothing, nothing, nothing, False, max(lip, _LEAST_LIFT))
     colour = _filled(own, inside, _AROUND * axes.unit)
+    seen = _premultiplied(colour, np.clip(distance + 0.5, 0, 1))
     whole = np.clip(1.5 + distance / (0.06 * axes.unit), 0, 1)
     if edge is None:
         lower = _premultiplied(colour, whole)
-        return OwnMouth(np.zeros_like(lower), lower, False, lip)
+        return OwnMouth(np.zeros_like(lower), lower, seen, False, lip)
     centres, tops, ends = edge
     top = np.interp(x, centres, tops).astype(np.float32)
     end = np.interp(x, centres, ends, left=-9, right=-9).astype(np.float32) + _INSET
@@ -111,7 +115,8 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     if (inside * below).sum() < _LEAST_BELOW * inside.sum():
         lower = np.zeros_like(upper)
     middle = float(np.interp(0, centres, ends))
-    return OwnMouth(upper, lower, True, lip, middle, _bright(own[(inside * teeth) > 0.5]), whole_set)
+    tooth = _bright(own[(inside * teeth) > 0.5])
+    return OwnMouth(upper, lower, seen, True, lip, middle, tooth, whole_set)
 
 
 def _bright(colours: Floats) -> Floats | None:
@@ -137,8 +142,8 @@ def _edge(
     if there.sum() < 30:
         return None
     light = colour @ LUMA
-    bright = np.percentile(light[there], 92)
-    lab = cv2.cvtColor(colour / 255, cv2.COLOR_RGB2LAB)
+    bright = float(np.percentile(light[there], 92))
+    lab = np.asarray(cv2.cvtColor(colour / 255, cv2.COLOR_RGB2LAB), np.float32)
     redness = lab[..., 1] - np.median(lab[..., 1][there & (light > 0.85 * bright)])
     tooth = there & (light > 0.5 * bright) & (redness < 12)
     if not _beside_lips(light, lab, there, bright):
@@ -163,15 +168,13 @@ def _edge(
     return centres.astype(np.float32), _smoothed(centres, top[shown]), smooth
 
 
-def _beside_lips(
-    light: Floats, lab: Floats, there: NDArray[np.bool_], bright: np.floating
-) -> bool:
+def _beside_lips(light: Floats, lab: Floats, there: NDArray[np.bool_], bright: float) -> bool:
     """Whether the brightest of an opening is brighter or less red than the lips around it."""
     size = max(5, int(np.sqrt(there.sum()) / 8)) | 1
     lips = (cv2.dilate(there.astype(np.uint8), np.ones((size, size), np.uint8)) > 0) & ~there
     best = there & (light > 0.85 * bright)
     redness = np.median(lab[..., 1][lips]) - np.median(lab[..., 1][best])
-    brighter = float(bright / max(1.0, float(np.median(light[lips]))))
+    brighter = bright / max(1.0, float(np.median(light[lips])))
     return brighter > 1.35 or (brighter > 0.8 and float(redness) > 8)
 
 
@@ -205,7 +208,13 @@ def _smoothed(x: NDArray[np.float64], values: NDArray[np.float64]) -> Floats:
 
 
 def _above(
-    colour: Floats, box: Box, axes: FaceAxes, x: Floats, y: Floats, top: Floats, teeth: Floats,
+    colour: Floats,
+    box: Box,
+    axes: FaceAxes,
+    x: Floats,
+    y: Floats,
+    top: Floats,
+    teeth: Floats,
     whole: bool,
 ) -> Floats:
     """The teeth above the lip that hides them: the row under it drawn upwards.
@@ -217,7 +226,7 @@ def _above(
     rise = (under - y)[..., None]
     ahead = axes.points(np.array([[x0, y0], [x0 + 1, y0], [x0, y0 + 1]]))
     turn = np.linalg.inv((ahead[1:] - ahead[:1]).T)  # eye distances -> pixels
-    step = (rise * turn[:, 1].astype(np.float32))
+    step = rise * turn[:, 1].astype(np.float32)
     height, width = y.shape
     columns = np.arange(width, dtype=np.float32)[None] + step[..., 0]
     rows = np.arange(height, dtype=np.float32)[:, None] + step[..., 1]
@@ -249,7 +258,7 @@ def _padded(picture: Picture, box: Box) -> Floats:
     height, width = picture.shape[:2]
     rows = np.arange(box[0], box[1]).clip(0, height - 1)
     columns = np.arange(box[2], box[3]).clip(0, width - 1)
-    return picture[rows[:, None], columns[None]].astype(np.float32)
+    return np.asarray(picture[rows[:, None], columns[None]], np.float32)
 
 
 def _premultiplied(colour: Floats, alpha: Floats) -> Floats:

@@ -128,20 +128,18 @@ def bank() -> TeethBank:
 
 
 def read_bank(path: Path) -> TeethBank:
-    """Read a bank's file."""
+    """Read a bank's file. Raises ValueError where it holds other things."""
     with np.load(path, allow_pickle=False) as file:
         parts = {name: file[name] for name in file.files}
     rows = {"upper": UPPER_ROWS, "lower": LOWER_ROWS}
-    sets = {
-        name: np.concatenate(
-            [
-                cv2.imdecode(parts[f"{name}_colour"], cv2.IMREAD_COLOR)[..., ::-1],
-                cv2.imdecode(parts[f"{name}_alpha"], cv2.IMREAD_GRAYSCALE)[..., None],
-            ],
-            -1,
-        ).reshape(-1, count, WIDTH, 4)
-        for name, count in rows.items()
-    }
+    sets: dict[str, Picture] = {}
+    for name, count in rows.items():
+        colour = cv2.imdecode(parts[f"{name}_colour"], cv2.IMREAD_COLOR)
+        alpha = cv2.imdecode(parts[f"{name}_alpha"], cv2.IMREAD_GRAYSCALE)
+        if colour is None or alpha is None:
+            raise ValueError(f"{path}: not a bank of teeth: its {name} teeth are no pictures")
+        both = np.concatenate([colour[..., ::-1], alpha[..., None]], -1)
+        sets[name] = np.asarray(both.reshape(-1, count, WIDTH, 4), np.uint8)
     return TeethBank(sets["upper"], sets["lower"], parts["numbers"], parts["lower_numbers"])
 
 
@@ -176,7 +174,7 @@ def face_light(picture: Picture, mesh: NDArray[np.floating]) -> FaceLight:
         for points in (_LEFT_SKIN, _RIGHT_SKIN)
     )
     corner_left, corner_right, middle = mesh[[_LEFT_CORNER, _RIGHT_CORNER, _MIDDLE]]
-    halves = np.linalg.norm(corner_left - middle), np.linalg.norm(corner_right - middle)
+    halves = [float(np.linalg.norm(corner - middle)) for corner in (corner_left, corner_right)]
     return FaceLight(
         skin=((left + right) / 2).astype(np.float32),
         left=float(left @ LUMA),
@@ -184,7 +182,7 @@ def face_light(picture: Picture, mesh: NDArray[np.floating]) -> FaceLight:
         white=max(_eye_white(picture, mesh[list(ring)]) for ring in _EYES),
         roundness=unit / max(1e-6, float(np.linalg.norm(mesh[_FOREHEAD] - mesh[_CHIN]))),
         mouth=float(np.linalg.norm(corner_right - corner_left)) / unit,
-        turn=float((halves[1] - halves[0]) / max(1e-6, halves[0] + halves[1])),
+        turn=(halves[1] - halves[0]) / max(1e-6, sum(halves)),
         sharpness=unit,
     )
 

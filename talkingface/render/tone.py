@@ -22,7 +22,7 @@ _GREEN, _GREEN_SPREAD = -0.07, 0.08
 _CAST = 0.85
 
 _SAMPLES = 20_000
-_ONE_TONE, _COLOURED = 3.0, 8.0  # levels of 255: how far colours lie from one tone for each light
+_ONE_TONE, _COLOURED = 1.5, 3.5  # levels of 255: how far colours lie from one tone for each light
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Tone:
     def apply(self, colour: Floats) -> Floats:
         """Give neutral colours (..., 3) in [0, 255] the light's colour; brightness stays."""
         light = colour @ LUMA
-        toned = self.monochrome[np.rint(light).clip(0, 255).astype(np.intp)]
+        toned: Floats = self.monochrome[np.rint(light).clip(0, 255).astype(np.intp)]
         if self.weight >= 1:
             return toned
         lit = colour * self.cast
@@ -54,8 +54,8 @@ class Tone:
 def tone_of(picture: Picture, face: FaceLight, box: tuple[int, int, int, int]) -> Tone:
     """Read the tone off a picture (H, W, 3); box: y0, y1, x0, x1 of the face in it."""
     y0, y1, x0, x1 = box
-    part = picture[y0:y1, x0:x1].reshape(-1, 3)
-    part = part[:: max(1, len(part) // _SAMPLES)].astype(np.float32)
+    part = _samples(picture)
+    bright = float(np.percentile(_samples(picture[y0:y1, x0:x1]) @ LUMA, 97))
     light = part @ LUMA
     grey = bool((part == part[:, :1]).all())
     monochrome = _monochrome(part, light)
@@ -65,10 +65,16 @@ def tone_of(picture: Picture, face: FaceLight, box: tuple[int, int, int, int]) -
     skin = max(1.0, float(face.skin @ LUMA))
     level = min(
         _TEETH * skin**_TEETH_SLOPE * _SPEECH,
-        _BRIGHTEST * float(np.percentile(light, 97)),
+        _BRIGHTEST * bright,
         _BESIDE_SKIN * skin,
     )
     return Tone(max(level, 4.0), _cast(face.skin), monochrome, weight, grey)
+
+
+def _samples(picture: Picture) -> Floats:
+    """Evenly spaced pixels of a picture, (N, 3)."""
+    pixels = picture.reshape(-1, 3)
+    return np.asarray(pixels[:: max(1, len(pixels) // _SAMPLES)], np.float32)
 
 
 def _cast(skin: Floats) -> Floats:
@@ -84,11 +90,16 @@ def _beyond(value: float, spread: float) -> float:
 
 
 def _monochrome(part: NDArray[np.float32], light: Floats) -> Floats:
-    """Return the mean colour for each brightness, (256, 3): a quadratic of it, black at black."""
+    """Return the mean colour for each brightness, (256, 3): a quadratic of it, black at black.
+
+    Beyond the brightness that the pixels have, the ratios of the channels stay.
+    """
+    every = np.arange(256, dtype=np.float32)
     if (part == part[:, :1]).all():
-        return np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, 1)
+        return np.repeat(every[:, None], 3, 1)
     x = light / 255
     solved = np.linalg.lstsq(np.stack([x, x * x], 1), part / 255, rcond=None)[0]
-    every = np.arange(256, dtype=np.float32) / 255
-    out: Floats = (np.stack([every, every * every], 1) @ solved * 255).clip(0, 255)
-    return out.astype(np.float32)
+    known = np.clip(every, *np.percentile(light, [2, 98])).clip(1) / 255
+    ratio = (np.stack([known, known * known], 1) @ solved).clip(0) / known[:, None]
+    ratio /= np.maximum(ratio @ LUMA, 1e-3)[:, None]
+    return np.asarray((every[:, None] * ratio).clip(0, 255), np.float32)
