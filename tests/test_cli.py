@@ -72,13 +72,24 @@ def test_a_video_and_its_sheet(cli: Cli, portrait: Path, speech: Path, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png", "talking.mp4"]
 
 
-def test_crop_and_overwrite(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
+def test_crop_and_overwrite(cli: Cli, portrait: Path, short: Path, tmp_path: Path) -> None:
     out = tmp_path / "face.mp4"
     out.write_bytes(b"old")
-    ran = cli("generate", portrait, speech, "-o", out, "--crop", "--overwrite", *TINY)
-    assert ran.code == 0
-    info = video.probe(out)
-    assert (info.width, info.height) == (128, 128)
+    for size, side in ((None, 256), (64, 64), (129, 128), (512, 512)):
+        asked = () if size is None else ("--crop-size", size)
+        ran = cli("generate", portrait, short, "-o", out, "--crop", *asked, "--overwrite", *TINY)
+        assert ran.code == 0, ran.err
+        info = video.probe(out)
+        assert (info.width, info.height) == (side, side)
+
+
+def test_a_crop_of_no_size_is_refused(
+    cli: Cli, portrait: Path, short: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "face.mp4"
+    for size in (63, 2049):
+        ran = cli("generate", portrait, short, "-o", out, "--crop", "--crop-size", size, *TINY)
+        assert ran.code == 2 and "crop" in ran.err and not out.exists()
 
 
 def test_weights_by_path(cli: Cli, portrait: Path, speech: Path, tmp_path: Path) -> None:
@@ -151,7 +162,8 @@ def test_maps_beside_the_video(
     cli: Cli, portrait: Path, short: Path, tmp_path: Path, model: str
 ) -> None:
     out, maps = tmp_path / "talking.mp4", tmp_path / "maps.mp4"
-    options = ("--maps", maps, "--crop", "--model", model, "--device", "cpu")
+    crop = ("--crop", "--crop-size", 128)  # as many pixels as the panel's face has
+    options = ("--maps", maps, *crop, "--model", model, "--device", "cpu")
     ran = cli("generate", portrait, short, "-o", out, *options)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.endswith(f"{maps}: attention, colour and face\n")

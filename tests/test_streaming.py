@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ import torch
 
 import talkingface
 from talkingface import audio, models, picture, streaming, weights
+from talkingface.contract import Generated
 from talkingface.data import expression_space
 from talkingface.errors import BadRequest, BadWeights, OutputError
+from talkingface.geometry import invert, transform, warp_crop
+from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.models.lips import TOKENS, LipsConfig
 from talkingface.pipeline import TalkingFace
-from talkingface.streaming import Stream
+from talkingface.render.face import FaceRenderer
+from talkingface.render.mouth import MouthInterior
+from talkingface.streaming import Moment, Stream
 
 SPACE = Path(__file__).parent / "fixtures" / "expression_space.safetensors"
 LIVE = 640 * 3 + 17  # samples per chunk: no whole number of frames
@@ -37,8 +43,6 @@ def face(portrait: Path) -> np.ndarray:
 def speaker(scheme: str) -> TalkingFace:
     """A tiny random generator of that scheme, or of that name; its states differ in kind."""
     if scheme in ("frame", "recurrent", "sequential", "natural"):
-        from dataclasses import replace
-
         config: Any = replace(models.PRESETS["cran-tiny"], scheme=scheme)
         if scheme == "natural":
             meshed = {"output": "mesh", "lips": "expression", "speech": TOKENS}
@@ -155,6 +159,46 @@ def test_what_is_shown(face: np.ndarray, sound: np.ndarray) -> None:
         maker.open(face, show="whole")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="makes no maps"):
         talkingface.load("still").open(face, show="maps").push(sound[:8000])
+
+
+def test_a_frame_is_the_wholebent_and_what_the_model_adds(face: np.ndarray) -> None:
+    """In whole pictures and in bare faces alike, at their own resolution."""
+    sitter = talkingface.load("atvg-tiny")._seat(face, None, None, None, 1280)
+    assert sitter.mouth is not None and sitter.moving is not None
+    mesh = sitter.mouth.mesh.clone()
+    mesh[:, torch.from_numpy(np.r_[INNER_LIPS[11:], OUTER_LIPS[11:], 152]), 1] += 0.04
+    change = torch.zeros(1, 1, 3, 128, 128)
+    change[..., 80:100, 50:80] = 0.2
+    crop = sitter.crop
+    for side in (None, 256):
+        renderer = sitter.renderer if side is None else sitter.face_renderer(side)
+        scale = 1.0 if side is None else side / 128
+        matrix = sitter.matrix if side is None else None
+        if matrix is None:  # pixel x of the crop is (x + 0.5) scale - 0.5 of the larger one
+            matrix = np.array([[1, 0, 0.5], [0, 1, 0.5]]) / scale - [[0, 0, 0.5], [0, 0, 0.5]]
+            to_side = sitter.matrix * scale
+            to_side[:, 2] += 0.5 * scale - 0.5
+            whole = warp_crop(face, to_side, side)
+        else:
+            whole = face
+        own, rest, moved = (
+            transform(points[0].double().numpy() * 128, invert(matrix))
+            for points in (sitter.mouth.mesh, sitter.mouth.neutral, mesh)
+        )
+        behind = MouthInterior(whole, own, rest)
+        expected = FaceRenderer(whole, own, sitter.moving, behind).draw(moved)
+        made = Generated(torch.zeros(1, 1, 3, 128, 128), mesh=mesh[:, None])
+        bent = renderer(Moment(crop, made, 0))
+        assert np.array_equal(bent, expected) and not np.array_equal(bent, whole)
+        added = renderer(Moment(crop, replace(made, change=change), 0)).astype(int) - bent
+        inside = transform(
+            np.stack(np.meshgrid(*map(np.arange, whole.shape[1::-1])), -1).astype(float), matrix
+        )
+        heart = ((inside > [51, 81]) & (inside < [78, 98])).all(-1)
+        lit = heart[..., None] & (bent < 220)
+        assert lit.any() and np.abs(added[lit] - 0.2 * 127.5).max() <= 1
+        away = ((inside < [48, 78]) | (inside > [81, 101])).any(-1)
+        assert not added[away].any()
 
 
 def test_bad_sounds_and_finished_streams(face: np.ndarray, sound: np.ndarray) -> None:

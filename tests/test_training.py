@@ -25,6 +25,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.evaluation import detection
 from talkingface.models.atvg import AtConfig
+from talkingface.models.discriminators import LEAN_REGRESSION_CRITIC
 from talkingface.models.lipreader import (
     GRID_WORDS,
     MouthSpec,
@@ -72,7 +73,7 @@ def make_atvg(cache: Cache, reader: Path) -> AtvgRecipe:
 
 
 def make_published_atvg(cache: Cache) -> AtvgRecipe:
-    """The published AT-net, which learns, before a tiny VG-net."""
+    """The published networks, tiny: here AT-net learns too, and VG-net draws the whole crop."""
     model = replace(
         models.PRESETS["atvg-tiny"],
         speech=SpeechSpec(hops=28),
@@ -83,7 +84,30 @@ def make_published_atvg(cache: Cache) -> AtvgRecipe:
     drawing, both = presets.ATVG["atvg-tiny"].stages
     lips = Stage(2, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False)
     both = replace(both, weights={**both.weights, "lips": 0.2})
-    return AtvgRecipe(AtvgTraining(model, (lips, replace(drawing, steps=2), both)), cache)
+    critic = replace(LEAN_REGRESSION_CRITIC, size=(128, 128))
+    stages = (lips, replace(drawing, steps=2), both)
+    return AtvgRecipe(AtvgTraining(model, stages, regression_critic=critic), cache)
+
+
+def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
+    """A tiny CRAN that corrects the bent picture; its lips were fitted before."""
+    natural = scheme == "natural"
+    tiny = replace(
+        models.PRESETS["cran-tiny"],
+        speech=models.PRESETS["cran"].speech,
+        scheme=scheme,
+        output="mesh",
+        lips="expression",
+        head="drawn" if natural else "free",
+        window=(4, 124, 4, 124) if natural else (56, 128, 24, 104),
+    )
+    row = presets.CRAN["cran-natural" if natural else "cran"]
+    small = {"steps": 1, "epochs": 0, "batch": 2, "frames": 10}
+    stages = []
+    for stage in row.stages:
+        kept = {name: w for name, w in stage.weights.items() if name != "reading"}
+        stages.append(replace(stage, weights=kept, **small))
+    return CranRecipe(replace(row, model=tiny, stages=tuple(stages), puppets=0.0), cache)
 
 
 MAKERS = [
@@ -374,6 +398,40 @@ def test_at_net_and_vg_net_learn_in_their_stages(
             not torch.equal(v, judge[k]) for k, v in recipe.regression.state_dict().items()
         )
         assert learned == ("score" in names)
+
+
+@pytest.mark.parametrize("scheme", ["recurrent", "natural"])
+def test_a_decoder_learns_to_correct_real_meshes(cache: Cache, scheme: str) -> None:
+    """Fitted lips stay; where the head moves, it learns first, and pictures with it later."""
+    recipe = make_mesh_cran(cache, scheme)
+    if scheme == "natural":  # nobody in the corpus moves the head
+        for model in (recipe.model, recipe.ema):
+            model.head_motion.step.fill_(0.1)
+            model.head_motion.spread.fill_(0.3)
+    drawn: list[tuple[Any, ...]] = []
+    draw = recipe.model.draw_window
+
+    def spy(*arguments: Any) -> Any:
+        made, state = draw(*arguments)
+        drawn.append((arguments[3], made.mesh))
+        return made, state
+
+    recipe.model.draw_window = spy
+    drawing = {"pixels", "gradient"}
+    judged = drawing | {"image", "video", "critic/image", "critic/video"}
+    expected = [drawing, judged]
+    if scheme == "natural":
+        expected = [{"head"}, drawing | {"head"}, judged | {"head"}]
+    for step, names in enumerate(expected):
+        before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
+        losses = recipe.step(recipe.batch(step), step)
+        assert set(losses) == names, step
+        assert all(np.isfinite(value) for value in losses.values())
+        after = recipe.model.state_dict()
+        moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
+        assert "readout" not in moved and ("head_motion" in moved) == ("head" in names)
+        assert ("head" in moved) == ("pixels" in names)  # the decoder's last layer
+    assert len(drawn) == 2 and all(torch.equal(real, mesh) for real, mesh in drawn)
 
 
 def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
