@@ -65,7 +65,7 @@ class VgConfig:
     """
 
     kind: Literal["lean", "published"] = "lean"
-    bound: float = 0.3
+    bound: float = 0.4
     recurrence: Literal["time", "frame"] = "time"
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     image_channels: tuple[int, int, int] = (16, 32, 48)

@@ -67,7 +67,7 @@ class CranConfig:
     lips: Literal["off", "auxiliary", "expression"] = "expression"
     readout: LipsConfig = field(default_factory=LipsConfig)
     head: Literal["free", "drawn"] = "free"
-    bound: float = 0.3
+    bound: float = 0.4
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)

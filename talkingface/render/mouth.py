@@ -44,12 +44,14 @@ _UPPER_ARCH, _LOWER_ARCH = 0.15, 0.06  # by how much edges rise towards the side
 _TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
 _USUAL_HALF = 0.38  # of a resting mouth
 _SHADE = 0.05  # blur of the lips' shadow
-_LEAST_SHADE, _MOST_LIGHT = 0.3, 1.15  # the second beside what the picture shows
+_LEAST_SHADE, _MOST_LIGHT = 0.38, 1.15  # the second beside what the picture shows
 _MOUTH = np.array([13, 14, 17, 78, 308, 152])  # by these a frame is compared with the picture,
 _NEAR = 0.05  # up to this distance
 
-# Colours beside the level of the teeth, in neutral light.
-_FRONT = np.array([0.38, 0.15, 0.14], np.float32)
+# Colours beside the level of the teeth, in neutral light. Inside a mouth light is warmer than the
+# bank's: red from lips, tongue and gums.
+_FRONT = np.array([0.44, 0.19, 0.17], np.float32)
+_WARMTH = np.array([1.07, 0.99, 0.91], np.float32)
 _TONGUE = np.array([0.66, 0.33, 0.33], np.float32)
 _BACK_SIZE = 48
 _BANK_BLUR, _LEAST_BLUR = 0.6, 0.2  # pixels, of teeth laid into a face; more than that is given
@@ -308,7 +310,7 @@ class MouthInterior:
         columns = turned * np.float32(SCALE / size) + np.float32(WIDTH / 2)
         rows = below * np.float32(SCALE / size) + np.float32(edge_row)
         rows = np.maximum(rows, 1) if edge_row == UPPER_EDGE else np.minimum(rows, LOWER_ROWS - 4)
-        toned = self._tone.apply(teeth[..., :3] * (self._tone.level * light / LEVEL))
+        toned = self._tone.apply(teeth[..., :3] * _WARMTH * (self._tone.level * light / LEVEL))
         premultiplied = np.concatenate([toned * teeth[..., 3:], teeth[..., 3:]], -1)
         out = cv2.remap(
             np.asarray(premultiplied, np.float32),
@@ -349,7 +351,7 @@ def _over(front: Floats, behind: Floats) -> Floats:
 def _back_texture(dark: Floats, flat: bool) -> Floats:
     """Darkness from the upper to the lower lip and from corner to corner, (N, N, 3)."""
     at = np.linspace(-1, 1, _BACK_SIZE, dtype=np.float32)
-    light = 0.42 + 0.35 * np.square(at)[:, None] * (1 - 0.55 * np.square(at))[None]
+    light = 0.55 + 0.35 * np.square(at)[:, None] * (1 - 0.55 * np.square(at))[None]
     light = light * (1 - 0.35 * np.square(at))[None]
     if flat:
         light = np.full_like(light, 0.9)

@@ -12,7 +12,7 @@ from talkingface.render.teeth import LUMA, FaceLight, Floats, Picture
 
 # Teeth beside the cheeks, fitted on 52 portraits (brightness of 255, in logarithms; what is left is
 # 0.2). In speech the lips shade them more than in the smiles of these portraits.
-_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.8
+_TEETH, _TEETH_SLOPE, _SPEECH = 37.6, 0.3, 0.75
 _BRIGHTEST = 0.88  # of the bright parts of the picture (97th percentile)
 _BESIDE_SKIN = 1.65  # of the cheeks, at most
 
