@@ -20,7 +20,7 @@ from line import EXAMPLES, Line, append, best, context, table
 
 import talkingface
 from talkingface import audio, picture, video
-from talkingface.streaming import Moment
+from talkingface.streaming import FrameRenderer
 
 COLUMNS = ["model", "stage", "seconds", "ms_per_frame", "threads"]
 
@@ -59,9 +59,11 @@ def stages(model: str, portrait: Path, sound: Path, folder: Path) -> Iterator[tu
     video_ = speaker.generate(pixels, sound)
     moments = list(video_._moments())
     yield "features, network", best(lambda: list(video_._moments()), 3)
-    paster = video_._sitter.paster
-    yield "paste", best(lambda: _pasted(paster, moments), 3)
-    frames = [paster(moment.crop, moment.flow()) for moment in moments[: 4 * 25]]
+    draw = video_._sitter.renderer
+    sitter = video_._sitter
+    yield "face, layers", best(lambda: FrameRenderer(sitter.picture, sitter.matrix, sitter))
+    yield "draw", best(lambda: [draw(moment) for moment in moments], 3)
+    frames = [draw(moment) for moment in moments[: 4 * 25]]
     again = len(moments) / len(frames)
     out = folder / "encoded.mp4"
     once = best(lambda: video.write(out, frames, sound, overwrite=True), 3)
@@ -73,11 +75,6 @@ def _features(parts: list[torch.Tensor], spec: audio.SpeechSpec) -> None:
     for part in parts:
         stream.push(part)
     stream.finish()
-
-
-def _pasted(paster: object, moments: list[Moment]) -> None:
-    for moment in moments:
-        paster(moment.crop, moment.flow())  # type: ignore[operator]
 
 
 def command(model: str, portrait: Path, sound: Path, folder: Path) -> float:

@@ -406,5 +406,5 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
 def _speaks(model: Generator) -> bool:
     """Whether it knows where the lips go without a picture of its own."""
     config = model.config
-    silent = getattr(config, "lips", "guide") == "off" or getattr(config, "looks_back", False)
+    silent = getattr(config, "lips", "") == "off" or getattr(config, "looks_back", False)
     return isinstance(model, Speaking) and not silent
