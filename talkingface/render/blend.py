@@ -28,7 +28,8 @@ class Blender:
 
     def add(self, out: Picture, change: Floats) -> None:
         """Add a crop's change (S, S, 3), in levels of 255, to `out` in place, feathered."""
-        box = _box(np.abs(change).max(-1) > SMALLEST)
+        size = np.abs(change)
+        box = _box(np.maximum(np.maximum(size[..., 0], size[..., 1]), size[..., 2]) > SMALLEST)
         if box is not None:
             place, added = self._lifted(change * self._feather, box)
             out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)

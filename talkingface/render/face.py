@@ -15,6 +15,7 @@ from talkingface.render.warp import Floats, MeshWarp
 Box = tuple[int, int, int, int]  # rows and columns of the picture: y0, y1, x0, x1
 
 FINE = 4  # fractional bits with which polygons are drawn
+STILL = 0.04  # pixels: what moves less is left as it is
 MARGIN = 4  # pixels around the lips in which the two layers are blended
 
 
@@ -45,23 +46,34 @@ class FaceRenderer:
     def draw(self, mesh: Array) -> Picture:
         """The picture (H, W, 3) with the face's points at `mesh` (478, 2), picture pixels."""
         out = self.picture.copy()
-        if self.box[0] >= self.box[1] or self.box[2] >= self.box[3]:
-            return out
         upper, lower = self.warp.flows(mesh)
-        y0, y1, x0, x1 = self.box
-        flow = self.warp.region.at_pixels(upper, self.box)
-        side = np.zeros(flow.shape[:2], np.uint8)
-        _fill(side, self.warp.below(mesh), (x0, y0))
-        under = self._lower_box(side)
-        if under is not None:
-            place = np.s_[under[0] - y0 : under[1] - y0, under[2] - x0 : under[3] - x0]
-            other = self.warp.region.at_pixels(lower, under)
-            cv2.copyTo(other, side[place], flow[place])
-        out[y0:y1, x0:x1] = self._bent(flow, self.box)
+        y0, y1, x0, x1 = box = self._moved_box(upper, lower)
+        if y0 < y1 and x0 < x1:
+            flow = self.warp.region.at_pixels(upper, box)
+            below = self.warp.below(mesh)
+            under = min(max(y0, int(below[:, 1].min()) - 1), y1), y1, x0, x1
+            if under[0] < y1:
+                side = np.zeros((y1 - under[0], x1 - x0), np.uint8)
+                _fill(side, below, (x0, under[0]))
+                cv2.copyTo(self.warp.region.at_pixels(lower, under), side, flow[under[0] - y0 :])
+            out[y0:y1, x0:x1] = self._bent(flow, box)
         mouth = self._mouth_box(mesh)
         if mouth is not None:
             self._part(out, mesh, mouth, upper, lower)
         return out
+
+    def _moved_box(self, upper: Floats, lower: Floats) -> Box:
+        """The box of the pixels that move more than STILL."""
+        size = np.maximum(np.abs(upper), np.abs(lower))
+        moved = np.maximum(size[..., 0], size[..., 1]) > STILL
+        rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
+        if len(rows) == 0:
+            return 0, 0, 0, 0
+        step, (top, _, left, _) = self.warp.region.step, self.warp.region.box
+        y0, y1 = (int(top + step * row) for row in (rows[0] - 1, rows[-1] + 1))
+        x0, x1 = (int(left + step * column) for column in (columns[0] - 1, columns[-1] + 1))
+        limit = self.box
+        return max(y0, limit[0]), min(y1 + 1, limit[1]), max(x0, limit[2]), min(x1 + 1, limit[3])
 
     def _part(self, out: Picture, mesh: Array, box: Box, upper: Floats, lower: Floats) -> None:
         """Cut the layers along the mouth line, and show what is behind where the lips part."""
@@ -85,13 +97,6 @@ class FaceRenderer:
         x, y = flow[..., 0] + self._x[place], flow[..., 1] + self._y[place]
         out = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(out)
-
-    def _lower_box(self, side: NDArray[np.uint8]) -> Box | None:
-        rows = np.flatnonzero(side.any(1))
-        if len(rows) == 0:
-            return None
-        y0, _, x0, x1 = self.box
-        return y0 + int(rows[0]), y0 + int(rows[-1]) + 1, x0, x1
 
     def _mouth_box(self, mesh: Array) -> Box | None:
         lips = mesh[OUTER_LIPS]
