@@ -9,8 +9,9 @@ demo: $(VENV)/installed
 	@mkdir -p demo
 	@$(VENV)/bin/talkingface generate examples/portrait.jpg examples/speech.wav \
 		-o demo/talking.mp4 --sheet demo/sheet.png --overwrite
-	@echo "the talking video: $(CURDIR)/demo/talking.mp4"
-	@echo "its frames:        $(CURDIR)/demo/sheet.png"
+	@$(VENV)/bin/talkingface generate examples/man.jpg examples/man.wav -o demo/man.mp4 --overwrite
+	@echo "the talking videos: $(CURDIR)/demo/talking.mp4 and $(CURDIR)/demo/man.mp4"
+	@echo "frames of the first: $(CURDIR)/demo/sheet.png"
 
 test: lint types unit
 

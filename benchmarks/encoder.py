@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from line import EXAMPLES, Line, append, context, table
+from line import SENTENCE, Line, append, context, table
 
 from talkingface import audio, speech_encoder
 from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechSpec, WindowStream
@@ -43,7 +43,7 @@ def live(sound: torch.Tensor, threads: int) -> list[float]:
 def measure(seconds: float, threads: int, rounds: int) -> list[Line]:
     """A line for each way to feed the encoder."""
     torch.set_num_threads(threads)
-    sentence, wanted = audio.load(EXAMPLES / "speech.wav"), round(seconds * SAMPLE_RATE)
+    sentence, wanted = audio.load(SENTENCE), round(seconds * SAMPLE_RATE)
     sound = sentence.repeat(-(-wanted // len(sentence)))[:wanted]
     speech_encoder.load()
     lines: list[Line] = []

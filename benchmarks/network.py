@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from line import EXAMPLES, Line, append, context, table
+from line import EXAMPLES, SENTENCE, Line, append, context, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from talkingface import align, audio, models, video, weights
@@ -107,7 +107,7 @@ def model_variants(name: str, threads: int) -> Iterator[Variant]:
         torch.from_numpy(np.asarray(known, dtype=np.float32))[None]
         for known in (aligned.landmarks, aligned.mesh)
     )
-    heard = audio.windows(audio.load(EXAMPLES / "speech.wav"), model.config.speech)[None]
+    heard = audio.windows(audio.load(SENTENCE), model.config.speech)[None]
     image = video.to_tensor(aligned.crop)[None]
     work = flops(model, Portrait(image, points, mesh), heard[:, :1])
     for feed, (streams, frames) in FEEDS.items():

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from line import EXAMPLES, Line, append, context, table
+from line import EXAMPLES, SENTENCE, Line, append, context, table
 from websockets.asyncio.client import ClientConnection, connect
 
 from talkingface import audio
@@ -95,7 +95,7 @@ async def crowd(
 ) -> list[Watched]:
     """So many clients at once, beginning a little apart, as often as asked."""
     picture = (EXAMPLES / "portrait.jpg").read_bytes()
-    spoken = np.resize(audio.load(EXAMPLES / "speech.wav").numpy(), round(seconds * 16_000))
+    spoken = np.resize(audio.load(SENTENCE).numpy(), round(seconds * 16_000))
     sound = (spoken * 32767).astype("<i2").tobytes()
 
     async def late(delay: float) -> Watched:

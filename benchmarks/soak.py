@@ -30,9 +30,9 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-PICTURE = (EXAMPLES / "astronaut.jpg").read_bytes()
-SPEECH = (EXAMPLES / "speech.wav").read_bytes()
+ROOT = Path(__file__).parent.parent
+PICTURE = (ROOT / "examples" / "man.jpg").read_bytes()
+SPEECH = (ROOT / "tests" / "fixtures" / "sentence.wav").read_bytes()
 FRAMES = 75
 PATIENCE = 3.0
 TRY_AGAIN = 1013  # the WebSocket's code of a full server

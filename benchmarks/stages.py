@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from line import EXAMPLES, Line, append, best, context, table
+from line import EXAMPLES, SENTENCE, Line, append, best, context, table
 
 import talkingface
 from talkingface import audio, picture, video
@@ -27,7 +27,7 @@ COLUMNS = ["model", "stage", "seconds", "ms_per_frame", "threads"]
 
 def recording(path: Path, seconds: float) -> Path:
     """The example sentence, again and again for so long, as a wav; written a part at a time."""
-    sentence = (audio.load(EXAMPLES / "speech.wav").numpy() * 32767).astype("<i2")
+    sentence = (audio.load(SENTENCE).numpy() * 32767).astype("<i2")
     left = round(seconds * audio.SAMPLE_RATE)
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, audio.SAMPLE_RATE, 0, "NONE", ""))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from line import EXAMPLES, append, context, table
+from line import EXAMPLES, SENTENCE, append, context, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from talkingface import align, audio, pipeline
@@ -157,7 +157,7 @@ def made_up(folder: Path) -> Cache:
     mesh = np.repeat(aligned.mesh[None], CLIP_FRAMES, 0)
     mesh[:, GAP_TOP, 1] -= gap / 2
     mesh[:, GAP_BOTTOM, 1] += gap / 2
-    sound = audio.load(EXAMPLES / "speech.wav")[: CLIP_FRAMES * SAMPLES_PER_FRAME]
+    sound = audio.load(SENTENCE)[: CLIP_FRAMES * SAMPLES_PER_FRAME]
     heard = np.zeros(CLIP_FRAMES * SAMPLES_PER_FRAME, np.int16)
     heard[: len(sound)] = np.asarray(sound) * 32767
     words = [("bin", 0.5 * n, 0.5 * n + 0.3) for n in range(5)]

@@ -15,6 +15,7 @@ from talkingface import picture
 from talkingface.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SENTENCE = Path(__file__).parent / "fixtures" / "sentence.wav"
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
@@ -57,7 +58,7 @@ def portrait() -> Path:
 @pytest.fixture(scope="session")
 def speech() -> Path:
     """A sentence of 2.98 s: 75 frames."""
-    return EXAMPLES / "speech.wav"
+    return SENTENCE
 
 
 @pytest.fixture(scope="session")

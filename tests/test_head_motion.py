@@ -103,8 +103,8 @@ def test_a_model_of_one_person_says_so(portrait: Path, speech: Path) -> None:
     assert Person.read(json.loads(json.dumps(person.facts))) == person
     own.info = replace(own.info, extra={"person": person.facts})
     assert own.generate(portrait, speech).note is None
-    astronaut = portrait.with_name("astronaut.jpg")
-    note = own.generate(astronaut, speech).note
+    man = portrait.with_name("man.jpg")
+    note = own.generate(man, speech).note
     assert note is not None and "nobody's" in note and "cran or atvg" in note
 
 

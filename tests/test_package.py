@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, Cli
+from conftest import EXAMPLES, SENTENCE, Cli
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -107,7 +107,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         picture.write_png(tmp_path / f"{name}.jpg", small)
     picture.write_png(tmp_path / "group.jpg", np.hstack([small, small]))
     for name in ("speech.wav", "speech.m4a", "hello.wav", "bye.wav"):
-        shutil.copy(EXAMPLES / "speech.wav", tmp_path / name)
+        shutil.copy(SENTENCE, tmp_path / name)
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     monkeypatch.setattr(weights, "SHIPPED", shipped)

@@ -17,7 +17,7 @@ from typing import Any
 import media as recordings
 import numpy as np
 import pytest
-from conftest import EXAMPLES
+from conftest import SENTENCE
 from served import Flashes, Served, serving
 
 from talkingface import picture, video
@@ -121,7 +121,7 @@ def choose(page: Any, image: Path | None = None, sound: Path | None = None) -> N
 @pytest.fixture(scope="module")
 def long_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sentence five times: a quarter of a minute."""
-    samples = np.frombuffer((EXAMPLES / "speech.wav").read_bytes()[44:], "<i2") / 32768
+    samples = np.frombuffer(SENTENCE.read_bytes()[44:], "<i2") / 32768
     path = tmp_path_factory.mktemp("long") / "long.flac"
     return recordings.write_sound(path, np.tile(samples, 5), SOUND_RATE, "flac")
 
@@ -246,7 +246,7 @@ def test_one_click_shows_it_live_with_sound(opened: Opened, served: Served, tmp_
     assert state[:3] == [512, 0, False] and state[3] > 0.05
     said(page, "That is all of it")
     until(page, "document.getElementById('video').ended")
-    assert page.evaluate(PLAYED) == pytest.approx(3.0, abs=0.1)
+    assert page.evaluate(PLAYED) == pytest.approx(7.4, abs=0.1)
     snap(page, "live-ended")
     with page.expect_download() as saving:
         page.click("#download")
@@ -255,7 +255,7 @@ def test_one_click_shows_it_live_with_sound(opened: Opened, served: Served, tmp_
     info = video.probe(path)
     assert path.name == "talking.mp4" and info.has_audio
     assert info.tag == served.service.speakers[MODELS[0]].tag
-    assert len(list(video.read_frames(path))) == 75
+    assert len(list(video.read_frames(path))) == 185
 
 
 # The times at which the picture turns white, as the browser shows it; and those of the clicks in
@@ -406,9 +406,9 @@ def test_two_watch_at_once(opened: Opened, served: Served) -> None:
         counted(served, (1, 0), (2, 0))
     for page in pages:
         until(page, f"{PLAYED} > 0.5")
-    snap(pages[1], "live-astronaut")
+    snap(pages[1], "live-man")
     for page in pages:
-        until(page, f"{PLAYED} > 2.8")
+        until(page, f"{PLAYED} > 3.7")
         said(page, "That is all of it")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, Cli
+from conftest import EXAMPLES, SENTENCE, Cli
 from media import write_video
 
 import talkingface
@@ -24,7 +24,7 @@ LENGTH = 40  # frames: the sound of the example in its first 1.6 s
 @pytest.fixture(scope="module")
 def speaking() -> list[Picture]:
     """A face that speaks, with room around it: LENGTH + LATE frames, (256, 256, 3)."""
-    sound = talkingface.audio.load(EXAMPLES / "speech.wav")[: (LENGTH + LATE) * 640]
+    sound = talkingface.audio.load(SENTENCE)[: (LENGTH + LATE) * 640]
     made = talkingface.load("cran").generate(EXAMPLES / "portrait.jpg", sound, max_size=256)
     return list(made)
 
