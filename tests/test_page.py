@@ -331,7 +331,7 @@ def test_an_upload_watched_in_every_way(opened: Opened, portrait: Path, speech: 
     assert "portrait.jpg: one face found" in page.inner_text("#picture-about")
     said(page, "Ready")
     snap(page, "chosen")
-    for show, size in (("face", 128), ("maps", 768)):
+    for show, size in (("face", 256), ("maps", 768)):
         page.check(f"input[name=show][value={show}]")
         page.click("#live")
         until(page, f"document.getElementById('video').videoWidth === {size} && {PLAYED} > 1")
@@ -380,7 +380,7 @@ def test_a_file_with_progress(
         page.click("#download")
     saving.value.save_as(tmp_path / "a.mp4")
     info = video.probe(tmp_path / "a.mp4")
-    assert (info.width, info.seconds) == (128, pytest.approx(14.9, abs=0.1))
+    assert (info.width, info.seconds) == (256, pytest.approx(14.9, abs=0.1))
 
 
 def test_who_waits_is_told_so_and_a_closed_page_frees_its_place(

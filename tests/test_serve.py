@@ -92,7 +92,7 @@ def test_one_request_one_video(
     assert len(list(video.read_frames(path))) == 75
 
 
-@pytest.mark.parametrize(("show", "size"), [("face", (128, 128)), ("maps", (768, 256))])
+@pytest.mark.parametrize(("show", "size"), [("face", (256, 256)), ("maps", (768, 256))])
 def test_what_is_shown(
     client: httpx.Client, files: dict[str, Any], tmp_path: Path, show: str, size: tuple[int, int]
 ) -> None:
