@@ -26,6 +26,7 @@ from talkingface.audio import SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.geometry import invert, transform, warp_crop
+from talkingface.landmarks import eye_distance
 from talkingface.models.lips import Mouth
 from talkingface.render.blend import Blender
 from talkingface.render.face import FaceRenderer
@@ -36,6 +37,9 @@ Samples = NDArray[np.floating[Any]] | Tensor
 Item = TypeVar("Item")
 Show = Literal["picture", "face", "maps"]
 
+# Pixels between the eyes. Up to the first a picture gets all of a model's correction, from the other
+# on none: it was learned at 40 and would veil teeth that are sharper (docs/log.md).
+CORRECTED = (48.0, 96.0)
 CHUNK = 10  # frames per call of the model, at most: buffers of more come anew from the system
 HEADER = "talkingface-stream"
 
@@ -147,13 +151,16 @@ class FrameRenderer:
         """shown: (H, W, 3), the picture or a crop of it; matrix: from its pixels to the crop's."""
         self._picture, self._crop, self._size = shown, sitter.crop, sitter.crop.shape[0]
         self._blender = Blender(shown.shape, matrix, self._size)
-        self._face, self._back = None, invert(matrix)
+        self._face, self._back, self._share = None, invert(matrix), 0.0
+        self._grey = bool((shown == shown[..., :1]).all())
         if sitter.mouth is not None:
             assert sitter.moving is not None
             mesh, rest = (
                 self._placed(_array(part[0])) for part in (sitter.mouth.mesh, sitter.mouth.neutral)
             )
             self._face = FaceRenderer(shown, mesh, sitter.moving, MouthInterior(shown, mesh, rest))
+            blurred, sharp = CORRECTED
+            self._share = float(np.clip((sharp - eye_distance(mesh)) / (sharp - blurred), 0, 1))
 
     def __call__(self, moment: Moment) -> Picture:
         """The picture (H, W, 3) at that moment."""
@@ -163,9 +170,11 @@ class FrameRenderer:
             self._blender.replace(out, moment.crop, self._crop)
             return out
         out = self._face.draw(self._placed(_array(made.mesh[0, t])))
-        if made.change is not None:
+        if made.change is not None and self._share > 0:
             change = _array(made.change[0, t]).transpose(1, 2, 0)
-            self._blender.add(out, np.ascontiguousarray(change) * np.float32(127.5))
+            if self._grey:
+                change = change.mean(-1, keepdims=True).repeat(3, -1)
+            self._blender.add(out, np.ascontiguousarray(change) * np.float32(127.5 * self._share))
         return out
 
     def _placed(self, mesh: NDArray[np.float32]) -> NDArray[np.float64]:
