@@ -37,8 +37,8 @@ Samples = NDArray[np.floating[Any]] | Tensor
 Item = TypeVar("Item")
 Show = Literal["picture", "face", "maps"]
 
-# Pixels between the eyes. Up to the first a picture gets all of a model's correction, from the other
-# on none: it was learned at 40 and would veil teeth that are sharper (docs/log.md).
+# Pixels between the eyes: up to the first a picture gets all of a correction, from the second on
+# none. It was learned at 40 and would veil teeth that are sharper (docs/log.md).
 CORRECTED = (48.0, 96.0)
 CHUNK = 10  # frames per call of the model, at most: buffers of more come anew from the system
 HEADER = "talkingface-stream"

@@ -198,7 +198,7 @@ def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -
         lit = heart[..., None] & (bent < 220)
         eyes = float(np.linalg.norm(own[[33, 133]].mean(0) - own[[362, 263]].mean(0)))
         share = min(1.0, max(0.0, (96 - eyes) / 48))
-        assert (share == 0) == (side is None) and (share == 1) == (side == 128)
+        assert (share == 1) == (side == 128) and (share < 0.1) == (side is None)
         assert lit.any() and np.abs(added[lit] - 0.2 * 127.5 * share).max() <= 1
         away = ((inside < [48, 78]) | (inside > [81, 101])).any(-1)
         assert not added[away].any()
