@@ -33,9 +33,9 @@ HEADS, HEAD = 6, 64  # attention heads, numbers in one
 POSITIONS = 63  # tokens that a block can hear: so many positions are stored
 MARGIN = HOP + WINDOW // 2  # samples heard to either side of a token's centre
 TOGETHER = 16  # blocks per call at most, whose layers take turns
-# Power of a quiet hiss, white noise of 1e-4 of full scale, in every bin of a Hann window: added
+# Power of a quiet hiss, white noise of 6e-5 of full scale, in every bin of a Hann window: added
 # everywhere, so that silence is heard as that hiss and not as the rounding of a recording.
-HISS = (1e-4) ** 2 * 150
+HISS = 6e-5**2 * 150
 RANGE = 8.0  # log10: what is so far below the loudest of a block is cut off
 
 
