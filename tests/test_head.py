@@ -48,11 +48,17 @@ def test_the_similarity_is_the_least_squares_one() -> None:
     assert float(found[3]) == pytest.approx(size, abs=1e-5)
 
 
-def test_pose_backward_undoes_forward() -> None:
+def test_a_pose_is_a_similarity_about_the_middle_of_what_is_bone() -> None:
     identity = _faces(3)
-    pose = pose_of(identity, _moves(identity))
-    points = torch.rand(3, 9, 2)
-    torch.testing.assert_close(pose.backward(pose.forward(points)), points, atol=1e-5, rtol=0)
+    moves = _moves(identity)
+    pose = pose_of(identity, moves)
+    points = torch.rand(3, 50, 2)
+    middle = identity[:, list(head.RIGID)].mean(1)
+    scale, turn = torch.exp(moves[:, 3]), moves[:, 2]
+    around = torch.view_as_complex((points - middle[:, None]).contiguous())
+    spun = torch.view_as_real(around * torch.polar(scale, turn)[:, None])
+    expected = spun + (middle + moves[:, :2] * head.FLOW_UNIT)[:, None]
+    torch.testing.assert_close(pose.forward(points), expected, atol=1e-5, rtol=0)
 
 
 def test_an_eye_closes_and_nothing_else_moves() -> None:

@@ -74,89 +74,19 @@ class Transposed(nn.Module):
         return x[:, 0].transpose(1, 2)
 
 
-class Split(nn.Module):
-    """A convolution and LeakyReLU 0.2, some of whose inputs speech does not change.
-
-    `rest` makes the share of those once per face, `forward` adds it to what the others give: equal
-    to the convolution of all inputs together. still: the input channels that do not change.
-    """
-
-    still: Tensor
-    moving: Tensor
-
-    def __init__(self, inputs: int, still: Sequence[int]) -> None:
-        super().__init__()
-        moving = [channel for channel in range(inputs) if channel not in still]
-        for name, channels in (("still", still), ("moving", moving)):
-            self.register_buffer(name, torch.tensor(channels, dtype=torch.long), persistent=False)
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
-
-    def rest(self, x: Tensor) -> Tensor:
-        """(B, still inputs, H, W) -> (B, outputs, H', W'), the bias included."""
-        return self._convolve(x, self._kernel(self.still), self._layer().bias)
-
-    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
-        """(B * T, moving inputs, H, W) -> (B * T, outputs, H', W').
-
-        rest: (B, outputs, H', W'), what `rest` made; needed where there are still inputs.
-        """
-        bias = self._layer().bias if rest is None else None
-        made = self._convolve(x, self._moving_kernel(), bias)
-        if rest is not None:
-            made += repeat_frames(rest, made.shape[0] // rest.shape[0])
-        return F.leaky_relu(made, 0.2, inplace=True)
-
-    def _moving_kernel(self) -> Tensor:
-        """The kernel of the moving channels; kept while the weights stay what they are."""
-        weight = self._layer().weight
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
-            return self._kernel(self.moving)
-        seen = (weight.data_ptr(), weight._version)
-        kept = self._kept  # once: other threads may speak with this model too
-        if kept is None or kept[0] != seen:
-            kernel = self._kernel(self.moving).contiguous(memory_format=torch.channels_last)
-            kept = self._kept = (seen, kernel)
-        return kept[1]
-
-    def _layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
-        raise TypeError(f"{type(self).__name__} has no layer")
-
-    def _kernel(self, channels: Tensor) -> Tensor:
-        """The weights of some input channels, as `_convolve` takes them."""
-        return self._layer().weight.index_select(1, channels)
-
-    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
-
-
-class SplitConv(Split):
-    """`conv` of stride 1 without norm, and its weights' names, as `Split`."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, still: Sequence[int]) -> None:
-        super().__init__(inputs, still)
-        self.add_module("0", nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2))
-
-    def _layer(self) -> nn.Conv2d:
-        layer = self.get_submodule("0")
-        assert isinstance(layer, nn.Conv2d)
-        return layer
-
-
-class Up(Split):
+class Up(nn.Module):
     """Twice the size: transposed convolution (the paper), or nearest neighbour and convolution.
 
-    The second leaves no checkerboard. Of the pixels under a 3x3 kernel only 2x2 differ once they
-    were doubled; which of its weights fall on the same one depends on the corner of the pixel it is
-    at. So it is four kernels of 2x2, one a corner: 4 products of 9 are left, and no large picture
-    is read. `rest` is of this kind too: (B, 4 * outputs, H + 1, W + 1).
+    Then LeakyReLU 0.2. The second leaves no checkerboard. Of the pixels under a 3x3 kernel only 2x2
+    differ once they were doubled; which of its weights fall on the same one depends on the corner
+    of the pixel it is at. So it is four kernels of 2x2, one a corner: 4 products of 9 are left, and
+    no large picture is read.
     """
 
     corners: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, transposed: bool, still: Sequence[int] = ()
-    ) -> None:
-        super().__init__(inputs, still)
+    def __init__(self, inputs: int, outputs: int, kernel: int, transposed: bool) -> None:
+        super().__init__()
         self.transposed, self.reach = transposed, kernel // 2
         self.conv: nn.ConvTranspose2d | nn.Conv2d = (
             nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2, output_padding=1)
@@ -164,29 +94,34 @@ class Up(Split):
             else nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2)
         )
         self.register_buffer("corners", _corners(kernel), persistent=False)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
 
-    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
-        """(B * T, moving inputs, H, W) -> (B * T, outputs, 2H, 2W); see `Split`."""
-        made = super().forward(x, rest)
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, 2H, 2W)."""
         if self.transposed:
-            return made
-        made = F.pixel_shuffle(made, 2)
+            made: Tensor = self.conv(x)
+            return F.leaky_relu(made, 0.2, inplace=True)
+        assert self.conv.bias is not None
+        kernel, bias = self._kernel(), self.conv.bias.repeat_interleave(4)
+        made = F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+        made = F.pixel_shuffle(F.leaky_relu(made, 0.2, inplace=True), 2)
         return made[..., 1:-1, 1:-1] if self.reach % 2 else made
 
-    def _layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
-        return self.conv
+    def _kernel(self) -> Tensor:
+        """The four kernels; kept while the weights stay what they are."""
+        weight = self.conv.weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
+            return self._corner_kernels(weight)
+        seen = (weight.data_ptr(), weight._version)
+        kept = self._kept  # once: other threads may speak with this model too
+        if kept is None or kept[0] != seen:
+            kernel = self._corner_kernels(weight).contiguous(memory_format=torch.channels_last)
+            kept = self._kept = (seen, kernel)
+        return kept[1]
 
-    def _kernel(self, channels: Tensor) -> Tensor:
-        if self.transposed:
-            return self.conv.weight.index_select(0, channels)
-        weight, at = self.conv.weight.index_select(1, channels), self.corners
+    def _corner_kernels(self, weight: Tensor) -> Tensor:
+        at = self.corners
         return torch.einsum("oiyx,pay,qbx->opqiab", weight, at, at).flatten(0, 2)
-
-    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        if self.transposed:
-            return F.conv_transpose2d(x, kernel, bias, 2, self.reach, output_padding=1)
-        bias = None if bias is None else bias.repeat_interleave(4)
-        return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
 
 
 def _corners(kernel: int) -> Tensor:

@@ -25,8 +25,6 @@ RIGID = (27, 28, 29, 30, 33, 36, 39, 42, 45)  # nose and corners of the eyes: bo
 CORNERS = ((36, 39), (42, 45))
 UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
 BROW_POINTS = tuple(range(17, 27))
-# What moves on a moving head: the lower jaw, brows, eyes and lips.
-FACIAL = (*range(4, 13), *range(17, 27), *range(36, 68))
 NOISE_FRAMES = 4999  # the same noise comes back after 200 s, to other words
 WIDEST = 4.0  # standard deviations that a head goes from the picture
 
@@ -180,13 +178,6 @@ class Pose(NamedTuple):
         """Points (N, P, 2) of the identity's head, moved."""
         middle, shift = self.middle.unsqueeze(1), self.shift.unsqueeze(1)
         return (points - middle) @ self.matrix.transpose(1, 2) + middle + shift
-
-    def backward(self, points: Tensor) -> Tensor:
-        """Where points (N, P, 2) of the moved head come from."""
-        a, b = self.matrix[:, :1, :1], self.matrix[:, 1:, :1]  # the inverse of a similarity
-        turned = self.matrix.transpose(1, 2) / (a * a + b * b)
-        middle, shift = self.middle.unsqueeze(1), self.shift.unsqueeze(1)
-        return (points - middle - shift) @ turned.transpose(1, 2) + middle
 
 
 def pose_of(identity: Tensor, moves: Tensor) -> Pose:

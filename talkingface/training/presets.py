@@ -72,7 +72,7 @@ CRAN = {
         reading="printed",
         precision="float32",
     ),
-    # Sec. 5, one person. Begun from `cran` (--init) it is a third as long.
+    # Sec. 5, one person: first how the head moves, without pictures.
     "cran-natural": CranTraining(
         model=MODELS["cran-natural"],
         stages=(
@@ -91,8 +91,8 @@ CRAN = {
         model=MODELS["cran-tiny"],
         stages=(
             Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
-            Stage(4, LEAN_WEIGHTS, 1e-3, batch=2, frames=10, real_guide=0.5),
-            Stage(4, {**LEAN_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10, real_guide=0.5),
+            Stage(4, LEAN_WEIGHTS, 1e-3, batch=2, frames=10),
+            Stage(4, {**LEAN_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10),
         ),
     ),
 }
@@ -141,9 +141,8 @@ ATVG = {
                 1e-3,
                 batch=2,
                 frames=10,
-                real_guide=1.0,
             ),
-            Stage(4, JUDGED, 1e-3, batch=2, frames=10, real_guide=0.5),
+            Stage(4, JUDGED, 1e-3, batch=2, frames=10),
         ),
     ),
 }
