@@ -83,9 +83,10 @@ def make_published_atvg(cache: Cache) -> AtvgRecipe:
     )
     drawing, both = presets.ATVG["atvg-tiny"].stages
     lips = Stage(2, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False)
-    both = replace(both, weights={**both.weights, "lips": 0.2})
+    drawing = replace(drawing, steps=2, real_guide=1.0)
+    both = replace(both, weights={**both.weights, "lips": 0.2}, real_guide=0.5)
     critic = replace(LEAN_REGRESSION_CRITIC, size=(128, 128))
-    stages = (lips, replace(drawing, steps=2), both)
+    stages = (lips, drawing, both)
     return AtvgRecipe(AtvgTraining(model, stages, regression_critic=critic), cache)
 
 
