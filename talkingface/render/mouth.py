@@ -55,6 +55,7 @@ _WARMTH = np.array([1.07, 0.99, 0.91], np.float32)
 _TONGUE = np.array([0.66, 0.33, 0.33], np.float32)
 _BACK_SIZE = 48
 _BANK_BLUR, _LEAST_BLUR = 0.6, 0.2  # pixels, of teeth laid into a face; more than that is given
+_ALIASING = 0.45  # blur of a set that is shrunk, by how much
 
 _REACH = (-0.7, 0.7, -0.35, 0.8)  # eye distances about the resting lips that the layers hold
 
@@ -312,6 +313,9 @@ class MouthInterior:
         rows = np.maximum(rows, 1) if edge_row == UPPER_EDGE else np.minimum(rows, LOWER_ROWS - 4)
         toned = self._tone.apply(teeth[..., :3] * _WARMTH * (self._tone.level * light / LEVEL))
         premultiplied = np.concatenate([toned * teeth[..., 3:], teeth[..., 3:]], -1)
+        shrunk = SCALE / size / self._axes.unit  # pixels of the set to one of the picture
+        if shrunk > 1:
+            premultiplied = cv2.GaussianBlur(premultiplied, (0, 0), _ALIASING * shrunk)
         out = cv2.remap(
             np.asarray(premultiplied, np.float32),
             np.asarray(columns, np.float32),
