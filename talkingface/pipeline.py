@@ -422,8 +422,8 @@ class TalkingFace:
             return None
         return (
             f"this face seems not to be {person.name}'s (likeness {likeness:.2f}, "
-            f"{SAME_PERSON:.2f} expected), whose head alone {self.info.name} has learned to move: "
-            "expect a poor likeness, or give --model cran or atvg, which take any face"
+            f"{SAME_PERSON:.2f} expected): its head will move as {person.name}'s does, the one that "
+            f"{self.info.name} has learned"
         )
 
     @torch.inference_mode()
