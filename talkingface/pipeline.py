@@ -422,7 +422,7 @@ class TalkingFace:
             return None
         return (
             f"this face seems not to be {person.name}'s (likeness {likeness:.2f}, "
-            f"{SAME_PERSON:.2f} expected): its head will move as {person.name}'s does, the one that "
+            f"{SAME_PERSON:.2f} expected): its head will move as {person.name}'s does, whom "
             f"{self.info.name} has learned"
         )
 

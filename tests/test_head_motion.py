@@ -78,7 +78,7 @@ def test_blinks_are_counted_and_a_look_down_is_none() -> None:
 
 
 def test_the_command_measures_beside_real_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
-    write_cache(tmp_path / "cache", talkingface.pipeline.align(portrait).crop)  # a face is found
+    write_cache(tmp_path / "cache", talkingface.align(portrait).crop)  # a face is found
     out = tmp_path / "out"
     line = ["head-motion", "--models", "cran-tiny", "--cache", tmp_path / "cache", "-o", out]
     ran = cli(*line, "--clips", "1", "--seconds", "5")
@@ -97,7 +97,7 @@ def test_a_model_of_one_person_says_so(portrait: Path, speech: Path) -> None:
     """The one whom it has learned is met without a word, anybody else is told."""
     embedding, known = weights.load_with_info("identity")
     own = talkingface.load("cran-tiny")
-    crop = talkingface.pipeline.align(portrait).crop
+    crop = talkingface.align(portrait).crop
     assert callable(embedding)
     person = Person.of("nobody", embedding, crop[None], known.sha256)
     assert Person.read(json.loads(json.dumps(person.facts))) == person
