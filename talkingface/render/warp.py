@@ -37,8 +37,9 @@ UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corne
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reach that speech moves
-OVERLAP = 0.02  # interocular: how far lips that are apart in the picture go past their edges,
-OVERLAP_FROM = 0.05  # once they have moved by this
+# Interocular: how far lips go past their edges, those that touch in the picture and those that are
+# apart, once they have moved by the third.
+SEAM, OVERLAP, OVERLAP_FROM = 0.018, 0.022, 0.05
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 BESIDE = 2.0  # nodes: as far beyond its lip's edge a layer moves as the edge does
@@ -205,15 +206,18 @@ class MeshWarp:
         return transform(corners, self.to_picture)
 
     def _overlap(self, mesh: Array) -> Array:
-        """How far lips that move go past their edges, where they are apart in the picture: (9, 2).
+        """How far lips that move go past their edges, more where the picture has them apart: (9, 2).
 
-        A tracker sees the edges some pixels off; without it a line of teeth would move with the
-        lips and stay between them when they close. Down, for the upper lip.
+        A tracker sees the edges some pixels off; without it a line of teeth, or of the other lip,
+        would move with a lip and stay between the two when they close. Down, for the upper lip.
         """
         down = self.to_picture[:, 1] / self.unit
         own, now = ((points[LOWER] - points[UPPER])[1:-1] @ down for points in (self.mesh, mesh))
-        part = np.clip(np.minimum(own, np.abs(own - now)) / (OVERLAP_FROM * self.unit), 0, 1)
-        step: Array = part[:, None] * (OVERLAP * self.unit) * down
+        apart, moved = (
+            np.clip(size / (OVERLAP_FROM * self.unit), 0, 1) for size in (own, np.abs(own - now))
+        )
+        amount = (SEAM + (OVERLAP - SEAM) * apart) * moved
+        step: Array = amount[:, None] * self.unit * down
         return step
 
     def _region(self) -> Region:
