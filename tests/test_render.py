@@ -178,7 +178,10 @@ def test_where_pixels_come_from_goes_to_where_they_are(
     rows, columns = warp.region.shape
     nodes = warp.region.nodes()
     for mesh in speech[:3]:
-        step = (mesh - shut)[warp.moving].astype(np.float32)
+        moved = mesh - shut
+        moved[UPPER[1:-1]] += warp._overlap(mesh)
+        moved[LOWER[1:-1]] -= warp._overlap(mesh)
+        step = moved[warp.moving].astype(np.float32)
         for side, layer, flow in zip((UPPER, LOWER), warp._layers, warp.flows(mesh), strict=True):
             forward = layer(step)
             at = (nodes + flow - [warp.region.box[2], warp.region.box[0]]) / warp.region.step
@@ -188,7 +191,7 @@ def test_where_pixels_come_from_goes_to_where_they_are(
             inside = [cv2.pointPolygonTest(below, n, False) > 0 for n in nodes.reshape(-1, 2)]
             shown = np.array(inside).reshape(rows, columns) == (side is LOWER)
             off = np.abs(there + flow).max(-1)[shown]
-            assert np.abs(there[shown]).max() > 1.4
+            assert np.abs(there[shown]).max() > 1  # something moves
             assert np.quantile(off, 0.995) < 0.05 and off.max() < 0.1
 
 

@@ -40,6 +40,7 @@ ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reac
 # Interocular: how far lips go past their edges, those that touch in the picture and those that are
 # apart, once they have moved by the third.
 SEAM, OVERLAP, OVERLAP_FROM = 0.018, 0.022, 0.05
+TAPER = np.array([0.4, 0.8, 1, 1, 1, 1, 1, 0.8, 0.4])  # towards the corners, where lips are thin
 # From where points go to where pixels come from: the part of the motion in each Newton step.
 INVERSIONS = (0.5, 1.0, 1.0, 1.0)
 BESIDE = 2.0  # nodes: as far beyond its lip's edge a layer moves as the edge does
@@ -206,7 +207,7 @@ class MeshWarp:
         return transform(corners, self.to_picture)
 
     def _overlap(self, mesh: Array) -> Array:
-        """How far lips that move go past their edges, more where the picture has them apart: (9, 2).
+        """How far lips that move go past their edges, more where they are apart: (9, 2), down.
 
         A tracker sees the edges some pixels off; without it a line of teeth, or of the other lip,
         would move with a lip and stay between the two when they close. Down, for the upper lip.
@@ -216,7 +217,7 @@ class MeshWarp:
         apart, moved = (
             np.clip(size / (OVERLAP_FROM * self.unit), 0, 1) for size in (own, np.abs(own - now))
         )
-        amount = (SEAM + (OVERLAP - SEAM) * apart) * moved
+        amount = (SEAM + (OVERLAP - SEAM) * apart) * moved * TAPER
         step: Array = amount[:, None] * self.unit * down
         return step
 
