@@ -26,6 +26,7 @@ from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
 from talkingface.streaming import (
     CHUNK,
@@ -48,6 +49,7 @@ Landmarks = PathLike | NDArray[Any]  # a file (see `faces.given`), or (68, 2) pi
 
 SMALLEST_MAX_SIZE = 64  # pixels
 LARGEST_CROP = 2048
+WIDE_OPEN = 0.45  # of the distance of the eyes: lips this far apart in a picture do not meet
 
 
 @dataclass(frozen=True)
@@ -401,7 +403,8 @@ class TalkingFace:
         aligned = faces.align(seen.pixels, located, self._config.crop)
         identity = self._encode(aligned)
         small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
-        notes = [note for note in (located.note, self._someone_else(aligned.crop)) if note]
+        told = (located.note, self._someone_else(aligned.crop), _torn_open(aligned.mesh))
+        notes = [note for note in told if note]
         mouth, moving = getattr(identity, "mouth", None), None
         if mouth is not None:
             model: Any = self.model
@@ -446,6 +449,14 @@ class TalkingFace:
             (self.info.name, self.info.sha256),
             sitter.note,
         )
+
+
+def _torn_open(mesh: NDArray[np.float32]) -> str | None:
+    """What to tell a user whose picture shows a mouth that no motion can close."""
+    gap = float(aperture(mesh) / eye_distance(mesh))
+    if gap < WIDE_OPEN:
+        return None
+    return "the mouth is torn wide open and closes in part only: a calmer picture speaks better"
 
 
 def _checked_side(side: int) -> int:

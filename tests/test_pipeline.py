@@ -552,3 +552,14 @@ def test_a_contact_sheet_has_a_place_for_every_frame(face: np.ndarray, sound: np
     assert len(found) == 5 and len({y for y, _ in found}) == 2
     with pytest.raises(BadRequest):
         made.contact_sheet(every=0)
+
+
+def test_a_mouth_torn_wide_open_is_said() -> None:
+    from talkingface.landmarks import reference_mesh
+    from talkingface.pipeline import _torn_open
+
+    mesh = reference_mesh().astype(np.float32) * 40 + 64
+    mesh[14, 1] = mesh[13, 1] + 0.4 * 40
+    assert _torn_open(mesh) is None
+    mesh[14, 1] = mesh[13, 1] + 0.5 * 40
+    assert "closes in part only" in str(_torn_open(mesh))
