@@ -185,7 +185,7 @@ def test_batch_goes_on_after_a_failure(
     sounds = ("--speech", bad, "--speech", speech)
     ran = cli("batch", portrait, *sounds, "--out-dir", out, "--crop", *TINY)
     assert ran.code == 2
-    assert [path.name for path in out.iterdir()] == ["portrait-speech.mp4"]
+    assert [path.name for path in out.iterdir()] == ["portrait-sentence.mp4"]
     assert ran.err.startswith("error: ") and "short.wav" in ran.err and ran.err.count("\n") == 1
     assert f"1 of 2 videos written to {out}" in ran.out
 
