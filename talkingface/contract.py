@@ -106,6 +106,14 @@ class Speaking(Protocol):
         """Only the landmarks (B, T, 68, 2) in [0, 1] of the crop, of `Generator`'s arguments."""
 
 
+@runtime_checkable
+class Moving(Protocol):
+    """A generator that bends the picture along a mesh which its own pictures do not change."""
+
+    def meshes(self, identity: Any, speech: Tensor) -> Tensor:
+        """(B, T, 478, 2) in [0, 1] of the crop, of `Generator`'s arguments; nothing is drawn."""
+
+
 def predicts_expressions(model: Any) -> bool:
     """Whether a model is an `ExpressionPredictor` as it is configured: it has a space.
 

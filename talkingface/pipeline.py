@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from talkingface import __version__, audio, faces, media, picture, video, weights
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
-from talkingface.contract import Generated, Generator, Portrait, State
+from talkingface.contract import Generated, Generator, Moving, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec
@@ -441,9 +441,22 @@ class TalkingFace:
         result: tuple[Generated, State] = self.model(identity, speech[None].to(self._device), state)
         return result
 
-    def _stream(self, sitter: Sitter, show: Show, mark: bool, crop_size: int) -> Stream:
+    @torch.inference_mode()
+    def _move(self, identity: Any, speech: Tensor, state: State) -> tuple[Generated, State]:
+        """The motion alone, where a model's pictures are not looked at."""
+        assert isinstance(self.model, Moving)
+        mesh = self.model.meshes(identity, speech[None].to(self._device))
+        return Generated(mesh.new_zeros(*mesh.shape[:2], 3, 0, 0), mesh=mesh), state
+
+    def _stream(
+        self, sitter: Sitter, show: Show, mark: bool, crop_size: int, whole: bool = False
+    ) -> Stream:
+        """whole: with the model's own pictures, even where frames take none of them."""
+        alone = not whole and not getattr(self._config, "looks_back", False)
+        alone = alone and sitter.needs_motion_alone(show)
+        make = self._move if alone else self._speak
         return Stream(
-            lambda speech, state: self._speak(sitter.identity, speech, state),
+            lambda speech, state: make(sitter.identity, speech, state),
             WindowStream(self._config.speech),
             sitter.drawing(show, mark, self.info.name, _checked_side(crop_size)),
             (self.info.name, self.info.sha256),
@@ -535,12 +548,13 @@ class Video:
     def __iter__(self) -> Iterator[Picture]:
         return map(self._draw, self._moments())
 
-    def _moments(self) -> Iterator[Moment]:
-        seconds = ahead(self._seconds(), threads=max(1, torch.get_num_threads() - 1))
+    def _moments(self, whole: bool = False) -> Iterator[Moment]:
+        """whole: with the model's own pictures, even where frames take none of them."""
+        seconds = ahead(self._seconds(whole), threads=max(1, torch.get_num_threads() - 1))
         return chain.from_iterable(seconds)
 
-    def _seconds(self) -> Iterator[list[Moment]]:
-        stream = self._speaker._stream(self._sitter, self._show, self._mark, self._side)
+    def _seconds(self, whole: bool) -> Iterator[list[Moment]]:
+        stream = self._speaker._stream(self._sitter, self._show, self._mark, self._side, whole)
         for part in self._speech.parts():
             yield list(stream.moments(part))
         yield list(stream.last_moments())
@@ -552,7 +566,7 @@ class Video:
 
     def maps(self) -> Iterator[Maps]:
         """What the model makes beside the colours, frame by frame (generates anew)."""
-        for moment in self._moments():
+        for moment in self._moments(whole=True):
             yield moment.maps()
 
     def save(
@@ -580,7 +594,7 @@ class Video:
 
     def _with_maps(self) -> Iterator[list[Picture]]:
         shown = self._sitter.drawing("maps", self._mark, self._speaker.info.name, self._side)
-        for moment in self._moments():
+        for moment in self._moments(whole=True):
             yield [self._draw(moment), shown(moment)]
 
     def _reported(
@@ -593,7 +607,7 @@ class Video:
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
-        frames = (moment.crop for moment in self._moments())
+        frames = (moment.crop for moment in self._moments(whole=True))
         return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
 
 

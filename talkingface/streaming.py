@@ -75,7 +75,7 @@ class Maps:
 class Moment:
     """Frame `t` of what the model made, its crop (S, S, 3) already as uint8."""
 
-    crop: Picture
+    crop: Picture  # of no size where the model was asked for its motion alone
     made: Generated
     t: int
 
@@ -125,6 +125,10 @@ class Sitter:
         to_crop = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]])
         return FrameRenderer(warp_crop(self.picture, to_side, side), to_crop, self)
 
+    def needs_motion_alone(self, show: Show) -> bool:
+        """Whether what is shown takes no more of a model than its meshes."""
+        return self.mouth is not None and show == "picture" and self.renderer.bends_alone
+
     def drawing(self, show: Show, mark: bool, model: str, side: int) -> Callable[[Moment], Picture]:
         """How a frame is shown: in its whole "picture", as the bare "face", or as "maps".
 
@@ -162,6 +166,11 @@ class FrameRenderer:
             blurred, sharp = CORRECTED
             self._share = float(np.clip((sharp - eye_distance(mesh)) / (sharp - blurred), 0, 1))
 
+    @property
+    def bends_alone(self) -> bool:
+        """Whether frames are the picture bent, with nothing of a model's own pictures."""
+        return self._face is not None and self._share == 0
+
     def __call__(self, moment: Moment) -> Picture:
         """The picture (H, W, 3) at that moment."""
         made, t = moment.made, moment.t
@@ -197,6 +206,7 @@ class Stream:
     """A face that listens: push sound as it comes, get the frames that are complete now.
 
     speak: (windows (T, hops, coefficients), state) -> what the model makes of them, and its state.
+    It may leave out the pictures where `draw` takes none (`Sitter.needs_motion_alone`).
     windows: of the model's speech. draw: how a frame is shown. made_by: the model's name and the
     sha256 of its weights, which a saved stream remembers. note: what the user should know of how
     the face was found, None when there is nothing.

@@ -281,3 +281,17 @@ def test_a_long_chunk_comes_part_by_part(face: np.ndarray) -> None:
     long = np.zeros(16_000 * 5, np.float32)
     lists = list(talkingface.load("cran-tiny").stream(face, [long], show="face"))
     assert sum(map(len, lists)) == 125 and max(map(len, lists)) <= streaming.CHUNK
+
+
+def test_a_sharp_picture_takes_the_motion_alone(portrait: Path, sound: np.ndarray) -> None:
+    """Frames are those that the whole model would give; its pictures are still there to look at."""
+    speaker = talkingface.load("atvg-tiny")
+    sharp, soft = picture.read(portrait), picture.read(portrait)[::4, ::4].copy()
+    for face, alone in ((sharp, True), (soft, False)):
+        video = speaker.generate(face, sound[:8000])
+        whole = [video._draw(moment) for moment in video._moments(whole=True)]
+        assert all(np.array_equal(a, b) for a, b in zip(video, whole, strict=True))
+        assert {moment.crop.shape for moment in video._moments()} == {
+            (0, 0, 3) if alone else (128, 128, 3)
+        }
+        assert all(maps.crop.shape == (128, 128, 3) for maps in video.maps())

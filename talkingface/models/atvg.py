@@ -415,21 +415,24 @@ class Atvg(nn.Module):
         """See `contract.Generator`; the state is the pair of both networks'."""
         heard, drawn = (None, None) if state is None else state
         if isinstance(self.at, ExpressionNet):
-            assert identity.mouth is not None
-            made, drawn = self.draw_window(identity, self.at.meshes(identity.mouth, speech), drawn)
+            made, drawn = self.draw_window(identity, self.meshes(identity, speech), drawn)
         else:
             landmarks, heard = self.speak(identity, speech, heard)
             made, drawn = self.draw_window(identity, landmarks, drawn)
         whole = identity.portrait.image.unsqueeze(1)
         return self.window.into_crop(made, whole), (heard, drawn)
 
+    def meshes(self, identity: Identity, speech: Tensor) -> Tensor:
+        """See `contract.Moving`; not of the published AT-net."""
+        assert isinstance(self.at, ExpressionNet) and identity.mouth is not None
+        return self.at.meshes(identity.mouth, speech)
+
     def speak(
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
         if isinstance(self.at, ExpressionNet):
-            assert identity.mouth is not None
-            return ibug(self.at.meshes(identity.mouth, speech)), None
+            return ibug(self.meshes(identity, speech)), None
         change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 

@@ -254,12 +254,16 @@ class Cran(nn.Module):
         are with a head that moves. teacher: for the schemes that look back.
         """
         if self.config.output == "mesh" and meshes is None:
-            assert identity.mouth is not None
-            meshes = self.readout.meshes(identity.mouth, speech)
+            meshes = self.meshes(identity, speech)
         if self.config.looks_back:
             return self._step_by_step(identity, speech, state, meshes, teacher)
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
+
+    def meshes(self, identity: Identity, speech: Tensor) -> Tensor:
+        """See `contract.Moving`; of a head that is drawn, it stands still here."""
+        assert identity.mouth is not None
+        return self.readout.meshes(identity.mouth, speech)
 
     @property
     def space(self) -> ExpressionSpace:
@@ -382,8 +386,7 @@ class Cran(nn.Module):
     ) -> tuple[Tensor, State]:
         """See `contract.Speaking`; not of a scheme that looks back at its pictures."""
         if self.config.lips == "expression":
-            assert identity.mouth is not None
-            return ibug(self.readout.meshes(identity.mouth, speech)), None
+            return ibug(self.meshes(identity, speech)), None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self.predict_landmarks(identity.portrait.landmarks, hybrid), state
 
