@@ -405,10 +405,6 @@ def test_at_net_and_vg_net_learn_in_their_stages(
 def test_a_decoder_learns_to_correct_real_meshes(cache: Cache, scheme: str) -> None:
     """Fitted lips stay; where the head moves, it learns first, and pictures with it later."""
     recipe = make_mesh_cran(cache, scheme)
-    if scheme == "natural":  # nobody in the corpus moves the head
-        for model in (recipe.model, recipe.ema):
-            model.head_motion.step.fill_(0.1)
-            model.head_motion.spread.fill_(0.3)
     drawn: list[tuple[Any, ...]] = []
     draw = recipe.model.draw_window
 

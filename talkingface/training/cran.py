@@ -40,6 +40,7 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
 
+STEADY = 1e-4  # least spread of a move: heads of a corpus may stand still
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
 HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
@@ -136,8 +137,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 moves.append(moved)
                 steps.append(moved.diff(dim=0))
         motion = self.model.head_motion
-        motion.step.copy_(torch.cat(steps).std(0))
-        motion.spread.copy_(torch.cat(moves).std(0))
+        motion.step.copy_(torch.cat(steps).std(0).clamp(min=STEADY))
+        motion.spread.copy_(torch.cat(moves).std(0).clamp(min=STEADY))
         motion.rest.copy_(torch.cat(moves).mean(0))
 
     def _generate(
