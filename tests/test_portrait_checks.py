@@ -19,7 +19,7 @@ from talkingface import landmarks, picture
 from talkingface.errors import BadRequest
 from talkingface.evaluation import face_descriptor, portrait_checks, portrait_sheets
 from talkingface.evaluation import portrait_measures as measures
-from talkingface.evaluation.phone_checks import PhoneRules, Sentence
+from talkingface.evaluation.phone_checks import PhoneRules, Sentence, phone_frames
 from talkingface.evaluation.portrait_sheets import Mouth, choose_moments, mouth_row
 from talkingface.evaluation.portrait_tables import Closure, PortraitResult, markdown, read_portraits
 from talkingface.evaluation.predicted_lips import Lips
@@ -74,7 +74,10 @@ def test_closures_are_those_of_the_phone_checks() -> None:
         gaps = rng.uniform(0, 0.12, 30)
         start = rng.uniform(0, 1.2)
         phone = ("p", start, start + rng.uniform(0.03, 0.15))
-        at, near = measures.closure_frames(phone, 30)
+        at, near = phone_frames(*phone[1:], 30)
+        low, high = phone[1] - 0.02 - 1e-6, phone[2] + 0.02 + 1e-6
+        naive = [k for k in range(30) if low <= (k + 0.5) / 25 <= high]
+        assert near.tolist() == (naive or [at])
         passes = PhoneRules(Lips(gaps, gaps), [phone]).passes("closed", *phone[1:])
         assert (gaps[near].min() < 0.04) == passes
         assert at == min(29, int((phone[1] + phone[2]) / 2 * 25))

@@ -10,7 +10,6 @@ model predicts are compared with the cache's as they are, in a hundredth of the 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
 from talkingface.evaluation.detection import Array, Frames
 from talkingface.evaluation.measures import Expert, Filmed, Floats
-from talkingface.evaluation.results import REAL, Identity, Result, number
+from talkingface.evaluation.results import REAL, Identity, Result, named_row, number
 from talkingface.metrics.lips import amplitude_ratio, aperture, mouth_box
 from talkingface.models.lipreader import GRID_WORDS, LipReader
 from talkingface.training.reading import teachers_of, word_logits, words_of
@@ -380,9 +379,7 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
     """
     if name == REAL:
         return Candidate(REAL, "", None)
-    label, equals, source = name.partition("=")
-    if not equals or os.sep in label:  # a path may have = in it
-        label, source = "", name
+    label, source = named_row(name)
     driven, lips = source.endswith(FROM_LANDMARKS), source.endswith(LIPS_ALONE)
     source = source.removesuffix(FROM_LANDMARKS).removesuffix(LIPS_ALONE)
     model, info = weights.load_with_info(source, device)

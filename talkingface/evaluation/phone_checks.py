@@ -249,27 +249,31 @@ class PhoneRules:
 
     def __init__(self, lips: Lips, phones: Sequence[Phone]) -> None:
         self._lips = lips
-        self._middles = (np.arange(len(lips.aperture)) + 0.5) / FPS
-        speech = speech_frames(self._middles, phones)
+        speech = speech_frames((np.arange(len(lips.aperture)) + 0.5) / FPS, phones)
         self._aperture = float(np.median(lips.aperture[speech]))
         self._width = float(np.median(lips.width[speech]))
 
     def passes(self, kind: str, start: float, end: float) -> bool:
         """Check a span of the sentence, in seconds. kind: of CLASSES."""
+        frame, near = phone_frames(start, end, len(self._lips.aperture))
         if kind == "closed":
-            near = self._middles >= start - MARGIN - TOLERANCE
-            near &= self._middles <= end + MARGIN + TOLERANCE
-            if not near.any():  # behind the last frame's middle
-                near[self._at((start + end) / 2)] = True
             return bool(self._lips.aperture[near].min() < CLOSED)
-        frame = self._at((start + end) / 2)
         if kind == "open":
             return bool(self._lips.aperture[frame] > max(OPEN, self._aperture))
         return bool(self._lips.width[frame] < self._width)
 
-    def _at(self, moment: float) -> int:
-        """Return the frame in which a moment lies."""
-        return int(np.clip(np.floor(moment * FPS + TOLERANCE), 0, len(self._middles) - 1))
+
+def phone_frames(start: float, end: float, frames: int) -> tuple[int, NDArray[np.intp]]:
+    """Return the frame in which a phone's middle lies, and all frames that belong to it.
+
+    Those are the frames whose middle lies in the phone or at most `MARGIN` seconds beside it; where
+    there is none, the first. start, end: seconds. frames: how many there are, >= 1.
+    """
+    at = int(np.clip(np.floor((start + end) / 2 * FPS + TOLERANCE), 0, frames - 1))
+    middles = (np.arange(frames) + 0.5) / FPS
+    near = (middles >= start - MARGIN - TOLERANCE) & (middles <= end + MARGIN + TOLERANCE)
+    found = np.flatnonzero(near)
+    return at, found if len(found) else np.array([at])
 
 
 def speech_frames(middles: Array, phones: Sequence[Phone]) -> NDArray[np.bool_]:

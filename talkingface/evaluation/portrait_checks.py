@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from talkingface.evaluation.phone_checks import (
     SHORTEST,
     TOLERANCE,
     Sentence,
+    phone_frames,
     read_sentences,
 )
 from talkingface.evaluation.portrait_measures import (
@@ -60,7 +60,9 @@ from talkingface.evaluation.predicted_lips import (
 )
 from talkingface.evaluation.results import (
     ResultCache,
+    check_rows,
     key_of,
+    named_row,
     number,
     reason,
     write_lines,
@@ -175,18 +177,10 @@ def open_generators(models: Sequence[str], device: str = "cpu") -> list[tuple[st
     """
     found = []
     for name in models:
-        label, equals, source = name.partition("=")
-        if not equals or os.sep in label:  # a path may have = in it
-            label, source = "", name
+        label, source = named_row(name)
         talker = pipeline.load(source, device)
         found.append((label or talker.info.name, talker))
-    labels = [label for label, _ in found]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise BadRequest(
-                f"{labels.count(label)} models are called {label!r}: name their rows, as "
-                f"{label}-2=FILE.safetensors"
-            )
+    check_rows(label for label, _ in found)
     return found
 
 
@@ -395,7 +389,7 @@ def find_closures(
         symbol, start, end = phone
         if kinds.get(symbol) != "closed":
             continue
-        at, near = measures.closure_frames(phone, len(gaps))
+        at, near = phone_frames(start, end, len(gaps))
         elsewhere[near] = False
         if end - start < SHORTEST - TOLERANCE:
             continue

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from talkingface import landmarks
 from talkingface.audio import FPS
-from talkingface.evaluation.phone_checks import MARGIN, OPEN, TOLERANCE, Phone
+from talkingface.evaluation.phone_checks import OPEN, TOLERANCE
 from talkingface.evaluation.predicted_lips import CLOSED
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.picture import Picture
@@ -63,20 +63,6 @@ def closing(gaps: Array) -> tuple[float, float]:
     shut = gaps < CLOSED
     later = shut[settled:]
     return float(shut[:settled].any()), float(later.mean()) if len(later) else math.nan
-
-
-def closure_frames(phone: Phone, frames: int) -> tuple[int, NDArray[np.intp]]:
-    """Return the frame in which a phone's middle lies, and all frames that belong to it.
-
-    As the rule "closed" of `phone_checks`: frames whose middle lies in the phone or at most
-    `MARGIN` seconds beside it; where there is none, the first. frames: how many there are, >= 1.
-    """
-    _, start, end = phone
-    at = int(np.clip(np.floor((start + end) / 2 * FPS + TOLERANCE), 0, frames - 1))
-    middles = (np.arange(frames) + 0.5) / FPS
-    near = (middles >= start - MARGIN - TOLERANCE) & (middles <= end + MARGIN + TOLERANCE)
-    found = np.flatnonzero(near)
-    return at, found if len(found) else np.array([at])
 
 
 # --- regions --------------------------------------------------------------------------------------

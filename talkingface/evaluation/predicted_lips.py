@@ -7,7 +7,6 @@ and the distance of its mouth corners (width) are measured in interocular units,
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from talkingface.contract import MESH_POINTS, predicts_expressions
 from talkingface.errors import BadRequest
 from talkingface.evaluation import intervals
 from talkingface.evaluation.intervals import LEVEL, RESAMPLES, Sums
+from talkingface.evaluation.results import check_rows, named_row
 from talkingface.evaluation.tables import FEW, Estimate, mean
 from talkingface.weights import WeightsInfo
 
@@ -95,20 +95,12 @@ def open_predictors(models: Sequence[str] | None, device: str = "cpu") -> list[P
                 "there are no lips to measure without a face: give a model that does, or measure "
                 "its videos with --cache or --pairs"
             )
-    names = [one.name for one in predictors]
-    for name in names:
-        if names.count(name) > 1:
-            raise BadRequest(
-                f"{names.count(name)} models are called {name!r}: name their rows, as "
-                f"{name}-2=FILE.safetensors"
-            )
+    check_rows(one.name for one in predictors)
     return predictors
 
 
 def _open(name: str, device: str) -> Predictor:
-    label, equals, source = name.partition("=")
-    if not equals or os.sep in label:  # a path may have = in it
-        label, source = "", name
+    label, source = named_row(name)
     model, info = weights.load_with_info(source, device)
     return Predictor(label or info.name, model, info, torch.device(device))
 

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from talkingface import media
-from talkingface.errors import TalkingFaceError
+from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.models.lipreader import GRID_WORDS
 
 Identity = Literal["first frame", "another recording", "unknown"]
@@ -51,6 +52,23 @@ class Result:
     vocabulary: int = len(GRID_WORDS)
     note: str = ""
     error: str | None = None
+
+
+def named_row(model: str) -> tuple[str, str]:
+    """Split ROW=NAME into the row's name, empty where none is given, and NAME, a name or file."""
+    label, equals, source = model.partition("=")
+    if not equals or os.sep in label:  # a path may have = in it
+        return "", model
+    return label, source
+
+
+def check_rows(names: Iterable[str]) -> None:
+    """Raise BadRequest where two rows of a table have the same name."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise BadRequest(
+                f"{count} models are called {name!r}: name their rows, as {name}-2=FILE.safetensors"
+            )
 
 
 def number(value: float) -> float | None:

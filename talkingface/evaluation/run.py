@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +37,7 @@ from talkingface.evaluation.results import (
     Identity,
     Measured,
     Result,
+    check_rows,
     key_of,
     reason,
     write_results,
@@ -178,11 +178,7 @@ def _write(out: Path, results: Sequence[Result], reference: str | None) -> None:
 def _check(opened: Opened, reference: str | None) -> None:
     """What can be wrong with models before any is run. Raises BadRequest."""
     names = [candidate.name for candidate in opened.candidates]
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise BadRequest(
-                f"{count} models are called {name!r}: name their rows, as {name}-2=FILE.safetensors"
-            )
+    check_rows(names)
     for candidate in opened.candidates:
         if candidate.generator is not None:
             opened.bench.check(candidate.generator)
