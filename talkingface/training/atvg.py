@@ -72,10 +72,6 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         critics: dict[str, nn.Module] = {"regression_critic": self.regression}
         super().__init__(training, cache, splits, device, init, seed, critics, lips)
 
-    def hears(self, parameter: str) -> bool:
-        """AT-net."""
-        return parameter.startswith("at.")
-
     def _hearing(self) -> nn.Module:
         at: nn.Module = self.model.at
         return at

@@ -43,10 +43,6 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
     ) -> None:
         super().__init__(training, cache, splits, device, init, seed, {})
 
-    def hears(self, parameter: str) -> bool:
-        """The audio encoder."""
-        return parameter.startswith("network.audio_encoder.")
-
     def _hearing(self) -> nn.Module:
         network: nn.Module = self.model.network
         return network
@@ -121,10 +117,6 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         self.together, self.three_streams = Correlation(*sizes), ThreeStreamCritic(*sizes)
         critics = {"correlation": self.together, "three_streams": self.three_streams}
         super().__init__(training, cache, splits, device, init, seed, critics)
-
-    def hears(self, parameter: str) -> bool:
-        """The audio encoder."""
-        return parameter.startswith("audio_encoder.")
 
     def _generate(
         self, batch: Batch, stage: Stage

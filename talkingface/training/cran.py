@@ -42,7 +42,6 @@ from talkingface.training.reading import teachers_of, vocabulary_of
 
 STEADY = 1e-4  # least spread of a move: heads of a corpus may stand still
 HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
-HEARING = ("audio_encoder", "gru", "lip_head", "lip_neutral")
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def lips_at(self) -> tuple[str, str] | None:
         """See `GeneratorRecipe.lips_at`."""
         return ("readout", "readout") if self.training.model.lips == "expression" else None
-
-    def hears(self, parameter: str) -> bool:
-        """The audio encoder, the GRU and the lip head."""
-        return parameter.split(".")[0] in HEARING
 
     def _facts(self) -> dict[str, Any]:
         """Which readers have taught it: an evaluation refuses those as its judge."""

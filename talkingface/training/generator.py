@@ -67,8 +67,8 @@ class Stage:
 
     lips (predicted landmarks), pixels, gradient, image (Song et al., Eq. 3), video (Eq. 4), reading
     (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples drawn from
-    real landmarks, not from predicted ones. speech_rate: factor on the learning rate of what hears
-    and moves the lips, once it has learned. critic_rate: factor on the critics' (CRAN's code: 5).
+    real landmarks, not from predicted ones. critic_rate: factor on the critics' learning rate
+    (CRAN's code: 5).
     """
 
     steps: int  # 0: `epochs` passes over the clips instead
@@ -78,7 +78,6 @@ class Stage:
     batch: int = 8
     frames: int = 15
     real_guide: float = 0.0
-    speech_rate: float = 1.0
     critic_rate: float = 1.0
     pictures: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
@@ -158,7 +157,9 @@ class GeneratorRecipe(ABC, Generic[T]):
         self.average = Average(self.model, self.ema, training.average)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(
-                self._groups(module), betas=training.betas, weight_decay=training.decay
+                [parameter for parameter in module.parameters() if parameter.requires_grad],
+                betas=training.betas,
+                weight_decay=training.decay,
             )
             for name, module in self.modules.items()
             if name != "ema"
@@ -220,10 +221,6 @@ class GeneratorRecipe(ABC, Generic[T]):
 
     # --- what a subclass says -------------------------------------------------------------------
 
-    @abstractmethod
-    def hears(self, parameter: str) -> bool:
-        """Whether the model's parameter of this name belongs to what hears and moves the lips."""
-
     def _hearing(self) -> nn.Module:
         """The module that keeps `speech_mean` and `speech_std`: the model, or a part of it."""
         model: nn.Module = self.model
@@ -262,14 +259,6 @@ class GeneratorRecipe(ABC, Generic[T]):
         hops = torch.cat([clip_speech(self.cache, clip, spec)[:, middle] for clip in chosen])
         hearing.get_buffer("speech_mean").copy_(hops.mean(0))
         hearing.get_buffer("speech_std").copy_(hops.std(0))
-
-    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """Parameters of what hears, and the others."""
-        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                groups[module is self.model and self.hears(name)].append(parameter)
-        return [{"params": p, "hears": hears} for hears, p in groups.items() if p]
 
     def stage(self, step: int) -> tuple[Stage, int]:
         """The stage that this step belongs to, and its step within the stage."""
@@ -466,7 +455,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor
         part = (local + 1) / stage.steps
         rate *= min(1.0, part / 0.05) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
     for group in optimizer.param_groups:
-        group["lr"] = rate * (stage.speech_rate if group["hears"] else 1.0)
+        group["lr"] = rate
 
 
 @contextmanager

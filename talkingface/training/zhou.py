@@ -119,10 +119,6 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         }
         super().__init__(training, cache, splits, device, init, seed, own)
 
-    def hears(self, parameter: str) -> bool:
-        """E_a."""
-        return parameter.startswith("speech_encoder.")
-
     # --- one step -------------------------------------------------------------------------------
 
     def _generate(
