@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Box = tuple[int, int, int, int]  # rows and columns of a picture: y0, y1, x0, x1
 
 # The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
 # (-0.5, 0) and (0.5, 0), mirrored and averaged. Unit: the distance of the eye centres.
@@ -91,6 +93,20 @@ def invert(matrix: Array) -> Array:
 def transform(points: Array, matrix: Array) -> Array:
     """Apply a similarity to (..., 2) points."""
     return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def compose(first: Array, second: Array) -> Array:
+    """The similarity that applies `first` and then `second`."""
+    return np.column_stack([second[:, :2] @ first[:, :2], transform(first[:, 2], second)])
+
+
+def resized(scale: float) -> Array:
+    """The similarity of a picture's pixels to those of it `scale` times as large.
+
+    Pixels are squares, whose middles are whole numbers.
+    """
+    shift = 0.5 * scale - 0.5
+    return np.array([[scale, 0, shift], [0, scale, shift]])
 
 
 def crop_matrix(landmarks: Array, spec: CropSpec) -> Array:

@@ -26,6 +26,10 @@ INNER_LIPS = np.array([
     78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
 ])  # fmt: skip
 
+# The inner lips' edges, from the left corner to the right one.
+UPPER_INNER, LOWER_INNER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]
+INNER_CORNERS = UPPER_INNER[[0, -1]]
+
 # Points of the inner lips that touch where the mouth is closed: (upper, lower), left to right.
 INNER_PAIRS = np.array([
     (191, 95), (80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318),

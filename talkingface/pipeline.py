@@ -25,7 +25,7 @@ from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, Generator, Moving, Portrait, State
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
-from talkingface.geometry import CropSpec
+from talkingface.geometry import CropSpec, compose, resized, transform
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
 from talkingface.streaming import (
@@ -219,7 +219,7 @@ def find_landmarks(
     seen = _read_picture(image)
     located = seen.locate(face, box, landmarks)
     scale = max(seen.size) / max(seen.pixels.shape[:2])
-    exact = located.landmarks * scale + (0.5 * scale - 0.5)
+    exact = transform(located.landmarks, resized(scale))
     points = np.clip(exact, 0, seen.size)
     if output is not None:
         about = {"picture": Path(image).name, "size": seen.size}
@@ -515,10 +515,7 @@ def _shrink(
     small = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     # One similarity for both axes: rounding the sides moves it by under a pixel.
     scale = float(np.sqrt(size[0] * size[1] / (width * height)))
-    to_whole = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]])
-    combined = matrix[:, :2] @ to_whole
-    combined[:, 2] += matrix[:, 2]
-    return small, combined
+    return small, compose(resized(1 / scale), matrix)
 
 
 class Video:

@@ -25,7 +25,7 @@ from talkingface import __version__, media, picture, video
 from talkingface.audio import SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.geometry import invert, transform, warp_crop
+from talkingface.geometry import compose, invert, resized, transform, warp_crop
 from talkingface.landmarks import eye_distance
 from talkingface.models.lips import Mouth
 from talkingface.render.blend import Blender
@@ -120,10 +120,8 @@ class Sitter:
     def face_renderer(self, side: int) -> FrameRenderer:
         """Draws the bare face, `side` pixels wide."""
         scale = side / self.crop.shape[0]
-        to_side = self.matrix * scale
-        to_side[:, 2] += 0.5 * scale - 0.5
-        to_crop = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]])
-        return FrameRenderer(warp_crop(self.picture, to_side, side), to_crop, self)
+        shown = warp_crop(self.picture, compose(self.matrix, resized(scale)), side)
+        return FrameRenderer(shown, resized(1 / scale), self)
 
     def needs_motion_alone(self, show: Show) -> bool:
         """Whether what is shown takes no more of a model than its meshes."""
@@ -250,14 +248,14 @@ class Stream:
         return [self._draw(moment) for moment in self.last_moments()]
 
     def moments(self, samples: Samples) -> Iterator[Moment]:
-        """`push` with all that the model makes, one frame after the other, made when asked for."""
+        """`push` with what the model makes, one frame after the other, made when asked for."""
         if self._finished:
             raise BadRequest("this stream is finished: open another one for another sound")
         for part in check_samples(samples).split(CHUNK * SAMPLES_PER_FRAME):
             yield from self._answer(self._windows.push(part))
 
     def last_moments(self) -> Iterator[Moment]:
-        """`finish` with all that the model makes."""
+        """`finish` with what the model makes."""
         self._finished = True
         yield from self._answer(self._windows.finish())
 

@@ -14,6 +14,8 @@ from talkingface.data import expression_space as spaces
 from talkingface.landmarks import (
     INNER_LIPS,
     INNER_PAIRS,
+    LOWER_INNER,
+    UPPER_INNER,
     reference_mesh,
 )
 from talkingface.models.expression import ExpressionSpace
@@ -21,7 +23,7 @@ from talkingface.render.blend import Blender
 from talkingface.render.crops import CropRenderer
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
-from talkingface.render.warp import LOWER, REACH, SURFACE, UPPER, MeshWarp, triangles
+from talkingface.render.warp import LIPS, REACH, SURFACE, MeshWarp, triangles
 
 SPACE = Path(__file__).parent / "fixtures" / "expression_space.safetensors"
 UNIT, MIDDLE = 100.0, np.array([200.0, 140.0])  # pixels between the eyes, and their middle
@@ -134,7 +136,7 @@ def test_triangles_cover_the_face_once_and_leave_the_mouth_out() -> None:
 
 def test_no_triangle_joins_the_lips() -> None:
     """Between the corners, which both lips share, no edge goes from one inner lip to the other."""
-    upper, lower = set(UPPER[1:-1].tolist()), set(LOWER[1:-1].tolist())
+    upper, lower = set(UPPER_INNER[1:-1].tolist()), set(LOWER_INNER[1:-1].tolist())
     assert len(upper) == len(lower) == 9 and not upper & lower
     for corners in triangles().tolist():
         assert not (upper & set(corners) and lower & set(corners))
@@ -179,17 +181,17 @@ def test_where_pixels_come_from_goes_to_where_they_are(
     nodes = warp.region.nodes()
     for mesh in speech[:3]:
         moved = mesh - shut
-        moved[UPPER[1:-1]] += warp._overlap(mesh)
-        moved[LOWER[1:-1]] -= warp._overlap(mesh)
+        moved[UPPER_INNER[1:-1]] += warp._overlap(mesh)
+        moved[LOWER_INNER[1:-1]] -= warp._overlap(mesh)
         step = moved[warp.moving].astype(np.float32)
-        for side, layer, flow in zip((UPPER, LOWER), warp._layers, warp.flows(mesh), strict=True):
+        for side, layer, flow in zip(LIPS, warp._layers, warp.flows(mesh), strict=True):
             forward = layer(step)
             at = (nodes + flow - [warp.region.box[2], warp.region.box[0]]) / warp.region.step
             x, y = np.moveaxis(at.astype(np.float32), -1, 0)
             there = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             below = warp.below(mesh, side).astype(np.float32)[:, None]
             inside = [cv2.pointPolygonTest(below, n, False) > 0 for n in nodes.reshape(-1, 2)]
-            shown = np.array(inside).reshape(rows, columns) == (side is LOWER)
+            shown = np.array(inside).reshape(rows, columns) == (side is LOWER_INNER)
             off = np.abs(there + flow).max(-1)[shown]
             assert np.abs(there[shown]).max() > 1  # something moves
             assert np.quantile(off, 0.995) < 0.05 and off.max() < 0.1
@@ -255,7 +257,7 @@ def test_the_motion_ends_where_the_region_does(
 
 def two_halves(shut: np.ndarray) -> np.ndarray:
     """Red above the mouth line, blue below."""
-    line = shut[UPPER]
+    line = shut[UPPER_INNER]
     picture = np.full((*SHAPE, 3), RED, np.uint8)
     at = pixels()
     picture[at[..., 1] > np.interp(at[..., 0], line[:, 0], line[:, 1])] = BLUE
@@ -283,7 +285,7 @@ def test_lips_part_sharply(
         out, hole = face.draw(mesh), distance(mesh[INNER_LIPS])
         assert np.array_equal(np.unique(out[hole > 1.0], axis=0), [GREEN])
         assert not out[hole < -1.0][:, 1].any()
-        at, line = pixels(), (mesh[UPPER] + mesh[LOWER]) / 2
+        at, line = pixels(), (mesh[UPPER_INNER] + mesh[LOWER_INNER]) / 2
         middle = np.interp(at[..., 0], line[:, 0], line[:, 1])
         between = (at[..., 0] > line[0, 0]) & (at[..., 0] < line[-1, 0])
         near = between & (np.abs(at[..., 1] - middle) < 40) & (hole < -3)  # cubic reads 2 beyond
@@ -377,7 +379,7 @@ def test_a_picture_or_a_face_of_few_pixels(
 def test_a_motion_that_folds_the_picture_is_drawn(shut: np.ndarray, speaking: np.ndarray) -> None:
     rng = np.random.default_rng(2)
     torn = shut.copy()
-    torn[LOWER] += [0, 1.5 * UNIT]
+    torn[LOWER_INNER] += [0, 1.5 * UNIT]
     wild = shut + rng.normal(0, 0.3 * UNIT, shut.shape)
     upside = shut * [1, -1] + [0, 2 * shut[:, 1].mean()]
     for moving in (EVERY, speaking):

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.faces.interpolation import mesh_from_landmarks
+from talkingface.geometry import Box
 from talkingface.landmarks import IBUG, INNER_PAIRS, NOSE_BASE, reference_mesh
 from talkingface.models.window import SPEAKING
-from talkingface.render.face import Box, FaceRenderer
+from talkingface.render.face import FaceRenderer
 from talkingface.render.warp import SURFACE
 
 Frames = NDArray[np.uint8]
@@ -94,7 +95,7 @@ def move_mesh(mesh: Points, moved: Points) -> Points:
 
 @cache
 def _fade() -> Points:
-    """Which part of a step reaches each point, (478, 1): none at the eyes, all below the nose."""
+    """Return the part of a step that reaches each point, (478, 1): none at the eyes, all below."""
     height = reference_mesh()[:, 1:]
     eyes, nose = height[IBUG[36:48]].max(), height[NOSE_BASE]
     return np.asarray(np.clip((height - eyes) / (nose - eyes), 0, 1), dtype=np.float32)
@@ -128,7 +129,7 @@ def animate(
 
 
 class DriverMouth:
-    """What shows between a puppet's lips (`render.face.Interior`): the driver's, in one frame.
+    """The inside of a puppet's mouth (`render.face.Interior`): the driver's, in one frame.
 
     Where its lips hardly part it is the portrait's own, which has nothing to show but lips.
     """

@@ -19,10 +19,11 @@ from talkingface.contract import MESH_POINTS
 from talkingface.landmarks import (
     GAP_BOTTOM,
     GAP_TOP,
-    INNER_LIPS,
     INNER_PAIRS,
+    LOWER_INNER,
     NOSE_BASE,
     STABLE_MESH,
+    UPPER_INNER,
     reference_mesh,
 )
 
@@ -78,10 +79,20 @@ def inverse(matrix: Tensor) -> Tensor:
     return torch.cat([back, -_turn(matrix[..., 2].unsqueeze(-2), back).transpose(-1, -2)], -1)
 
 
+def _pair_steps(mesh: Tensor) -> Tensor:
+    """From the upper to the lower point of each of INNER_PAIRS: (..., 478, 2) -> (..., 9, 2)."""
+    upper, lower = torch.from_numpy(INNER_PAIRS).to(mesh.device).unbind(1)
+    return mesh[..., lower, :] - mesh[..., upper, :]
+
+
+def _displaced_pairs(displacement: Tensor) -> Tensor:
+    """How displacements (N, 956) of the upper inner lip differ from the lower's: (N, 18)."""
+    return _pair_steps(displacement.unflatten(1, (MESH_POINTS, 2))).flatten(1)
+
+
 def _pair_gaps(mesh: Tensor) -> Tensor:
     """How far the lower point of each of INNER_PAIRS lies below the upper one: (..., 9)."""
-    upper, lower = torch.from_numpy(INNER_PAIRS).to(mesh.device).unbind(1)
-    return mesh[..., lower, 1] - mesh[..., upper, 1]
+    return _pair_steps(mesh)[..., 1]
 
 
 def _closing(reference: Tensor, upper_reach: float, lower_reach: float) -> Tensor:
@@ -90,7 +101,7 @@ def _closing(reference: Tensor, upper_reach: float, lower_reach: float) -> Tenso
     The upper lip takes _UPPER_SHARE of it, the lower lip the rest; both fade like Gaussians.
     """
     points, pairs = reference.double().cpu().numpy(), INNER_PAIRS
-    upper, lower = points[INNER_LIPS[:11]], points[INNER_LIPS[np.r_[0, 19:9:-1]]]
+    upper, lower = points[UPPER_INNER], points[LOWER_INNER]
     across = (upper[:, 0] + lower[:, 0]) / 2  # the corners, where nothing closes, and the pairs
     share = np.stack([
         np.interp(points[:, 0], across, one, left=0, right=0) for one in np.eye(11)[1:-1]
@@ -212,21 +223,15 @@ class ExpressionSpace(nn.Module):
         moves = self.displacement(torch.eye(count, device=self.scale.device)).flatten(1)
         shapes = self.identity_basis * (_IDENTITY_SPREAD * self.identity_scale[:, None])
         points = torch.cat([moves, shapes]).double() / _FACE_NOISE
-        gaps = self._gaps(points) * (_FACE_NOISE / _GAP_NOISE)
+        gaps = _displaced_pairs(points) * (_FACE_NOISE / _GAP_NOISE)
         gaps[count:] = 0
         every = torch.eye(points.shape[1], device=points.device, dtype=points.dtype)
-        known = points / _FACE_NOISE + gaps @ self._gaps(every).T / _GAP_NOISE
+        known = points / _FACE_NOISE + gaps @ _displaced_pairs(every).T / _GAP_NOISE
         prior = torch.eye(len(points), device=points.device, dtype=points.dtype)
         normal = points @ points.T + gaps @ gaps.T + prior
         factor, _ = torch.linalg.cholesky_ex(normal)  # of numbers that are none: no error
         solved: Tensor = torch.cholesky_solve(known, factor)
         return solved[:count].T.to(self.scale.dtype).contiguous()
-
-    def _gaps(self, displacement: Tensor) -> Tensor:
-        """How nine displacements of the upper inner lip differ from the lower's: (N, 18)."""
-        upper, lower = torch.from_numpy(INNER_PAIRS).to(displacement.device).unbind(1)
-        points: Tensor = displacement.unflatten(1, (MESH_POINTS, 2))
-        return (points[:, lower] - points[:, upper]).flatten(1)
 
     def lip_gap(self, expression: Tensor) -> Tensor:
         """How far the lower inner lip lies below the upper one: expressions (..., K) -> (...).

@@ -6,10 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Picture, invert, transform
-
-Floats = NDArray[np.float32]
-Box = tuple[int, int, int, int]  # rows and columns: top, bottom, left, right
+from talkingface.geometry import Array, Box, Floats, Picture, invert, transform
 
 FEATHER = 0.08  # of the crop's side, over which a crop fades into its picture
 SMALLEST = 0.4  # levels: changes below are none

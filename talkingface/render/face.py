@@ -8,11 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Picture
+from talkingface.geometry import Array, Box, Floats, Picture
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
-from talkingface.render.warp import Floats, MeshWarp
-
-Box = tuple[int, int, int, int]  # rows and columns of the picture: y0, y1, x0, x1
+from talkingface.render.warp import MeshWarp
 
 FINE = 4  # fractional bits with which polygons are drawn
 STILL = 0.04  # pixels: what moves less is left as it is

@@ -13,8 +13,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_LIPS, LEFT_EYE, RIGHT_EYE
+from talkingface.geometry import Box, Floats, Picture
+from talkingface.landmarks import (
+    GAP_BOTTOM,
+    GAP_TOP,
+    INNER_CORNERS,
+    INNER_LIPS,
+    LEFT_EYE,
+    RIGHT_EYE,
+)
 from talkingface.render import own_mouth
+from talkingface.render.own_mouth import Points
 from talkingface.render.teeth import (
     LEVEL,
     LOWER_EDGE,
@@ -23,8 +32,6 @@ from talkingface.render.teeth import (
     SCALE,
     UPPER_EDGE,
     WIDTH,
-    Floats,
-    Picture,
     TeethSet,
     bank,
     eye_span,
@@ -32,11 +39,7 @@ from talkingface.render.teeth import (
 )
 from talkingface.render.tone import blur_of, tone_of
 
-Points = NDArray[np.floating]
-Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in picture pixels
-
 _JAW = np.array([17, 18, 200, 152])  # lower lip to chin: the lower teeth move as these do
-_LEFT_CORNER, _RIGHT_CORNER = 78, 308  # of the inner lips
 
 # Eye distances, down from the resting line of the lips.
 _UPPER_EDGE, _LOWER_EDGE = 0.045, 0.02  # of the teeth
@@ -83,7 +86,7 @@ class Axes:
         across = eyes / max(1e-6, float(np.linalg.norm(eyes))) * unit
         down = np.array([-across[1], across[0]])
         origin = neutral[[GAP_TOP, GAP_BOTTOM]].mean(0)
-        corners = (neutral[[_LEFT_CORNER, _RIGHT_CORNER]] - origin) @ np.stack([across, down], 1)
+        corners = (neutral[INNER_CORNERS] - origin) @ np.stack([across, down], 1)
         (x0, y0), (x1, y1) = corners / unit**2
         slope = float(np.clip((y1 - y0) / max(0.1, x1 - x0), -0.25, 0.25))
         return cls(origin, across, down, slope, max(0.1, float(-x0)), max(0.1, float(x1)))
@@ -176,8 +179,8 @@ class MouthInterior:
             shade = self._shade(mesh, self._box)
             self._own = _OwnFrame(mesh, own.seen, shade)
             bank_shade = np.stack([shade, shade, shade, np.ones_like(shade)], -1)
-            self._upper = _over(own.upper, self._upper * bank_shade)
-            self._lower = _over(own.lower, self._lower * bank_shade)
+            self._upper = own_mouth.over(own.upper, self._upper * bank_shade)
+            self._lower = own_mouth.over(own.lower, self._lower * bank_shade)
         self._keep = np.repeat(1 - self._upper[..., 3:], 3, -1)
         self._upper = np.ascontiguousarray(self._upper[..., :3])
 
@@ -294,7 +297,7 @@ class MouthInterior:
         light = np.clip(0.5 + 3.2 * height, 0.42, 0.9) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
         colour = self._tone.apply(light[..., None] * _TONGUE * self._tone.level)
         tongue = np.concatenate([colour * alpha[..., None], alpha[..., None]], -1)
-        return _over(lower, tongue.astype(np.float32))
+        return own_mouth.over(lower, tongue.astype(np.float32))
 
     def _teeth(
         self, teeth: Floats, x: Floats, below: Floats, edge_row: int, sides: float, light: float
@@ -345,11 +348,6 @@ def _sampled(
 def _three(plane: Floats) -> Floats:
     """(h, w) -> (h, w, 3)."""
     return np.asarray(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB))
-
-
-def _over(front: Floats, behind: Floats) -> Floats:
-    """One premultiplied layer (h, w, 4) over another."""
-    return np.asarray(front + behind * (1 - front[..., 3:]), np.float32)
 
 
 def _back_texture(dark: Floats, flat: bool) -> Floats:

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from talkingface.geometry import Box, Floats, Picture
 from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_LIPS
-from talkingface.render.teeth import LUMA, Floats, Picture
+from talkingface.render.teeth import LUMA
 
 Points = NDArray[np.floating]
-Box = tuple[int, int, int, int]
 
 # Eye distances: with less between the lips they are taken for closed; without teeth seen, with less
 # than the second.
@@ -109,7 +109,7 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth |
     shown = np.clip(distance + 0.5, 0, 1)
     whole_set = float(np.median(ends - tops)) > _TALL and centres[-1] - centres[0] > _WIDE
     above = _above(colour, box, axes, x, y, top, teeth, whole_set)
-    upper = _over(_premultiplied(colour, shown * teeth), above)
+    upper = over(_premultiplied(colour, shown * teeth), above)
     below = (1 - divided) * sides
     lower = _premultiplied(colour, whole * below)
     if (inside * below).sum() < _LEAST_BELOW * inside.sum():
@@ -265,5 +265,6 @@ def _premultiplied(colour: Floats, alpha: Floats) -> Floats:
     return np.concatenate([colour * alpha[..., None], alpha[..., None]], -1).astype(np.float32)
 
 
-def _over(front: Floats, behind: Floats) -> Floats:
+def over(front: Floats, behind: Floats) -> Floats:
+    """One premultiplied layer (h, w, 4) over another."""
     return np.asarray(front + behind * (1 - front[..., 3:]), np.float32)

@@ -15,10 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.landmarks import LEFT_EYE, RIGHT_EYE
-
-Floats = NDArray[np.float32]
-Picture = NDArray[np.uint8]
+from talkingface.geometry import Floats, Picture
+from talkingface.landmarks import GAP_TOP, INNER_CORNERS, eye_distance
 
 FILE = Path(__file__).with_name("teeth.npz")
 
@@ -37,7 +35,6 @@ _EYES = (
 )
 _FOREHEAD, _CHIN = 10, 152
 _PATCH = 0.05  # interocular: half the side of a patch of skin
-_LEFT_CORNER, _RIGHT_CORNER, _MIDDLE = 78, 308, 13  # of the inner lips
 
 # How much each number of a description counts where a set is chosen, by its spread over faces.
 _SPREAD = np.array([0.35, 0.25, 0.03, 0.12, 0.15, 60.0])
@@ -173,7 +170,7 @@ def face_light(picture: Picture, mesh: NDArray[np.floating]) -> FaceLight:
         np.mean([_patch(picture, mesh[point], _PATCH * unit) for point in points], 0)
         for points in (_LEFT_SKIN, _RIGHT_SKIN)
     )
-    corner_left, corner_right, middle = mesh[[_LEFT_CORNER, _RIGHT_CORNER, _MIDDLE]]
+    corner_left, corner_right, middle = mesh[[*INNER_CORNERS, GAP_TOP]]
     halves = [float(np.linalg.norm(corner - middle)) for corner in (corner_left, corner_right)]
     return FaceLight(
         skin=((left + right) / 2).astype(np.float32),
@@ -188,9 +185,8 @@ def face_light(picture: Picture, mesh: NDArray[np.floating]) -> FaceLight:
 
 
 def eye_span(mesh: NDArray[np.floating]) -> float:
-    """Distance of the eye centres of a mesh (478, 2)."""
-    left, right = mesh[list(LEFT_EYE)].mean(0), mesh[list(RIGHT_EYE)].mean(0)
-    return max(1.0, float(np.linalg.norm(right - left)))
+    """Distance of the eye centres of a mesh (478, 2), at least a pixel."""
+    return max(1.0, float(eye_distance(mesh)))
 
 
 def _patch(picture: Picture, centre: NDArray[np.floating], reach: float) -> Floats:

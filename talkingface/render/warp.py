@@ -18,22 +18,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, fit_similarity, invert, transform
+from talkingface.geometry import Array, Box, Floats, fit_similarity, invert, transform
 from talkingface.landmarks import (
     FOREHEAD,
     INNER_LIPS,
     LEFT_CORNER,
+    LOWER_INNER,
     NOSE_BASE,
     RIGHT_CORNER,
     STABLE_MESH,
+    UPPER_INNER,
     reference_mesh,
 )
 
-Floats = NDArray[np.float32]
-
 SURFACE = 468  # points of the mesh that are no iris
-UPPER, LOWER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]  # corner to corner, left to right
 
+LIPS = (UPPER_INNER, LOWER_INNER)  # the layers' edges
 SPACING = 0.04  # interocular: between the nodes of the coarse grid
 REACH = 0.45  # interocular: how far beyond the face the motion fades out
 ABOVE = 0.35  # interocular above the base of the nose: as far as triangles reach that speech moves
@@ -59,12 +59,12 @@ def triangles() -> NDArray[np.int64]:
     size = np.ceil(points.max(0) - low + 1)
     plane = cv2.Subdiv2D((0, 0, int(size[0]), int(size[1])))
     known: dict[tuple[float, float], int] = {}
-    for index, (x, y) in enumerate(points - low):
-        plane.insert((float(x), float(y)))
-        known[(float(np.float32(x)), float(np.float32(y)))] = index
+    for index, (x, y) in enumerate((points - low).tolist()):
+        plane.insert((x, y))
+        known[(x, y)] = index
     found: set[frozenset[int]] = set()
     for x0, y0, x1, y1, x2, y2 in plane.getTriangleList():
-        ends = [(float(x), float(y)) for x, y in ((x0, y0), (x1, y1), (x2, y2))]
+        ends = ((x0, y0), (x1, y1), (x2, y2))
         corners = frozenset(known[end] for end in ends if end in known)
         if len(corners) == 3:
             found.add(corners)
@@ -108,7 +108,7 @@ class Region:
     (x0 + j step, y0 + i step). shape: (rows, columns) of nodes.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     step: float
     shape: tuple[int, int]
 
@@ -119,7 +119,7 @@ class Region:
         x = self.box[2] + self.step * np.arange(columns)
         return np.stack(np.meshgrid(x, y), -1).astype(np.float32)
 
-    def at_pixels(self, values: Floats, box: tuple[int, int, int, int]) -> Floats:
+    def at_pixels(self, values: Floats, box: Box) -> Floats:
         """Values of nodes (rows, columns, C) at the pixels of a box within: (h, w, C)."""
         y0, y1, x0, x1 = box
         scale = 1 / self.step
@@ -181,25 +181,23 @@ class MeshWarp:
         inside, plain = self._barycentric()
         used = plain.any((0, 1)) | np.isin(moving, INNER_LIPS)
         self.moving, plain, fade = moving[used], plain[..., used], self._fade(inside)
-        self._layers = [
-            _Shares.of(self._layer(inside, plain, side) * fade) for side in (UPPER, LOWER)
-        ]
+        self._layers = [_Shares.of(self._layer(inside, plain, side) * fade) for side in LIPS]
 
     def flows(self, mesh: Array) -> tuple[Floats, Floats]:
         """Of the upper and of the lower layer: (rows, columns, 2) at the region's nodes.
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
-        moved = mesh - self.mesh
-        moved[UPPER[1:-1]] += self._overlap(mesh)
-        moved[LOWER[1:-1]] -= self._overlap(mesh)
+        moved, overlap = mesh - self.mesh, self._overlap(mesh)
+        moved[UPPER_INNER[1:-1]] += overlap
+        moved[LOWER_INNER[1:-1]] -= overlap
         step: Floats = moved[self.moving].astype(np.float32)
         upper, lower = (self._inverted(layer(step)) for layer in self._layers)
         return upper, lower
 
     def below(self, mesh: Array, side: NDArray[np.int64] | None = None) -> Array:
         """The polygon (N, 2) of what lies below the mouth line, or below one lip's edge."""
-        upper, lower = (transform(mesh[lip], self.to_face) for lip in (UPPER, LOWER))
+        upper, lower = (transform(mesh[lip], self.to_face) for lip in LIPS)
         line = (upper + lower) / 2 if side is None else transform(mesh[side], self.to_face)
         ends = transform(mesh[[LEFT_CORNER, RIGHT_CORNER]], self.to_face)
         far = [ends[0] - [9, 0], ends[0], *line, ends[1], ends[1] + [9, 0]]
@@ -213,7 +211,9 @@ class MeshWarp:
         would move with a lip and stay between the two when they close. Down, for the upper lip.
         """
         down = self.to_picture[:, 1] / self.unit
-        own, now = ((points[LOWER] - points[UPPER])[1:-1] @ down for points in (self.mesh, mesh))
+        own, now = (
+            (points[LOWER_INNER] - points[UPPER_INNER])[1:-1] @ down for points in (self.mesh, mesh)
+        )
         apart, moved = (
             np.clip(size / (OVERLAP_FROM * self.unit), 0, 1) for size in (own, np.abs(own - now))
         )
@@ -284,7 +284,7 @@ class MeshWarp:
         x, y = edge[order].T
         line = np.interp(face[..., 0], x, y)
         between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
-        off = face[..., 1] - line if side is UPPER else line - face[..., 1]
+        off = face[..., 1] - line if side is UPPER_INNER else line - face[..., 1]
         beyond = between & (off > 0)
         near = beyond & (off < BESIDE * self.region.step / self.unit)
         out, known = plain.copy(), (inside & ~beyond) | near
