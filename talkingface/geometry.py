@@ -151,3 +151,17 @@ def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
         picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(out, dtype=np.uint8)
+
+
+def rotation(pitch: Array, yaw: Array, roll: Array) -> Array:
+    """Rotations (..., 3, 3), first yaw, then pitch, then roll, with the signs of `Motion.head`."""
+    (a, b, c), (u, v, w) = np.cos([pitch, yaw, roll]), np.sin([pitch, yaw, roll])
+    one, nil = np.ones_like(a), np.zeros_like(a)
+
+    def matrices(*entries: Array) -> Array:
+        return np.stack(entries, -1).reshape(*np.shape(a), 3, 3)
+
+    turned = matrices(b, nil, -v, nil, one, nil, v, nil, b)
+    nodded = matrices(one, nil, nil, nil, a, -u, nil, u, a)
+    tilted = matrices(c, -w, nil, w, c, nil, nil, nil, one)
+    return np.asarray(tilted @ nodded @ turned)

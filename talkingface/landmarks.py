@@ -42,9 +42,31 @@ STABLE_MESH = np.array([
 ])  # fmt: skip
 
 LEFT_EYE, RIGHT_EYE = (33, 133), (362, 263)  # corners; their middle is the eye's centre
+
+# Lids: of the left and of the right eye, the upper and the lower one, from the eye's left corner to
+# its right one.
+EYE_LIDS = np.array([
+    [[33, 246, 161, 160, 159, 158, 157, 173, 133], [33, 7, 163, 144, 145, 153, 154, 155, 133]],
+    [[362, 398, 384, 385, 386, 387, 388, 466, 263], [362, 382, 381, 380, 374, 373, 390, 249, 263]],
+])  # fmt: skip
+IRISES = np.array([range(468, 473), range(473, 478)])  # left, right: the centre, four around it
+SKIN_POINTS = np.array([4, 5, 195, 2, 50, 280, 205, 425])  # nose and cheeks, where faces are bare
+
 GAP_TOP, GAP_BOTTOM = 13, 14  # the middle of the upper and of the lower inner lip
 LEFT_CORNER, RIGHT_CORNER = 61, 291  # of the mouth
 FOREHEAD = 10  # the middle of its upper edge
+EARS = (234, 454)
+JOINT = (0.0, 0.7)  # interocular, about which a head turns; its depth is that of the ears
+
+# Rings and lines of the face: its outline from the forehead clockwise in the picture; upper and
+# lower edge of each brow, left and right, from the outer end to the inner.
+FACE_OUTLINE = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
+    148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])  # fmt: skip
+BROWS_UPPER = np.array([(70, 63, 105, 66, 107), (300, 293, 334, 296, 336)])
+BROWS_LOWER = np.array([(46, 53, 52, 65, 55), (276, 283, 282, 295, 285)])
+LID_TOPS = (159, 386)  # the middle of each upper lid
 NOSE_BASE = 2  # where the nose meets the upper lip
 
 # Mesh points that stand for the 68 iBUG points: jaw, brows, nose, eyes, lips.
@@ -89,6 +111,16 @@ def reference_mesh() -> NDArray[np.float64]:
     return mesh.astype(np.float64)
 
 
+@cache
+def reference_depth() -> NDArray[np.float64]:
+    """Depth (478,) of a mean face in interocular units, 0 at the eye corners; less is nearer.
+
+    The median over 192 level portraits of what the face finder says, mirrored and averaged.
+    """
+    depth: NDArray[np.float32] = np.load(Path(__file__).with_name("reference_depth.npy"))
+    return depth.astype(np.float64)
+
+
 def ibug(mesh: Tensor) -> Tensor:
     """The 68 landmarks of meshes (..., 478, 2): (..., 68, 2)."""
     return mesh[..., torch.from_numpy(IBUG).to(mesh.device), :]
@@ -109,6 +141,18 @@ def eye_distance(mesh: M) -> M:
     left = (mesh[..., LEFT_EYE[0], :] + mesh[..., LEFT_EYE[1], :]) / 2
     right = (mesh[..., RIGHT_EYE[0], :] + mesh[..., RIGHT_EYE[1], :]) / 2
     return _length(right - left)
+
+
+def eye_openness(mesh: M) -> M:
+    """Height of the open eyes by their width, mean of both: (..., 478, 2) -> (...).
+
+    Soukupova and Cech 2016, the eye aspect ratio: about 0.3 open, under 0.15 in a blink.
+    """
+    upper, lower = EYE_LIDS[:, 0], EYE_LIDS[:, 1]
+    height = _length(mesh[..., lower[:, 2:7], :] - mesh[..., upper[:, 2:7], :]).mean(-1)
+    across = _length(mesh[..., upper[:, -1], :] - mesh[..., upper[:, 0], :])
+    ratio: M = (height / across).mean(-1)
+    return ratio
 
 
 def _distance(mesh: M, first: int, second: int) -> M:

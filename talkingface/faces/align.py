@@ -22,7 +22,7 @@ from talkingface.geometry import (
     transform,
     warp_crop,
 )
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import IBUG, eye_distance, reference_depth
 
 # Pairs of mesh points on a line from the picture's left to its right (ears, temples, eye corners)
 # and from the forehead to the chin: what a head's axes are read off.
@@ -36,14 +36,15 @@ class Aligned:
     """One face in its crop.
 
     crop: (S, S, 3) uint8 RGB. landmarks: (68, 2) float32, (x, y) in [0, 1] of the crop.
-    matrix: (2, 3), picture pixels -> crop pixels. mesh: (478, 2) float32, as the landmarks; made
-    from them where only they are known.
+    matrix: (2, 3), picture pixels -> crop pixels. mesh: (478, 2) float32, as the landmarks, and
+    depth: (478,), in the same unit (less is nearer); made from them where only they are known.
     """
 
     crop: Picture
     landmarks: NDArray[np.float32]
     matrix: Array
     mesh: NDArray[np.float32]
+    depth: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,12 @@ def align(picture: Picture, face: Face | Located, spec: CropSpec) -> Aligned:
     landmarks = _in_crop(face.landmarks, matrix, spec)
     if face.mesh is None:
         mesh = mesh_from_landmarks(torch.from_numpy(landmarks)).numpy()
+        depth = reference_depth() * eye_distance(mesh)
     else:
         mesh = _in_crop(face.mesh[:, :2], matrix, spec)
-    return Aligned(warp_crop(picture, matrix, spec.size), landmarks, matrix, mesh)
+        depth = face.mesh[:, 2] * (np.hypot(*matrix[:, 0]) / spec.size)
+    crop = warp_crop(picture, matrix, spec.size)
+    return Aligned(crop, landmarks, matrix, mesh, depth.astype(np.float32))
 
 
 def track(frames: Iterable[Picture], spec: CropSpec, natural_pose: bool = False) -> Track:

@@ -41,7 +41,8 @@ _PARTS = [(0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (
 class Located:
     """Where a face is. landmarks: (68, 2) picture pixels, iBUG order; origin: who says so.
 
-    mesh: (478, 2) picture pixels, None where only the landmarks are known.
+    mesh: (478, 3) picture pixels, the third is depth (less is nearer); None where only the
+    landmarks are known.
     """
 
     landmarks: Array
@@ -94,7 +95,7 @@ def locate(
 
 
 def _found(face: Face) -> Located:
-    return Located(face.landmarks, "detector", face.mesh[:, :2])
+    return Located(face.landmarks, "detector", face.mesh)
 
 
 def _check_box(box: Box, width: int, height: int, name: str) -> None:

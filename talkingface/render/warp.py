@@ -239,35 +239,12 @@ class MeshWarp:
 
         (rows, columns), and (rows, columns, P).
         """
-        nodes = self.region.nodes()
         column = np.full(len(self.mesh), len(self.moving))  # the last one is of points that stay
         column[self.moving] = np.arange(len(self.moving))
         inside = np.zeros(self.region.shape, bool)
         weights = np.zeros((*self.region.shape, len(self.moving) + 1), np.float32)
-        origin, step = np.array([self.region.box[2], self.region.box[0]]), self.region.step
-        limit = np.array(self.region.shape[::-1])
         corners = triangles()[(column < len(self.moving))[triangles()].any(1)]
-        points = self.mesh[corners]
-        low = np.clip(np.ceil((points.min(1) - origin) / step - 1e-6), 0, limit).astype(int)
-        high = np.clip(np.floor((points.max(1) - origin) / step + 1), 0, limit).astype(int)
-        (a, b), (c, d) = (points[:, 1] - points[:, 0]).T, (points[:, 2] - points[:, 0]).T
-        size = a * d - b * c
-        span = np.maximum(high - low, 0) * (np.abs(size) >= 1e-9)[:, None]
-        # Every node in the box around a triangle, of all triangles in a row.
-        count = span.prod(1)
-        which = np.repeat(np.arange(len(corners)), count)
-        place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        rows = low[which, 1] + place // span[which, 0]
-        columns = low[which, 0] + place % span[which, 0]
-        x, y = (nodes[rows, columns] - points[which, 0]).T
-        first, second = (x * d[which] - y * c[which]), (y * a[which] - x * b[which])
-        shares = np.stack([size[which] - first - second, first, second], 1) / size[which, None]
-        within = (shares >= -1e-6).all(1)
-        which, rows, columns, shares = (v[within] for v in (which, rows, columns, shares))
-        owner = np.zeros(self.region.shape, int)
-        owner[rows, columns] = which  # of a node on an edge: the last
-        own = owner[rows, columns] == which
-        which, rows, columns, shares = (v[own] for v in (which, rows, columns, shares))
+        which, rows, columns, shares = barycentric(self.mesh[corners], self.region)
         weights[rows[:, None], columns[:, None], column[corners[which]]] = shares
         inside[rows, columns] = True
         return inside, weights[..., :-1]
@@ -292,7 +269,7 @@ class MeshWarp:
         for point, share in zip(side[order], np.eye(len(side)), strict=True):
             for column in np.flatnonzero(self.moving == point):
                 out[near, column] = np.interp(face[near, 0], x, share)
-        return _extended(out, known)
+        return extended(out, known)
 
     def _fade(self, inside: NDArray[np.bool_]) -> Floats:
         """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
@@ -327,11 +304,43 @@ class MeshWarp:
         flow = np.stack([x - self._columns, y - self._rows], -1) * np.float32(self.region.step)
         lost = np.maximum(np.abs(off_x), np.abs(off_y)) > LOST
         if lost.any():  # the motion folds the picture there
-            flow = _extended(flow, cv2.dilate(lost.astype(np.uint8), np.ones((3, 3))) == 0)
+            flow = extended(flow, cv2.dilate(lost.astype(np.uint8), np.ones((3, 3))) == 0)
         return np.asarray(flow, dtype=np.float32)
 
 
-def _extended(values: Floats, known: NDArray[np.bool_]) -> Floats:
+def barycentric(
+    corners: Array, region: Region
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Array]:
+    """Find the nodes of a grid that lie in triangles (N, 3, 2), picture pixels.
+
+    Returns, of each node found: its triangle, the last one where several hold it, its row and
+    column (M,), and its barycentric coordinates (M, 3).
+    """
+    nodes, step = region.nodes(), region.step
+    origin, limit = np.array([region.box[2], region.box[0]]), np.array(region.shape[::-1])
+    low = np.clip(np.ceil((corners.min(1) - origin) / step - 1e-6), 0, limit).astype(int)
+    high = np.clip(np.floor((corners.max(1) - origin) / step + 1), 0, limit).astype(int)
+    (a, b), (c, d) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+    size = a * d - b * c
+    span = np.maximum(high - low, 0) * (np.abs(size) >= 1e-9)[:, None]
+    # Every node in the box around a triangle, of all triangles in a row.
+    count = span.prod(1)
+    which = np.repeat(np.arange(len(corners)), count)
+    place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    rows = low[which, 1] + place // span[which, 0]
+    columns = low[which, 0] + place % span[which, 0]
+    x, y = (nodes[rows, columns] - corners[which, 0]).T
+    first, second = (x * d[which] - y * c[which]), (y * a[which] - x * b[which])
+    shares = np.stack([size[which] - first - second, first, second], 1) / size[which, None]
+    within = (shares >= -1e-6).all(1)
+    which, rows, columns, shares = (v[within] for v in (which, rows, columns, shares))
+    owner = np.zeros(region.shape, int)
+    owner[rows, columns] = which  # of a node on an edge: the last
+    own = owner[rows, columns] == which
+    return which[own], rows[own], columns[own], shares[own]
+
+
+def extended(values: Floats, known: NDArray[np.bool_]) -> Floats:
     """Values (rows, columns, C) where they are known, carried smoothly to where they are not.
 
     Ring by ring, each node is the weighted mean of its neighbours that have a value.
