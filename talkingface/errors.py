@@ -17,6 +17,10 @@ class BadLandmarks(TalkingFaceError):
     """Landmarks that no face has: not 68 points, outside the picture, or all in one place."""
 
 
+class BadMotion(TalkingFaceError):
+    """A file that holds no motion of a face, or numbers that none can have."""
+
+
 class UnknownModel(TalkingFaceError):
     """A model name that the registry does not know."""
 
