@@ -49,6 +49,8 @@ class Generated:
     landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them.
     mesh: (B, T, 478, 2), alike, along which the picture was bent; change: (B, T, 3, S, S), what was
     added to the bent picture, in units of `frames`.
+    moves: (B, T, 8), HEAD and BROWS of `motion.Motion`, where the model itself decides how the head
+    moves; it is not moved in the frames.
     All but the frames are None where a model has none.
     """
 
@@ -58,6 +60,7 @@ class Generated:
     landmarks: Tensor | None = None
     mesh: Tensor | None = None
     change: Tensor | None = None
+    moves: Tensor | None = None
 
 
 State = Any  # opaque: None, a tensor or a tuple of tensors, batch first
@@ -108,10 +111,16 @@ class Speaking(Protocol):
 
 @runtime_checkable
 class Moving(Protocol):
-    """A generator that bends the picture along a mesh which its own pictures do not change."""
+    """A generator that bends the picture along a mesh which expressions move.
 
-    def meshes(self, identity: Any, speech: Tensor) -> Tensor:
-        """(B, T, 478, 2) in [0, 1] of the crop, of `Generator`'s arguments; nothing is drawn."""
+    readout: models.lips.ExpressionNet, speech to expressions (B, T, K). Calls of such a model take
+    `meshes`, (B, T, 478, 2), to draw instead of the predicted ones.
+    """
+
+    readout: Any
+
+    def meshes(self, identity: Any, expression: Tensor) -> Tensor:
+        """(B, T, 478, 2) in [0, 1] of the crop with expressions (B, T, K); nothing is drawn."""
 
 
 def predicts_expressions(model: Any) -> bool:

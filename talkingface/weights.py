@@ -43,6 +43,7 @@ REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
             "reach": 2,
         },
         "mover": "hybrid",
+        "head": "free",
         "audio": "strided",
     },
     "atvg": {"at.points": "all"},

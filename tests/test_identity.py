@@ -23,7 +23,7 @@ from talkingface.contract import LIPS
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
-from talkingface.metrics.identity import drift, embed, likeness, similarity, verification
+from talkingface.metrics.identity import embed, likeness, similarity, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig, face_window
 from talkingface.training import loop, presets
 from talkingface.training.identity import (
@@ -136,21 +136,6 @@ def test_long_clips_are_embedded_in_parts() -> None:
     degrees = [int(n) for n in np.random.default_rng(0).integers(0, 256, 150)]
     out = embed(angles, clip_of(*degrees))
     np.testing.assert_allclose(out[:, 0], np.cos(np.deg2rad(degrees)), atol=1e-5)
-
-
-@pytest.mark.parametrize(("frames", "every"), [(75, 5), (61, 4), (10, 5), (80, 7), (26, 1)])
-def test_drift_is_the_mean_of_each_second(frames: int, every: int) -> None:
-    cosines = np.random.default_rng(frames).uniform(-1, 1, len(range(0, frames, every)))
-    wanted: list[list[float]] = [[] for _ in range(-(-frames // 25))]
-    for place, value in zip(range(0, frames, every), cosines, strict=True):
-        wanted[place // 25].append(value)
-    expected = [np.mean(values) for values in wanted if values]
-    np.testing.assert_allclose(drift(cosines, every), expected)
-
-
-def test_drift_refuses_seconds_without_a_look() -> None:
-    with pytest.raises(ValueError, match="25"):
-        drift(np.ones(4), every=26)
 
 
 @pytest.mark.parametrize("seed", range(3))

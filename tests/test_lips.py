@@ -226,7 +226,7 @@ def test_a_face_that_already_shows_what_is_predicted_stays_where_it_is(
     set_closure(net, 0.01)
     net.gain.fill_(1.0)
     assert space.lip_gap(mouth.own) > 0.1  # the gate leaves it as it is
-    meshes = net.meshes(mouth, tokens(1, 3))
+    meshes = net.meshes(mouth, net(tokens(1, 3)))
     assert meshes.shape == (1, 3, 478, 2)
     # the gap that was fitted is not quite the one that it was fitted to: 0.01 px of the crop
     assert (meshes - mesh[:, None]).abs().max() < 1e-4
@@ -246,7 +246,7 @@ def test_closed_lips_close_a_mouth_that_stands_open(space: ExpressionSpace) -> N
     set_closure(net, 0.99)
     mouth = net.prepare(Portrait(torch.zeros(1, 3, 128, 128), mesh[:, IBUG], mesh))
     assert gaps(mesh).max() > 0.15
-    assert gaps(net.meshes(mouth, tokens(1, 2))[0]).abs().max() < 1e-3
+    assert gaps(net.meshes(mouth, net(tokens(1, 2)))[0]).abs().max() < 1e-3
 
 
 def test_what_is_prepared_of_a_face(space: ExpressionSpace) -> None:

@@ -15,11 +15,10 @@ from talkingface import models
 from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.faces import mesh_from_landmarks
-from talkingface.geometry import fit_similarity, transform
-from talkingface.landmarks import IBUG, INNER_LIPS, OUTER_LIPS
+from talkingface.landmarks import IBUG, INNER_LIPS, OUTER_LIPS, STABLE_MESH
 from talkingface.models.blocks import Lstm, Up
-from talkingface.models.cran import PRESETS, Cran, Teacher, with_head
-from talkingface.models.head import MOVES, measure, place
+from talkingface.models.cran import PRESETS, Cran, Teacher
+from talkingface.models.head_motion import POSES
 from talkingface.models.lips import LipsConfig
 from talkingface.models.window import correct
 from talkingface.render.face import FaceRenderer
@@ -54,7 +53,11 @@ CONFIGS: dict[str, Any] = {
     "cran-mesh": TINY_MESH,
     "cran-mesh-sequential": replace(TINY_MESH, scheme="sequential"),
     "cran-natural-head": replace(
-        TINY_MESH, scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+        TINY_MESH,
+        scheme="natural",
+        head_motion="sampled",
+        window=(4, 124, 4, 124),
+        identity_dropout=0.0,
     ),
     "cran-paper": SMALL_PAPER,
     "atvg": TINY_ATVG,
@@ -372,8 +375,13 @@ def test_given_meshes_are_drawn_and_corrected(name: str) -> None:
     [
         {"output": "mesh"},
         {"lips": "expression"},
-        {"head": "drawn", "scheme": "natural"},
-        {"head": "drawn", "output": "mesh", "lips": "expression", "speech": TINY_MESH.speech},
+        {"head_motion": "sampled", "scheme": "natural"},
+        {
+            "head_motion": "sampled",
+            "output": "mesh",
+            "lips": "expression",
+            "speech": TINY_MESH.speech,
+        },
     ],
 )
 def test_switches_that_do_not_go_together_are_refused(changes: dict[str, Any]) -> None:
@@ -392,49 +400,25 @@ def test_template_lies_in_the_window() -> None:
     assert np.all(mouth > [left + 8, top + 8]) and np.all(mouth < [right - 8, bottom - 8])
 
 
-def test_a_drawn_head_moves_and_carries_the_picture() -> None:
-    """In silence too: the face's points wander, its pixels follow them, and what it is does not."""
-    torch.manual_seed(3)
-    model, portrait = models.build(CONFIGS["cran-natural-head"]).eval(), _portrait(1)
+def test_a_head_is_sampled_by_its_seed_and_keeps_still_in_the_frames() -> None:
+    model, portrait = _model("cran-natural-head"), _portrait(2)
     assert isinstance(model, Cran)
-    model.head_motion.spread.copy_(torch.tensor([0.3, 0.3, 0.05, 0.02, 0.05, 0.01]))
-    model.head_motion.step.copy_(0.2 * model.head_motion.spread)
-    speech = torch.zeros(1, 30, model.config.speech.hops, model.config.speech.coefficients)
+    speech = _speech(model.config.speech, 2, 30)
+    identity = model.encode(portrait)
     with torch.inference_mode():
-        made, _ = model(model.encode(portrait), speech)
-    assert made.landmarks is not None and made.mesh is not None
-    tip = made.landmarks[0, :, 30] - portrait.landmarks[0, 30]
-    assert float(tip.norm(dim=-1).max()) > 0.5 / 128
-    nose = slice(27, 31)  # speech does not move it, a head takes it along as it is
-    assert not set(IBUG[nose].tolist()) & set(model.space.points.tolist())
-    for points in made.landmarks[0].double().numpy():
-        own = portrait.landmarks[0].double().numpy()
-        matrix = fit_similarity(own[nose], points[nose])
-        np.testing.assert_allclose(transform(own[nose], matrix), points[nose], atol=1e-5)
-    assert torch.equal(made.frames[0, :, :, :4], portrait.image.expand(30, -1, -1, -1)[:, :, :4])
-
-
-def test_a_head_that_does_not_move_leaves_the_mesh_and_one_that_does_takes_all_along() -> None:
-    portrait = _portrait(2)
-    meshes = _opening(portrait, 3)
-    landmarks = meshes[:, :, torch.from_numpy(IBUG)]
-    own = measure(portrait.landmarks, portrait.landmarks[:, None])
-    still = with_head(meshes, portrait.landmarks, own.expand(-1, 3, -1))
-    torch.testing.assert_close(still, meshes, atol=2e-5, rtol=0)
-    moves = own + torch.tensor([0.3, -0.2, 0.06, 0.03, 0.0, 0.0])
-    assert moves.shape[-1] == MOVES
-    moved = with_head(meshes, portrait.landmarks, moves.expand(-1, 3, -1))
-    for b in range(2):
-        placed = place(
-            landmarks[b], portrait.landmarks[b : b + 1].expand(3, -1, -1), moves[b].expand(3, -1)
-        )
-        torch.testing.assert_close(moved[b][:, torch.from_numpy(IBUG)], placed, atol=1e-5, rtol=0)
-        for t in range(3):  # pose alone is a similarity; the others follow where they would lie
-            points, there = (m[b, t].double().numpy() for m in (meshes, moved))
-            matrix = fit_similarity(points[IBUG], there[IBUG])
-            laid = mesh_from_landmarks(landmarks[b, t]).double().numpy()
-            expected = transform(laid, matrix) - laid + points
-            np.testing.assert_allclose(there, expected, atol=1e-5)
+        made, state = model(identity, speech)
+        same, _ = model(identity, speech, model.begin(identity, 0))
+        other, _ = model(identity, speech, model.begin(identity, 1))
+        after, _ = model(identity, speech[:, :3], state)
+    assert made.moves is not None and same.moves is not None and other.moves is not None
+    assert made.moves.shape == (2, 30, POSES) and torch.equal(made.moves, same.moves)
+    assert not torch.equal(made.moves, other.moves) and torch.equal(made.frames, other.frames)
+    assert float(made.moves.abs().max()) <= 0.1 + 1e-6  # the limit
+    assert after.moves is not None and not torch.equal(after.moves, made.moves[:, :3])
+    assert made.mesh is not None and portrait.mesh is not None
+    still = np.setdiff1d(STABLE_MESH, model.moving.numpy())  # its space is random
+    expected = portrait.mesh[:, None, still].expand(-1, 30, -1, -1)
+    torch.testing.assert_close(made.mesh[:, :, still], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["cran-sequential", "cran-natural", "cran-natural-head"])
@@ -451,7 +435,6 @@ def test_a_teacher_is_seen_where_it_is_used(name: str) -> None:
         used = Teacher(real, (False, False, True, False))
         taught, _ = model.draw_window(identity, speech, teacher=used)
         free, _ = model.draw_window(identity, speech)
-    if model.config.head == "free":  # with a teacher, a head goes where the given meshes are
-        assert torch.equal(unseen.frames, free.frames)
+    assert torch.equal(unseen.frames, free.frames)
     assert torch.equal(taught.frames[:, :2], unseen.frames[:, :2])
     assert not torch.allclose(taught.frames[:, 2], unseen.frames[:, 2], atol=1e-4)

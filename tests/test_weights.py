@@ -211,6 +211,7 @@ def test_a_file_whose_at_net_says_which_points_it_moves_is_the_same_model(tmp_pa
     [
         ({"mover": "at"}, 'mover="at"'),
         ({"audio": "sequence"}, 'audio="sequence"'),
+        ({"head": "drawn"}, 'head="drawn"'),
         ({"hearing": {**weights.REMOVED_FIELDS["cran"]["hearing"], "taught": "fixed"}}, "hearing="),
         ({"speech": {"kind": "raw", "coefficients": 400}}, "speech of the kind raw"),
         ({"speech": {"kind": "both", "coefficients": 69}}, "speech of the kind both"),

@@ -143,6 +143,33 @@ def train_lips(
     note(f"wrote {output}")
 
 
+@train_app.command("head")
+def train_head(
+    shards: Shards,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    everyone: Everyone = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit how heads and brows move to speech, from shards prepared with --natural-pose.
+
+    Example: talkingface train head natural-shards -o head.safetensors
+    """
+    from talkingface import media
+    from talkingface.data.shards import open_cache
+    from talkingface.training import head
+
+    media.check_output(output, overwrite)
+    cache = open_cache(shards)
+    clips = cache.split(*_learned_from(everyone))
+    training = head.HeadTraining(seed=seed)
+    with bar("head") as advance:
+        net = head.fit(cache, clips, training, lambda _, n, of: advance(n, of))
+        unseen = head.read_clips(cache, cache.split("val", "stranger"), training)
+    head.save(output, net, clips, training, {} if everyone else head.measure(net, unseen))
+    note(f"wrote {output}")
+
+
 @train_app.command("sync")
 def train_sync(
     shards: Shards,

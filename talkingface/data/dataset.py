@@ -140,9 +140,9 @@ class Batch:
 
     portrait: the identity picture, from the same clip, or a puppet's own. frames: (B, T, 3, S, S)
     in [-1, 1]. mesh: (B, T, 478, 2) in [0, 1] of the crop; landmarks: (B, T, 68, 2), the mesh's.
-    speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame before the first; place:
-    (B, 68, 2), its landmarks. silent: (B,) bool, still portraits. word: (B,) index of a word spoken
-    within the sample, -1 for none; span: (B, 2), its first frame and the one after its last.
+    speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame before the first. silent:
+    (B,) bool, still portraits. word: (B,) index of a word spoken within the sample, -1 for none;
+    span: (B, 2), its first frame and the one after its last.
     speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
@@ -153,7 +153,6 @@ class Batch:
     landmarks: Tensor
     speech: Tensor
     before: Tensor
-    place: Tensor
     silent: Tensor
     word: Tensor
     span: Tensor
@@ -192,7 +191,6 @@ class Drawn:
             landmarks[:, row],
             self.speech.to(device),
             frames[:, 1],
-            landmarks[:, 1],
             self.silent.to(device),
             self.word.to(device),
             self.span.to(device),

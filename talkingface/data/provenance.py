@@ -33,3 +33,11 @@ def licence(clips: Iterable[ClipInfo]) -> str:
     """Ours, and that of what was learned from."""
     learned = [f"{c.title} ({c.terms})" for c in corpora_of(clips) or [GRID]]
     return f"MIT; trained on {' and '.join(learned)}"
+
+
+def described(clips: Iterable[ClipInfo]) -> str:
+    """Corpora, clips and people: "GRID: 851 clips of 15 speakers (s1 s2 ...)"."""
+    chosen = list(clips)
+    speakers = {clip.speaker for clip in chosen if clip.speaker}
+    count = f"{len(chosen)} clips of {len(speakers)} speakers"
+    return f"{titles(chosen)}: {count} ({people(speakers)})"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talkingface import media
-from talkingface.contract import LANDMARKS
+from talkingface.contract import MESH_POINTS
 from talkingface.faces import Tracker
+from talkingface.landmarks import IBUG
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]
@@ -21,14 +23,18 @@ def detect(frames: Frames) -> Array:
 
     The first frame is looked at twice, so that the tracker's own settling is not taken for motion.
     """
-    tracker = Tracker()
-    tracker.update(frames[0])
-    found = np.full((len(frames), LANDMARKS, 2), np.nan)
-    for row, frame in zip(found, frames, strict=True):
+    return detect_meshes(frames)[:, IBUG]
+
+
+def detect_meshes(frames: Iterable[NDArray[np.uint8]]) -> Array:
+    """As `detect`, all points of the mesh: (T, 478, 2)."""
+    tracker, found = Tracker(), []
+    for number, frame in enumerate(frames):
+        if number == 0:
+            tracker.update(frame)
         face = tracker.update(frame)
-        if face is not None:
-            row[:] = face.landmarks
-    return found
+        found.append(np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2])
+    return np.stack(found)
 
 
 def digest(frames: Frames) -> str:
@@ -52,7 +58,7 @@ def kept(folder: Path | None, key: str, frames: Frames) -> Array:
 
 
 def filled(landmarks: Array) -> Array | None:
-    """Landmarks with lost frames interpolated; None where no frame has any."""
+    """Points (T, P, 2) with lost frames interpolated; None where no frame has any."""
     found = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
     if len(found) == 0:
         return None

@@ -1,7 +1,8 @@
-"""How generated heads move beside real ones, and whether a long clip stays the same person.
+"""How generated heads, brows and lids move beside real ones.
 
 Of every clip its first frame speaks the clip's sound; the face is found anew in what came out. A
 head does not have to do what the real one did, so only statistics are compared (`metrics/head.py`).
+Clips of a corpus are short: portraits that speak for longer show how often eyes blink.
 """
 
 from __future__ import annotations
@@ -13,31 +14,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from talkingface import media, picture, pipeline, weights
-from talkingface.audio import FPS
+from talkingface import audio, media, pipeline
+from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from talkingface.controls import Controls
+from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
-from talkingface.evaluation import detection, figures
-from talkingface.evaluation.bench import Bench, Candidate, open_candidate
-from talkingface.evaluation.detection import Array, Frames
-from talkingface.evaluation.measures import Filmed
+from talkingface.evaluation import detection
 from talkingface.evaluation.results import REAL
 from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import markdown_table
-from talkingface.metrics import identity
-from talkingface.metrics.head import BANDS, POSE, HeadStatistics, head_moves, statistics
-from talkingface.video import contact_sheet
+from talkingface.geometry import Array
+from talkingface.metrics.head import (
+    BANDS,
+    FOLLOWED,
+    MOVES,
+    HeadStatistics,
+    HeadVideo,
+    statistics,
+)
+from talkingface.pipeline import TalkingFace
+from talkingface.training.head import prosody_labels
 
-RESULTS, TABLES, DRIFT, SHEET = "heads.json", "heads.md", "heads-drift.png", "heads.png"
-LEGEND = """# How heads move
+RESULTS, TABLES = "heads.json", "heads.md"
+PICTURES = (".jpg", ".jpeg", ".png")
+SIDE = 384  # pixels of a portrait's long side, enough to find a face
+LEGEND = """# How heads and eyes move
 
-Standard deviation within a clip of where the head is (x, y in pixels of a 128 px crop, roll in
-degrees, scale in per cent), what share of its variance lies below 1, from 1 to 3 and above 3 Hz,
-mean change from one frame to the next, and blinks, all measured on the face found anew in finished
-frames. "identity": the cosine with the picture in the first and in the last five seconds of one
-long clip; a face that drifts falls.
+Measured on the face found anew in finished frames, relative to its median in the clip, less what
+goes with the mouth's opening; nothing is smoothed. Rotations in degrees, shifts and brows in 0.01
+interocular distances, scale in per cent. Blinks: closing from 20 to 80 % of the depth, opening
+back, duration at half of it, medians in ms. Correlations with the voice: medians over stretches of
+3 s.
+Made by `talkingface head-motion`.
 """
+BLINKS = ("blinks/min", "closing", "opening", "duration")
 
 
 def measure(
@@ -47,117 +60,149 @@ def measure(
     *,
     split: str = "test",
     clips: int | None = None,
-    seconds: float = 30.0,
+    portraits: Path | None = None,
+    sound: Path | None = None,
+    seconds: float = 60.0,
+    seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Measure models beside real video and write `RESULTS`, `TABLES`, `DRIFT`, `SHEET` into `out`.
+    """Measure models beside real video and write `RESULTS` and `TABLES` into `out`.
 
-    cache: shards prepared with a natural pose. clips: at most so many. seconds: of the long clip,
-    less where the split has less. Returns the table. Raises OutputError, BadRequest.
+    cache: shards prepared with a natural pose. clips: at most so many. portraits: folder of
+    pictures that speak `sound` as well, again and again for so many seconds. seed: of the first
+    clip or picture. Returns the tables. Raises OutputError, BadRequest, UnreadableMedia.
     """
     pipeline.make_folder(out)
-    for name in (RESULTS, TABLES, DRIFT, SHEET):
+    for name in (RESULTS, TABLES):
         media.check_output(out / name, overwrite)
+    if (portraits is None) != (sound is None):
+        raise BadRequest("portraits need a sound to speak, and a sound needs portraits: give both")
     opened = open_cache(cache)
     chosen = spread(speaking_clips(opened, split), clips)
-    if not chosen:
-        raise BadRequest(f"{cache} has no speaking clip in the split {split!r}")
-    bench = Bench(opened, device=device)
-    candidates = [open_candidate(name, device) for name in models]
-    found: dict[str, list[Array]] = {REAL: []}
-    shown: dict[str, Frames] = {}
-    for number, clip in enumerate(chosen, start=1):
-        films = {REAL: bench.real(clip)}
-        for candidate in candidates:
-            if candidate.generator is not None:
-                frames = bench.generate(candidate.generator, clip, clip).frames
-                films[candidate.name] = Filmed(frames, detection.detect(frames))
-        shown = shown or {name: film.frames for name, film in films.items()}
-        for name, film in films.items():
-            found.setdefault(name, []).extend(_moves(film))
+    faces = {name: pipeline.load(name, device) for name in models}
+    pictures = [] if portraits is None else _pictures(portraits)
+    total = len(chosen) + len(pictures)
+    found: dict[str, list[HeadVideo]] = {}
+    for number, clip in enumerate(chosen):
+        for name, video in _of_clip(opened, clip, faces, seed + number).items():
+            found.setdefault(name, []).extend(video)
         if progress is not None:
-            progress(number, len(chosen))
-    spoken = sum(c.frames for c in speaking_clips(opened, split)) / FPS
-    long = _long(bench, candidates, split, min(seconds, np.floor(spoken)))
-    rows = {name: statistics(clips) for name, clips in found.items() if clips}
-    return _write(out, rows, shown, *long)
+            progress(number + 1, total)
+    spoken: dict[str, list[HeadVideo]] = {}
+    samples = None if sound is None else _repeated(audio.load(sound), seconds)
+    for number, picture in enumerate(pictures):
+        assert samples is not None
+        for name, face in faces.items():
+            spoken.setdefault(name, []).extend(_of_portrait(face, picture, samples, seed + number))
+        if progress is not None:
+            progress(len(chosen) + number + 1, total)
+    return _write(out, {"clips": found, "portraits": spoken})
 
 
-def _moves(film: Filmed) -> list[Array]:
-    """Of one clip, unless its face was lost."""
-    landmarks = detection.filled(film.landmarks)
-    return [] if landmarks is None else [head_moves(landmarks, film.frames.shape[1])]
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
+    if not found:
+        raise BadRequest(f"{folder} holds no picture ({', '.join(PICTURES)})")
+    return found
 
 
-def _long(
-    bench: Bench, candidates: Sequence[Candidate], split: str, seconds: float
-) -> tuple[dict[str, Frames], Frames, dict[str, Array]]:
-    """What each model makes of a long clip, the picture, and its likeness second by second."""
-    clip = figures.long_clip(bench.cache, split, seconds=seconds)
-    embedding = weights.load("identity")
-    films, likeness = {}, {}
-    for candidate in candidates:
-        if candidate.generator is None:
-            continue
-        speech = clip.speech(candidate.generator.config.speech)
-        frames = bench.play(candidate.generator, clip.portrait, speech).frames
-        films[candidate.name] = frames
-        cosines = identity.likeness(embedding, frames, clip.picture)
-        likeness[candidate.name] = identity.drift(cosines)
-    return films, clip.picture, likeness
+def _of_clip(
+    cache: Cache, clip: ClipInfo, faces: Mapping[str, TalkingFace], seed: int
+) -> dict[str, list[HeadVideo]]:
+    """The clip itself, and its first frame speaking its sound; none where the face was lost."""
+    frames = np.array(cache.frames[clip.start : clip.start + clip.frames])
+    samples = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
+    voice = prosody_labels(samples.numpy(), clip.frames)
+    found = {REAL: _read(detection.detect_meshes(frames), voice)}
+    for name, face in faces.items():
+        video = face.generate(frames[0], samples, controls=_controls(face, seed))
+        found[name] = _read(detection.detect_meshes(video), voice)
+    return found
 
 
-def _write(
-    out: Path,
-    rows: Mapping[str, HeadStatistics],
-    shown: Mapping[str, Frames],
-    long: Mapping[str, Frames],
-    portrait: Frames,
-    likeness: Mapping[str, Array],
-) -> str:
-    """All four files; returns the table."""
-    text = f"{LEGEND}\n{_table(rows, likeness)}"
-    numbers = {
-        name: {"statistics": _plain(asdict(row)), "likeness": _plain(likeness.get(name))}
-        for name, row in rows.items()
-    }
-    pictures = [list(frames[:75:5]) for frames in shown.values()]
-    labels = [f"{name}, one frame in 5" for name in shown]
-    for name, frames in long.items():
-        pictures.append(list(frames[:: max(1, len(frames) // 15)][:15]))
-        labels.append(f"{name}, {len(frames) / FPS:.0f} s, beginning to end")
-    sheet = contact_sheet(pictures, labels)
-    if long:
-        drawn = figures.drift_plot(long, portrait)
-        picture.write_png(out / DRIFT, drawn, overwrite=True)
-    picture.write_png(out / SHEET, sheet, overwrite=True)
+def _repeated(samples: Tensor, seconds: float) -> Tensor:
+    count = round(seconds * SAMPLE_RATE)
+    return samples.repeat(-(-count // len(samples)))[:count]
+
+
+def _of_portrait(face: TalkingFace, picture: Path, samples: Tensor, seed: int) -> list[HeadVideo]:
+    video = face.generate(picture, samples, controls=_controls(face, seed), max_size=SIDE)
+    voice = prosody_labels(samples.numpy(), len(video))
+    return _read(detection.detect_meshes(video), voice)
+
+
+def _controls(face: TalkingFace, seed: int) -> Controls | None:
+    return Controls(seed=seed) if face.moves_mesh else None
+
+
+def _read(meshes: Array, voice: Array) -> list[HeadVideo]:
+    """One video, unless its face was lost."""
+    whole = detection.filled(meshes)
+    return [] if whole is None else [HeadVideo.of(whole, voice)]
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def _write(out: Path, found: Mapping[str, Mapping[str, Sequence[HeadVideo]]]) -> str:
+    """Write both files; returns the tables."""
+    numbers, text = {}, LEGEND
+    for title, videos in found.items():
+        rows = {name: statistics(own) for name, own in videos.items() if own}
+        if rows:
+            counts = ", ".join(
+                f"{name} {len(videos[name])} of {row.seconds:.0f} s in all"
+                for name, row in rows.items()
+            )
+            text += f"\n## {title.capitalize()}\n\n{counts}\n\n" + "\n".join(_tables(rows))
+            numbers[title] = {name: _plain(asdict(row)) for name, row in rows.items()}
     media.write_text(out / RESULTS, json.dumps(numbers, indent=1) + "\n")
     media.write_text(out / TABLES, text)
     return text
 
 
-def _table(rows: Mapping[str, HeadStatistics], likeness: Mapping[str, Array]) -> str:
-    bands = [f"{low:g}-{high:g} Hz, %" for low, high in BANDS]
-    head = ["video", *(f"{name} std" for name in POSE), *bands, "px/frame", "blinks/min", "frames"]
-    body = []
-    for name, row in rows.items():
-        shares = 100 * row.shares[:, :3].mean(1)  # of x, y and roll
-        curve = likeness.get(name)
-        same = "-" if curve is None else f"{curve[:5].mean():.3f}, {curve[-5:].mean():.3f}"
-        body.append(
-            [
-                name,
-                *(f"{value:.2f}" for value in row.deviation),
-                *(f"{value:.0f}" for value in shares),
-                f"{np.hypot(*row.speed[:2]):.2f}",
-                f"{row.blinks:.0f}",
-                f"{row.blink_frames:.1f}" if np.isfinite(row.blink_frames) else "-",
-                same,
-            ]
-        )
-    return markdown_table([*head, "identity"], body, "---:")
+def _tables(rows: Mapping[str, HeadStatistics]) -> list[str]:
+    parts = {
+        "standard deviation": {name: row.deviation for name, row in rows.items()},
+        "range within 3 s": {name: row.reach for name, row in rows.items()},
+        "mean speed, per second": {name: row.speed for name, row in rows.items()},
+    }
+    made = [_table(title, MOVES, values, "{:.2f}") for title, values in parts.items()]
+    bands = [
+        f"{part} {low:g}-{high:g} Hz"
+        for part in ("rotation", "shift", "brows")
+        for low, high in BANDS
+    ]
+    shares = {
+        name: 100 * np.concatenate([row.shares[:, own].mean(1) for own in _GROUPS])
+        for name, row in rows.items()
+    }
+    made.append(_table("share of the variance, %", bands, shares, "{:.0f}"))
+    eyes = {
+        name: np.array([row.blinks, *(1000 * np.array([row.closing, row.opening, row.duration]))])
+        for name, row in rows.items()
+    }
+    made.append(_table("eyes", BLINKS, eyes, "{:.0f}"))
+    deciles = [f"{part} %" for part in range(10, 100, 10)]
+    intervals = {name: row.intervals for name, row in rows.items()}
+    made.append(_table("seconds from blink to blink, percentiles", deciles, intervals, "{:.2f}"))
+    pairs = [f"{voice}, {part}" for voice in ("loudness", "F0") for part in FOLLOWED]
+    voices = {name: row.correlations.ravel() for name, row in rows.items()}
+    made.append(_table("correlation", pairs, voices, "{:.2f}"))
+    return made
+
+
+_GROUPS = (slice(0, 3), slice(3, 5), slice(6, 8))  # of MOVES: rotations, shifts, brows
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Array], form: str) -> str:
+    body = [
+        [name, *(form.format(value) if np.isfinite(value) else "-" for value in row)]
+        for name, row in rows.items()
+    ]
+    return markdown_table([title, *columns], body, "---:")
 
 
 def _plain(value: Any) -> Any:

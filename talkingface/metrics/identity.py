@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface import video
-from talkingface.audio import FPS
 
 Floats = NDArray[np.float64]
 Embedding = Callable[[Tensor], Tensor]  # (B, 3, S, S) in [-1, 1] -> (B, D) of length 1
@@ -94,19 +93,6 @@ class Person:
     def likeness(self, embedding: Embedding, crop: NDArray[np.uint8]) -> float:
         """The cosine of a crop (S, S, 3) with the person's mean; SAME_PERSON tells them apart."""
         return float(embed(embedding, crop[None])[0] @ np.array(self.face))
-
-
-def drift(cosines: NDArray[Any], every: int = EVERY) -> Floats:
-    """(N,) of `likeness` -> (seconds,): their mean in each second of the clip, the last may be cut.
-
-    A face that slides away from the picture falls from second to second.
-    """
-    if cosines.ndim != 1 or len(cosines) == 0:
-        raise ValueError(f"expected cosines (N,), got {cosines.shape}")
-    second = np.arange(len(cosines)) * every // FPS
-    if every > FPS:
-        raise ValueError(f"one frame in {every} leaves seconds without any: take {FPS} at most")
-    return np.asarray(np.bincount(second, cosines) / np.bincount(second))
 
 
 def verification(same: NDArray[Any], different: NDArray[Any]) -> tuple[float, float]:

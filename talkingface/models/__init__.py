@@ -17,6 +17,7 @@ from talkingface.models import (
     chen,
     chung,
     cran,
+    head_motion,
     identity,
     lipreader,
     lips,
@@ -34,6 +35,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
     "lips": (lips.ExpressionNet, lips.LipsConfig),
+    "head": (head_motion.HeadNet, head_motion.HeadConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),
     "sync": (sync.SyncNet, sync.SyncConfig),
 }

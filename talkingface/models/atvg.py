@@ -37,9 +37,8 @@ from talkingface.models.blocks import (
     repeat_frames,
 )
 from talkingface.models.expression import ExpressionSpace
-from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import Window, correct
+from talkingface.models.window import FLOW_UNIT, Window, correct
 from talkingface.render.crops import CropRenderer
 
 
@@ -379,15 +378,11 @@ class Atvg(nn.Module):
     @property
     def space(self) -> ExpressionSpace:
         """See `contract.ExpressionPredictor`. Raises AttributeError for the published AT-net."""
-        if not isinstance(self.at, ExpressionNet):
-            raise AttributeError("the published AT-net predicts landmarks, not expressions")
-        return self.at.space
+        return self.readout.space
 
     def predict_expression(self, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `contract.ExpressionPredictor`."""
-        if not isinstance(self.at, ExpressionNet):
-            raise AttributeError("the published AT-net predicts landmarks, not expressions")
-        return self.at.predict_expression(speech)
+        return self.readout.predict_expression(speech)
 
     @property
     def moving(self) -> Tensor:
@@ -410,29 +405,45 @@ class Atvg(nn.Module):
         return Identity(portrait, (), mouth, canvas)
 
     def forward(
-        self, identity: Identity, speech: Tensor, state: State = None
+        self,
+        identity: Identity,
+        speech: Tensor,
+        state: State = None,
+        meshes: Tensor | None = None,
     ) -> tuple[Generated, State]:
-        """See `contract.Generator`; the state is the pair of both networks'."""
+        """See `contract.Generator`; the state is the pair of both networks'.
+
+        meshes: (B, T, 478, 2) to draw instead of the predicted ones, see `contract.Moving`.
+        """
         heard, drawn = (None, None) if state is None else state
         if isinstance(self.at, ExpressionNet):
-            made, drawn = self.draw_window(identity, self.meshes(identity, speech), drawn)
+            if meshes is None:
+                meshes = self.meshes(identity, self.at(speech))
+            made, drawn = self.draw_window(identity, meshes, drawn)
         else:
             landmarks, heard = self.speak(identity, speech, heard)
             made, drawn = self.draw_window(identity, landmarks, drawn)
         whole = identity.portrait.image.unsqueeze(1)
         return self.window.into_crop(made, whole), (heard, drawn)
 
-    def meshes(self, identity: Identity, speech: Tensor) -> Tensor:
+    @property
+    def readout(self) -> ExpressionNet:
+        """See `contract.Moving`. Raises AttributeError for the published AT-net."""
+        if not isinstance(self.at, ExpressionNet):
+            raise AttributeError("the published AT-net predicts landmarks, not expressions")
+        return self.at
+
+    def meshes(self, identity: Identity, expression: Tensor) -> Tensor:
         """See `contract.Moving`; not of the published AT-net."""
-        assert isinstance(self.at, ExpressionNet) and identity.mouth is not None
-        return self.at.meshes(identity.mouth, speech)
+        assert identity.mouth is not None
+        return self.readout.meshes(identity.mouth, expression)
 
     def speak(
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
         if isinstance(self.at, ExpressionNet):
-            return ibug(self.meshes(identity, speech)), None
+            return ibug(self.meshes(identity, self.at(speech))), None
         change, state = self.at(identity.portrait.landmarks, speech, state)
         return self.at.space.displace(identity.portrait.landmarks, change), state
 

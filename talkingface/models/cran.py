@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import MESH_POINTS, Generated, Portrait, State
-from talkingface.faces.interpolation import mesh_from_landmarks
+from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import ibug
 from talkingface.models.blocks import (
@@ -38,9 +37,9 @@ from talkingface.models.blocks import (
     repeat_frames,
 )
 from talkingface.models.expression import ExpressionSpace
-from talkingface.models.head import FLOW_UNIT, HeadMotion, measure, place
+from talkingface.models.head_motion import HeadConfig, HeadOutput, HeadState, Prosody
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import SPEAKING, Window, correct, displaced
+from talkingface.models.window import FLOW_UNIT, SPEAKING, Window, correct, displaced
 from talkingface.render.crops import CropRenderer
 
 
@@ -54,8 +53,9 @@ class CranConfig:
     window: rows and columns (top, bottom, left, right) of the crop that are decoded.
     lips: "off", "auxiliary" (a loss on the hybrid feature), or "expression" (`readout` predicts
     them, see `models.lips`; what "mesh" needs).
-    head: "free" (what moves beside the lips is the decoder's business, as in the paper) or "drawn"
-    (with "natural" and "mesh": where head, lids and brows go next is drawn by `HeadMotion`).
+    head_motion: "none" (what moves beside the lips is the decoder's business, as in the paper) or
+    "sampled" (with "natural" and "mesh": the next move of the head and the brows is sampled by
+    `HeadOutput`; frames keep the head still). prosody_rank: components of a token, see `Prosody`.
     bound: most that a correction changes a colour, which spans 2.
     """
 
@@ -66,7 +66,8 @@ class CranConfig:
     output: Literal["direct", "composite", "mesh"] = "mesh"
     lips: Literal["off", "auxiliary", "expression"] = "expression"
     readout: LipsConfig = field(default_factory=LipsConfig)
-    head: Literal["free", "drawn"] = "free"
+    head_motion: Literal["none", "sampled"] = "none"
+    prosody_rank: int = HeadConfig.rank
     bound: float = 0.4
     window: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
@@ -90,8 +91,8 @@ class CranConfig:
             raise ValueError('output="mesh" draws lips="expression", and no other does')
         if self.lips == "expression" and self.readout.speech != self.speech:
             raise ValueError("the lips and the model must hear the same features")
-        if self.head == "drawn" and (self.scheme, self.output) != ("natural", "mesh"):
-            raise ValueError('head="drawn" needs scheme="natural" and output="mesh"')
+        if self.head_motion == "sampled" and (self.scheme, self.output) != ("natural", "mesh"):
+            raise ValueError('head_motion="sampled" needs scheme="natural" and output="mesh"')
 
     @property
     def looks_back(self) -> bool:
@@ -108,9 +109,6 @@ class Identity:
     skips: tuple[Tensor, ...] = ()  # of E_I, largest first; none where the picture is bent
     mouth: Mouth | None = None  # where the picture is bent
     canvas: CropRenderer | None = None
-
-
-Head = tuple[Tensor, Tensor]  # the last two moves (B, 2, MOVES), newest first; frames so far (B,)
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,9 @@ class Cran(nn.Module):
         points = 2 * len(SPEAKING)
         if c.lips == "expression":
             self.readout = ExpressionNet(c.readout)
-            if c.head == "drawn":
-                self.head_motion = HeadMotion(c.hidden)
+            if c.head_motion == "sampled":
+                self.prosody = Prosody(c.speech, c.prosody_rank)
+                self.head_output = HeadOutput(c.hidden)
         elif c.lips == "auxiliary":  # learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
@@ -215,8 +214,6 @@ class Cran(nn.Module):
     @property
     def moving(self) -> Tensor:
         """(P,): the points of the mesh that this model moves, where it bends the picture."""
-        if self.config.head == "drawn":
-            return torch.arange(MESH_POINTS)
         return self.readout.space.points
 
     def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -250,20 +247,20 @@ class Cran(nn.Module):
     ) -> tuple[Generated, State]:
         """`forward`, but pictures are only the decoded window: what training needs.
 
-        meshes: (B, T, 478, 2) to draw instead of the predicted ones (training the decoder), as they
-        are with a head that moves. teacher: for the schemes that look back.
+        meshes: (B, T, 478, 2) to draw instead of the predicted ones, of a head that keeps still.
+        teacher: for the schemes that look back.
         """
         if self.config.output == "mesh" and meshes is None:
-            meshes = self.meshes(identity, speech)
+            meshes = self.meshes(identity, self.readout(speech))
         if self.config.looks_back:
             return self._step_by_step(identity, speech, state, meshes, teacher)
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
 
-    def meshes(self, identity: Identity, speech: Tensor) -> Tensor:
-        """See `contract.Moving`; of a head that is drawn, it stands still here."""
+    def meshes(self, identity: Identity, expression: Tensor) -> Tensor:
+        """See `contract.Moving`."""
         assert identity.mouth is not None
-        return self.readout.meshes(identity.mouth, speech)
+        return self.readout.meshes(identity.mouth, expression)
 
     @property
     def space(self) -> ExpressionSpace:
@@ -316,7 +313,7 @@ class Cran(nn.Module):
         any chunking: what is fed back would let the last ones grow.
         """
         natural = self.config.scheme == "natural"
-        recurrent, before, head = self._begin(identity) if state is None else state
+        recurrent, before, head = self.begin(identity) if state is None else state
         pictures = []
         for t in range(speech.shape[1]):
             audio = self.encode_audio(speech[:, t : t + 1])
@@ -327,47 +324,45 @@ class Cran(nn.Module):
             extra = seen.unsqueeze(1) if natural else None
             hybrid, recurrent = self._hybrid(face, audio, recurrent, extra)
             shown = None if meshes is None else meshes[:, t : t + 1]
-            if head is not None and teacher is None:
-                assert shown is not None
-                head = self._move(head, hybrid[:, 0])
-                shown = with_head(shown, identity.portrait.landmarks, head[0][:, :1])
             own = identity.skips if natural else skips
-            pictures.append(self._draw(identity, face, own, hybrid, shown))
-            before = pictures[-1].frames[:, 0].detach()
+            made = self._draw(identity, face, own, hybrid, shown)
+            if head is not None and teacher is None:
+                move, head = self._move(speech[:, t], hybrid[:, 0], head)
+                made = replace(made, moves=move.unsqueeze(1))
+            pictures.append(made)
+            before = made.frames[:, 0].detach()
         return _join(pictures), (recurrent, before, head)
 
-    def _begin(self, identity: Identity) -> tuple[State, Tensor, Head | None]:
-        """Before the first frame the identity picture was seen, and its head stood still."""
-        before = self.window.cut(identity.portrait.image)
-        if self.config.head == "free":
-            return None, before, None
-        own = identity.portrait.landmarks
-        still = measure(own, own.unsqueeze(1)).expand(-1, 2, -1)
-        clock = torch.zeros(len(still), dtype=torch.long, device=still.device)
-        return None, before, (still, clock)
+    def begin(self, identity: Identity, seed: int = 0) -> State:
+        """Return the state before the first frame: the identity picture was seen.
 
-    def _move(self, head: Head, hybrid: Tensor) -> Head:
-        """The last two moves and the clock, a frame later."""
-        last, clock = head
-        move = self.head_motion.next(hybrid, last, clock)
-        return torch.stack([move, last[:, 0]], dim=1), clock + 1
-
-    def head_loss(
-        self, identity: Identity, speech: Tensor, moves: Tensor, seen: Tensor | None
-    ) -> Tensor:
-        """How unlikely the head's real moves (B, 1 + T, MOVES) are; `HeadMotion.loss`.
-
-        moves: from the frame before the first. seen: (B, T, 3, h, w), windows of the real frames
-        before, or None where the GRU sees none (training without pictures).
+        seed: of the head's moves, where this model samples them. Only for schemes that look back.
         """
-        previous = None
-        if seen is not None:
-            features, _ = self._encode_image(seen.flatten(0, 1))
-            previous = features.unflatten(0, seen.shape[:2])
-        hybrid, _ = self._hybrid(identity.features, self.encode_audio(speech), None, previous)
-        last = torch.stack([moves[:, 1:-1], moves[:, :-2]], dim=2)
-        loss: Tensor = self.head_motion.loss(hybrid[:, 1:], last, moves[:, 2:])
-        return loss
+        before = self.window.cut(identity.portrait.image)
+        if self.config.head_motion == "none":
+            return None, before, None
+        return None, before, self.head_output.begin([seed] * len(before))
+
+    def _move(self, windows: Tensor, hybrid: Tensor, state: State) -> tuple[Tensor, HeadState]:
+        """Sample a move (B, POSES) of one frame: windows of speech, the hybrid feature."""
+        before = HeadState(*state)
+        raw = self.prosody(self.prosody.components(windows))
+        prosody, memory = self.prosody.step(raw, before.memory)
+        move: tuple[Tensor, HeadState] = self.head_output(
+            hybrid, prosody, before._replace(memory=memory)
+        )
+        return move
+
+    def undrawn_hybrid(self, image: Tensor, speech: Tensor) -> Tensor:
+        """Return hybrid features (B, T, hidden) as if every frame before were the picture.
+
+        image: (B, 3, S, S) of a portrait. Nothing is drawn. The head keeps still in what this model
+        draws, so that frames differ from their picture at the lips alone.
+        """
+        features, _ = self._encode_image(self.window.cut(image))
+        previous = features.unsqueeze(1).expand(-1, speech.shape[1], -1)
+        hybrid, _ = self._hybrid(features, self.encode_audio(speech), None, previous)
+        return hybrid
 
     # --- hybrid feature to lips -----------------------------------------------------------------
 
@@ -386,7 +381,7 @@ class Cran(nn.Module):
     ) -> tuple[Tensor, State]:
         """See `contract.Speaking`; not of a scheme that looks back at its pictures."""
         if self.config.lips == "expression":
-            return ibug(self.meshes(identity, speech)), None
+            return ibug(self.meshes(identity, self.readout(speech))), None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self.predict_landmarks(identity.portrait.landmarks, hybrid), state
 
@@ -433,18 +428,6 @@ class Cran(nn.Module):
         return Generated(mask * colour + (1 - mask) * own, mask, colour, landmarks)
 
 
-def with_head(meshes: Tensor, identity: Tensor, moves: Tensor) -> Tensor:
-    """Meshes (B, T, 478, 2) of a still head, moved by (B, T, MOVES): pose, lids and brows.
-
-    identity: landmarks (B, 68, 2) of the picture. The 68 landmarks are placed, the others follow.
-    """
-    points, own = ibug(meshes).flatten(0, 1), repeat_frames(identity, meshes.shape[1])
-    placed = place(points, own, moves.flatten(0, 1))
-    step: Tensor = mesh_from_landmarks(placed) - mesh_from_landmarks(points)
-    moved: Tensor = meshes + step.unflatten(0, meshes.shape[:2])
-    return moved
-
-
 def _join(parts: list[Generated]) -> Generated:
     """Frames made one by one, as one clip."""
 
@@ -485,7 +468,10 @@ PRESETS = {
     # Sec. 5: the head moves too; clips aligned once (`prepare --natural-pose`), and all of the crop
     # is drawn but its border.
     "cran-natural": CranConfig(
-        scheme="natural", head="drawn", window=(4, 124, 4, 124), identity_dropout=0.0
+        scheme="natural",
+        head_motion="sampled",
+        window=(4, 124, 4, 124),
+        identity_dropout=0.0,
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "cran-tiny": CranConfig(

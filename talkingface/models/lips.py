@@ -114,13 +114,13 @@ class ExpressionNet(nn.Module):
         own = self.space.fit(portrait.mesh)[1]
         return Mouth(portrait.mesh, own, self.space.neutral(portrait.mesh, own))
 
-    def meshes(self, mouth: Mouth, speech: Tensor) -> Tensor:
-        """The mesh of a face that speaks: (B, T, 478, 2) in [0, 1] of the crop.
+    def meshes(self, mouth: Mouth, expression: Tensor) -> Tensor:
+        """The mesh of a face with expressions (B, T, K): (B, T, 478, 2) in [0, 1] of the crop.
 
-        It is moved from its own expression to the one predicted.
+        Frame by frame, so that a stream in any chunking gives the same bits.
         """
         moved = [
-            self.space.move(mouth.mesh, mouth.own, expression.unsqueeze(1))
-            for expression in self(speech).unbind(1)
+            self.space.move(mouth.mesh, mouth.own, frame.unsqueeze(1))
+            for frame in expression.unbind(1)
         ]
         return torch.cat(moved, dim=1)

@@ -15,6 +15,7 @@ from talkingface.models.blocks import border_ramp
 
 # The points that speech moves: the lower jaw line (iBUG 4-12) and the lips (48-67).
 SPEAKING = (*range(4, 13), *range(48, 68))
+FLOW_UNIT = 0.05  # one unit of motion inside networks, in crop sides (6.4 px at 128)
 EDGE = 6  # pixels over which what is drawn fades into the identity
 
 

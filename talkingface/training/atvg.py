@@ -27,7 +27,7 @@ from talkingface.models.discriminators import (
     RegressionCritic,
     RegressionCriticConfig,
 )
-from talkingface.models.head import FLOW_UNIT
+from talkingface.models.window import FLOW_UNIT
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage, lip_gap
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import weights
+from talkingface import video, weights
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import (
     Batch,
@@ -20,6 +22,8 @@ from talkingface.data.dataset import (
     speakers_of,
 )
 from talkingface.errors import BadRequest
+from talkingface.faces.head_pose import RIGID
+from talkingface.landmarks import ibug
 from talkingface.losses import (
     LipReadingForm,
     gradient_loss,
@@ -28,20 +32,19 @@ from talkingface.losses import (
     reconstruction_loss,
 )
 from talkingface.metrics.identity import Person
-from talkingface.models.cran import CranConfig, Identity, Teacher
-from talkingface.models.head import measure, steady
+from talkingface.models.blocks import base_grid
+from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.lipreader import (
     LeanLipReader,
     LipReader,
     PublishedLipReader,
     cut_words,
 )
+from talkingface.training import head
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
+from talkingface.training.head import HeadClip, HeadTraining, Hybrid
 from talkingface.training.parallel import WHOLE, Part
 from talkingface.training.reading import teachers_of, vocabulary_of
-
-STEADY = 1e-4  # least spread of a move: heads of a corpus may stand still
-HEAD_NOISE = 0.1  # of a usual step, on the real moves: what is drawn later is not exact either
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class CranTraining(GeneratorTraining):
     reading: how D_l learns while G does.
     teacher_forcing: share of frames, at a stage's beginning and at its end, that see the real frame
     before and not their own, for schemes that look back (Bengio et al. 2015, scheduled sampling).
+    head: how the head's motion is fitted, where the model samples it.
     """
 
     model: CranConfig
+    head: HeadTraining = field(default_factory=HeadTraining)
     teacher_forcing: tuple[float, float] = (0.5, 0.5)
     reading: LipReadingForm = "frozen"
 
@@ -118,30 +123,33 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _set_statistics(self) -> None:
         super()._set_statistics()
-        if self.training.model.head == "drawn":
-            self._set_head_statistics()
+        if self.training.model.head_motion == "sampled":  # prosody is the shipped head's
+            head_net: Any = weights.load("head")
+            self.model.prosody.load_state_dict(head_net.prosody.state_dict())
+            self.model.prosody.requires_grad_(False)
+            self.model.head_output.requires_grad_(False)  # see `_finished`
 
-    def _set_head_statistics(self) -> None:
-        """How far heads move, and from frame to frame, from pictures of their own clips."""
-        steps, moves = [], []
-        for clip in [c for c in self.clips if not c.silent]:
-            points = self.cache.landmarks[clip.start : clip.start + clip.frames]
-            found = torch.from_numpy(points[None].copy())
-            for identity in (0, clip.frames // 2, clip.frames - 1):
-                moved = steady(measure(found[:, identity], found))[0]
-                moves.append(moved)
-                steps.append(moved.diff(dim=0))
-        motion = self.model.head_motion
-        motion.step.copy_(torch.cat(steps).std(0).clamp(min=STEADY))
-        motion.spread.copy_(torch.cat(moves).std(0).clamp(min=STEADY))
-        motion.rest.copy_(torch.cat(moves).mean(0))
+    def _finished(self) -> nn.Module:
+        """See `GeneratorRecipe._finished`: the head's motion is fitted to the trained features."""
+        if self.training.model.head_motion == "none":
+            return super()._finished()
+        model: Cran = copy.deepcopy(self.ema).cpu()
+        settings = self.training.head
+        clips = head.read_clips(self.cache, self.clips, settings)
+        pictures = np.stack([self.cache.frames[clip.start] for clip in clips])
+        fit_head(model, clips, video.to_tensor(pictures), settings)
+        return model
+
+    def _batch(self, drawn: Drawn, stage: Stage) -> Batch:
+        batch = super()._batch(drawn, stage)
+        sampled = self.training.model.head_motion == "sampled"
+        return still_head(batch) if sampled and stage.pictures else batch
 
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        moves = self._moves(batch)
         if not stage.pictures:
-            return None, batch.frames, self._blind_terms(batch, moves)
+            return None, batch.frames, self._blind_terms(batch)
         identity = self.model.encode(batch.portrait)
         meshes = batch.mesh if self.training.model.output == "mesh" else None
         made, _ = self.model.draw_window(identity, batch.speech, None, meshes, self._teacher(batch))
@@ -151,15 +159,12 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             terms["gradient"] = gradient_loss(made.frames, real, weight)
         if "lips" in stage.weights and made.landmarks is not None:
             terms["lips"] = self._lip_loss(made.landmarks, batch)
-        return made, real, terms | self._head_terms(identity, batch, moves, self._before(batch))
+        return made, real, terms
 
-    def _blind_terms(self, batch: Batch, moves: Tensor | None) -> dict[str, Tensor]:
-        """The lips, where they are learned here, and the head's moves, without pictures."""
-        faceless, terms = self._faceless(batch.portrait), {}
-        if self.training.model.lips == "auxiliary":
-            landmarks, _ = self.model.speak(faceless, batch.speech)
-            terms["lips"] = self._lip_loss(landmarks, batch)
-        return terms | self._head_terms(faceless, batch, moves, None)
+    def _blind_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The lips, without pictures."""
+        landmarks, _ = self.model.speak(self._faceless(batch.portrait), batch.speech)
+        return {"lips": self._lip_loss(landmarks, batch)}
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -186,11 +191,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     # --- the parts of a step --------------------------------------------------------------------
 
     def _mouth(self, landmarks: Tensor) -> Tensor | None:
-        """Where heads move, eyes blink: they count as the mouth does (Gaussian, 6 px at 128)."""
+        """Where heads move, eyes blink, which is not the decoder's: they do not count."""
         weight = super()._mouth(landmarks)
-        if weight is not None and self.training.model.head == "drawn":
+        if weight is not None and self.training.model.head_motion == "sampled":
             for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
-                weight = weight + (self.training.mouth_weight - 1) * self._near(eye, 0.05)
+                weight = weight * (1 - self._near(eye, 0.07))
         return weight
 
     def _faceless(self, portrait: Portrait) -> Identity:
@@ -210,24 +215,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """The real frame before each: (B, T, 3, S, S)."""
         return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
 
-    def _moves(self, batch: Batch) -> Tensor | None:
-        """How the real head moves, from the frame before the first: (B, 1 + T, MOVES)."""
-        if self.training.model.head == "free":
-            return None
-        points = torch.cat([batch.place[:, None], batch.landmarks], dim=1)
-        return steady(measure(batch.portrait.landmarks, points))
-
-    def _head_terms(
-        self, identity: Identity, batch: Batch, moves: Tensor | None, before: Tensor | None
-    ) -> dict[str, Tensor]:
-        """What the head's next moves cost; before: the real frames before, None in the dark."""
-        if moves is None:
-            return {}
-        seen = None if before is None else self.model.window.cut(before)
-        trembling = self.model.head_motion.step * HEAD_NOISE
-        moves = moves + torch.randn_like(moves) * trembling
-        return {"head": self.model.head_loss(identity, batch.speech, moves, seen)}
-
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
         """Logits of the word on each sample's mouth; the box follows the real landmarks."""
         mouths, lengths = cut_words(
@@ -240,6 +227,73 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         top, bottom, left, right = self.training.model.window
         size = self.training.model.crop.size
         return F.pad(frames, (left, size - right, top, size - bottom))
+
+
+def still_head(batch: Batch) -> Batch:
+    """Return a batch whose heads lie where the portrait's does, frame by frame.
+
+    Least-squares similarities of points that neither speech nor brows nor lids move (Umeyama 1991):
+    what is left of the head's motion are small turns out of the picture's plane. The frame before
+    the first is laid as the first.
+    """
+    assert batch.portrait.mesh is not None
+    own, seen = batch.portrait.mesh[:, None, RIGID], batch.mesh[:, :, RIGID]
+    here, there = own.mean(2, keepdim=True), seen.mean(2, keepdim=True)
+    o, s = (torch.view_as_complex(part.contiguous()) for part in (own - here, seen - there))
+    turn = (o.conj() * s).sum(-1, keepdim=True) / o.abs().square().sum(-1, keepdim=True)
+    back = torch.view_as_complex((batch.mesh - there).contiguous()) / turn
+    mesh = torch.view_as_real(back) + here
+    size = batch.frames.shape[-1]
+    pixels = base_grid(size, size).to(mesh).flatten(0, 1) / 2 + 0.5
+    out = torch.view_as_complex((pixels - here).contiguous()) * turn
+    places = (torch.view_as_real(out) + there).unflatten(2, (size, size)) * 2 - 1
+    return replace(
+        batch,
+        frames=_sampled(batch.frames, places),
+        before=_sampled(batch.before[:, None], places[:, :1])[:, 0],
+        mesh=mesh,
+        landmarks=ibug(mesh),
+    )
+
+
+def _sampled(frames: Tensor, places: Tensor) -> Tensor:
+    """Frames (B, T, 3, S, S) read at places (B, T, S, S, 2) in [-1, 1]."""
+    flat, where = frames.flatten(0, 1), places.flatten(0, 1)
+    read = F.grid_sample(flat, where, "bicubic", "border", align_corners=False)  # blurs less
+    out: Tensor = read.clamp(-1, 1).unflatten(0, frames.shape[:2])
+    return out
+
+
+def fit_head(
+    model: Cran, clips: Sequence[HeadClip], pictures: Tensor, training: HeadTraining
+) -> None:
+    """Fit the mixture to a trained model's hybrid features, which stay as they are.
+
+    pictures: (N, 3, S, S), one of each clip.
+    """
+    output = model.head_output.requires_grad_(True)
+    moves = [clip.moves for clip in clips]
+    output.motion.set_statistics(moves, [clip.weight for clip in clips])
+    frames = min(map(len, moves))
+    windows = torch.stack([clip.windows[:frames] for clip in clips])
+    features = torch.cat(
+        [
+            hybrid_of(model, picture[None], part[None].float()).features
+            for picture, part in zip(pictures, windows, strict=True)
+        ]
+    )
+    head.fit_mixture(output.motion, (), lambda rows: features[rows], clips, training)
+    spoken, silent = head.spoken_windows(clips, training)
+    heard = hybrid_of(model, pictures[:1].expand(len(spoken), -1, -1, -1), spoken)
+    head.set_amplitudes(output, heard, hybrid_of(model, pictures[:1], silent), training)
+    output.requires_grad_(False)
+
+
+@torch.no_grad()
+def hybrid_of(model: Cran, pictures: Tensor, windows: Tensor) -> Hybrid:
+    """What the head's motion depends on: pictures (B, 3, S, S), windows (B, T, hops, ...)."""
+    prosody, _ = head.prosody_of(model.prosody, windows)
+    return Hybrid(model.undrawn_hybrid(pictures, windows), prosody)
 
 
 def _reader(

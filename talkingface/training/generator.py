@@ -53,9 +53,8 @@ from talkingface.models.discriminators import (
     VideoCritic,
     VideoCriticConfig,
 )
-from talkingface.models.head import FLOW_UNIT
 from talkingface.models.lips import ExpressionNet
-from talkingface.models.window import SPEAKING
+from talkingface.models.window import FLOW_UNIT, SPEAKING
 from talkingface.training import parallel
 from talkingface.training.loop import Average, TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE, Learner, Part, Place
@@ -297,7 +296,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         """L = sum of weight x loss for the generator, then each critic on the same frames."""
         self.part = part
         stage, local = self.stage(step)
-        batch = drawn.to(self.device)
+        batch = self._batch(drawn, stage)
         for name, optimizer in self.optimizers.items():
             _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
         self.model.train()
@@ -313,6 +312,10 @@ class GeneratorRecipe(ABC, Generic[T]):
             terms |= self._critics(batch, made, real, stage)
         values = torch.stack([value.detach().float() for value in terms.values()])
         return dict(zip(terms, values.tolist(), strict=True))  # a GPU is waited for once
+
+    def _batch(self, drawn: Drawn, stage: Stage) -> Batch:
+        """The batch that this stage learns from."""
+        return drawn.to(self.device)
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         return {
@@ -418,7 +421,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         return video.contact_sheet(rows, labels) if rows else None
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The averaged weights, with what they are in the header."""
+        """Write the averaged weights, with what they are in the header."""
         speakers = speakers_of(self.clips)
         silent = sum(c.silent for c in self.clips)
         many = f"{len(speakers)} speakers" if len(speakers) > 1 else "one speaker"
@@ -430,8 +433,13 @@ class GeneratorRecipe(ABC, Generic[T]):
         extra = {"steps": step, "splits": splits, **self._facts()}
         terms = licence(self.clips)
         weights.save(
-            path, self.ema, training_data=data, licence=terms, metrics=measures, extra=extra
+            path, self._finished(), training_data=data, licence=terms, metrics=measures, extra=extra
         )
+
+    def _finished(self) -> nn.Module:
+        """Return the averaged model as it is written, with what is fitted after training."""
+        model: nn.Module = self.ema
+        return model
 
 
 def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from talkingface import video, weights
 from talkingface.data.augment import AugmentConfig, augment_faces
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.provenance import licence, people, titles
+from talkingface.data.provenance import described, licence
 from talkingface.data.puppets import animate, can_speak, closed_mouth
 from talkingface.errors import BadShard
 from talkingface.landmarks import IBUG
@@ -250,13 +250,11 @@ class IdentityRecipe:
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """The weights, with what they are in the header."""
-        speakers = [p.name for p in self.people if p.pictures is None]
         clips = [clip for person in self.people for clip in person.clips]
         pictures = [p.pictures for p in self.people if p.pictures is not None]
         moved = sum(len(seen) > 1 for seen in pictures)
         data = (
-            f"{titles(clips)}: {len(clips)} clips of {len(speakers)} speakers "
-            f"({people(speakers)}); "
+            f"{described(clips)}; "
             f"{len(pictures)} synthetic portraits (SFHQ, MIT), {moved} of them with moved mouths"
         )
         extra = {"steps": step, "seed": self.training.seed}

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from talkingface import audio, weights
 from talkingface.audio import FPS
 from talkingface.data import disturbances, expression_space
-from talkingface.data.dataset import Cache, ClipInfo, speakers_of
-from talkingface.data.provenance import licence, people, titles
+from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.provenance import described, licence
 from talkingface.errors import BadRequest
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.lips import amplitude_ratio, correlation
@@ -166,12 +166,10 @@ def save(
     clips: what they were fitted to. metrics: what `measure` says.
     """
     speaking = [c for c in clips if not c.silent]
-    speakers = speakers_of(speaking)
-    data = f"{titles(speaking)}: {len(speaking)} clips of {len(speakers)} speakers"
     weights.save(
         path,
         net,
-        training_data=f"{data} ({people(speakers)}); synthetic voices for the closure",
+        training_data=f"{described(speaking)}; synthetic voices for the closure",
         licence=licence(speaking),
         metrics=metrics,
         extra={"gain": training.gain, "bias": training.bias, "seed": training.seed},

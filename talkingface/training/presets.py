@@ -35,7 +35,6 @@ LEAN_WEIGHTS = {**LEAN_DRAWING, "lips": 0.2}
 # With the paper's weights the critics changed nothing that could be seen in a thousand steps.
 LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
-NATURAL = {**LEAN_DRAWING, "head": 0.05}
 # The face stays one person's in one studio; the microphone may change.
 ONE_PERSON = replace(AugmentConfig(), colour=0.0, light=0.0, mirror=0.0, geometry=0.5)
 
@@ -72,13 +71,12 @@ CRAN = {
         reading="printed",
         precision="float32",
     ),
-    # Sec. 5, one person: first how the head moves, without pictures.
+    # Sec. 5, one person: pictures with the head still; how it moves is fitted at the end.
     "cran-natural": CranTraining(
         model=MODELS["cran-natural"],
         stages=(
-            Stage(1200, {"head": 1.0}, 1e-3, batch=24, frames=40, pictures=False),
-            replace(PIXELS, weights=NATURAL, batch=4, frames=12),
-            replace(CRITICS, weights={**NATURAL, **LEAN_CRITICS}, batch=4, frames=12),
+            replace(PIXELS, batch=4, frames=12),
+            replace(CRITICS, batch=4, frames=12),
         ),
         betas=(0.9, 0.98),
         decay=1e-2,
