@@ -20,6 +20,7 @@ from line import EXAMPLES, SENTENCE, Line, append, best, context, table
 
 import talkingface
 from talkingface import audio, picture, video
+from talkingface.controls import MOUTH_ALONE
 from talkingface.streaming import FrameRenderer
 
 COLUMNS = ["model", "stage", "seconds", "ms_per_frame", "threads"]
@@ -56,15 +57,16 @@ def stages(model: str, portrait: Path, sound: Path, folder: Path) -> Iterator[tu
     yield "face", best(lambda: talkingface.align(pixels))
     parts, spec = list(audio.read(sound)), speaker.model.config.speech  # type: ignore[union-attr]
     yield "features", best(lambda: _features(parts, spec))
-    video_ = speaker.generate(pixels, sound)
-    moments = list(video_._moments())
-    yield "features, network", best(lambda: list(video_._moments()), 3)
-    draw = video_._sitter.renderer
-    sitter = video_._sitter
-    yield "face, layers", best(lambda: FrameRenderer(sitter.picture, sitter.matrix, sitter))
-    yield "draw", best(lambda: [draw(moment) for moment in moments], 3)
-    frames = [draw(moment) for moment in moments[: 4 * 25]]
-    again = len(moments) / len(frames)
+    for label, controls in ((", mouth alone", MOUTH_ALONE), ("", None)):
+        video_ = speaker.generate(pixels, sound, controls=controls)
+        made = list(video_._frames())
+        yield f"features, network{label}", best(lambda v=video_: list(v._frames()), 3)
+        face = video_._prepared
+        draw = face.renderer
+        yield f"draw{label}", best(lambda d=draw, m=made: [d(frame) for frame in m], 3)
+    yield "face, layers", best(lambda: FrameRenderer(face.picture, face.matrix, face))
+    frames = [draw(frame) for frame in made[: 4 * 25]]
+    again = len(made) / len(frames)
     out = folder / "encoded.mp4"
     once = best(lambda: video.write(out, frames, sound, overwrite=True), 3)
     yield "encode", once * again

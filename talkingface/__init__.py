@@ -14,7 +14,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from talkingface.controls import Controls
     from talkingface.errors import TalkingFaceError
+    from talkingface.motion import Motion
     from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load, stream
     from talkingface.streaming import Stream
 
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
 
 __all__ = [
+    "Controls",
     "Job",
     "JobResult",
+    "Motion",
     "Stream",
     "TalkingFace",
     "TalkingFaceError",
@@ -41,7 +45,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'talkingface' has no attribute {name!r}")
-    elsewhere = {"TalkingFaceError": "errors", "Stream": "streaming"}
+    elsewhere = {
+        "Controls": "controls",
+        "Motion": "motion",
+        "Stream": "streaming",
+        "TalkingFaceError": "errors",
+    }
     home = importlib.import_module(f"talkingface.{elsewhere.get(name, 'pipeline')}")
     value = getattr(home, name)
     globals()[name] = value

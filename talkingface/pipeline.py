@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from talkingface import __version__, audio, faces, media, picture, video, weights
+from talkingface import (
+    __version__,
+    arkit,
+    audio,
+    faces,
+    media,
+    motion_file,
+    picture,
+    video,
+    visemes,
+    weights,
+)
+from talkingface.animation import Animator, MotionPlayer, loop, needs_head
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
-from talkingface.contract import Generated, Generator, Moving, Portrait, State
+from talkingface.contract import Generated, Generator, Portrait, State
+from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest, OutputError, TalkingFaceError
 from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec, compose, resized, transform
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
+from talkingface.motion import Motion
+from talkingface.motion_file import Viseme
 from talkingface.streaming import (
     CHUNK,
     Maps,
-    Moment,
+    OutputFrame,
     Picture,
+    PreparedFace,
     Samples,
     Show,
-    Sitter,
     Stream,
     ahead,
     check_samples,
+    output_frames,
 )
 from talkingface.weights import WeightsInfo
 
@@ -69,10 +86,15 @@ class Job:
     overwrite: bool = False
     landmarks: PathLike | None = None
     maps: PathLike | None = None
+    controls: Controls = DEFAULTS
+    motion: PathLike | None = None
 
     def check(self) -> None:
-        """Before any work: raises OutputError when an output must not or cannot be written."""
-        _check_names([self.image, self.audio, self.landmarks], [self.output, self.maps, self.sheet])
+        """Before any work: raises OutputError when an output must not or cannot be written, and
+        BadRequest for controls that cannot be."""
+        self.controls.check(sorted(arkit.EXPRESSIONS))
+        inputs = [self.image, self.audio, self.landmarks, self.motion]
+        _check_names(inputs, [self.output, self.maps, self.sheet])
         for path in [self.output] if self.maps is None else [self.output, self.maps]:
             video.check_output(path, self.overwrite)
         if self.sheet is not None:
@@ -267,6 +289,16 @@ class TalkingFace:
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     @property
+    def moves_mesh(self) -> bool:
+        """Whether the model moves a mesh, and so takes `Controls` and motions."""
+        return getattr(self.model, "moving", None) is not None
+
+    @property
+    def samples_head(self) -> bool:
+        """Whether the model itself says how the head moves, from its pictures (cran-natural)."""
+        return getattr(self._config, "head_motion", "none") == "sampled"
+
+    @property
     def tag(self) -> str:
         """What every written video says of itself."""
         file = f", weights sha256 {self.info.sha256[:16]}" if self.info.sha256 else ""
@@ -278,8 +310,10 @@ class TalkingFace:
     def generate(
         self,
         image: PathLike | Picture,
-        audio: PathLike | Samples,
+        audio: PathLike | Samples | Motion,
         *,
+        controls: Controls | None = None,
+        motion: PathLike | Motion | None = None,
         show: Show = "picture",
         mark: bool = False,
         face: int | None = None,
@@ -291,7 +325,10 @@ class TalkingFace:
         """The face of `image` speaking `audio`, as a video whose frames are made when asked for.
 
         image: a file, or (H, W, 3) uint8 RGB.
-        audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz.
+        audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz; or a motion in place
+        of sound, a `Motion` or its file (.json, .npz).
+        controls: how the face moves beside what is said. motion: to draw instead of what the model
+        makes of the sound; see `motion_file`.
         show: the whole "picture", the bare aligned "face", or "maps" (`Maps.panels`).
         mark: a small label in every frame says that it is synthetic.
         face: the N-th largest face (from 1); box: (x, y, width, height) of the face in the picture,
@@ -299,15 +336,83 @@ class TalkingFace:
         max_size: a larger picture is shrunk to this many pixels on its long side.
         crop_size: pixels of the bare face's side.
         The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
-        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadMotion, BadRequest.
         """
-        sitter = self._seat(image, face, box, landmarks, max_size)
-        return Video(self, sitter, _Speech(audio), show, mark, crop_size)
+        prepared = self._prepare_face(image, face, box, landmarks, max_size)
+        sound, moved = _source(audio, motion)
+        animator = self._animator(controls, moved)
+        return Video(self, prepared, sound, animator, show, mark, crop_size)
+
+    def motion(self, audio: PathLike | Samples, controls: Controls | None = None) -> Motion:
+        """How any face moves that speaks `audio`: what `generate` draws, to save or to edit.
+
+        audio, controls: as in `generate`. Raises UnreadableMedia, BadRequest (also: a model that
+        moves no mesh, or whose head depends on the picture).
+        """
+        return Motion.join([part for part, _ in self._animated(audio, controls)])
+
+    def motion_and_visemes(
+        self, audio: PathLike | Samples, controls: Controls | None = None
+    ) -> tuple[Motion, list[Viseme]]:
+        """As `motion`, and what is said as visemes: (start, end, name), seconds; none from lips
+        that are not the shipped ones."""
+        model: Any = self.model
+        known = self.moves_mesh and visemes.reads(model.readout)
+        parts, scores = [], []
+        for part, windows in self._animated(audio, controls):
+            parts.append(part)
+            if known:
+                scores.append(visemes.scores(model.readout, windows))
+        found = visemes.segments(np.concatenate(scores)) if known else []
+        return Motion.join(parts), found
+
+    def _animated(
+        self, audio: PathLike | Samples, controls: Controls | None
+    ) -> Iterator[tuple[Motion, Tensor]]:
+        """The motion of a sound, part by part, and the model's windows that it came from."""
+        sound, animator, state = _Speech(audio), self._animator(controls), None
+        if animator is None:
+            raise BadRequest(f"model {self.info.name} moves no mesh: give cran or atvg")
+        if self.samples_head:
+            raise BadRequest(
+                f"the head of model {self.info.name} moves as its pictures say, for no other face: "
+                "give cran or atvg"
+            )
+        stream = WindowStream(animator.spec)
+        pushed = (stream.push(part) for part in sound.parts())
+        for speech in chain(pushed, (stream.finish() for _ in range(1))):
+            for chunk in speech.to(self._device).split(CHUNK) if len(speech) else ():
+                part, state = animator(chunk, state)
+                yield part, animator.model_windows(chunk)
+
+    def idle(
+        self,
+        image: PathLike | Picture,
+        seconds: float,
+        *,
+        repeats: bool = True,
+        controls: Controls | None = None,
+        **options: Any,
+    ) -> Video:
+        """A face that says nothing and goes on living: it breathes, blinks and sways.
+
+        repeats: the end joins the beginning, to be played again and again. options: as in
+        `generate`. Raises BadRequest, and what `generate` raises.
+        """
+        longest = 3600.0
+        if not 1 <= seconds <= longest:
+            raise BadRequest(f"idle for {seconds:g} s: give 1 to {longest:g} seconds")
+        count = round(seconds * FPS)
+        silence = np.zeros(2 * count * SAMPLES_PER_FRAME, np.float32)
+        motion = self.motion(silence, controls)
+        motion = loop(motion, count) if repeats else motion[:count]
+        return self.generate(image, motion, **options)
 
     def open(
         self,
         image: PathLike | Picture,
         *,
+        controls: Controls | None = None,
         show: Show = "picture",
         mark: bool = False,
         face: int | None = None,
@@ -322,8 +427,8 @@ class TalkingFace:
         resume: a file of `Stream.save`, to go on where that stream was; the rest as in `generate`.
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest, BadWeights (the file).
         """
-        sitter = self._seat(image, face, box, landmarks, max_size)
-        stream = self._stream(sitter, show, mark, crop_size)
+        prepared = self._prepare_face(image, face, box, landmarks, max_size)
+        stream = self._stream(prepared, self._animator(controls), show, mark, crop_size)
         if resume is not None:
             stream.restore(resume, self._device)
         return stream
@@ -341,7 +446,7 @@ class TalkingFace:
 
     def run(self, job: Job, progress: Progress | None = None) -> JobResult:
         """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
-        return self._run(job, self._seat_job, progress)
+        return self._run(job, self._prepare_job, progress)
 
     def generate_many(
         self, jobs: Sequence[Job], progress: Callable[[JobResult], None] | None = None
@@ -351,22 +456,22 @@ class TalkingFace:
         Neighbouring jobs with the same face share its detection and encoding. progress: called with
         each result as it comes.
         """
-        seats: dict[tuple[Any, ...], Sitter] = {}
+        known: dict[tuple[Any, ...], PreparedFace] = {}
 
-        def seated(job: Job) -> Sitter:
+        def prepared(job: Job) -> PreparedFace:
             where = (job.face, job.box, None if job.landmarks is None else str(job.landmarks))
             key = (str(job.image), *where, job.max_size)
-            if key not in seats:
-                seat = self._seat_job(job)
-                seats.clear()
-                seats[key] = seat
-            return seats[key]
+            if key not in known:
+                face = self._prepare_job(job)
+                known.clear()
+                known[key] = face
+            return known[key]
 
         results = []
         for job in jobs:
             start = time.monotonic()
             try:
-                result = self._run(job, seated, None)
+                result = self._run(job, prepared, None)
             except TalkingFaceError as error:
                 result = JobResult(job, 0, time.monotonic() - start, error)
             results.append(result)
@@ -374,27 +479,55 @@ class TalkingFace:
                 progress(result)
         return results
 
-    def _run(self, job: Job, seat: Callable[[Job], Sitter], progress: Progress | None) -> JobResult:
+    def _run(
+        self, job: Job, prepare: Callable[[Job], PreparedFace], progress: Progress | None
+    ) -> JobResult:
         start = time.monotonic()
         job.check()
-        sitter = seat(job)
-        made = Video(self, sitter, _Speech(job.audio), job.show, job.mark, job.crop_size)
+        prepared = prepare(job)
+        sound, moved = _source(job.audio, job.motion)
+        animator = self._animator(job.controls, moved)
+        made = Video(self, prepared, sound, animator, job.show, job.mark, job.crop_size)
         frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
         return JobResult(job, frames, time.monotonic() - start, note=made.note)
 
-    def _seat_job(self, job: Job) -> Sitter:
-        return self._seat(job.image, job.face, job.box, job.landmarks, job.max_size)
+    def _prepare_job(self, job: Job) -> PreparedFace:
+        return self._prepare_face(job.image, job.face, job.box, job.landmarks, job.max_size)
 
-    def _seat(
+    def _animator(
+        self, controls: Controls | None, motion: Motion | None = None
+    ) -> Animator | MotionPlayer | None:
+        """What moves the face; None for models that move no mesh. Raises BadRequest."""
+        if not self.moves_mesh:
+            if motion is not None or replace(controls or DEFAULTS, still=False) != DEFAULTS:
+                raise BadRequest(
+                    f"model {self.info.name} draws whole crops and moves no mesh: it takes neither "
+                    "controls nor a motion; give cran or atvg"
+                )
+            return None
+        model: Any = self.model
+        if motion is not None:
+            if motion.expression.shape[1] != model.readout.space.components:
+                raise BadRequest(
+                    f"the motion has {motion.expression.shape[1]} coefficients of expression, the "
+                    f"model {self.info.name} has {model.readout.space.components}"
+                )
+            return MotionPlayer(motion, self._config.speech)
+        controls = controls or DEFAULTS
+        loads_head = needs_head(controls) and not self.samples_head
+        head: Any = weights.load("head", self._device) if loads_head else None
+        return Animator(model.readout, head, controls)
+
+    def _prepare_face(
         self,
         image: PathLike | Picture,
         face: int | None,
         box: Box | None,
         landmarks: Landmarks | None,
         max_size: int,
-    ) -> Sitter:
+    ) -> PreparedFace:
         """Everything that is done once per face. The face is aligned at the picture's full size."""
         if max_size < SMALLEST_MAX_SIZE:
             raise BadRequest(f"max_size is {max_size}: give at least {SMALLEST_MAX_SIZE} pixels")
@@ -410,7 +543,10 @@ class TalkingFace:
             model: Any = self.model
             moving = model.moving.cpu().numpy()
         note = "; ".join(notes) or None
-        return Sitter(identity, small, matrix, aligned.crop, mouth, moving, note)
+        found = located.origin != "mean face"
+        return PreparedFace(
+            identity, small, matrix, aligned.crop, aligned.depth, found, mouth, moving, note
+        )
 
     def _someone_else(self, crop: Picture) -> str | None:
         """What to tell a user who gives a model of one person another one's picture."""
@@ -437,31 +573,89 @@ class TalkingFace:
         return self.model.encode(portrait.to(self._device))  # type: ignore[operator]
 
     @torch.inference_mode()
-    def _speak(self, identity: Any, speech: Tensor, state: State) -> tuple[Generated, State]:
-        result: tuple[Generated, State] = self.model(identity, speech[None].to(self._device), state)
-        return result
+    def _generate(
+        self,
+        identity: Any,
+        animator: Animator | MotionPlayer | None,
+        alone: bool,
+        speech: Tensor,
+        state: State,
+    ) -> tuple[Generated, Motion | None, State]:
+        """What the model makes of windows (T, hops, coefficients), see `Stream`.
+
+        alone: the motion alone, where a model's pictures are not looked at.
+        """
+        speech = speech.to(self._device)
+        if animator is None:
+            made, state = self.model(identity, speech[None], state)
+            return made, None, state
+        moved, own = (None, None) if state is None else state
+        motion, moved = animator(speech, moved)
+        if alone:
+            return self._bent(identity, motion), motion, (moved, own)
+        meshes = self._meshes(identity, motion)
+        windows = animator.model_windows(speech)[None]
+        own = self._first_state(identity, animator) if own is None else own
+        made, own = self.model(identity, windows, own, meshes)
+        if made.moves is not None and isinstance(animator, Animator):
+            clock = int(moved[0]) - len(speech)
+            motion = animator.with_moves(motion, made.moves[0].cpu().numpy(), clock)
+        return made, motion, (moved, own)
+
+    def _first_state(self, identity: Any, animator: Animator | MotionPlayer) -> State:
+        """The state before the first frame: of its seed where the model moves the head."""
+        if not self.samples_head:
+            return None
+        model: Any = self.model
+        seed = animator.controls.seed if isinstance(animator, Animator) else 0
+        return model.begin(identity, seed)
+
+    def _meshes(self, identity: Any, motion: Motion) -> Tensor:
+        model: Any = self.model
+        expression = torch.from_numpy(motion.expression)[None].to(self._device)
+        meshes: Tensor = model.meshes(identity, expression)
+        return meshes
 
     @torch.inference_mode()
-    def _move(self, identity: Any, speech: Tensor, state: State) -> tuple[Generated, State]:
-        """The motion alone, where a model's pictures are not looked at."""
-        assert isinstance(self.model, Moving)
-        mesh = self.model.meshes(identity, speech[None].to(self._device))
-        return Generated(mesh.new_zeros(*mesh.shape[:2], 3, 0, 0), mesh=mesh), state
+    def _bent(self, identity: Any, motion: Motion) -> Generated:
+        """The motion alone, without pictures of the model's own."""
+        mesh = self._meshes(identity, motion)
+        return Generated(mesh.new_zeros(*mesh.shape[:2], 3, 0, 0), mesh=mesh)
 
     def _stream(
-        self, sitter: Sitter, show: Show, mark: bool, crop_size: int, whole: bool = False
+        self,
+        prepared: PreparedFace,
+        animator: Animator | MotionPlayer | None,
+        show: Show,
+        mark: bool,
+        crop_size: int,
+        whole: bool = False,
     ) -> Stream:
         """whole: with the model's own pictures, even where frames take none of them."""
         alone = not whole and not getattr(self._config, "looks_back", False)
-        alone = alone and sitter.needs_motion_alone(show)
-        make = self._move if alone else self._speak
+        alone = alone and prepared.needs_motion_alone(show)
         return Stream(
-            lambda speech, state: make(sitter.identity, speech, state),
-            WindowStream(self._config.speech),
-            sitter.drawing(show, mark, self.info.name, _checked_side(crop_size)),
+            partial(self._generate, prepared.identity, animator, alone),
+            WindowStream(self._config.speech if animator is None else animator.spec),
+            prepared.drawing(show, mark, self.info.name, _checked_side(crop_size)),
             (self.info.name, self.info.sha256),
-            sitter.note,
+            prepared.note,
         )
+
+
+def _source(
+    audio: PathLike | Samples | Motion, motion: PathLike | Motion | None
+) -> tuple[_Speech | None, Motion | None]:
+    """The sound and the motion that were given, one of them at least."""
+    if isinstance(audio, Motion) or motion_file.is_motion(audio):
+        if motion is not None:
+            raise BadRequest("two motions were given: give a sound and a motion, or one motion")
+        return None, _as_motion(audio)
+    return _Speech(audio), _as_motion(motion)
+
+
+def _as_motion(given: PathLike | Motion | None) -> Motion | None:
+    return motion_file.read(Path(given)) if isinstance(given, (str, Path)) else given
 
 
 def _torn_open(mesh: NDArray[np.float32]) -> str | None:
@@ -529,42 +723,59 @@ class Video:
     def __init__(
         self,
         speaker: TalkingFace,
-        sitter: Sitter,
-        speech: _Speech,
+        prepared: PreparedFace,
+        speech: _Speech | None,
+        animator: Animator | MotionPlayer | None,
         show: Show,
         mark: bool,
         crop_size: int,
     ) -> None:
-        self._speaker, self._sitter, self._speech = speaker, sitter, speech
-        self._show, self._mark, self._side = show, mark, _checked_side(crop_size)
-        self._draw = sitter.drawing(show, mark, speaker.info.name, self._side)
+        """speech: None where the animator plays a motion without sound."""
+        self._speaker, self._prepared, self._speech = speaker, prepared, speech
+        self._animator, self._show, self._mark = animator, show, mark
+        self._side = _checked_side(crop_size)
+        self._draw = prepared.drawing(show, mark, speaker.info.name, self._side)
 
     def __len__(self) -> int:
-        return self._speech.frames
+        if self._speech is not None:
+            return self._speech.frames
+        assert isinstance(self._animator, MotionPlayer)
+        return len(self._animator.motion)
 
     def __iter__(self) -> Iterator[Picture]:
-        return map(self._draw, self._moments())
+        return map(self._draw, self._frames())
 
-    def _moments(self, whole: bool = False) -> Iterator[Moment]:
+    def _frames(self, whole: bool = False) -> Iterator[OutputFrame]:
         """whole: with the model's own pictures, even where frames take none of them."""
-        seconds = ahead(self._seconds(whole), threads=max(1, torch.get_num_threads() - 1))
-        return chain.from_iterable(seconds)
+        parts = self._parts(whole) if self._speech is not None else self._silent_parts(whole)
+        return chain.from_iterable(ahead(parts, threads=max(1, torch.get_num_threads() - 1)))
 
-    def _seconds(self, whole: bool) -> Iterator[list[Moment]]:
-        stream = self._speaker._stream(self._sitter, self._show, self._mark, self._side, whole)
+    def _parts(self, whole: bool) -> Iterator[list[OutputFrame]]:
+        assert self._speech is not None
+        arguments = (self._prepared, self._animator, self._show, self._mark, self._side)
+        stream = self._speaker._stream(*arguments, whole)
         for part in self._speech.parts():
-            yield list(stream.moments(part))
-        yield list(stream.last_moments())
+            yield list(stream.output(part))
+        yield list(stream.flush())
+
+    def _silent_parts(self, whole: bool) -> Iterator[list[OutputFrame]]:
+        assert isinstance(self._animator, MotionPlayer)
+        if whole or self._show == "maps":
+            raise BadRequest("maps and sheets of a model's own pictures need a sound, not a motion")
+        motion = self._animator.motion
+        for start in range(0, len(motion), CHUNK):
+            part = motion[start : start + CHUNK]
+            yield list(output_frames(self._speaker._bent(self._prepared.identity, part), part))
 
     @property
     def note(self) -> str | None:
         """What the user should know of how the face was found; None when there is nothing."""
-        return self._sitter.note
+        return self._prepared.note
 
     def maps(self) -> Iterator[Maps]:
         """What the model makes beside the colours, frame by frame (generates anew)."""
-        for moment in self._moments(whole=True):
-            yield moment.maps()
+        for frame in self._frames(whole=True):
+            yield frame.maps()
 
     def save(
         self,
@@ -580,7 +791,7 @@ class Video:
         On any failure nothing is left behind and an earlier file stays. Raises OutputError, and
         BadRequest when the model makes no maps.
         """
-        sound = self._speech.source
+        sound = None if self._speech is None else self._speech.source
         paths = [path] if maps is None else [path, maps]
         _check_names([sound if isinstance(sound, Path) else None], paths)
         made = self._with_maps() if maps is not None else ([frame] for frame in self)
@@ -590,9 +801,9 @@ class Video:
         )
 
     def _with_maps(self) -> Iterator[list[Picture]]:
-        shown = self._sitter.drawing("maps", self._mark, self._speaker.info.name, self._side)
-        for moment in self._moments(whole=True):
-            yield [self._draw(moment), shown(moment)]
+        shown = self._prepared.drawing("maps", self._mark, self._speaker.info.name, self._side)
+        for frame in self._frames(whole=True):
+            yield [self._draw(frame), shown(frame)]
 
     def _reported(
         self, made: Iterable[list[Picture]], progress: Progress
@@ -604,7 +815,7 @@ class Video:
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
-        frames = (moment.crop for moment in self._moments(whole=True))
+        frames = (frame.crop for frame in self._frames(whole=True))
         return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
 
 

@@ -129,7 +129,7 @@ class SpeechEncoder(nn.Module):
         self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, 2)
         self.blocks = nn.ModuleList([Block()])
         self.register_buffer("positions", torch.zeros(POSITIONS, WIDTH))
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("window", torch.zeros(WINDOW), persistent=False)
         self.register_buffer("filters", mel_filters(), persistent=False)
 
     def power(self, sound: Tensor) -> Tensor:

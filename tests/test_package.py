@@ -27,8 +27,10 @@ HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "starlette", "uvi
 
 def test_exported_names() -> None:
     assert set(talkingface.__all__) == {
+        "Controls",
         "Job",
         "JobResult",
+        "Motion",
         "Stream",
         "TalkingFace",
         "TalkingFaceError",
@@ -108,25 +110,29 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     picture.write_png(tmp_path / "group.jpg", np.hstack([small, small]))
     for name in ("speech.wav", "speech.m4a", "hello.wav", "bye.wav"):
         shutil.copy(SENTENCE, tmp_path / name)
-    shipped = tmp_path / "shipped"
+    shipped, head = tmp_path / "shipped", weights.SHIPPED / "head.safetensors"
     shipped.mkdir()
     monkeypatch.setattr(weights, "SHIPPED", shipped)
     source = tmp_path / "tiny.safetensors"
     for name in ("cran", "atvg"):
-        weights.save(source, weights.load(f"{name}-tiny"), training_data="none", licence="MIT")
+        weights.save(source, weights.load("atvg-tiny"), training_data="none", licence="MIT")
         weights.register(name, source)
+    weights.register("head", head)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_readme_commands_run_as_written(desk: Path, cli: Cli) -> None:
-    run = [words for words in commands() if words[1] in {"generate", "batch", "sheet", "models"}]
-    assert len(run) >= 6
+    known = {"generate", "batch", "idle", "motion", "sheet", "models"}
+    run = [words for words in commands() if words[1] in known]
+    assert len(run) >= 9
     for words in run:
         ran = cli(*words[1:])
         assert ran.code == 0 and ran.err == "", (words, ran)
     made = {path.name for path in desk.glob("**/*.mp4")}
-    assert made >= {f"{name}.mp4" for name in ("talking", "other", "second", "face", "maps")}
+    assert made >= {
+        f"{name}.mp4" for name in ("talking", "other", "second", "face", "maps", "happy", "idle")
+    }
     assert made >= {"anna-hello.mp4", "ben-bye.mp4"}
 
 

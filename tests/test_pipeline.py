@@ -135,14 +135,14 @@ def test_the_length_of_a_chunk_changes_nothing(
 def test_a_long_sound_is_never_in_the_model_at_once(
     tiny: TalkingFace, face: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longest, speak = 0, TalkingFace._speak
+    longest, generate = 0, TalkingFace._generate
 
-    def spy(self: TalkingFace, identity: Any, speech: torch.Tensor, state: Any) -> Any:
+    def spy(self: TalkingFace, *arguments: Any) -> Any:
         nonlocal longest
-        longest = max(longest, len(speech))
-        return speak(self, identity, speech, state)
+        longest = max(longest, len(arguments[-2]))  # the windows of speech
+        return generate(self, *arguments)
 
-    monkeypatch.setattr(TalkingFace, "_speak", spy)
+    monkeypatch.setattr(TalkingFace, "_generate", spy)
     made = tiny.generate(face, np.zeros(20 * 16_000, np.float32), show="face")
     assert sum(1 for _ in made) == 500
     assert longest <= pipeline.CHUNK + 1
@@ -195,13 +195,13 @@ def test_the_maps_are_saved_in_the_same_pass(
     made = tiny.generate(face, sound)
     alone, path, maps = (tmp_path / f"{name}.mp4" for name in ("alone", "talking", "maps"))
     made.save(alone)
-    generated, speak = [], TalkingFace._speak
+    generated, generate = [], TalkingFace._generate
 
-    def spy(self: TalkingFace, identity: Any, speech: torch.Tensor, state: Any) -> Any:
-        generated.append(len(speech))
-        return speak(self, identity, speech, state)
+    def spy(self: TalkingFace, *arguments: Any) -> Any:
+        generated.append(len(arguments[-2]))  # the windows of speech
+        return generate(self, *arguments)
 
-    monkeypatch.setattr(TalkingFace, "_speak", spy)
+    monkeypatch.setattr(TalkingFace, "_generate", spy)
     calls: list[tuple[int, int]] = []
     assert made.save(path, maps=maps, progress=lambda *done: calls.append(done)) == 35
     assert sum(generated) == 35 and calls == [(done, 35) for done in range(1, 36)]

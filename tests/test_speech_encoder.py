@@ -306,12 +306,12 @@ def test_a_saved_stream_goes_on_with_the_same_bits(sound: Tensor, tmp_path: Path
     """Taken up after odd and even numbers of frames: at the ends of blocks, and within them."""
     found: list[Tensor] = []
 
-    def speak(speech: Tensor, state: State) -> tuple[Generated, State]:
+    def generate(speech: Tensor, state: State) -> tuple[Generated, None, State]:
         found.append(speech)
-        return Generated(frames=torch.zeros(1, len(speech), 3, 2, 2)), state
+        return Generated(frames=torch.zeros(1, len(speech), 3, 2, 2)), None, state
 
     def open_stream() -> Stream:
-        return Stream(speak, WindowStream(SPEC), lambda moment: moment.crop, ("name", "sha256"))
+        return Stream(generate, WindowStream(SPEC), lambda frame: frame.crop, ("name", "sha256"))
 
     stream, path = open_stream(), tmp_path / "stream.safetensors"
     for part in chunks(sound, 6_000, seed=1):

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import talkingface
-from talkingface import audio, models, picture, streaming, weights
+from talkingface import audio, liveliness, models, picture, streaming, weights
+from talkingface.animation import BEGIN
 from talkingface.contract import Generated
+from talkingface.controls import Controls
 from talkingface.data import expression_space
 from talkingface.errors import BadRequest, BadWeights, OutputError
 from talkingface.geometry import invert, transform, warp_crop
@@ -24,7 +26,7 @@ from talkingface.models.lips import TOKENS, LipsConfig
 from talkingface.pipeline import TalkingFace
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
-from talkingface.streaming import Moment, Stream
+from talkingface.streaming import OutputFrame, Stream
 
 SPACE = Path(__file__).parent / "fixtures" / "expression_space.safetensors"
 LIVE = 640 * 3 + 17  # samples per chunk: no whole number of frames
@@ -47,7 +49,8 @@ def speaker(scheme: str) -> TalkingFace:
         if scheme == "natural":
             meshed = {"output": "mesh", "lips": "expression", "speech": TOKENS}
             small = LipsConfig(rank=8, hidden=4, points=len(expression_space.load(SPACE).points))
-            config = replace(config, head="drawn", window=(4, 124, 4, 124), readout=small, **meshed)
+            own = {"head_motion": "sampled", "window": (4, 124, 4, 124), "readout": small}
+            config = replace(config, **own, **meshed)
         torch.manual_seed(3)
         model = models.build(config)
         if scheme == "natural":  # a random basis would tear the face
@@ -102,6 +105,29 @@ def test_a_saved_stream_goes_on_to_the_bit(
     frames += push_all(after, sound[cut:], LIVE)
     assert len(frames) == 30
     assert all(np.array_equal(a, b) for a, b in zip(frames, undisturbed, strict=True))
+
+
+def test_a_head_of_the_models_own_moves_by_seed_and_as_far_as_asked(
+    face: np.ndarray, sound: np.ndarray
+) -> None:
+    maker = speaker("natural")
+
+    def heads(**controls: Any) -> np.ndarray:
+        stream = maker.open(face, controls=Controls(**controls))
+        frames = [*stream.output(sound), *stream.flush()]
+        return np.stack([frame.motion.head[frame.t] for frame in frames if frame.motion])
+
+    whole, half = heads(seed=1), heads(seed=1, head=0.5)
+    assert np.abs(whole[-1]).max() > 1e-3 and np.array_equal(whole, heads(seed=1))
+    np.testing.assert_allclose(half, whole / 2, atol=1e-7)
+    assert not np.array_equal(whole, heads(seed=2))
+    assert not heads(head=0.0).any() and not heads(still=True).any()
+    breath = liveliness.breathing(1, 0, len(whole))
+    moves = whole[BEGIN:] - breath[BEGIN:]
+    assert np.abs(moves).max() > 1e-3  # more than breathing, and 0 at the beginning
+    assert np.abs(whole[0]).max() < np.abs(whole).max() / 4
+    with pytest.raises(BadRequest, match="for no other face: give cran or atvg"):
+        maker.motion(sound)
 
 
 def test_what_is_carried_matters(face: np.ndarray, sound: np.ndarray, tmp_path: Path) -> None:
@@ -163,37 +189,37 @@ def test_what_is_shown(face: np.ndarray, sound: np.ndarray) -> None:
 
 def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -> None:
     """In whole pictures and in bare faces alike, at their own resolution; the sharper, the less."""
-    sitter = talkingface.load("atvg-tiny")._seat(face, None, None, None, 1280)
-    assert sitter.mouth is not None and sitter.moving is not None
-    mesh = sitter.mouth.mesh.clone()
+    prepared = talkingface.load("atvg-tiny")._prepare_face(face, None, None, None, 1280)
+    assert prepared.mouth is not None and prepared.moving is not None
+    mesh = prepared.mouth.mesh.clone()
     mesh[:, torch.from_numpy(np.r_[INNER_LIPS[11:], OUTER_LIPS[11:], 152]), 1] += 0.04
     change = torch.zeros(1, 1, 3, 128, 128)
     change[..., 80:100, 50:80] = 0.2
-    crop = sitter.crop
+    crop = prepared.crop
     for side in (None, 128, 256):
-        renderer = sitter.renderer if side is None else sitter.face_renderer(side)
-        scale = 1.0 if side is None else side / 128
-        matrix = sitter.matrix if side is None else None
-        if matrix is None:  # pixel x of the crop is (x + 0.5) scale - 0.5 of the larger one
+        renderer = prepared.renderer if side is None else prepared.face_renderer(side)
+        if side is None:
+            whole, matrix, margin = face, prepared.matrix, 0
+        else:  # pixel x of the crop is (x + 0.5) scale - 0.5 of the larger one, after a margin
+            scale, margin = side / 128, side // 4
+            to_side = prepared.matrix * scale
+            to_side[:, 2] += 0.5 * scale - 0.5 + margin
+            whole = warp_crop(face, to_side, side + 2 * margin)
             matrix = np.array([[1, 0, 0.5], [0, 1, 0.5]]) / scale - [[0, 0, 0.5], [0, 0, 0.5]]
-            to_side = sitter.matrix * scale
-            to_side[:, 2] += 0.5 * scale - 0.5
-            whole = warp_crop(face, to_side, side)
-        else:
-            whole = face
+            matrix[:, 2] -= margin / scale
+        cut = np.s_[margin : whole.shape[0] - margin, margin : whole.shape[1] - margin]
         own, rest, moved = (
             transform(points[0].double().numpy() * 128, invert(matrix))
-            for points in (sitter.mouth.mesh, sitter.mouth.neutral, mesh)
+            for points in (prepared.mouth.mesh, prepared.mouth.neutral, mesh)
         )
         behind = MouthInterior(whole, own, rest)
-        expected = FaceRenderer(whole, own, sitter.moving, behind).draw(moved)
+        expected = FaceRenderer(whole, own, prepared.moving, behind).draw(moved)[cut]
         made = Generated(torch.zeros(1, 1, 3, 128, 128), mesh=mesh[:, None])
-        bent = renderer(Moment(crop, made, 0))
-        assert np.array_equal(bent, expected) and not np.array_equal(bent, whole)
-        added = renderer(Moment(crop, replace(made, change=change), 0)).astype(int) - bent
-        inside = transform(
-            np.stack(np.meshgrid(*map(np.arange, whole.shape[1::-1])), -1).astype(float), matrix
-        )
+        bent = renderer(OutputFrame(crop, made, 0))
+        assert levels_apart([bent], [expected]) <= 1 and not np.array_equal(bent, whole[cut])
+        added = renderer(OutputFrame(crop, replace(made, change=change), 0)).astype(int) - bent
+        pixels = np.stack(np.meshgrid(*map(np.arange, whole.shape[1::-1])), -1)[cut]
+        inside = transform(pixels.astype(float), matrix)
         heart = ((inside > [51, 81]) & (inside < [78, 98])).all(-1)
         lit = heart[..., None] & (bent < 220)
         eyes = float(np.linalg.norm(own[[33, 133]].mean(0) - own[[362, 263]].mean(0)))
@@ -289,9 +315,9 @@ def test_a_sharp_picture_takes_the_motion_alone(portrait: Path, sound: np.ndarra
     sharp, soft = picture.read(portrait), picture.read(portrait)[::4, ::4].copy()
     for face, alone in ((sharp, True), (soft, False)):
         video = speaker.generate(face, sound[:8000])
-        whole = [video._draw(moment) for moment in video._moments(whole=True)]
+        whole = [video._draw(frame) for frame in video._frames(whole=True)]
         assert all(np.array_equal(a, b) for a, b in zip(video, whole, strict=True))
-        assert {moment.crop.shape for moment in video._moments()} == {
+        assert {frame.crop.shape for frame in video._frames()} == {
             (0, 0, 3) if alone else (128, 128, 3)
         }
         assert all(maps.crop.shape == (128, 128, 3) for maps in video.maps())

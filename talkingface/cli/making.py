@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from talkingface import __version__
 from talkingface.cli.app import app
+from talkingface.cli.controls import takes_controls, takes_face
 from talkingface.cli.options import (
     Crop,
     CropSize,
@@ -24,20 +25,28 @@ from talkingface.cli.options import (
     parse_face,
     report,
 )
+from talkingface.controls import Controls
+
+Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
 
 
 @app.command()
+@takes_controls
+@takes_face
 def generate(
     portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
-    speech: Annotated[Path, typer.Argument(help="a recording, or a video with sound")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")],
+    speech: Annotated[
+        Path,
+        typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)"),
+    ],
+    output: Mp4,
+    controls: Controls,
+    shown: dict[str, Any],
+    motion: Annotated[
+        Path | None,
+        typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
+    ] = None,
     model: Model = "cran",
-    face: FaceChoice = None,
-    landmarks: Landmarks = None,
-    crop: Crop = False,
-    crop_size: CropSize = 256,
-    mark: Mark = False,
-    max_size: MaxSize = 1280,
     sheet: Annotated[
         Path | None, typer.Option(help="also write frames side by side as this .png")
     ] = None,
@@ -50,12 +59,14 @@ def generate(
 ) -> None:
     """Make a talking video of one portrait and one recording.
 
+    Head, brows and eyes move too; --still leaves them as they are. `talkingface motion` writes how
+    a face moves as a file, to be edited and given here in place of the recording.
+
     Where no face is found (drawings, statues), --face or --landmarks say where it is; the command
     `landmarks` writes a file to begin with.
 
     Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
     """
-    number, box = parse_face(face)
     from talkingface import pipeline
 
     job = pipeline.Job(
@@ -63,15 +74,11 @@ def generate(
         audio=speech,
         output=output,
         sheet=sheet,
-        show="face" if crop else "picture",
-        crop_size=crop_size,
-        mark=mark,
-        face=number,
-        box=box,
-        landmarks=landmarks,
-        max_size=max_size,
         maps=maps,
         overwrite=overwrite,
+        controls=controls,
+        motion=motion,
+        **shown,
     )
     job.check()
     speaker = pipeline.load(model, device)
@@ -82,6 +89,63 @@ def generate(
         print(f"{sheet}: contact sheet")
     if maps is not None:
         print(f"{maps}: attention, colour and face")
+
+
+@app.command()
+@takes_controls
+@takes_face
+def idle(
+    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    output: Mp4,
+    controls: Controls,
+    shown: dict[str, Any],
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="how long")] = 10.0,
+    loop: Annotated[
+        bool, typer.Option("--loop/--no-loop", help="the end joins the beginning")
+    ] = True,
+    model: Model = "cran",
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a video, without sound, of a face that waits: it breathes, blinks and sways.
+
+    Example: talkingface idle portrait.jpg -o idle.mp4 --seconds 20
+    """
+    from talkingface import pipeline, video
+
+    video.check_output(output, overwrite)
+    speaker = pipeline.load(model, device)
+    made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, **shown)
+    with bar("frames") as progress:
+        frames = made.save(output, overwrite=overwrite, progress=progress)
+    if made.note is not None:
+        note(f"{portrait}: {made.note}")
+    print(f"{output}: {frames / 25:.2f} s, {frames} frames")
+
+
+@app.command()
+@takes_controls
+def motion(
+    speech: Annotated[Path, typer.Argument(help="a recording, or a video with sound")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .json or .npz to write")],
+    controls: Controls,
+    model: Model = "cran",
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Write how a face moves that speaks a recording, the same for every face, with times.
+
+    The file holds expressions, head pose, brows, lids and gaze, ARKit's 52 blendshapes and visemes.
+    `generate` draws it, edited or not, in place of a recording or beside one with --motion.
+
+    Example: talkingface motion speech.wav -o motion.json
+    """
+    from talkingface import media, motion_file, pipeline
+
+    media.check_output(output, overwrite)
+    moved, visemes = pipeline.load(model, device).motion_and_visemes(speech, controls)
+    motion_file.write(output, moved, visemes, overwrite)
+    print(f"{output}: {len(moved) / 25:.2f} s, {len(moved)} frames, {len(visemes)} visemes")
 
 
 @app.command("landmarks")
@@ -123,10 +187,12 @@ def find_landmarks(
 
 
 @app.command()
+@takes_controls
 def batch(
     portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
     speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
     out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
+    controls: Controls,
     model: Model = "cran",
     crop: Crop = False,
     crop_size: CropSize = 256,
@@ -150,6 +216,7 @@ def batch(
         mark=mark,
         max_size=max_size,
         overwrite=overwrite,
+        controls=controls,
     )
     speaker = pipeline.load(model, device)
     pipeline.make_folder(out_dir)

@@ -13,6 +13,7 @@ import typer
 from talkingface.cli.app import app
 from talkingface.cli.options import (
     Again,
+    Alive,
     AuthorCompat,
     Device,
     EvaluatedModels,
@@ -29,10 +30,12 @@ from talkingface.cli.options import (
     Reference,
     Results,
     Sample,
+    Seed,
     Splits,
     Video,
     bar,
 )
+from talkingface.controls import Controls
 from talkingface.errors import BadRequest
 
 
@@ -59,6 +62,7 @@ def evaluate(
     sample: Sample = None,
     likeness: Likeness = False,
     sheet: MouthSheet = False,
+    alive: Alive = False,
     judge: Judge = None,
     experts: Experts = "sync,identity",
     splits: Splits = None,
@@ -97,12 +101,14 @@ def evaluate(
         others |= {"--free-speech": free_speech, "--noise": noise, "--video": video}
         _check_others("--portraits", others)
         own: dict[str, Any] = {"sample": sample, "likeness": likeness, "sheet": sheet}
+        own["controls"] = Controls(still=not alive)
         _evaluate_portraits(portraits, phones, models, out, device, overwrite, **own)
         return
     if sample is not None or likeness or sheet:
         raise BadRequest("--sample, --likeness and --sheet say how to measure --portraits: add it")
     if any(folder is not None for folder in lips.values()):
-        _evaluate_lips(lips, others, models, out, video, device, overwrite)
+        controls = Controls(still=not alive)
+        _evaluate_lips(lips, others, models, out, video, controls, device, overwrite)
         return
     if video is not None:
         raise BadRequest(
@@ -233,6 +239,7 @@ def _evaluate_lips(
     models: str | None,
     out: Path,
     portrait: Path | None,
+    controls: Controls,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -252,7 +259,7 @@ def _evaluate_lips(
         "--free-speech": (
             free_speech,
             free_speech.find_recordings,
-            partial(free_speech.evaluate_free_speech, portrait=portrait),
+            partial(free_speech.evaluate_free_speech, portrait=portrait, controls=controls),
         ),
         "--phones": (phone_checks, phone_checks.read_sentences, phone_checks.evaluate_phones),
         "--noise": (noise_checks, predicted_lips.find_sounds, noise_checks.evaluate_noise),
@@ -312,36 +319,42 @@ def robustness(
 def head_motion(
     models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
     cache: Annotated[Path, typer.Option(help="what `talkingface prepare --natural-pose` wrote")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for heads.md, .json, .png")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for heads.md, heads.json")],
     split: Annotated[str, typer.Option(help="part of the corpus")] = "test",
     clips: Annotated[int | None, typer.Option(help="at most so many [all]")] = None,
-    seconds: Annotated[
-        float, typer.Option(min=5, help="of the clip that is looked at for drift")
-    ] = 30,
+    portraits: Annotated[
+        Path | None, typer.Option(help="folder of pictures that speak --sound as well")
+    ] = None,
+    sound: Annotated[Path | None, typer.Option(help="what the portraits speak")] = None,
+    seconds: Annotated[float, typer.Option(min=5, help="for so long, again and again")] = 60,
+    seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure how generated heads move and blink beside real ones, and whether they drift.
+    """Measure how generated heads, brows and lids move beside real ones.
 
-    Example: talkingface head-motion --models cran-natural --cache natural --out results
+    Example: talkingface head-motion --models cran,cran-natural --cache natural --out results
     """
     from talkingface import pipeline
     from talkingface.evaluation import heads
 
-    with bar("clips") as progress:
+    with bar("videos") as progress:
         text = heads.measure(
             models.split(","),
             cache,
             out,
             split=split,
             clips=clips,
+            portraits=portraits,
+            sound=sound,
             seconds=seconds,
+            seed=seed,
             device=str(pipeline.find_device(device)),
             overwrite=overwrite,
             progress=progress,
         )
     print(text)
-    print(f"{out}: {heads.TABLES}, {heads.RESULTS}, {heads.SHEET}, {heads.DRIFT}")
+    print(f"{out}: {heads.TABLES}, {heads.RESULTS}")
 
 
 def _cores(device: str) -> int:

@@ -143,6 +143,14 @@ MouthSheet = Annotated[
         "portrait, open and at p, b, m",
     ),
 ]
+Alive = Annotated[
+    bool,
+    typer.Option(
+        "--alive",
+        help="with --portraits, or --free-speech and --video: head, brows and eyes move as in "
+        "`generate` [only the mouth moves]",
+    ),
+]
 Video = Annotated[
     Path | None,
     typer.Option(

@@ -38,7 +38,7 @@ def serve(
     ] = None,
     queue: Annotated[int, typer.Option(min=0, help="files that may wait")] = 8,
     streams: Annotated[
-        int | None, typer.Option(min=1, help="live videos at once [two per core]")
+        int | None, typer.Option(min=1, help="live videos at once [one per core]")
     ] = None,
     picture_mb: Annotated[float, typer.Option(min=0.1, help="largest picture, MB")] = 25,
     sound_mb: Annotated[float, typer.Option(min=0.1, help="largest recording, MB")] = 200,

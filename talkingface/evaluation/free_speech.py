@@ -19,6 +19,7 @@ import numpy as np
 from talkingface import audio, media, video
 from talkingface.audio import FPS
 from talkingface.contract import LANDMARKS, MESH_POINTS, Generator
+from talkingface.controls import MOUTH_ALONE, Controls
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
 from talkingface.evaluation.predicted_lips import (
@@ -131,6 +132,7 @@ def evaluate_free_speech(
     out: Path,
     *,
     portrait: Path | None = None,
+    controls: Controls = MOUTH_ALONE,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -138,8 +140,9 @@ def evaluate_free_speech(
     """Measure models on the recordings of a folder; write `RESULTS` and `TABLES` into `out`.
 
     models: see `open_predictors`. portrait: a picture that speaks every recording; its videos are
-    kept in the folder `VIDEOS`. The same arguments give the same bytes. Raises BadRequest,
-    UnreadableMedia, UnknownModel, BadWeights, OutputError, NoFaceFound (the portrait).
+    kept in the folder `VIDEOS`. controls: how it moves beside what it says. The same arguments give
+    the same bytes. Raises BadRequest, UnreadableMedia, UnknownModel, BadWeights, OutputError,
+    NoFaceFound (the portrait).
     """
     recordings = find_recordings(folder)
     predictors = open_predictors(models, device)
@@ -157,7 +160,7 @@ def evaluate_free_speech(
         for one, mesh in zip(recordings, meshes, strict=True):
             result = _evaluate(predictor, one, mesh)
             if portrait is not None:
-                result = _with_video(predictor, one, result, portrait, out / VIDEOS)
+                result = _with_video(predictor, one, result, portrait, out / VIDEOS, controls)
             results.append(result)
             if progress is not None:
                 progress(len(results), len(predictors) * len(recordings))
@@ -334,11 +337,12 @@ def _with_video(
     result: FreeSpeechResult,
     portrait: Path,
     folder: Path,
+    controls: Controls,
 ) -> FreeSpeechResult:
     """Return the result with what is found again in the finished video, which is kept."""
     path = folder / _video_name(predictor, recording)
     made = TalkingFace(predictor.model, predictor.info).generate(
-        portrait, recording.sound, max_size=MAX_SIDE
+        portrait, recording.sound, controls=controls, max_size=MAX_SIDE
     )
     made.save(path, overwrite=True)
     aperture = video_aperture(path)[: result.frames]

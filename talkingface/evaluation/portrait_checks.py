@@ -23,6 +23,7 @@ from torch import Tensor
 from talkingface import audio, media, picture, pipeline
 from talkingface.audio import SAMPLE_RATE
 from talkingface.contract import MESH_POINTS
+from talkingface.controls import MOUTH_ALONE, Controls
 from talkingface.data import disturbances
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.evaluation import portrait_measures as measures
@@ -109,6 +110,7 @@ def evaluate_portraits(
     sample: int | None = None,
     likeness: bool = False,
     sheet: bool = False,
+    controls: Controls = MOUTH_ALONE,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -118,8 +120,9 @@ def evaluate_portraits(
     models: generators by name or weights file; ROW=FILE calls the row ROW. voices: a folder of
     sentences and their phones (see `phone_checks.read_sentences`). sample: only so many portraits,
     chosen by the hash of their names. likeness: also measure it by dlib. sheet: also write contact
-    sheets of mouths. What `out` holds of the same portraits, weights and code is used again. A
-    portrait without a face becomes a line with its error.
+    sheets of mouths. controls: how the faces move beside what they say.
+    What `out` holds of the same portraits, weights and code is used again. A portrait without a
+    face becomes a line with its error.
 
     Raises BadRequest, UnreadableMedia (the sentences), UnknownModel, BadWeights, OutputError.
     """
@@ -133,7 +136,9 @@ def evaluate_portraits(
     measured = ResultCache(out / MEASURED, read_line)
     results = []
     for label, talker in talkers:
-        bench = _Bench(label, talker, sentences, kinds, describe, out / MOUTHS if sheet else None)
+        bench = _Bench(
+            label, talker, sentences, kinds, describe, out / MOUTHS if sheet else None, controls
+        )
         for path in paths:
             results.append(_cached(bench, path, measured))
             if progress is not None:
@@ -197,6 +202,7 @@ class _Bench:
     kinds: Mapping[str, str]
     describe: Descriptor | None
     mouths: Path | None
+    controls: Controls
 
 
 def _cached(bench: _Bench, path: Path, measured: ResultCache[PortraitResult]) -> PortraitResult:
@@ -210,6 +216,7 @@ def _cached(bench: _Bench, path: Path, measured: ResultCache[PortraitResult]) ->
             "portrait": [path.name, hashlib.sha256(content).hexdigest()],
             "sentences": [[s.name, _digest(repr(s.phones))] for s in chosen],
             "kinds": dict(bench.kinds),
+            "controls": repr(bench.controls),
             "likeness": bench.describe is not None,
             "code": code_hash(),
         }
@@ -261,16 +268,16 @@ def evaluate_portrait(
     """
     rng = np.random.default_rng([SEED, zlib.crc32(subject.name.encode())])
     noise = disturbances.at_level(disturbances.white_noise(SAMPLE_RATE, rng), NOISE)
-    silence, last = _gaps(bench.talker, subject, torch.zeros(SAMPLE_RATE))
-    noisy, _ = _gaps(bench.talker, subject, noise)
+    silence, last = _gaps(bench, subject, torch.zeros(SAMPLE_RATE))
+    noisy, _ = _gaps(bench, subject, noise)
     spoken = [_speak(bench, subject, sentence) for sentence in sentences]
     metrics = _closing_metrics(silence, noisy, spoken)
     metrics |= _frame_metrics([frame for one in spoken for frame in one.frames])
     excerpt = audio.load(sentences[0].sound)[SAMPLE_RATE : 2 * SAMPLE_RATE]  # its second second
     metrics["green_skin"] = measures.skin_tint(subject.picture, subject.mesh)
-    metrics["grey"] = _grey(bench.talker, subject, excerpt)
+    metrics["grey"] = _grey(bench, subject, excerpt)
     for side in SIZES:
-        metrics |= _sharpness(bench.talker, subject, excerpt, side)
+        metrics |= _sharpness(bench, subject, excerpt, side)
     own = float(measures.gap(subject.mesh))
     height, width = subject.original.shape[:2]
     result = PortraitResult(
@@ -302,14 +309,15 @@ def follow(frames: Iterable[Picture], subject: Subject) -> Iterator[tuple[Pictur
         yield frame, np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2]
 
 
-def _frames(talker: TalkingFace, shown: Picture, sound: Tensor) -> Iterable[Picture]:
-    return talker.generate(shown, sound, max_size=max(MAX_SIDE, *shown.shape[:2]))
+def _frames(bench: _Bench, shown: Picture, sound: Tensor) -> Iterable[Picture]:
+    size = max(MAX_SIDE, *shown.shape[:2])
+    return bench.talker.generate(shown, sound, controls=bench.controls, max_size=size)
 
 
-def _gaps(talker: TalkingFace, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
+def _gaps(bench: _Bench, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
     """Return the gap of every frame (T,) of a sound, and the mouth of the last frame."""
     gaps, last = [], subject.picture
-    for frame, mesh in follow(_frames(talker, subject.picture, sound), subject):
+    for frame, mesh in follow(_frames(bench, subject.picture, sound), subject):
         gaps.append(float(measures.gap(mesh)))
         last = frame
     return np.array(gaps), mouth_box(last, subject.mesh)
@@ -349,7 +357,7 @@ def _speak(bench: _Bench, subject: Subject, sentence: Sentence) -> _Spoken:
     found: list[_FrameMeasures] = []
     mouths: list[Picture] = []
     sound = audio.load(sentence.sound)
-    for frame, mesh in follow(_frames(bench.talker, subject.picture, sound), subject):
+    for frame, mesh in follow(_frames(bench, subject.picture, sound), subject):
         looked_at = len(found) % LIKENESS_STEP == 0
         apart = likeness(frame, mesh) if looked_at else math.nan
         gap = float(measures.gap(mesh))
@@ -431,13 +439,13 @@ def _mean(values: Array) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def _grey(talker: TalkingFace, subject: Subject, sound: Tensor) -> float:
+def _grey(bench: _Bench, subject: Subject, sound: Tensor) -> float:
     """Return the most colour of any frame that a picture without colour speaks, in levels."""
     grey = measures.grey_copy(subject.picture)
-    return float(max(measures.colour_spread(frame) for frame in _frames(talker, grey, sound)))
+    return float(max(measures.colour_spread(frame) for frame in _frames(bench, grey, sound)))
 
 
-def _sharpness(talker: TalkingFace, subject: Subject, sound: Tensor, side: int) -> dict[str, float]:
+def _sharpness(bench: _Bench, subject: Subject, sound: Tensor, side: int) -> dict[str, float]:
     """Measure sharpness at one size of the picture: names of `SHARPNESS` with the size behind.
 
     Of an enlarged picture all is shrunk back to its own size first: the finest detail of the larger
@@ -448,7 +456,7 @@ def _sharpness(talker: TalkingFace, subject: Subject, sound: Tensor, side: int) 
     before = measures.resampled(shown, own_side)
     mesh = choose_face(before, name=subject.name).mesh[:, :2]
     seen = Subject(subject.name, subject.original, before, mesh)
-    frames = (measures.resampled(frame, own_side) for frame in _frames(talker, shown, sound))
+    frames = (measures.resampled(frame, own_side) for frame in _frames(bench, shown, sound))
     own = measures.sharpness(before, mesh)
     found = [
         measures.sharpness(frame, mesh)

@@ -1,0 +1,128 @@
+"""Groups of options that several commands take: how the face moves, and how it is shown."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from talkingface.cli.options import Crop, CropSize, FaceChoice, Landmarks, Mark, MaxSize, parse_face
+from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
+from talkingface.errors import BadRequest
+
+Command = Callable[..., None]
+
+
+def _number(text: str, limits: tuple[float, float]) -> Any:
+    return typer.Option(help=text, min=limits[0], max=limits[1])
+
+
+# Options by name: their types, as typer has them, and their defaults.
+_CONTROLS: dict[str, tuple[Any, Any]] = {
+    "mouth": (
+        Annotated[float, _number("strength of the lips; closed lips stay closed", MOUTH)],
+        DEFAULTS.mouth,
+    ),
+    "smooth": (
+        Annotated[float, _number("how much the mouth's motion is smoothed", SMOOTH)],
+        DEFAULTS.smooth,
+    ),
+    "head": (Annotated[float, _number("strength of head and brows", HEAD)], DEFAULTS.head),
+    "blinks": (Annotated[float, _number("a minute", BLINKS)], DEFAULTS.blinks),
+    "still": (
+        Annotated[bool, typer.Option("--still", help="only what speech moves")],
+        DEFAULTS.still,
+    ),
+    "seed": (
+        Annotated[
+            int,
+            typer.Option(
+                help="another performance of what speech leaves open", min=0, max=SEEDS - 1
+            ),
+        ],
+        DEFAULTS.seed,
+    ),
+    "express": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME=STRENGTH",
+                help="an expression to add, as smile=0.5 or sad=1; repeat for more",
+            ),
+        ],
+        None,
+    ),
+}
+_SHOWN: dict[str, tuple[Any, Any]] = {
+    "face": (FaceChoice, None),
+    "landmarks": (Landmarks, None),
+    "crop": (Crop, False),
+    "crop_size": (CropSize, 256),
+    "mark": (Mark, False),
+    "max_size": (MaxSize, 1280),
+}
+
+
+def _controls(express: Sequence[str] | None, **given: Any) -> Controls:
+    return Controls(**given, expressions=parse_expressions(express or ()))
+
+
+def _shown(face: str | None, crop: bool, **given: Any) -> dict[str, Any]:
+    """As keywords of `TalkingFace.generate` and `Job`."""
+    number, box = parse_face(face)
+    return {"face": number, "box": box, "show": "face" if crop else "picture", **given}
+
+
+def takes_controls(command: Command) -> Command:
+    """Give a command the options of `Controls`, which reach it as its argument `controls`."""
+    return _with_options(command, "controls", _CONTROLS, _controls)
+
+
+def takes_face(command: Command) -> Command:
+    """Give a command the options of which face speaks and how it is shown: `shown`, keywords of
+    `TalkingFace.generate`."""
+    return _with_options(command, "shown", _SHOWN, _shown)
+
+
+def _with_options(
+    command: Command,
+    argument: str,
+    options: Mapping[str, tuple[Any, Any]],
+    build: Callable[..., Any],
+) -> Command:
+    """The command with options in place of one argument, which is built of their values."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = {name: values.pop(name) for name in options}
+        command(**{argument: build(**given)}, **values)
+
+    hints = get_type_hints(command, include_extras=True)
+    only = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        parameter.replace(annotation=hints[name], kind=only)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != argument
+    ]
+    added = [
+        inspect.Parameter(name, only, default=default, annotation=option)
+        for name, (option, default) in options.items()
+    ]
+    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    return run
+
+
+def parse_expressions(given: Sequence[str]) -> dict[str, float]:
+    """["smile=0.5"] -> {"smile": 0.5}; a name alone counts 1. Raises BadRequest."""
+    found = {}
+    for text in given:
+        name, _, strength = text.partition("=")
+        try:
+            found[name.strip()] = float(strength or 1)
+        except ValueError as error:
+            raise BadRequest(f"--express {text!r}: give NAME=STRENGTH, as smile=0.5") from error
+    return found
