@@ -6,11 +6,12 @@ import gc
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import media as recordings
@@ -24,6 +25,7 @@ from talkingface import video
 from talkingface.streaming import Stream
 from talkingface.web.limits import Limits
 from talkingface.web.live import AHEAD
+from talkingface.web.microphone import PAUSE, sound_or_silence
 from talkingface.web.service import Service
 
 LIMITS = Limits(
@@ -181,6 +183,163 @@ def test_a_microphone_is_answered_while_it_speaks(
     assert said[-1] == {"done": {"frames": 25}}
 
 
+class PretendedInbox:
+    """An inbox and its clock: messages come at their times, work takes as long as it is said to."""
+
+    def __init__(self, messages: Sequence[tuple[float, bytes]]) -> None:
+        self.now, self._messages = 0.0, deque(messages)
+
+    def clock(self) -> float:
+        return self.now
+
+    def get_within(self, seconds: float) -> bytes | None:
+        end = self.now + max(0.0, seconds)
+        if not self._messages or self._messages[0][0] > end:
+            self.now = end
+            return None
+        when, data = self._messages.popleft()
+        self.now = max(self.now, when)
+        return data
+
+
+LATENCY = 5440  # samples at 16 kHz that a frame needs after its end
+SOUND = b"\1" * 1280  # of one frame
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a stream was given at a time, and how many frames it has made of all since."""
+
+    time: float
+    data: bytes
+    frames: int
+
+    @property
+    def silent(self) -> bool:
+        return not any(self.data)
+
+
+def listen(messages: Sequence[tuple[float, bytes]], end: float, work: float = 0.0) -> list[Given]:
+    """What a stream is given of these messages until then; work: seconds that each takes."""
+    inbox, samples, given = PretendedInbox(messages), 0, []
+
+    def frames() -> int:
+        return max(0, samples - LATENCY) // 640
+
+    for data in sound_or_silence(cast(Any, inbox), 16_000, frames, inbox.clock):
+        if inbox.now > end:
+            break
+        samples += len(data) // 2
+        given.append(Given(inbox.now, data, frames()))
+        inbox.now += work
+    return given
+
+
+def steady(begin: float, end: float, jitter: float = 0.0) -> list[tuple[float, bytes]]:
+    """A microphone's messages, each late by up to `jitter`."""
+    random = np.random.default_rng(0)
+    count = round(25 * (end - begin))
+    return [(begin + (k + 1) / 25 + jitter * random.random(), SOUND) for k in range(count)]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.03, PAUSE - 0.05])
+def test_steady_sound_is_left_as_it_is(jitter: float) -> None:
+    messages = sorted(steady(0, 8, jitter))
+    given = listen([*messages, (8.2 + jitter, b"")], 20)
+    assert [own.data for own in given] == [data for _, data in messages]
+    assert [own.time for own in given] == [time for time, _ in messages]
+
+
+def test_a_pause_is_filled_at_the_pace_of_the_clock() -> None:
+    messages = [*steady(0, 2), *steady(5, 7), (7.1, b"")]
+    given = listen(messages, 20)
+    assert [own.time for own in given if not own.silent] == [time for time, _ in messages[:-1]]
+    silent = [own for own in given if own.silent]
+    assert silent[0].time == pytest.approx(2 + PAUSE) and 4.9 < silent[-1].time < 5.04
+    first = next(own.time for own in given if own.frames)
+    for own in given:  # never ahead of the clock
+        assert own.frames == 0 or own.frames <= 25 * (own.time - first) + 1.01
+        if 2 + PAUSE + 0.04 < own.time < 5:  # and behind it only until a pause is known
+            assert own.frames >= 25 * (own.time - first) - 0.01
+    resumed = next(own for own in given if own.time > 5 and not own.silent)
+    assert 25 * (resumed.time - first) - 2 < resumed.frames  # as early as ever
+    assert given[-1].frames == pytest.approx(25 * (7 - first), abs=2)
+
+
+def test_sound_that_comes_all_at_once_is_played_before_it_is_missed() -> None:
+    given = listen([(0.0, SOUND * 75)], 5)
+    silent = [own for own in given if own.silent]
+    assert len(given) == len(silent) + 1
+    assert silent[0].time == pytest.approx(given[0].frames / 25)  # when all of it was shown
+    assert silent[-1].frames == pytest.approx(25 * 5, abs=2)
+
+
+def test_a_face_is_alive_before_any_sound() -> None:
+    given = listen([], 3)
+    assert given[0].time == pytest.approx(PAUSE) and all(own.silent for own in given)
+    times = [own.time for own in given if own.frames]
+    assert times == pytest.approx([PAUSE + k / 25 for k in range(len(times))])
+    assert times[-1] > 2.9
+
+
+def test_a_slow_server_does_not_make_up_for_more_than_a_pause() -> None:
+    given = listen([(0.04, SOUND), (4.0, SOUND), (9.0, SOUND)], 12, work=0.1)
+    assert len(given) <= 120
+    sound = [own.time for own in given if not own.silent]
+    assert sound == pytest.approx([0.04, 4.0, 9.0], abs=0.1)  # at most one silence is before it
+
+
+def test_a_face_that_waits_goes_on_moving(
+    served: Served, small: bytes, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = np.frombuffer(speech.read_bytes()[44:], "<i2")[:32_000]
+    pushed = []
+    push = Stream.push
+
+    def watched(self: Stream, samples: Any) -> list[Any]:
+        pushed.append(np.asarray(samples))
+        return push(self, samples)
+
+    monkeypatch.setattr(Stream, "push", watched)
+    with socket_to(served, "show=face&mark=false&idle=true") as own:
+        send_files(own, image=small)
+        say(own, microphone=16_000)
+        own.send(sound[:16_000].tobytes())
+        seen = [own.recv(timeout=10)]
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            seen.append(own.recv(timeout=2))
+        own.send(sound[16_000:].tobytes())
+        say(own, end=True)
+        said, content = take(own)
+    told = [json.loads(one) for one in seen if isinstance(one, str)]
+    reported = [one["frames"] for one in told if "frames" in one]
+    assert 40 <= reported[-1] <= 25 * 3 + 25
+    monkeypatch.undo()
+    silent = said[-1]["done"]["frames"] - 50
+    heard = np.concatenate(pushed)
+    exact = np.insert(sound / np.float32(32768), 16_000, np.zeros(640 * silent, np.float32))
+    assert silent >= 20 and np.array_equal(heard, exact)
+    stream = served.service.speakers["cran-tiny"].open(_file(tmp_path, small), show="face")
+    wanted = [*stream.push(exact), *stream.finish()]
+    whole = b"".join(one for one in seen if isinstance(one, bytes)) + content
+    (tmp_path / "a.mp4").write_bytes(whole)
+    for got, frame in zip(video.read_frames(tmp_path / "a.mp4"), wanted, strict=True):
+        assert np.abs(got.astype(int) - frame).mean() < 4
+
+
+def test_a_face_that_waits_for_too_long_is_stopped(tmp_path: Path, small: bytes) -> None:
+    limits = replace(LIMITS, live_minutes=0.02)
+    with serving(limits, tmp_path) as short, socket_to(short, "show=face&idle=true") as own:
+        send_files(own, image=small)
+        say(own, microphone=16_000)
+        began = time.monotonic()
+        said, _ = take(own)
+        took = time.monotonic() - began
+    assert said[0]["start"]["of"] == 0 and took > 2
+    assert said[-1]["status"] == 413 and "longer than 0.02 minutes" in said[-1]["error"]
+
+
 def test_two_at_once_and_a_third_is_told_to_wait(
     served: Served, small: bytes, speech: Path
 ) -> None:
@@ -247,9 +406,9 @@ def stuck(
         yield
 
 
-@pytest.mark.parametrize("when", ["image", "audio", "watching", "speaking"])
+@pytest.mark.parametrize("when", ["image", "audio", "watching", "speaking", "waiting"])
 def test_a_client_that_vanishes(served: Served, small: bytes, speech: Path, when: str) -> None:
-    with socket_to(served) as own:
+    with socket_to(served, "idle=true" if when == "waiting" else "") as own:
         if when == "image":
             say(own, image=len(small))
             own.send(small[:1000])
@@ -262,9 +421,10 @@ def test_a_client_that_vanishes(served: Served, small: bytes, speech: Path, when
             send_files(own, audio=speech.read_bytes())
             while not isinstance(own.recv(timeout=10), bytes):
                 pass
-        elif when == "speaking":
+        elif when in ("speaking", "waiting"):
             say(own, microphone=16_000)
-            own.send(bytes(32_000))
+            if when == "speaking":
+                own.send(bytes(32_000))
             while not isinstance(own.recv(timeout=10), bytes):
                 pass
         until(lambda: bool(served.service.desk.folders()), 3)
@@ -330,6 +490,9 @@ TEXT = b"hello, this is text. " * 20
 CASES: list[tuple[str, Sequence[Any], int, str]] = [
     ("model=cram", [], 400, "model is 'cram': give cran-tiny"),
     ("colour=red", [], 400, "'colour' is no option"),
+    ("idle=maybe", [], 400, "idle is 'maybe': give true or false"),
+    ("mouth=9", [], 400, "mouth is 9: give a number from 0.5 to 1.5"),
+    ("head=0", ["SMALL", {"microphone": 16_000}], 400, "moves no mesh"),
     ("", [b"1234"], 400, "say first, as JSON"),
     ("", ["no json"], 400, "neither sound nor JSON"),
     ("", [{"audio": 10}], 400, 'say how many bytes come: {"image": 12345}'),

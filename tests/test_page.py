@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from conftest import SENTENCE
 from served import Flashes, Served, serving
 
 from talkingface import picture, video
+from talkingface.controls import Controls
+from talkingface.web.choices import Choices
 from talkingface.web.limits import Limits
 from talkingface.web.service import Service
 
@@ -153,6 +156,8 @@ def test_anybody_can_use_it(opened: Opened, portrait: Path, speech: Path, scheme
     choose(page, portrait, speech)
     page.locator("#mark-face").evaluate("own => { own.open = true; }")
     page.uncheck("#mark")
+    page.check(f"input[name=model][value={MODELS[1]}]")
+    page.select_option("#express", "smile")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = page.evaluate(SMALL)
     assert small == []
@@ -162,10 +167,15 @@ def test_anybody_can_use_it(opened: Opened, portrait: Path, speech: Path, scheme
         (node["role"]["value"], node.get("name", {}).get("value", ""))
         for node in nodes
         if node.get("role", {}).get("value")
-        in {"button", "radio", "checkbox", "spinbutton", "textbox", "link", "image", "group"}
+        in {
+            *("button", "radio", "checkbox", "spinbutton", "textbox", "link", "image", "group"),
+            *("slider", "combobox"),
+        }
         and not node.get("ignored")
     ]
-    assert len(controls) > 15
+    assert len(controls) > 25
+    sliders = {name for role, name in controls if role == "slider"}
+    assert sliders >= {"Mouth", "Head and brows", "Blinks", "Smoothing of the mouth"}
     assert [control for control in controls if not control[1] and control[0] != "group"] == []
     assert page.evaluate(CONTRAST) == []
     snap(page, f"phone-chosen-{scheme}")
@@ -173,7 +183,8 @@ def test_anybody_can_use_it(opened: Opened, portrait: Path, speech: Path, scheme
 
 # What a finger must hit and is smaller than 44 pixels.
 SMALL = r"""() => {
-  const kinds = 'button, .button, summary, .segments label, .model, .check, .numbers input, audio';
+  const kinds = 'button, .button, summary, .segments label, .model, .check, .numbers input, audio'
+    + ', .slider input, select, .seed input';
   return [...document.querySelectorAll(kinds)].filter((own) => {
     const { width, height } = own.getBoundingClientRect();
     return own.checkVisibility() && Math.min(width, height) < 44;
@@ -343,6 +354,73 @@ def test_an_upload_watched_in_every_way(opened: Opened, portrait: Path, speech: 
     snap(page, "mark-off")
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Choices]:
+    """What the page asks for, as the server understands it; it answers with flashes."""
+    found: list[Choices] = []
+
+    def opened(_: Service, __: Path, choices: Choices, ___: int) -> Flashes:
+        found.append(choices)
+        return Flashes()
+
+    monkeypatch.setattr(Service, "open", opened)
+    return found
+
+
+def test_how_the_face_moves(
+    opened: Opened, portrait: Path, speech: Path, asked: list[Choices]
+) -> None:
+    page = opened(viewport={"width": 360, "height": 740})
+    choose(page, portrait, speech)
+    page.check(f"input[name=model][value={MODELS[1]}]")
+    page.focus("#mouth")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert page.inner_text("#mouth-value") == "120 %"
+    assert page.get_attribute("#mouth", "aria-valuetext") == "120 %"
+    for name, value in (("head", "0.5"), ("blinks", "30"), ("smooth", "0.25")):
+        page.fill(f"#{name}", value)
+    assert page.inner_text("#blinks-value") == "30 a minute"
+    assert page.is_hidden("#strength")
+    page.select_option("#express", "brows-up")
+    page.fill("#strength", "0.8")
+    page.click("#seed-new")
+    seed = int(page.input_value("#seed"))
+    wanted = Controls(1.2, 0.25, 0.5, 30, False, seed, {"brows-up": 0.8})
+    assert 0 < seed < 10_000
+    snap(page, "moves-phone")
+    for button, end in (("live", "That is all of it"), ("file", "Finished")):
+        page.click(f"#{button}")
+        said(page, end)
+        assert asked[-1].controls == wanted and not asked[-1].idle
+    page.check("#still")
+    assert [page.is_disabled(f"#{name}") for name in ("head", "blinks", "seed")] == [True] * 3
+    page.click("#live")
+    said(page, "That is all of it")
+    assert asked[-1].controls == replace(wanted, still=True)
+    page.click("#motion-reset")
+    page.click("#live")
+    said(page, "Looking|Playing")
+    said(page, "That is all of it")
+    assert asked[-1].controls == Controls() and len(asked) == 4
+
+
+@pytest.mark.skipif(bool(SHOTS), reason="each model that speaks moves")
+def test_a_model_that_does_not_move_takes_no_controls(
+    opened: Opened, portrait: Path, speech: Path, asked: list[Choices]
+) -> None:
+    page = opened()
+    choose(page, portrait, speech)
+    page.check(f"input[name=model][value={MODELS[1]}]")
+    page.fill("#mouth", "1.5")
+    page.check(f"input[name=model][value={MODELS[0]}]")
+    assert page.is_disabled("#mouth") and page.is_disabled("#express")
+    assert "cannot be chosen" in page.inner_text("#motion-about")
+    page.click("#live")
+    said(page, "That is all of it")
+    assert asked[-1].controls == Controls()
+
+
 def test_cancelled_in_the_middle(
     opened: Opened, served: Served, portrait: Path, long_speech: Path
 ) -> None:
@@ -485,6 +563,23 @@ def test_which_of_two_faces(opened: Opened, portrait: Path, speech: Path, tmp_pa
     until(page, f"{PLAYED} > 1")
     snap(page, "live-second-face")
     said(page, "That is all of it")
+
+
+def test_who_pauses_is_watched_alive(opened: Opened, portrait: Path, asked: list[Choices]) -> None:
+    page = opened()
+    page.add_init_script(SILENT)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    choose(page, portrait)
+    page.click("#speak")
+    until(page, f"{PLAYED} > 1.5")  # though the microphone gives nothing
+    assert asked[-1].idle
+    page.click("#done")
+    said(page, "That is all of it")
+
+
+# A microphone of which no sound arrives.
+SILENT = """Object.defineProperty(MessagePort.prototype, 'onmessage', { set() {} });"""
 
 
 def test_speaking_live(opened: Opened, served: Served, portrait: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from served import Served, serving, until
 from starlette.routing import Route
 
 from talkingface import picture, video
+from talkingface.controls import Controls
 from talkingface.streaming import Stream
 from talkingface.web import desk
+from talkingface.web.choices import NAMES, RANGES, parse
 from talkingface.web.limits import Limits
 from talkingface.web.running import HEADERS, STATIC
 from talkingface.web.serve import PAGE, app
@@ -45,7 +47,7 @@ def temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(temp: Path) -> Iterator[Served]:
-    with serving(LIMITS, temp) as own:
+    with serving(LIMITS, temp, models=("cran-tiny", "atvg-tiny")) as own:
         yield own
 
 
@@ -144,6 +146,19 @@ CASES = [  # what is sent instead, the status, what is said
     ({"box": "900,900,50,50"}, 422, "the picture: the face box .* is outside the picture"),
     ({"colour": "red"}, 400, "'colour' is no option; known: model, show, mark, face, box"),
     ({"model": "x" * 2000}, 413, "'model' is too large"),
+    ({"mouth": "3"}, 400, r"mouth is 3: give a number from 0\.5 to 1\.5"),
+    ({"head": "wild"}, 400, r"head is 'wild': give a number from 0 to 1\.5"),
+    ({"blinks": "nan"}, 400, "blinks is nan: give a number from 0"),
+    ({"smooth": "-1"}, 400, "smooth is -1: give a number from 0 to 1"),
+    ({"still": "1"}, 400, "still is '1': give true or false"),
+    ({"seed": "1.5"}, 400, r"seed is '1\.5': give a whole number from 0 to 4294967295"),
+    ({"seed": "4294967296"}, 400, "seed is 4294967296: give a whole number from 0"),
+    ({"express": "grin=1"}, 400, "'grin' is not known: give brows-up, .*smile"),
+    ({"express": "smile=a lot"}, 400, "express is 'smile=a lot': give NAME=STRENGTH"),
+    ({"express": "smile=9"}, 400, r"strength of smile is 9: give a number from -1 to 1\.5"),
+    ({"express": "smile,smile"}, 400, "'smile' twice"),
+    ({"idle": "true"}, 400, "'idle' is no option"),
+    ({"mouth": "1.2"}, 400, "model cran-tiny draws whole crops and moves no mesh"),
 ]
 
 
@@ -154,6 +169,58 @@ def test_what_is_refused(
     fields = {name: value for name, value in change.items() if isinstance(value, str)}
     own = files | {name: ("x", value) for name, value in change.items() if name not in fields}
     assert re.search(said, error(client.post("/v1/generate", files=own, data=fields), status))
+
+
+def test_how_the_face_moves(
+    client: httpx.Client,
+    files: dict[str, Any],
+    served: Served,
+    small: bytes,
+    speech: Path,
+    tmp_path: Path,
+) -> None:
+    fields = {"model": "atvg-tiny", "mark": "false", "still": "true", "mouth": "1.5", "seed": "7"}
+    fields |= {"smooth": "0.5", "blinks": "0", "head": "0.5", "express": "smile=1.5,brows-up"}
+    wanted = Controls(
+        mouth=1.5,
+        smooth=0.5,
+        head=0.5,
+        blinks=0,
+        still=True,
+        seed=7,
+        expressions={"smile": 1.5, "brows-up": 1.0},
+    )
+    assert parse(fields, ["atvg-tiny"]).controls == wanted
+    assert parse({}, ["atvg-tiny"]).controls == Controls()
+    answer = client.post("/v1/generate", files=files, data=fields)
+    assert answer.status_code == 200, answer.text
+    (tmp_path / "a.mp4").write_bytes(answer.content)
+    (tmp_path / "a.png").write_bytes(small)
+    speaker = served.service.speakers["atvg-tiny"]
+    exact = list(speaker.generate(tmp_path / "a.png", speech, controls=wanted))
+    plain = list(speaker.generate(tmp_path / "a.png", speech, controls=Controls(still=True)))
+    frames = list(video.read_frames(tmp_path / "a.mp4"))
+    assert len(frames) == len(exact) == 75
+    assert distance(frames, exact) < 4 and distance(exact, plain) > 0.3
+
+
+def distance(some: Sequence[Any], others: Sequence[Any]) -> float:
+    """Mean difference of frames, of 255."""
+    pairs = zip(some, others, strict=True)
+    return float(np.mean([np.abs(one.astype(int) - other).mean() for one, other in pairs]))
+
+
+def test_a_model_that_moves_no_mesh_takes_the_defaults(
+    client: httpx.Client, files: dict[str, Any]
+) -> None:
+    about = client.get("/v1/models").json()
+    assert [(model["name"], model["moves"]) for model in about["models"]] == [
+        ("cran-tiny", False),
+        ("atvg-tiny", True),
+    ]
+    assert {"smile", "sad", "brows-up"} <= set(about["expressions"])
+    defaults = {"mouth": "1", "head": "1.0", "blinks": "15", "still": "false", "express": ""}
+    assert client.post("/v1/generate", files=files, data=defaults).status_code == 200
 
 
 def test_a_picture_without_a_face_and_a_box_instead(
@@ -253,6 +320,15 @@ def test_the_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     names = set(re.findall(r'part\("([a-z-]+)"\)', "".join(t.read_text("utf-8") for t in texts)))
     assert len(names) > 20
     assert {name for name in names if f'id="{name}"' not in html} == set()
+
+
+def test_the_page_begins_with_the_defaults() -> None:
+    html = PAGE.read_text(encoding="utf-8")
+    for name, (low, high) in RANGES.items():
+        shown = re.search(rf'id="{name}" min="([^"]*)" max="([^"]*)" .*value="([^"]*)"', html)
+        assert shown is not None, name
+        first, last, value = map(float, shown.groups())
+        assert low <= first < last <= high and value == getattr(Controls(), name)
 
 
 def test_what_is_not_there(client: httpx.Client) -> None:
@@ -462,7 +538,7 @@ def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
         schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
     kinds = {
         "object": dict, "array": list, "string": str, "integer": int, "null": type(None),
-        "number": (int, float),
+        "number": (int, float), "boolean": bool,
     }  # fmt: skip
     kind = schema["type"]
     assert any(isinstance(value, kinds[own]) for own in ([kind] if isinstance(kind, str) else kind))
@@ -494,6 +570,7 @@ def test_the_document_describes_what_is_there(
     documented = {(path, method) for path, item in document["paths"].items() for method in item}
     assert documented == routes and len(routes) == 10
     schemas = document["components"]["schemas"]
+    assert set(schemas["Video"]["properties"]) == {"image", "audio", *NAMES}
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert name in schemas
     operations = [op for item in document["paths"].values() for op in item.values()]

@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from talkingface.arkit import EXPRESSIONS
 from talkingface.web import uploads
 from talkingface.web.choices import Choices, parse
 from talkingface.web.jobs import Jobs
@@ -136,7 +137,8 @@ class Api:
 
     async def models(self, request: Request) -> Response:
         """What can be chosen."""
-        return JSONResponse({"models": self._service.models()})
+        expressions = sorted(EXPRESSIONS)
+        return JSONResponse({"models": self._service.models(), "expressions": expressions})
 
     async def limits(self, request: Request) -> Response:
         """How much of everything is taken."""

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from talkingface.arkit import EXPRESSIONS
+from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
+from talkingface.errors import BadRequest
 from talkingface.web.limits import Refused
 
 Show = Literal["picture", "face", "maps"]
 Box = tuple[float, float, float, float]
 
-NAMES = ("model", "show", "mark", "face", "box")
+# Names of `Controls` that are numbers, and their ranges.
+RANGES = {"mouth": MOUTH, "smooth": SMOOTH, "head": HEAD, "blinks": BLINKS}
+NAMES = ("model", "show", "mark", "face", "box", *RANGES, "still", "seed", "express")
+LIVE_NAMES = (*NAMES, "idle")
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Choices:
     """model: by its name; show: the whole picture, the bare face, or the model's maps.
 
     mark: a small visible label that the video is synthetic. face: the N-th largest (from 1); box:
-    (x, y, width, height) of the face in picture pixels; at most one of the two.
+    (x, y, width, height) of the face in picture pixels; at most one of the two. controls: how the
+    face moves. idle: whether a live face goes on moving while no sound comes.
     """
 
     model: str
@@ -28,16 +35,20 @@ class Choices:
     mark: bool = True
     face: int | None = None
     box: Box | None = None
+    controls: Controls = DEFAULTS
+    idle: bool = False
 
 
-def parse(values: Mapping[str, str], models: Sequence[str]) -> Choices:
+def parse(
+    values: Mapping[str, str], models: Sequence[str], names: Sequence[str] = NAMES
+) -> Choices:
     """Choices as a client writes them; what is missing or empty is the default, models[0] first.
 
-    Raises Refused (400) for an unknown name or value.
+    names: those that may be given. Raises Refused (400) for an unknown name or value.
     """
-    unknown = sorted(set(values) - set(NAMES))
+    unknown = sorted(set(values) - set(names))
     if unknown:
-        raise Refused(400, f"{unknown[0][:40]!r} is no option; known: {', '.join(NAMES)}")
+        raise Refused(400, f"{unknown[0][:40]!r} is no option; known: {', '.join(names)}")
     given = {name: value for name, value in values.items() if value}
     show = given.get("show", "picture")
     if given.get("face") and given.get("box"):
@@ -45,10 +56,17 @@ def parse(values: Mapping[str, str], models: Sequence[str]) -> Choices:
     return Choices(
         model=_one_of("model", given.get("model", models[0]), models),
         show=cast(Show, _one_of("show", show, get_args(Show))),
-        mark=_one_of("mark", given.get("mark", "true"), ("true", "false")) == "true",
+        mark=_is_true("mark", given, default=True),
         face=_number(given["face"]) if "face" in given else None,
         box=_box(given["box"]) if "box" in given else None,
+        controls=_controls(given),
+        idle=_is_true("idle", given, default=False),
     )
+
+
+def _is_true(name: str, given: Mapping[str, str], default: bool) -> bool:
+    value = given.get(name, "true" if default else "false")
+    return _one_of(name, value, ("true", "false")) == "true"
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:
@@ -72,3 +90,53 @@ def _box(text: str) -> Box:
         raise Refused(400, f"box is {text[:40]!r}: give x,y,width,height in pixels")
     x, y, width, height = numbers
     return x, y, width, height
+
+
+def _controls(given: Mapping[str, str]) -> Controls:
+    numbers = {name: _decimal(name, given[name]) for name in RANGES if name in given}
+    controls = Controls(
+        **numbers,
+        still=_is_true("still", given, default=DEFAULTS.still),
+        seed=_seed(given["seed"]) if "seed" in given else DEFAULTS.seed,
+        expressions=_expressions(given.get("express", "")),
+    )
+    try:
+        controls.check(sorted(EXPRESSIONS))
+    except BadRequest as error:
+        raise Refused(400, str(error)) from error
+    return controls
+
+
+def _decimal(name: str, text: str) -> float:
+    low, high = RANGES[name]
+    try:
+        return float(text)
+    except ValueError:
+        raise Refused(
+            400, f"{name} is {text[:40]!r}: give a number from {low:g} to {high:g}"
+        ) from None
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise Refused(400, f"seed is {text[:40]!r}: give a whole number from 0 to {SEEDS - 1}")
+    return int(text)
+
+
+def _expressions(text: str) -> dict[str, float]:
+    """Parse "smile=0.5,brows-up=1" -> {"smile": 0.5, "brows-up": 1.0}; a name alone counts 1."""
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, _, strength = part.partition("=")
+        name = name.strip()[:40]
+        if name in found:
+            raise Refused(400, f"express gives {name!r} twice: give each expression once")
+        try:
+            found[name] = float(strength or 1)
+        except ValueError:
+            raise Refused(
+                400,
+                f"express is {text[:40]!r}: give NAME=STRENGTH, several with commas, as "
+                "smile=0.5,brows-up=1",
+            ) from None
+    return found

@@ -39,7 +39,7 @@ class Limits:
     file_minutes: float = 60
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     queue: int = 8
-    streams: int = field(default_factory=lambda: 2 * (os.cpu_count() or 1))
+    streams: int = field(default_factory=lambda: os.cpu_count() or 1)
     kept: int = 32
     keep_minutes: float = 10
     patience: float = 30

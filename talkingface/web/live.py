@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
@@ -20,21 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from torch import Tensor
 
 from talkingface import audio, media, video
-from talkingface.audio import FPS, SAMPLE_RATE
+from talkingface.audio import FPS
 from talkingface.media import Sound
 from talkingface.web import uploads
-from talkingface.web.choices import Choices, parse
+from talkingface.web.choices import LIVE_NAMES, Choices, parse
 from talkingface.web.lanes import Cancelled, Place
 from talkingface.web.limits import Limits, Refused, check_sound
 from talkingface.web.mailboxes import Mailbox
+from talkingface.web.microphone import Inbox, Microphone, sound_alone, sound_or_silence
 from talkingface.web.service import AUDIO, BLOCK, IMAGE, Service, end_of, frames, refusing, result
 
 SOUND_RATE = 48_000  # Hz of a recording's sound as it is sent: short AAC frames, so little delay
@@ -43,7 +40,6 @@ _ROOM = 32  # messages that wait for a slow client, or for a slow worker
 _REPORT = FPS // 2  # frames between two reports
 
 Outbox = Mailbox[bytes | dict[str, Any] | None]
-Inbox = Mailbox[bytes]
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Live:
         """Serve one socket from beginning to end."""
         await websocket.accept()
         try:
-            choices = parse(dict(websocket.query_params), self._models)
+            choices = parse(dict(websocket.query_params), self._models, LIVE_NAMES)
             async with self._service.request(self._service.live) as (folder, place):
                 session = await self._received(websocket, choices, folder)
                 await self._talk(websocket, session, place)
@@ -122,7 +118,7 @@ class Live:
     def _speak(self, place: Place, session: _Session, outbox: Outbox, inbox: Inbox) -> None:
         """In a thread: the whole video, piece by piece. Raises Refused, Cancelled."""
         with refusing(session.folder):
-            total, parts, sound = self._heard(session, inbox)
+            total, parts, sound = self._heard(place, session, inbox)
             stream = self._service.open(
                 session.folder / IMAGE, session.choices, self._limits.live_size
             )
@@ -147,39 +143,20 @@ class Live:
         outbox.put({"done": {"frames": count}})
         outbox.put(None)
 
-    def _heard(self, session: _Session, inbox: Inbox) -> tuple[int, Iterator[Tensor], Sound]:
+    def _heard(
+        self, place: Place, session: _Session, inbox: Inbox
+    ) -> tuple[int, Iterator[Tensor], Sound]:
         """(frames or 0, sound for the model, sound for the ear)."""
-        if session.rate is not None:
-            microphone = _Microphone(inbox, session.rate)
-            return 0, microphone.parts(), Sound(session.rate, 1, microphone)
+        rate = session.rate
+        if rate is not None:
+            sent = sound_alone(inbox)
+            if session.choices.idle:
+                sent = sound_or_silence(inbox, rate, lambda: place.done)
+            microphone = Microphone(sent, rate)
+            return 0, microphone.parts(), Sound(rate, 1, microphone)
         path = session.folder / AUDIO
         total = check_sound(path, self._limits.live_minutes)
         return total, audio.read(path, BLOCK), media.open_sound(path, SOUND_RATE)
-
-
-class _Microphone:
-    """Sound as it comes: `parts` for the model; iterated, what the ear has not been given yet."""
-
-    def __init__(self, inbox: Inbox, rate: int) -> None:
-        self._inbox = inbox
-        self._resampler = media.Resampler(rate, SAMPLE_RATE)
-        self._unheard: deque[NDArray[np.float32]] = deque()
-
-    def parts(self) -> Iterator[Tensor]:
-        """(n,) float32 at 16 kHz, n <= BLOCK, until the client says that it is over."""
-        while data := self._inbox.get():
-            samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
-            self._unheard.append(samples[None])
-            yield from torch.from_numpy(self._resampler.push(samples)).split(BLOCK)
-        yield torch.from_numpy(self._resampler.finish())
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        return self
-
-    def __next__(self) -> NDArray[np.float32]:
-        if not self._unheard:
-            raise StopIteration
-        return self._unheard.popleft()
 
 
 def _send_frames(

@@ -46,6 +46,18 @@ class Mailbox(Generic[Item]):
         self._loop.call_soon_threadsafe(self._moved.set)
         return item
 
+    def get_within(self, seconds: float) -> Item | None:
+        """In the thread; wait so long for an item. Return None when none comes; raise Cancelled."""
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: self._closed or bool(self._items), seconds)
+            if self._closed:
+                raise Cancelled
+            if not in_time:
+                return None
+            item = self._items.popleft()
+        self._loop.call_soon_threadsafe(self._moved.set)
+        return item
+
     def _wait(self, ready: Callable[[], bool], trouble: str) -> None:
         in_time = self._changed.wait_for(lambda: self._closed or ready(), self._patience)
         if self._closed:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from talkingface import __version__
+from talkingface.arkit import EXPRESSIONS
+from talkingface.controls import DEFAULTS, SEEDS, STRENGTH
+from talkingface.web.choices import RANGES
 
 Schema = dict[str, Any]
 
@@ -131,6 +134,13 @@ _NUMBER: Schema = {"type": "number"}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
+_MOVES = {
+    "mouth": ("strength of the lips' motion; closed lips stay closed", 1.2),
+    "smooth": ("how much the mouth's motion is smoothed; above 0 a stream is 80 ms later", 0.5),
+    "head": ("strength of the head's and the brows' motion", 0.5),
+    "blinks": ("blinks a minute", 20),
+}
+
 
 def _object(required: Sequence[str], **properties: Schema) -> Schema:
     return {"type": "object", "required": list(required), "properties": properties}
@@ -159,6 +169,49 @@ def _choices(models: Sequence[str]) -> dict[str, Schema]:
             "description": "where the face is, instead: x,y,width,height in pixels",
             "pattern": r"^[-0-9.]+(,[-0-9.]+){3}$",
         },
+        **_controls(),
+    }
+
+
+def _controls() -> dict[str, Schema]:
+    """The fields of `Controls`, for models whose `moves` is true; others take the defaults."""
+    low, high = STRENGTH
+    return {
+        **{name: _control(name, text, example) for name, (text, example) in _MOVES.items()},
+        "still": {
+            "type": "string",
+            "enum": ["true", "false"],
+            "default": str(DEFAULTS.still).lower(),
+            "description": "only what speech moves: no head, brows, lids or gaze",
+        },
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": SEEDS - 1,
+            "default": DEFAULTS.seed,
+            "description": "another performance of everything that speech leaves open",
+            "examples": [7],
+        },
+        "express": {
+            "type": "string",
+            "default": "",
+            "description": f"expressions to add, NAME=STRENGTH with commas between; a strength is "
+            f"{low:g} to {high:g}, 1 where it is left out; a name is one of "
+            + ", ".join(sorted(EXPRESSIONS)),
+            "examples": ["smile=0.5,brows-up=1"],
+        },
+    }
+
+
+def _control(name: str, text: str, example: float) -> Schema:
+    low, high = RANGES[name]
+    return {
+        "type": "number",
+        "minimum": low,
+        "maximum": high,
+        "default": getattr(DEFAULTS, name),
+        "description": text,
+        "examples": [example],
     }
 
 
@@ -172,10 +225,11 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
     }
     place = _object(["working", "waiting"], working=_COUNT, waiting=_COUNT)
     model = _object(
-        ["name", "family", "good_at", "parameters", "licence", "training_data", "metrics"],
+        ["name", "family", "good_at", "moves", "parameters", "licence", "training_data", "metrics"],
         name=_TEXT,
         family=_TEXT,
         good_at=_TEXT,
+        moves={"type": "boolean", "description": "whether it takes the fields from mouth on"},
         parameters=_COUNT,
         licence=_TEXT,
         training_data=_TEXT,
@@ -204,7 +258,11 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
         "JobVideo": _object(["image", "audio"], **choices, lease=lease),
         "Picture": _object(["image"], image=choices["image"]),
         "Job": job,
-        "Models": _object(["models"], models={"type": "array", "items": model}),
+        "Models": _object(
+            ["models", "expressions"],
+            models={"type": "array", "items": model},
+            expressions={"type": "array", "items": _TEXT},
+        ),
         "Faces": _object(
             ["width", "height", "faces"],
             width=_COUNT,

@@ -92,6 +92,7 @@ class Service:
                 "name": name,
                 "family": speaker.info.family,
                 "good_at": _GOOD_AT.get(speaker.info.family, ""),
+                "moves": speaker.moves_mesh,
                 "parameters": speaker.info.parameters,
                 "licence": speaker.info.licence,
                 "training_data": speaker.info.training_data,
@@ -127,6 +128,7 @@ class Service:
         check_picture(image, self.limits)
         return self.speakers[choices.model].open(
             image,
+            controls=choices.controls,
             show=choices.show,
             mark=choices.mark,
             face=choices.face,

@@ -3,6 +3,7 @@
 import { FileVideo } from "./file.js";
 import { canPlayLive, LiveVideo } from "./live.js";
 import { listen } from "./microphone.js";
+import { Motion } from "./motion.js";
 import { clock, part, refuseStrayDrops, show, Trouble } from "./page.js";
 import { Picture } from "./picture.js";
 import { Sound } from "./sound.js";
@@ -97,8 +98,11 @@ function seconds(frames) {
 }
 
 class Page {
-  constructor(limits) {
+  constructor(limits, models, expressions) {
     this.limits = limits;
+    this.motion = new Motion(expressions);
+    const moves = () => this.motion.enable(models.find(({ name }) => name === this.choices.model).moves);
+    part("models").addEventListener("change", moves);
     this.picture = new Picture(limits, () => this.#ready());
     this.sound = new Sound(limits, () => this.#ready());
     part("live").addEventListener("click", () => this.watch());
@@ -118,6 +122,7 @@ class Page {
         part("show-about").textContent = SHOWN[radio.value];
       });
     }
+    moves();
   }
 
   get choices() {
@@ -126,6 +131,7 @@ class Page {
       show: document.querySelector("input[name=show]:checked").value,
       mark: String(part("mark").checked),
       ...this.picture.choices,
+      ...this.motion.choices,
     };
   }
 
@@ -207,7 +213,7 @@ class Page {
     busy(live, speaking);
     say("Looking at the picture …");
     stageFor(choices);
-    live.start(this.picture.blob, sound, choices);
+    live.start(this.picture.blob, sound, { ...choices, idle: String(speaking) });
     try {
       const blob = await live.finished;
       if (blob) {
@@ -309,9 +315,9 @@ async function begin() {
   refuseStrayDrops();
   const asked = async (path) => (await fetch(path)).json();
   try {
-    const [{ models }, limits] = await Promise.all([asked("/v1/models"), asked("/v1/limits")]);
+    const [{ models, expressions }, limits] = await Promise.all([asked("/v1/models"), asked("/v1/limits")]);
     offerModels(models);
-    new Page(limits);
+    new Page(limits, models, expressions);
     document.body.dataset.ready = "true";
   } catch {
     complain("The server does not answer. Load the page again when it runs.");
