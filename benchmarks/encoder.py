@@ -22,7 +22,7 @@ COLUMNS = ["feed", "share_of_real_time", "dearest_chunk_ms", "threads", "load"]
 
 
 def whole(sound: torch.Tensor, threads: int) -> list[float]:
-    """Seconds of the one call for a recording."""
+    """Return the seconds of one call for a recording."""
     clock = time.process_time if threads == 1 else time.perf_counter
     began = clock()
     audio.windows(sound, SPEC)
@@ -30,7 +30,7 @@ def whole(sound: torch.Tensor, threads: int) -> list[float]:
 
 
 def live(sound: torch.Tensor, threads: int) -> list[float]:
-    """Seconds of every chunk of 40 ms."""
+    """Return the seconds of every chunk of 40 ms."""
     clock = time.process_time if threads == 1 else time.perf_counter
     stream, took = WindowStream(SPEC), []
     for chunk in sound.split(SAMPLES_PER_FRAME):
@@ -41,7 +41,7 @@ def live(sound: torch.Tensor, threads: int) -> list[float]:
 
 
 def measure(seconds: float, threads: int, rounds: int) -> list[Line]:
-    """A line for each way to feed the encoder."""
+    """Measure the encoder; return a line for each kind of input."""
     torch.set_num_threads(threads)
     sentence, wanted = audio.load(SENTENCE), round(seconds * SAMPLE_RATE)
     sound = sentence.repeat(-(-wanted // len(sentence)))[:wanted]

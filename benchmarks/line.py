@@ -1,4 +1,4 @@
-"""What every benchmark here prints: one JSON line per result, and a table of them."""
+"""Output of the benchmarks: one JSON line per result, and a table of the lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Line = dict[str, Any]
 
 
 def context(threads: int) -> Line:
-    """Where a number comes from: processor, threads, and who else was at work."""
+    """Return the circumstances of a number: processor, threads, and load of the machine."""
     import torch
 
     return {
@@ -29,7 +29,7 @@ def context(threads: int) -> Line:
 
 
 def processor() -> str:
-    """Its name, and which of the instructions that matter here it has."""
+    """Return the processor's name, and which of the instructions that matter here it has."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else ""
     names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
@@ -39,7 +39,7 @@ def processor() -> str:
 
 
 def best(work: Callable[[], Any], times: int = 5) -> float:
-    """Seconds of the quickest of so many calls: others at work only ever add."""
+    """Return the seconds of the fastest of several calls: other programs only add time."""
     shortest = float("inf")
     for _ in range(times):
         began = perf_counter()
@@ -49,7 +49,7 @@ def best(work: Callable[[], Any], times: int = 5) -> float:
 
 
 def table(lines: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
-    """Markdown of some of the lines' entries."""
+    """Write some of the lines' entries as Markdown."""
     rows = [[_shown(line.get(column)) for column in columns] for line in lines]
     parts = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in parts)

@@ -1,4 +1,4 @@
-"""What training reads, without training: python benchmarks/loader.py CACHE [--workers 0,1,2]
+"""Speed of the loader alone: python benchmarks/loader.py CACHE [--workers 0,1,2]
 
 Batches of `cran`'s stage of pictures, drawn as a training draws them: core-seconds of a batch by
 part (one thread), frames per second of one core, and how many cores 5,000 frames/s take; then
@@ -19,7 +19,7 @@ import torch
 from line import Line, append, context, table
 
 from talkingface.data import dataset
-from talkingface.data.dataset import Cache, pool_of, prefetch
+from talkingface.data.dataset import Cache, clip_pool, prefetch
 from talkingface.data.shards import open_cache
 from talkingface.training import presets
 from talkingface.training.generator import GeneratorTraining, Stage
@@ -27,7 +27,7 @@ from talkingface.training.generator import GeneratorTraining, Stage
 WANTED = 5_000  # frames per second
 # What a batch's time is made of: functions of `dataset`, and their part's name.
 PARTS = {
-    "_as_puppet": "puppets",
+    "_reenact": "puppets",
     "augment_faces": "augmentation of pictures",
     "_speech": "speech features, augmented",
     "_collate": "collate",
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="add JSON lines to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    make = Making(open_cache(options.cache))
+    make = BatchSource(open_cache(options.cache))
     lines = parts(make, options.batches)
     print(table(lines, COLUMNS))
     arriving = [feed(make, options.batches, int(n)) for n in options.workers.split(",")]
@@ -54,8 +54,8 @@ def main() -> None:
         append(options.out, [*lines, *arriving])
 
 
-class Making:
-    """Batches of a stage, by number; it can be pickled."""
+class BatchSource:
+    """Loader of a stage's batches by number; it can be pickled."""
 
     def __init__(self, cache: Cache) -> None:
         training: GeneratorTraining = presets.CRAN["cran"]
@@ -66,18 +66,18 @@ class Making:
             frames=stage.frames,
             balance=training.balance,
             silent=training.silent,
-            puppets=training.puppets,
+            reenacted=training.reenacted,
             augment=training.augment,
         )
-        self.pool = pool_of(cache, cache.split("train"), self.config)
+        self.pool = clip_pool(cache, cache.split("train"), self.config)
         self.frames = stage.batch * stage.frames
 
-    def __call__(self, number: int) -> dataset.Drawn:
-        return dataset.draw(self.cache, self.pool, self.spec, self.config, (0, number))
+    def __call__(self, number: int) -> dataset.RawBatch:
+        return dataset.sample_batch(self.cache, self.pool, self.spec, self.config, (0, number))
 
 
-def parts(make: Making, batches: int) -> list[Line]:
-    """Processor time of a frame, by part; the quickest of each batch's repetitions counts."""
+def parts(make: BatchSource, batches: int) -> list[Line]:
+    """Return the processor time of a frame by part; the fastest repetition of a batch counts."""
     names = [*PARTS.values(), "floats (training process)"]
     best: list[dict[str, float]] = []
     for number in range(batches):
@@ -101,8 +101,8 @@ def parts(make: Making, batches: int) -> list[Line]:
     ]
 
 
-def _timed(make: Making, number: int) -> dict[str, float]:
-    """Seconds of one batch's parts."""
+def _timed(make: BatchSource, number: int) -> dict[str, float]:
+    """Return the seconds of one batch's parts."""
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,8 +128,8 @@ def _timed(make: Making, number: int) -> dict[str, float]:
     return dict(seconds)
 
 
-def feed(make: Making, batches: int, workers: int) -> Line:
-    """Frames per second as they arrive, once all are at work."""
+def feed(make: BatchSource, batches: int, workers: int) -> Line:
+    """Return the frames per second that arrive once all workers have started."""
     count = batches * max(1, workers)
     arriving = prefetch(make, 0, count + 4 * max(1, workers), workers)
     for _ in range(2 * max(1, workers)):

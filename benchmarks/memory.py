@@ -31,7 +31,7 @@ print(before, peak(), frames, time.perf_counter() - began)
 
 
 def measure(model: str, show: str, lengths: list[float]) -> list[Line]:
-    """A line for each length."""
+    """Measure; return a line for each length."""
     lines = []
     for seconds in lengths:
         with tempfile.TemporaryDirectory() as folder:

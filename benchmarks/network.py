@@ -1,4 +1,4 @@
-"""The network alone: python benchmarks/network.py [--threads 1,2]
+"""Speed of the network alone: python benchmarks/network.py [--threads 1,2]
 
 Frames per second with the identity encoded, fed as a live stream is (one frame a call), as a file
 is (some frames a call) and as 16 live streams at once are; operations per frame, and which share of
@@ -36,7 +36,7 @@ SIDE, CHANNELS = 64, 128  # of the ideal convolution: 3x3, from and to so many c
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed: so many frames per call. facts: of its JSON line."""
+    """One timed call. frames: per call. facts: of its JSON line."""
 
     facts: Line
     work: Callable[[], Any]
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measured(names: list[str], threads: int, rounds: int) -> list[Line]:
-    """Every variant on so many threads, each with the share of the peak."""
+    """Measure every variant on so many threads, with its share of the peak."""
     ideal = peak()
     variants = [v for name in names for v in model_variants(name, threads)]
     shortest, *seconds = turns([ideal, *variants], threads, rounds)
@@ -81,7 +81,7 @@ def measured(names: list[str], threads: int, rounds: int) -> list[Line]:
 
 
 def turns(variants: list[Variant], threads: int, rounds: int) -> list[float]:
-    """Seconds of the quickest call of each, which take turns."""
+    """Return the seconds of the fastest call of each variant; they take turns."""
     clock = time.process_time if threads == 1 else time.perf_counter
     best = [float("inf")] * len(variants)
     for _ in range(rounds):
@@ -100,43 +100,43 @@ def turns(variants: list[Variant], threads: int, rounds: int) -> list[float]:
 
 
 def model_variants(name: str, threads: int) -> Iterator[Variant]:
-    """A model fed in every way, on the example face and sentence."""
+    """Yield a variant of a model for each of FEEDS, on the example face and sentence."""
     model = opened(name)
     aligned = align(EXAMPLES / "portrait.jpg")
     points, mesh = (
         torch.from_numpy(np.asarray(known, dtype=np.float32))[None]
         for known in (aligned.landmarks, aligned.mesh)
     )
-    heard = audio.windows(audio.load(SENTENCE), model.config.speech)[None]
+    sentence = audio.windows(audio.load(SENTENCE), model.config.speech)[None]
     image = video.to_tensor(aligned.crop)[None]
-    work = flops(model, Portrait(image, points, mesh), heard[:, :1])
+    work = flops(model, Portrait(image, points, mesh), sentence[:, :1])
     for feed, (streams, frames) in FEEDS.items():
         face = Portrait(
             image.repeat(streams, 1, 1, 1),
             points.repeat(streams, 1, 1),
             mesh.repeat(streams, 1, 1),
         )
-        speech = heard[:, 10 : 10 + frames].repeat(streams, 1, 1, 1)
+        speech = sentence[:, 10 : 10 + frames].repeat(streams, 1, 1, 1)
         facts = {"model": name, "threads": threads, "feed": feed, "mflop_per_frame": work}
         yield Variant(facts, call(model, face, speech), streams * frames)
 
 
 def opened(name: str) -> Any:
-    """A model with its weights, or a preset with random ones."""
+    """Return a model with its weights, or a preset with random ones."""
     if name not in models.PRESETS or name in {info.name for info in weights.listing()}:
         return weights.load(name)
     return models.build(models.PRESETS[name]).eval().requires_grad_(False)
 
 
 def call(model: Any, face: Portrait, speech: torch.Tensor) -> Callable[[], Any]:
-    """The next frames of a stream that has begun."""
+    """Return a function that generates the next frames of a stream that has begun."""
     identity = model.encode(face)
     _, state = model(identity, speech)
     return lambda: model(identity, speech, state)
 
 
 def flops(model: Any, face: Portrait, speech: torch.Tensor) -> float:
-    """Millions of operations per frame, two for each product that is added up."""
+    """Return millions of operations per frame, two for each multiply-add."""
     identity = model.encode(face)
     _, state = model(identity, speech)
     with FlopCounterMode(display=False) as counter:
@@ -148,7 +148,7 @@ def flops(model: Any, face: Portrait, speech: torch.Tensor) -> float:
 
 
 def peak() -> Variant:
-    """An ideal convolution; its "frames" are products added up."""
+    """Return an ideal convolution; its "frames" are multiply-adds."""
     products = SIDE * SIDE * CHANNELS * CHANNELS * 9
     layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
     x = torch.randn(4, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What preparing a corpus costs: core-seconds and bytes of its own clips, and of all of it.
+"""Cost of preparing a corpus: core-seconds and bytes of some clips, and of the whole corpus.
 
 python benchmarks/prepare.py lrw LRW --clips 40 --of 538766
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from talkingface.data import shards, sources
-from talkingface.data.making import Making, clips_of
+from talkingface.data.extraction import ClipExtraction, clips_of
 from talkingface.data.prepare import default_filters
 from talkingface.data.workers import single_thread
 
@@ -35,16 +35,16 @@ def main() -> None:
     listing = time.perf_counter() - began
     places = np.linspace(0, len(recordings) - 1, min(given.clips, len(recordings))).round()
     chosen = [recordings[int(place)] for place in places]
-    making = Making(
+    options = ClipExtraction(
         natural_pose=corpus.natural_pose,
         filters=default_filters(corpus.name),
         label=corpus.label,
     )
     with single_thread(), tempfile.TemporaryDirectory() as folder:
-        clips_of(chosen[0], making)  # loads the networks
+        clips_of(chosen[0], options)  # loads the networks
         path = Path(folder) / "shard-00000.tar"
         began = time.process_time()
-        made = [part for recording in chosen for part in clips_of(recording, making)]
+        made = [part for recording in chosen for part in clips_of(recording, options)]
         clips = [part.clip for part in made if part.clip is not None]
         shards.write(path, clips)
         seconds, size = time.process_time() - began, path.stat().st_size

@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other: python benchmarks/run.py [--out speed.jsonl] [--quick]
+"""Run every benchmark, one after the other: python benchmarks/run.py [--out speed.jsonl] [--quick]
 
 The network alone, where the time of a video goes, memory against length, live streams, training
 (not `loader` and `prepare`, which want a corpus). Each prints its table and adds its JSON lines to

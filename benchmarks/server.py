@@ -1,4 +1,4 @@
-"""How many live streams one machine holds: python benchmarks/server.py [--clients 1,2,4,8]
+"""Number of live streams that one machine serves: python benchmarks/server.py [--clients 1,2,4,8]
 
 Starts `talkingface serve` and lets so many clients at once speak into it for some seconds, in real
 time as a microphone does. A stream is held at 25 frames per second when its last frame comes
@@ -34,7 +34,7 @@ STEP = 1600  # samples per message: 100 ms
 
 @dataclass
 class Watched:
-    """What one client saw. first: seconds from its first sound; last: after its last sound."""
+    """Delays of one client in seconds. first: after its first sound; last: after its last."""
 
     first: float = float("nan")
     last: float = float("nan")
@@ -43,7 +43,7 @@ class Watched:
 
 @contextlib.contextmanager
 def serving(model: str, streams: int) -> Iterator[str]:
-    """The address of a server of its own."""
+    """Start a server; yield its address."""
     command = [sys.executable, "-m", "talkingface", "serve", "--port", "0", "--model", model]
     with subprocess.Popen(
         [*command, "--streams", str(streams)], stdout=subprocess.PIPE, text=True
@@ -58,7 +58,7 @@ def serving(model: str, streams: int) -> Iterator[str]:
 
 
 async def speak(address: str, query: str, picture: bytes, sound: bytes) -> Watched:
-    """One client: a picture, then sound in real time, until the video is complete."""
+    """Run one client: a picture, then sound in real time, until the video is complete."""
     watched = Watched()
     async with connect(f"ws://{address}/v1/live?{query}", max_size=None) as socket:
         await socket.send(json.dumps({"image": len(picture)}))
@@ -82,7 +82,7 @@ async def speak(address: str, query: str, picture: bytes, sound: bytes) -> Watch
 
 
 async def _talk(socket: ClientConnection, sound: bytes, began: float) -> float:
-    """Send the sound no faster than it is spoken; when the last of it was sent."""
+    """Send the sound in real time; return the time at which the last of it was sent."""
     for number, start in enumerate(range(0, len(sound), 2 * STEP), start=1):
         await asyncio.sleep(began + number * STEP / audio.SAMPLE_RATE - perf_counter())
         await socket.send(sound[start : start + 2 * STEP])
@@ -93,7 +93,7 @@ async def _talk(socket: ClientConnection, sound: bytes, began: float) -> float:
 async def crowd(
     address: str, query: str, clients: int, rounds: int, seconds: float
 ) -> list[Watched]:
-    """So many clients at once, beginning a little apart, as often as asked."""
+    """Run several clients at once, with staggered starts, for several rounds."""
     picture = (EXAMPLES / "portrait.jpg").read_bytes()
     spoken = np.resize(audio.load(SENTENCE).numpy(), round(seconds * 16_000))
     sound = (spoken * 32767).astype("<i2").tobytes()
@@ -111,7 +111,7 @@ async def crowd(
 def measure(
     model: str, show: str, counts: list[int], seconds: float, rounds: int = 3
 ) -> list[Line]:
-    """A line for each number of clients."""
+    """Measure; return a line for each number of clients."""
     lines = []
     with serving(model, max(counts)) as address:
         query = f"model={model}&show={show}"

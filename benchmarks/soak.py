@@ -1,4 +1,4 @@
-"""A server among clients that come and go: python benchmarks/soak.py [--minutes 10] [--clients 6]
+"""Soak test of a server: python benchmarks/soak.py [--minutes 10] [--clients 6]
 
 Starts `talkingface serve` as a process of its own and lets clients do, at random, everything that
 people and programs do: whole videos, jobs that are fetched, deleted or forgotten, live recordings
@@ -39,7 +39,7 @@ TRY_AGAIN = 1013  # the WebSocket's code of a full server
 
 
 class LostError(Exception):
-    """Something that a client was owed did not come."""
+    """Error: an expected answer did not come."""
 
 
 class Client:
@@ -54,13 +54,13 @@ class Client:
         return {"show": self.random.choice(["face", "picture", "maps"])}
 
     def whole(self) -> None:
-        """A video, as the answer."""
+        """Request a video as the answer."""
         answer = self.http.post("/v1/generate", files=self.files, data=self.show())
         if self._taken(answer, 200):
             check_video(answer.content)
 
     def job(self) -> None:
-        """A job: begun, asked for, fetched, and perhaps deleted."""
+        """Start a job, poll it, fetch the video, and perhaps delete it."""
         answer = self.http.post("/v1/jobs", files=self.files, data=self.show())
         if not self._taken(answer, 202):
             return
@@ -72,7 +72,7 @@ class Client:
         self.http.delete(where)
 
     def job_dropped(self) -> None:
-        """A job that is cancelled, or never asked for."""
+        """Start a job and cancel or abandon it."""
         data = {"lease": "1"} | self.show()
         answer = self.http.post("/v1/jobs", files=self.files, data=data)
         if self._taken(answer, 202) and self.random.random() < 0.5:
@@ -80,18 +80,18 @@ class Client:
             self.http.delete(answer.headers["location"])
 
     def faces(self) -> None:
-        """Which faces there are."""
+        """Request the faces of a picture."""
         answer = self.http.post("/v1/faces", files={"image": ("x", PICTURE)})
         if self._taken(answer, 200) and len(answer.json()["faces"]) != 1:
             raise LostError(f"faces: {answer.text}")
 
     def bad(self) -> None:
-        """What is no picture, or no sound."""
+        """Send a file that is no picture, or no sound."""
         change = self.random.choice([{"image": ("x", b"GIF89a")}, {"audio": ("x", b"no" * 99)}])
         self._taken(self.http.post("/v1/generate", files=self.files | change), 415)
 
     def vanish(self) -> None:
-        """Half a form, or a whole one whose answer nobody waits for."""
+        """Send half a form, or a whole one, and close before the answer."""
         boundary = b"--b\r\nContent-Disposition: form-data; name="
         body = b"".join(
             boundary + f'"{name}"; filename="x"\r\n\r\n'.encode() + content + b"\r\n"
@@ -106,13 +106,13 @@ class Client:
             time.sleep(self.random.random())
 
     def live(self) -> None:
-        """A recording, watched to its end."""
+        """Stream a recording live, to its end."""
         with self._socket() as own:
             send(own, image=PICTURE, audio=SPEECH)
             self._watch(own)
 
     def speak(self) -> None:
-        """A microphone, for a second or two."""
+        """Stream a microphone live, for a second or two."""
         samples = np.frombuffer(SPEECH[44:], "<i2")[: 16_000 * self.random.randint(1, 2)]
         with self._socket() as own:
             send(own, image=PICTURE)
@@ -124,7 +124,7 @@ class Client:
             self._watch(own, len(samples) // 640)
 
     def live_vanish(self) -> None:
-        """A live video that nobody watches to its end."""
+        """Close a live video before its end."""
         with self._socket() as own:
             send(own, image=PICTURE, audio=SPEECH)
             for _ in range(self.random.randint(0, 9)):
@@ -132,7 +132,7 @@ class Client:
             own.socket.close()
 
     def live_stuck(self) -> None:
-        """A live client that reads nothing."""
+        """Open a live video and read nothing."""
         with self._socket() as own:
             send(own, image=PICTURE)
             own.send('{"microphone": 16000}')
@@ -168,7 +168,7 @@ class Client:
 
 
 class BusyError(Exception):
-    """Turned away with 429, as a full server does."""
+    """Error: the server answered 429 because it is full."""
 
 
 def send(own: ClientConnection, **files: bytes) -> None:
@@ -178,7 +178,7 @@ def send(own: ClientConnection, **files: bytes) -> None:
 
 
 def check_video(content: bytes, frames: int = FRAMES) -> None:
-    """Decode it: every frame must be there, and sound."""
+    """Decode a video; check that every frame and the sound are there."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(content)
         file.flush()
@@ -196,7 +196,7 @@ VISITS = {
 
 
 class Soak:
-    """The clients' threads, and what they saw."""
+    """Threads of the clients, and their counts and errors."""
 
     def __init__(self, url: str, clients: int, end: float) -> None:
         self.done: collections.Counter[str] = collections.Counter()
@@ -235,7 +235,7 @@ class Soak:
 
 
 def vitals(pid: int, temp: Path) -> dict[str, int]:
-    """What a process holds: megabytes of memory, threads, open files, requests' folders."""
+    """Return what a process uses: megabytes of memory, threads, open files, requests' folders."""
     status = Path(f"/proc/{pid}/status").read_text()
     (memory,), (threads,) = (re.findall(rf"{key}:\s+(\d+)", status) for key in ("VmRSS", "Threads"))
     files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -244,7 +244,7 @@ def vitals(pid: int, temp: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Soak and judge."""
+    """Run the soak test; exit with 1 on any error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=6)
@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def _soak(pid: int, url: str, temp: Path, minutes: float, clients: int) -> list[str]:
-    """What went wrong."""
+    """Return the errors of the test."""
     warm = Client(url, 0)
     warm.whole()
     warm.live()

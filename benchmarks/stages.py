@@ -1,4 +1,4 @@
-"""Where the time of one video goes: python benchmarks/stages.py [--seconds 10] [--threads 1]
+"""Time of each stage of one video: python benchmarks/stages.py [--seconds 10] [--threads 1]
 
 Each stage alone, the quickest of several runs, then the whole command from process start to mp4.
 The stages overlap in the command (the encoder has a thread of its own), so they add up to more.
@@ -27,7 +27,7 @@ COLUMNS = ["model", "stage", "seconds", "ms_per_frame", "threads"]
 
 
 def recording(path: Path, seconds: float) -> Path:
-    """The example sentence, again and again for so long, as a wav; written a part at a time."""
+    """Write a wav of the example sentence, repeated to a length, a part at a time."""
     sentence = (audio.load(SENTENCE).numpy() * 32767).astype("<i2")
     left = round(seconds * audio.SAMPLE_RATE)
     with wave.open(str(path), "wb") as file:
@@ -39,7 +39,7 @@ def recording(path: Path, seconds: float) -> Path:
 
 
 def stages(model: str, portrait: Path, sound: Path, folder: Path) -> Iterator[tuple[str, float]]:
-    """(name, seconds) of every part of `TalkingFace.generate(...).save(...)`."""
+    """Yield (name, seconds) of every part of `TalkingFace.generate(...).save(...)`."""
     fresh = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
     for name in ("torch", "talkingface.pipeline"):
         ran = [
@@ -80,7 +80,7 @@ def _features(parts: list[torch.Tensor], spec: audio.SpeechSpec) -> None:
 
 
 def command(model: str, portrait: Path, sound: Path, folder: Path) -> float:
-    """Seconds of `talkingface generate`, from process start to the finished mp4."""
+    """Return the seconds of `talkingface generate`, from process start to the finished mp4."""
     words = ["generate", str(portrait), str(sound), "-o", str(folder / "talking.mp4")]
     call = [sys.executable, "-m", "talkingface", *words, "--model", model, "--overwrite"]
     began = perf_counter()
@@ -89,7 +89,7 @@ def command(model: str, portrait: Path, sound: Path, folder: Path) -> float:
 
 
 def measure(models: list[str], seconds: float, threads: int) -> list[Line]:
-    """A line for each stage and model, and for the whole command, and for `--help`."""
+    """Measure; return lines for each stage and model, for the whole command, and for `--help`."""
     torch.set_num_threads(threads)
     lines, portrait, frames = [], EXAMPLES / "portrait.jpg", seconds * audio.FPS
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Training alone, on whatever device is there: python benchmarks/training.py [--device cuda]
+"""Speed of training alone, on any device: python benchmarks/training.py [--device cuda]
 
 Training frames per second of `cran`'s stage of pictures without its critics and with all of them
 (D_I, D_V and D_l), batches drawn before: what the device does, not what feeds it (loader.py).
@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from talkingface import align, audio, pipeline
 from talkingface.audio import SAMPLES_PER_FRAME
-from talkingface.data.dataset import Cache, Drawn
+from talkingface.data.dataset import Cache, RawBatch
 from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, IBUG
 from talkingface.training import loop, presets
 from talkingface.training.cran import CranRecipe, CranTraining
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="add JSON lines to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    loop.keep_memory()
+    loop.configure_malloc()
     device, training = pipeline.find_device(options.device), presets.CRAN[options.preset]
     if options.precision:
         training = replace(training, precision=options.precision)
@@ -86,14 +86,14 @@ def main() -> None:
 def recipe_of(
     training: CranTraining, cache: Cache, stage: str, batch: int, device: torch.device
 ) -> CranRecipe:
-    """One stage of the preset, long enough that its learning rate has begun to move."""
+    """Return one stage of the preset, long enough that its learning rate has begun to change."""
     row = replace(training.stages[STAGES[stage]], batch=batch, steps=1_000_000, epochs=0)
     chosen = replace(training, stages=(row,))
     return CranRecipe(chosen, cache, device=device, reader="lipreader")
 
 
 def frames_per_second(recipe: CranRecipe, device: torch.device, seconds: float) -> float:
-    """Of steps one after the other; on a CPU the quickest counts, since others only ever add."""
+    """Return the frames per second of steps; on a CPU the fastest step counts."""
     drawn = [recipe.batch(number) for number in range(2)]
     count = len(drawn[0].pictures) * drawn[0].count
     for step in range(WARM_UP):
@@ -106,7 +106,7 @@ def frames_per_second(recipe: CranRecipe, device: torch.device, seconds: float) 
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> float:
-    """Seconds; with one thread on a CPU this process's own, so that others matter less."""
+    """Return the seconds of a call; with one CPU thread, the process's own time."""
     own = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if own else time.perf_counter
     began = clock()
@@ -117,16 +117,16 @@ def timed(device: torch.device, work: Callable[[], Any]) -> float:
 
 
 def flops(training: CranTraining, cache: Cache, stage: str) -> float:
-    """Operations per frame of a step, two for each product that is added up, counted on the CPU."""
+    """Return the operations per frame of a step, two for each multiply-add, counted on the CPU."""
     recipe = recipe_of(replace(training, precision="float32"), cache, stage, 2, torch.device("cpu"))
-    drawn: Drawn = recipe.batch(0)
+    drawn: RawBatch = recipe.batch(0)
     with FlopCounterMode(display=False) as counter:
         recipe.step(drawn, 0)
     return float(counter.get_total_flops()) / (2 * drawn.count)
 
 
 def peak(device: torch.device, precision: str, seconds: float) -> float:
-    """Operations per second of an ideal convolution."""
+    """Return the operations per second of an ideal convolution."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     many = 4 if device.type == "cpu" else 256
     layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(device, dtype)
@@ -141,17 +141,17 @@ def peak(device: torch.device, precision: str, seconds: float) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """Of a card, or of what `context` calls it."""
+    """Return the name of a GPU, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def memory(device: torch.device) -> float | None:
-    """Gigabytes that the card's tensors took at most; of a CPU nothing is said."""
+    """Return the largest memory of the GPU's tensors in gigabytes; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
 
 
 def made_up(folder: Path) -> Cache:
-    """A corpus of the example face, whose mouth opens and closes, and of the example sentence."""
+    """Write a corpus of the example face with a moving mouth, and the example sentence."""
     aligned = align(EXAMPLES / "portrait.jpg")
     gap = 0.02 + 0.02 * np.sin(np.arange(CLIP_FRAMES))
     mesh = np.repeat(aligned.mesh[None], CLIP_FRAMES, 0)

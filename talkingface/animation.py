@@ -87,7 +87,7 @@ class Animator:
         return expression + (gap - self._gaps(expression))[:, None] * self._readout.opening
 
     def _gaps(self, expression: Tensor) -> Tensor:
-        """How far the lips are apart (T,): frame by frame, for the same bits in any chunking."""
+        """Return the lips' gaps (T,), frame by frame, for the same bits in any chunking."""
         return torch.stack([self._readout.space.lip_gap(frame) for frame in expression])
 
     def _alive(
@@ -165,7 +165,7 @@ def _numpy(values: Tensor) -> Floats:
 
 
 def needs_head(controls: Controls) -> bool:
-    """Whether an `Animator` of these controls moves the head."""
+    """Return whether an `Animator` of these controls moves the head."""
     return not controls.still and controls.head > 0
 
 

@@ -229,7 +229,7 @@ def _take(scores: Floats, names: Sequence[str]) -> Floats:
 
 
 def named(name: str) -> tuple[Floats, Floats, Floats]:
-    """What a named expression adds at strength 1: expression (K,), brows (2,), lids (2,).
+    """Return a named expression at strength 1: expression (K,), brows (2,), lids (2,).
 
     Raises KeyError for a name that is not in EXPRESSIONS.
     """

@@ -110,7 +110,7 @@ class SpeechSpec:
 
     @property
     def samples(self) -> int:
-        """How many samples one video frame hears."""
+        """Samples that one video frame depends on."""
         last = speech_encoder.MARGIN if self.kind == "encoder" else WINDOW // 2
         return (self.before + self.hops + self.after - 1) * self.hop + self.margin + last
 
@@ -233,7 +233,7 @@ def windows(sound: Tensor, spec: SpeechSpec, frames: int | None = None) -> Tenso
 
 
 class WindowStream:
-    """The same windows, chunk by chunk: push samples as they come, get the frames now complete."""
+    """Windows of speech, chunk by chunk: push samples as they come, get the frames now complete."""
 
     def __init__(self, spec: SpeechSpec) -> None:
         self.spec = spec

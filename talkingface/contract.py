@@ -1,4 +1,4 @@
-"""The one idea: every generator is the same function. Shapes, ranges and units, written once.
+"""The contract of generators: each is the same function. Shapes, ranges and units, written once.
 
     identity         = model.encode(portrait)                   # once per face
     generated, state = model(identity, speech, state=None)      # as often as you like
@@ -34,14 +34,14 @@ class Portrait:
     mesh: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Portrait:
-        """The same portrait on another device."""
+        """Return the portrait on another device."""
         mesh = None if self.mesh is None else self.mesh.to(device)
         return Portrait(self.image.to(device), self.landmarks.to(device), mesh)
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a generator makes of T windows of speech.
+    """Output of a generator for T windows of speech.
 
     frames: (B, T, 3, S, S) in [-1, 1].
     mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour.
@@ -77,7 +77,7 @@ class Generator(Protocol):
     config: Any
 
     def encode(self, portrait: Portrait) -> Any:
-        """Everything about the face that does not depend on speech."""
+        """Encode all of a face that does not depend on speech."""
 
     def __call__(
         self, identity: Any, speech: Tensor, state: State = None
@@ -124,7 +124,7 @@ class Moving(Protocol):
 
 
 def predicts_expressions(model: Any) -> bool:
-    """Whether a model is an `ExpressionPredictor` as it is configured: it has a space.
+    """Return whether a model is an `ExpressionPredictor` as it is configured: it has a space.
 
     `isinstance` is no test of that, as it asks no property since Python 3.12.
     """

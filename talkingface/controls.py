@@ -1,4 +1,4 @@
-"""What a user may ask of how a face moves; the same in Python, command line, page and HTTP."""
+"""Controls of a face's motion; the same in Python, command line, page and HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Controls:
-    """How a face moves beside what is said.
+    """Controls of a face's motion; the defaults are a quiet speaker.
 
     mouth: strength of the lips' motion, 0.5 to 1.5; closed lips stay closed.
     smooth: how much the mouth's motion is smoothed, 0 to 1; above 0 a stream is 80 ms later.

@@ -1,4 +1,4 @@
-"""What can go wrong, as one family: the command line turns each into one line and exit code 2."""
+"""Errors that a user can cause: the command line turns each into one line and exit code 2."""
 
 
 class TalkingFaceError(Exception):

@@ -54,7 +54,7 @@ STABLE = np.array([*range(17, 31), *range(36, 48)])
 
 @dataclass(frozen=True)
 class CropSpec:
-    """Where an aligned face sits in its square crop; lives in each model's config.
+    """Place of an aligned face in its square crop; lives in each model's config.
 
     size: pixels of the side; eye_distance, eye_y: of the side. Chin margin: the 95th percentile of
     chins ends at eye_y + 2.0 eye_distance, an open mouth adds about 0.3.

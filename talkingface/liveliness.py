@@ -1,4 +1,4 @@
-"""What a living face does whatever it says: blinks, gaze, breathing and a slow sway.
+"""Motion that does not depend on speech: blinks, gaze, breathing and a slow sway.
 
 Everything is a function of a random seed and of frame numbers at 25 fps, and of nothing before:
 any range of an hour's frames is the same numbers, however it is cut. Random numbers come from
@@ -48,7 +48,7 @@ _PARTS = ("blinks", "gaze", "breathing", "head")
 
 
 class Blink(NamedTuple):
-    """When a blink begins, how long its three phases last (seconds), and how far it shuts."""
+    """One blink: its beginning, the lengths of its three phases (seconds), and how far it shuts."""
 
     start: float
     closing: float
@@ -169,7 +169,7 @@ def _blink(start: float, rng: np.random.Generator) -> Blink:
 
 
 def _lid_profile(time: Array, blink: Blink) -> Array:
-    """How far a lid is shut, in [0, 1], so long after the blink began.
+    """Return how far a lid is shut, in [0, 1], so long after the blink began.
 
     It opens more evenly than it closes: real lids take 170 ms from a fifth to four fifths.
     """
@@ -214,7 +214,7 @@ def _shown(seed: int, block: int, per_minute: float) -> tuple[Blink, ...]:
 
 
 def _target(rng: np.random.Generator) -> Array:
-    """Where the eyes look next: mostly at the viewer, and there never quite at the same point."""
+    """Draw the next fixation: mostly at the viewer, and never quite at the same point."""
     spread = _GAZE_SPREAD * (0.15 if rng.random() < _AT_VIEWER else 1.0)
     return np.asarray(np.clip(rng.normal(0, spread), -_GAZE_LIMIT, _GAZE_LIMIT))
 

@@ -125,7 +125,7 @@ def critic_loss(
     real_valid: Tensor | None = None,
     fake_valid: Tensor | None = None,
 ) -> Tensor:
-    """What D_I (Eq. 3) or D_V (Eq. 4) minimises: -E[log D(I)] - E[log(1 - D(I~))].
+    """Loss of D_I (Eq. 3) or D_V (Eq. 4): -E[log D(I)] - E[log(1 - D(I~))].
 
     real, fake: logits (B, T, h, w) of real and of detached generated frames, D = sigmoid(logit), or
     the scores (B,) of `RegressionCritic`, then without *_valid; *_valid: (B, T) bool, which logits
@@ -142,7 +142,7 @@ def critic_loss(
 def generator_loss(
     fake: Tensor, form: AdversarialForm = "nonsaturating", valid: Tensor | None = None
 ) -> Tensor:
-    """What G minimises against D_I (Eq. 3) or D_V (Eq. 4).
+    """Loss of G against D_I (Eq. 3) or D_V (Eq. 4).
 
     fake: logits (B, T, h, w) or scores (B,) of generated frames, the critic's own weights held
     still; valid: as `critic_loss`. "minimax" is the equation, E[log(1 - D(I~))], whose gradient
@@ -176,7 +176,7 @@ def _word_likelihood(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def lip_reading_critic_loss(
     real: Tensor, fake: Tensor, labels: Tensor, form: LipReadingForm = "bounded"
 ) -> Tensor:
-    """What the lip reader D_l minimises while G trains (Eq. 2), per clip with a label.
+    """Loss of the lip reader D_l while G trains (Eq. 2), per clip with a label.
 
     Eq. 2 prints L_l = sum y log D_l(I) - sum y log D_l(I~) and says that minimising it makes D_l
     read reals rightly and fakes wrongly. The sign is a slip: minimising it lowers the true word's
@@ -203,7 +203,7 @@ def lip_reading_critic_loss(
 
 
 def lip_reading_generator_loss(fake: Tensor, labels: Tensor) -> Tensor:
-    """What G minimises against D_l: its part of Eq. 2 as printed, -sum y log D_l(I~), per clip.
+    """Loss of G against D_l: its part of Eq. 2 as printed, -sum y log D_l(I~), per clip.
 
     The cross-entropy of the true word, the same under an adversarial and under a frozen reader.
     fake: logits (B, words) for generated clips; labels: (B,), -1 does not count.

@@ -1,4 +1,4 @@
-"""Opening what people give us, and leaving no half-written file behind.
+"""Open media files of any kind, and write outputs whole or not at all.
 
 PyAV is imported inside the functions: training needs only torch, numpy and OpenCV, and every model
 imports `audio`.
@@ -140,7 +140,7 @@ def video_stream(container: InputContainer) -> VideoStream | None:
 
 
 class Holes:
-    """How long nothing is there in a stream, by its time stamps."""
+    """Gaps in a stream, by its time stamps."""
 
     def __init__(self, path: Path, kind: str) -> None:
         """path, kind: of what, for the error."""
@@ -157,7 +157,7 @@ class Holes:
 
 
 class SoundClock:
-    """Where the frames or the packets of a sound belong, by their time stamps.
+    """Positions of a sound's frames or packets, by their time stamps.
 
     lead: seconds of silence before the first one, negative where its beginning is to be cut.
     """
@@ -354,7 +354,7 @@ class Resampler:
         self._pushed = 0
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is complete now: some milliseconds less than was pushed."""
+        """Push samples; return those that are complete, some milliseconds less than was pushed."""
         import av
 
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), "fltp", "mono")

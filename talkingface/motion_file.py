@@ -53,7 +53,7 @@ Viseme = tuple[float, float, str]  # start and end in seconds, name
 
 
 def is_motion(source: object) -> TypeGuard[str | Path]:
-    """Whether this is the name of a motion's file rather than of a recording."""
+    """Return whether this is the name of a motion's file rather than of a recording."""
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in SUFFIXES
 
 
@@ -149,7 +149,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _motion(entries: Mapping[str, Any], name: str) -> Motion:
-    """What a file says, checked and at 25 fps."""
+    """Return the motion of a file's entries, checked and at 25 fps."""
     if "expression" in entries:
         parts = {key: _array(entries, key, size, name) for key, size in PARTS.items()}
         lengths = {len(values) for values in parts.values() if values is not None}

@@ -114,7 +114,7 @@ def _check_names(inputs: Sequence[PathLike | None], outputs: Sequence[PathLike |
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job.
+    """Result of a job.
 
     frames: written; seconds: it took; error: None when it succeeded; note: see `Video.note`.
     """
@@ -175,7 +175,7 @@ def align(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _LoadedImage:
     """A picture. size: (width, height) of its file, which `picture.read` shrinks when large."""
 
     pixels: Picture
@@ -195,15 +195,15 @@ class _Seen:
         )
 
 
-def _read_picture(image: PathLike | Picture) -> _Seen:
+def _read_picture(image: PathLike | Picture) -> _LoadedImage:
     if isinstance(image, (str, Path)):
         pixels = picture.read(Path(image))
-        return _Seen(pixels, str(image), _file_size(Path(image), pixels))
+        return _LoadedImage(pixels, str(image), _file_size(Path(image), pixels))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise BadRequest(
             f"a picture must be (H, W, 3) uint8 RGB, this array is {image.shape} {image.dtype}"
         )
-    return _Seen(image, "picture", (image.shape[1], image.shape[0]))
+    return _LoadedImage(image, "picture", (image.shape[1], image.shape[0]))
 
 
 def _file_size(path: Path, pixels: Picture) -> tuple[int, int]:
@@ -256,7 +256,7 @@ def find_landmarks(
 
 
 class _Speech:
-    """What is to be said, read as often as needed; a file is never held whole.
+    """Speech of a video, read as often as needed; a file is never held whole.
 
     Raises UnreadableMedia (the file, read to its end), BadRequest (an array that is no sound).
     """
@@ -290,17 +290,17 @@ class TalkingFace:
 
     @property
     def moves_mesh(self) -> bool:
-        """Whether the model moves a mesh, and so takes `Controls` and motions."""
+        """True if the model moves a mesh, and so takes `Controls` and motions."""
         return getattr(self.model, "moving", None) is not None
 
     @property
     def samples_head(self) -> bool:
-        """Whether the model itself says how the head moves, from its pictures (cran-natural)."""
+        """True if the model itself moves the head, from its pictures (cran-natural)."""
         return getattr(self._config, "head_motion", "none") == "sampled"
 
     @property
     def tag(self) -> str:
-        """What every written video says of itself."""
+        """Metadata comment of every written video."""
         file = f", weights sha256 {self.info.sha256[:16]}" if self.info.sha256 else ""
         return (
             f"Synthetic video: generated from one picture and a sound by talkingface "
@@ -344,7 +344,7 @@ class TalkingFace:
         return Video(self, prepared, sound, animator, show, mark, crop_size)
 
     def motion(self, audio: PathLike | Samples, controls: Controls | None = None) -> Motion:
-        """How any face moves that speaks `audio`: what `generate` draws, to save or to edit.
+        """Compute the motion of any face that speaks `audio`, to save, to edit or to draw.
 
         audio, controls: as in `generate`. Raises UnreadableMedia, BadRequest (also: a model that
         moves no mesh, or whose head depends on the picture).
@@ -354,7 +354,7 @@ class TalkingFace:
     def motion_and_visemes(
         self, audio: PathLike | Samples, controls: Controls | None = None
     ) -> tuple[Motion, list[Viseme]]:
-        """As `motion`, and what is said as visemes: (start, end, name), seconds; none from lips
+        """Compute the motion, and the visemes (start, end, name), in seconds; none from lips
         that are not the shipped ones."""
         model: Any = self.model
         known = self.moves_mesh and visemes.reads(model.readout)
@@ -499,7 +499,7 @@ class TalkingFace:
     def _animator(
         self, controls: Controls | None, motion: Motion | None = None
     ) -> Animator | MotionPlayer | None:
-        """What moves the face; None for models that move no mesh. Raises BadRequest."""
+        """Return what moves the face; None for models that move no mesh. Raises BadRequest."""
         if not self.moves_mesh:
             if motion is not None or replace(controls or DEFAULTS, still=False) != DEFAULTS:
                 raise BadRequest(
@@ -528,7 +528,7 @@ class TalkingFace:
         landmarks: Landmarks | None,
         max_size: int,
     ) -> PreparedFace:
-        """Everything that is done once per face. The face is aligned at the picture's full size."""
+        """Prepare a face, once per picture. It is aligned at the picture's full size."""
         if max_size < SMALLEST_MAX_SIZE:
             raise BadRequest(f"max_size is {max_size}: give at least {SMALLEST_MAX_SIZE} pixels")
         seen = _read_picture(image)
@@ -536,20 +536,26 @@ class TalkingFace:
         aligned = faces.align(seen.pixels, located, self._config.crop)
         identity = self._encode(aligned)
         small, matrix = _shrink(seen.pixels, aligned.matrix, max_size)
-        told = (located.note, self._someone_else(aligned.crop), _torn_open(aligned.mesh))
-        notes = [note for note in told if note]
+        warnings = (located.note, self._identity_warning(aligned.crop), _torn_open(aligned.mesh))
+        notes = [warning for warning in warnings if warning]
         mouth, moving = getattr(identity, "mouth", None), None
         if mouth is not None:
             model: Any = self.model
             moving = model.moving.cpu().numpy()
-        note = "; ".join(notes) or None
-        found = located.origin != "mean face"
         return PreparedFace(
-            identity, small, matrix, aligned.crop, aligned.depth, found, mouth, moving, note
+            identity=identity,
+            picture=small,
+            matrix=matrix,
+            crop=aligned.crop,
+            depth=aligned.depth,
+            has_eyes=located.origin != "mean face",
+            mouth=mouth,
+            moving=moving,
+            note="; ".join(notes) or None,
         )
 
-    def _someone_else(self, crop: Picture) -> str | None:
-        """What to tell a user who gives a model of one person another one's picture."""
+    def _identity_warning(self, crop: Picture) -> str | None:
+        """Return a warning if a model of one person gets another one's picture; else None."""
         if "person" not in self.info.extra:
             return None
         person = Person.read(self.info.extra["person"])
@@ -581,7 +587,7 @@ class TalkingFace:
         speech: Tensor,
         state: State,
     ) -> tuple[Generated, Motion | None, State]:
-        """What the model makes of windows (T, hops, coefficients), see `Stream`.
+        """Generate from windows (T, hops, coefficients), see `Stream`.
 
         alone: the motion alone, where a model's pictures are not looked at.
         """
@@ -659,7 +665,7 @@ def _as_motion(given: PathLike | Motion | None) -> Motion | None:
 
 
 def _torn_open(mesh: NDArray[np.float32]) -> str | None:
-    """What to tell a user whose picture shows a mouth that no motion can close."""
+    """Return a note for a picture with a mouth that no motion can close; else None."""
     gap = float(aperture(mesh) / eye_distance(mesh))
     if gap < WIDE_OPEN:
         return None
@@ -769,11 +775,11 @@ class Video:
 
     @property
     def note(self) -> str | None:
-        """What the user should know of how the face was found; None when there is nothing."""
+        """Note on how the face was found; None when there is nothing to say."""
         return self._prepared.note
 
     def maps(self) -> Iterator[Maps]:
-        """What the model makes beside the colours, frame by frame (generates anew)."""
+        """Yield what the model makes beside the colours, frame by frame (generates anew)."""
         for frame in self._frames(whole=True):
             yield frame.maps()
 

@@ -41,7 +41,7 @@ RANGE = 8.0  # log10: what is so far below the loudest of a block is cut off
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a block of tokens hears, in tokens of 20 ms: `before` + `new` + `after`."""
+    """Receptive field of a block of tokens, in tokens of 20 ms: `before` + `new` + `after`."""
 
     before: int
     new: int

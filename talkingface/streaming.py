@@ -52,7 +52,7 @@ HEADER = "talkingface-stream"
 
 @dataclass(frozen=True)
 class Maps:
-    """What a model made for one frame; None where it makes none.
+    """Maps that a model made for one frame; None where it makes none.
 
     crop: (S, S, 3) uint8, the generated face alone.
     mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
@@ -91,7 +91,7 @@ class OutputFrame:
     motion: Motion | None = None
 
     def maps(self) -> Maps:
-        """Everything that the model made for this frame."""
+        """Return all that the model made for this frame."""
         made, t = self.made, self.t
         return Maps(
             self.crop,
@@ -149,13 +149,13 @@ class PreparedFace:
         return draw
 
     def needs_motion_alone(self, show: Show) -> bool:
-        """Whether what is shown takes no more of a model than its meshes."""
+        """Return whether what is shown takes no more of a model than its meshes."""
         return self.mouth is not None and show == "picture" and self.renderer.bends_alone
 
     def drawing(
         self, show: Show, mark: bool, model: str, side: int
     ) -> Callable[[OutputFrame], Picture]:
-        """How a frame is shown: in its whole "picture", as the bare "face", or as "maps".
+        """Return what draws a frame: in its whole "picture", as the bare "face", or as "maps".
 
         mark: with a visible label that it is synthetic. model: its name, for what is said about a
         model without maps. side: pixels of the bare face. Raises BadRequest: `show` is none of
@@ -206,7 +206,7 @@ class FrameRenderer:
 
     @property
     def bends_alone(self) -> bool:
-        """Whether frames are the picture bent, with nothing of a model's own pictures."""
+        """True if frames are the picture bent, with nothing of a model's own pictures."""
         return self._face is not None and self._share == 0
 
     def __call__(self, frame: OutputFrame) -> Picture:
@@ -286,7 +286,7 @@ class Stream:
 
     @property
     def frames(self) -> int:
-        """How many frames have come out so far."""
+        """Number of frames that have come out so far."""
         return self._windows.given
 
     def push(self, samples: Samples) -> list[Picture]:
@@ -376,7 +376,7 @@ def output_frames(made: Generated, motion: Motion | None) -> Iterator[OutputFram
 
 
 def ahead(items: Iterator[Item], threads: int) -> Iterator[Item]:
-    """The same items, each made while the one before is at work, in a thread of its own.
+    """Yield the items, each computed in a thread of its own while the one before is in use.
 
     threads: that torch may use in there (a fresh thread would take them all).
     """

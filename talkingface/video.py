@@ -43,7 +43,7 @@ _FRAGMENT = 80_000  # microseconds of a live stream that are written together
 
 @dataclass(frozen=True)
 class _Style:
-    """How an mp4 is written. container, encoder: options of FFmpeg's muxer and of x264."""
+    """Style of an mp4. container, encoder: options of FFmpeg's muxer and of x264."""
 
     container: dict[str, str]
     encoder: dict[str, str]
@@ -60,7 +60,7 @@ _LIVE = _Style(
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself.
+    """Facts of a video file.
 
     fps: frames per second, on average; width, height: pixels as shown (after its rotation);
     seconds: length; has_audio: a sound track is there; tag: its comment, where `write` puts `tag`.
@@ -355,7 +355,7 @@ class _Mp4:
 
     @property
     def codecs(self) -> str:
-        """As RFC 6381 names them: "avc1.640014, mp4a.40.2"."""
+        """Names of the codecs by RFC 6381: "avc1.640014, mp4a.40.2"."""
         header = bytes(self._video.codec_context.extradata or b"")
         profile = header[header.index(b"\0\0\1") + 4 :][:3]  # after the start code and SPS's type
         return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._audio else "")

@@ -38,7 +38,7 @@ def _readout() -> tuple[Tensor, Tensor]:
 
 
 def reads(net: ExpressionNet) -> bool:
-    """Whether visemes are read from these lips: their features are as many as the shipped ones'."""
+    """Return whether visemes are read from these lips: of as many features as the shipped ones."""
     return net.config.speech.hops * net.config.rank == len(_readout()[0])
 
 

@@ -103,7 +103,7 @@ def read(path: Path, label: str) -> None:
         try:
             reader(path)
             READ[name] = READ.get(name, 0) + 1
-        except (UnreadableMedia, limits.Refused):
+        except (UnreadableMedia, limits.ApiError):
             pass
         except Exception as error:  # noqa: BLE001 this is what is looked for
             tell(f"{label}: {name}: {error!r}")

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from talkingface.evaluation import intervals
 from talkingface.study import statistics
 
-# the share that is true, raters, samples, ratings of each, deviations of raters and of samples
+# true share, raters, samples, ratings of each, deviations of raters and of samples
 STUDIES = (
     (0.74, 20, 60, 10, (0.0, 0.0)),
     (0.74, 20, 60, 10, (0.4, 0.4)),
@@ -33,11 +33,11 @@ def simulated(
     per_sample: int,
     between: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Votes (ones and zeros), whose, on what; raters and samples lean to either side.
+    """Simulate votes: (ones and zeros, rater of each, sample of each).
 
-    Probit: who has to vote for what with probability Phi(z + rater + sample), whose mean over all
-    raters and samples is `share` for z = Phi^-1(share) sqrt(1 + variances). between: the normal
-    deviations of raters and of samples.
+    Probit model: a vote is 1 with probability Phi(z + rater + sample). Its mean over all raters and
+    samples is `share` for z = Phi^-1(share) sqrt(1 + variances). between: the normal deviations of
+    raters and of samples.
     """
     whose = np.concatenate([rng.permutation(raters)[:per_sample] for _ in range(samples)])
     what = np.repeat(np.arange(samples), per_sample)
@@ -47,7 +47,7 @@ def simulated(
 
 
 def bootstrap(votes: np.ndarray, labels: np.ndarray) -> statistics.Interval:
-    """Of whole raters, or of whole samples."""
+    """Return the bootstrap interval over raters or over samples."""
     return intervals.interval(intervals.ratio(np.bincount(labels, votes), np.bincount(labels)))
 
 

@@ -1,4 +1,4 @@
-"""A server of our own for the tests: on loopback, any free port, in a thread of this process."""
+"""A test server on loopback, on any free port, in a thread of this process."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from talkingface.web import running
 from talkingface.web.limits import Limits
 from talkingface.web.serve import app
+from talkingface.web.server import bind, make_server
 from talkingface.web.service import Service
 
 
 @dataclass(frozen=True)
 class Served:
-    """url: where it listens; service: what it has."""
+    """A running server. url: its address."""
 
     url: str
     service: Service
@@ -30,18 +30,19 @@ class Served:
         return int(self.url.rsplit(":", 1)[1])
 
     def wait_until_idle(self, seconds: float = 3.0) -> None:
-        """Raises AssertionError when a place or a temporary file is still there after so long."""
-        lanes = (self.service.files, self.service.live, self.service.looks)
+        """Wait until no slot or temporary file is left. Raises AssertionError after `seconds`."""
+        pools = (self.service.file_pool, self.service.live_pool, self.service.face_pool)
         until(
             lambda: (
-                not any(sum(lane.counts()) for lane in lanes) and not self.service.desk.folders()
+                not any(sum(pool.counts()) for pool in pools)
+                and not self.service.temp_store.folders()
             ),
             seconds,
         )
 
 
 def until(true: Callable[[], bool], seconds: float) -> float:
-    """Wait; how long it took. Raises AssertionError."""
+    """Wait until `true()`; return the time it took. Raises AssertionError after `seconds`."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, "it did not come"
@@ -56,10 +57,10 @@ def serving(
     names: Sequence[str] = (),
     models: Sequence[str] = ("cran-tiny",),
 ) -> Iterator[Served]:
-    """A server that runs until the end of the block; then its temporary files must be gone."""
+    """Run a server during the block. Check afterwards that its temporary files are gone."""
     service = Service(models, limits, temp)
-    listening = running.bind("127.0.0.1", 0)
-    server = running.server(app(service, names))
+    listening = bind("127.0.0.1", 0)
+    server = make_server(app(service, names))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -73,7 +74,7 @@ def serving(
 
 
 class Flashes:
-    """In place of a face: white frames where the sound is loud, else black."""
+    """Stream in place of a face: white frames where the sound is loud, else black."""
 
     latency, note = 0.1, None
 

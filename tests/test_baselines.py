@@ -95,7 +95,7 @@ def test_further_pictures_are_of_the_same_clip_and_away_from_the_frames(cache: C
 
 
 def find(cache: Cache, frame: Tensor) -> list[int]:
-    """The rows of the cache that are this picture."""
+    """Return the rows of the cache with this picture."""
     wanted = ((frame.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
     return [int(row) for row in np.flatnonzero((cache.frames == wanted).all((1, 2, 3)))]
 
@@ -171,7 +171,7 @@ def test_each_stage_leaves_the_other_network_alone(cache: Cache) -> None:
 
 
 def convolutions(widths: tuple[int, ...], kernels: tuple[int, ...]) -> int:
-    """Weights and biases of convolutions in a row."""
+    """Return the number of weights and biases of convolutions in sequence."""
     pairs = zip(pairwise(widths), kernels, strict=True)
     return sum(a * b * kernel**2 + b for (a, b), kernel in pairs)
 
@@ -264,7 +264,7 @@ def test_correlation_hears_changes_and_sees_motion_alone() -> None:
 
 
 def test_correlation_is_learned_from_lips_that_follow_the_sound() -> None:
-    """On pairs never seen: high where they belong together, not where they do not."""
+    """On unseen pairs, the correlation is high for matching ones only."""
     torch.manual_seed(0)
     module = Correlation(SPEECH, SHAPE, 2)
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
@@ -350,7 +350,7 @@ def test_killed_and_resumed_gives_the_same_bits(name: str, cache: Cache, tmp_pat
 
 
 def test_chung_learns(cache: Cache) -> None:
-    """The same batch again and again; then deblurring goes on where the first network stopped."""
+    """Losses fall on one repeated batch; then deblurring improves on the first network."""
     row = chung_training((40, 20))
     stages = tuple(replace(stage, lr=1e-2) for stage in row.stages)
     recipe = ChungRecipe(replace(row, stages=stages, silent=0.0), cache)
@@ -373,7 +373,7 @@ def test_chen_learns(cache: Cache) -> None:
 
 
 def test_who_learns_from_which_loss(cache: Cache) -> None:
-    """The generator's step moves no critic; the critics' steps do not move the generator."""
+    """The generator's step changes no discriminator, and the reverse."""
     recipe = ChenRecipe(chen_training((0, 2)), cache)
     drawn, stage = recipe.batch(0), recipe.training.stages[0]
     recipe.step(drawn, 0)  # the last layers begin at nothing for nobody

@@ -1,4 +1,4 @@
-"""The cluster examples and docs/training.md: what they ask of the command line is there."""
+"""The commands of the cluster examples and of docs/training.md exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPTS = sorted(CLUSTER.glob("*.sbatch"))
 
 
 def words_of(path: Path) -> list[str]:
-    """A script's command: everything from `talkingface` on, its lines joined."""
+    """Return a script's command: everything from `talkingface` on, its lines joined."""
     text = path.read_text().replace("\\\n", " ")
     (line,) = (line for line in text.splitlines() if re.match(r"srun .*\btalkingface\b", line))
     words = shlex.split(line)
@@ -25,7 +25,7 @@ def words_of(path: Path) -> list[str]:
 
 
 def check(cli: Cli, words: list[str]) -> None:
-    """The command is there, and has each of the options."""
+    """The command exists, with each of the options."""
     command = words[:2]
     if command[0] != "train":  # what follows is no command
         command = command[:1]

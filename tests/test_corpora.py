@@ -11,7 +11,7 @@ import trees
 from conftest import Cli
 
 from talkingface import weights
-from talkingface.data import making, shards, sources
+from talkingface.data import extraction, shards, sources
 from talkingface.data.clip import Clip
 from talkingface.data.sources import CORPORA, Recording
 from talkingface.data.sources.tcdtimit import TEST, TRAIN
@@ -146,7 +146,7 @@ def test_voxceleb_test_people_are_in_no_other_split(tmp_path: Path) -> None:
     found = sources.voxceleb2(two)
     assert splits(found) == {"id00012_v_00001": "train", "id00017_v_00001": "stranger"}
     assert found[0].sound == two / "dev/aac/id00012/v/00001.m4a"
-    assert found[0].heard_in == found[0].path  # the m4a is not there
+    assert found[0].sound_file == found[0].path  # the m4a is not there
     flat = touch(tmp_path / "flat", "mp4/id00012/v/00001.mp4", "mp4/id00017/v/00001.mp4")
     (flat / "vox2_meta.csv").write_text(
         "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set\nid00017 ,n1 ,f ,test\n"
@@ -305,4 +305,4 @@ def test_a_corpus_goes_all_the_way(
 
 def test_natural_pose_is_the_corpus_s_own_choice(tmp_path: Path) -> None:
     assert [c.name for c in CORPORA.values() if c.natural_pose] == ["obama"]
-    assert making.Making().natural_pose is False
+    assert extraction.ClipExtraction().natural_pose is False

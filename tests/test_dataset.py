@@ -1,4 +1,4 @@
-"""Batches: a function of their seed, aligned in time, one change for all frames of a sample."""
+"""Batches depend on their seed alone, are aligned in time, and change a sample's frames alike."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ PLAIN = SampleConfig(batch=8, frames=10, silent=0.0, augment=NO_AUGMENTATION)
 
 
 def write_cache(folder: Path, rng: np.random.Generator) -> Path:
-    """Ten clips of one speaker, two of another, two pictures; a frame's grey is its own number.
+    """Ten clips of one speaker, two of another, two pictures; a frame's grey is its number.
 
-    So are a clip's meshes and their landmarks: x of every point is (frame number) / 100.
+    x of every point of meshes and landmarks is (frame number) / 100.
     """
     rows, start = [], 0
     speakers = ["s1"] * 10 + ["s2"] * 2 + ["portrait"] * 2
@@ -83,7 +83,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 def numbers(frames: torch.Tensor) -> torch.Tensor:
-    """(..., 3, S, S) in [-1, 1] -> (...): the grey value, the number of the frame in its clip."""
+    """Return the grey value, which is the frame's number: (..., 3, S, S) in [-1, 1] -> (...)."""
     grey = (frames + 1) * 127.5
     assert (grey.amax((-3, -2, -1)) - grey.amin((-3, -2, -1))).max() < 1e-3
     return grey.mean((-3, -2, -1)).round().long()
@@ -132,7 +132,7 @@ def test_frames_are_in_a_row_and_the_portrait_is_from_elsewhere_in_the_clip(cach
 
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 def test_meshes_are_the_clips_own_moved_as_the_landmarks_are(mirror: float, tmp_path: Path) -> None:
-    """An affine map found from some landmarks alone brings each whole mesh to where it is drawn."""
+    """An affine map, fitted to some landmarks alone, maps each whole mesh correctly."""
     write_cache(tmp_path, np.random.default_rng(0))
     meshes = np.random.default_rng(1).random((14 * FRAMES, 478, 2), dtype=np.float32)
     np.save(tmp_path / "mesh.npy", meshes)
@@ -215,7 +215,7 @@ def test_without_pictures_time_runs_at_another_speed_for_lips_sound_and_words(
 
 def test_speakers_are_balanced_and_stills_drawn_as_asked(cache: Cache) -> None:
     def shares(**options: float) -> tuple[float, float]:
-        """(share of the second speaker's clips, share of stills), by the speech they come with."""
+        """Return (share of the second speaker's clips, share of stills), from their speech."""
         config = replace(PLAIN, batch=400, frames=2, **options)
         batch = draw_batch(cache, marked, SPEC, config, (6, 0))
         second = (batch.word[~batch.silent] == cache.word_index["white"]).float().mean()
@@ -262,7 +262,7 @@ def test_prefetched_is_what_is_made_in_order() -> None:
 
 
 def blob(points: np.ndarray, side: int = 128) -> np.ndarray:
-    """(side, side, 3) uint8: a soft white dot around each point of (N, 2) in [0, 1]."""
+    """Draw (side, side, 3) uint8: a soft white dot at each point of (N, 2) in [0, 1]."""
     y, x = np.mgrid[:side, :side] + 0.5
     picture = np.zeros((side, side))
     for px, py in points * side:
@@ -271,7 +271,7 @@ def blob(points: np.ndarray, side: int = 128) -> np.ndarray:
 
 
 def centre(picture: np.ndarray) -> np.ndarray:
-    """(2,) x, y in [0, 1]: the middle of what is white."""
+    """Return the middle of the white pixels: (2,) x, y in [0, 1]."""
     weight = picture[..., 0].astype(float)
     y, x = np.mgrid[: len(picture), : len(picture)] + 0.5
     return np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum() / len(picture)
@@ -312,7 +312,7 @@ def test_light_alone_leaves_the_colours() -> None:
 
 
 def test_an_augmented_mesh_is_where_the_augmented_face_is(portrait: Path) -> None:
-    """Found afresh in the picture that was mirrored, bent and coloured."""
+    """Points are found again in the mirrored, warped and coloured picture."""
     image = picture.read(portrait)
     aligned = align(image, find_faces(image)[0], CropSpec(size=256))
     for seed in range(3):

@@ -21,8 +21,15 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest
-from talkingface.evaluation import Bench, Candidate, Filmed, Result, detection, measures
-from talkingface.evaluation import bench as benches
+from talkingface.evaluation import (
+    EvaluatedModel,
+    Evaluator,
+    Result,
+    VideoWithLandmarks,
+    detection,
+    measures,
+)
+from talkingface.evaluation import evaluator as evaluators
 from talkingface.geometry import CropSpec
 from talkingface.metrics.lips import aperture, reading_accuracy
 from talkingface.models.lipreader import PublishedLipReader, PublishedReaderConfig
@@ -32,7 +39,7 @@ EYES = np.ptp([landmarks(0)[36:42, 0].mean(), landmarks(0)[42:48, 0].mean()])  #
 
 
 class Player:
-    """A generator that plays given frames, (T, 128, 128, 3) uint8, whatever it is told."""
+    """A generator that returns given frames, (T, 128, 128, 3) uint8, for any input."""
 
     def __init__(self, frames: np.ndarray) -> None:
         self.config = SimpleNamespace(speech=SpeechSpec(), crop=CropSpec())
@@ -47,7 +54,7 @@ class Player:
 
 
 class Loudness(Player):
-    """Opens its mouth (the first pixel) with the level of the speech it hears."""
+    """A generator that opens its mouth (the first pixel) with the level of the speech."""
 
     def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
         generated, state = super().__call__(identity, speech, state)
@@ -95,9 +102,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 @pytest.fixture
-def bench(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def evaluator(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     monkeypatch.setattr(detection, "detect", read_pixel)
-    return Bench(cache)
+    return Evaluator(cache)
 
 
 def clip_of(cache: Cache, key: str) -> ClipInfo:
@@ -108,17 +115,19 @@ def frames_of(cache: Cache, clip: ClipInfo) -> np.ndarray:
     return np.array(cache.frames[clip.start : clip.start + clip.frames])
 
 
-def measured(bench: Bench, frames: np.ndarray, key: str = "s1_test0", **options: Any) -> Result:
-    candidate = Candidate("player", "abc", Player(frames))
-    result = bench.measure(candidate, clip_of(bench.cache, key), "first frame", **options)
+def measured(
+    evaluator: Evaluator, frames: np.ndarray, key: str = "s1_test0", **options: Any
+) -> Result:
+    model = EvaluatedModel("player", "abc", Player(frames))
+    result = evaluator.evaluate(model, clip_of(evaluator.cache, key), "first frame", **options)
     assert result is not None
     return result
 
 
-def test_a_perfect_model_is_perfect(bench: Bench, cache: Cache) -> None:
+def test_a_perfect_model_is_perfect(evaluator: Evaluator, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
-    result = measured(bench, frames_of(cache, clip))
-    real = bench.measure(Candidate("real", "", None), clip, "first frame")
+    result = measured(evaluator, frames_of(cache, clip))
+    real = evaluator.evaluate(EvaluatedModel("real", "", None), clip, "first frame")
     assert real is not None and real.metrics == result.metrics
     metrics = result.metrics
     for name in ("correlation", "amplitude", "ssim", "mouth_ssim", "sharpness"):
@@ -131,10 +140,10 @@ def test_a_perfect_model_is_perfect(bench: Bench, cache: Cache) -> None:
     assert result.real_aperture == result.aperture
 
 
-def test_a_still_model_does_not_move(bench: Bench, cache: Cache) -> None:
+def test_a_still_model_does_not_move(evaluator: Evaluator, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
-    still = Candidate("still", "", weights.load("still"))  # type: ignore[arg-type]
-    result = bench.measure(still, clip, "first frame", silence=True)
+    still = EvaluatedModel("still", "", weights.load("still"))  # type: ignore[arg-type]
+    result = evaluator.evaluate(still, clip, "first frame", silence=True)
     assert result is not None
     assert result.metrics["amplitude"] == 0.0 and result.metrics["missed"] == 0.0
     assert result.metrics["correlation"] is None and result.metrics["silence"] is None
@@ -145,11 +154,13 @@ def test_a_still_model_does_not_move(bench: Bench, cache: Cache) -> None:
     assert result.metrics["jitter"] == 0 and result.metrics["lag"] is None
 
 
-def test_a_late_model_scores_what_the_shifted_curve_says(bench: Bench, cache: Cache) -> None:
+def test_a_late_model_scores_what_the_shifted_curve_says(
+    evaluator: Evaluator, cache: Cache
+) -> None:
     frames = frames_of(cache, clip_of(cache, "s1_test0"))
     scores: list[float] = []
     for late in (1, 2, 4):
-        result = measured(bench, np.concatenate([frames[:late], frames[:-late]]))
+        result = measured(evaluator, np.concatenate([frames[:late], frames[:-late]]))
         gaps = frames[:, 0, 0, 0].astype(float)
         expected = np.corrcoef(np.concatenate([gaps[:late], gaps[:-late]]), gaps)[0, 1]
         assert result.metrics["correlation"] == pytest.approx(expected, abs=1e-6)
@@ -158,46 +169,49 @@ def test_a_late_model_scores_what_the_shifted_curve_says(bench: Bench, cache: Ca
     assert 1 > scores[0] > scores[1] > scores[2]
 
 
-def test_half_the_motion_is_half_the_amplitude(bench: Bench, cache: Cache) -> None:
+def test_half_the_motion_is_half_the_amplitude(evaluator: Evaluator, cache: Cache) -> None:
     frames = frames_of(cache, clip_of(cache, "s1_test0"))
     frames[:, 0, 0, 0] = np.rint(frames[:, 0, 0, 0] / 2 + 40)
-    metrics = measured(bench, frames).metrics
+    metrics = measured(evaluator, frames).metrics
     assert metrics["amplitude"] == pytest.approx(0.5, abs=0.01)
     assert metrics["correlation"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_lost_frames_are_counted_and_left_out(bench: Bench, cache: Cache) -> None:
+def test_lost_frames_are_counted_and_left_out(evaluator: Evaluator, cache: Cache) -> None:
     frames = frames_of(cache, clip_of(cache, "s1_test0"))
     frames[5:8, 0, 0] = 255
-    result = measured(bench, frames)
+    result = measured(evaluator, frames)
     assert result.metrics["missed"] == 3 and result.aperture[5:8] == [None] * 3
     assert result.metrics["correlation"] == pytest.approx(1.0)
 
 
 def test_a_clip_in_pieces_is_the_whole_clip(
-    bench: Bench, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benches, "CHUNK", 7)
+    monkeypatch.setattr(evaluators, "CHUNK", 7)
     clip = clip_of(cache, "s1_test1")
-    made = bench.generate(Player(frames_of(cache, clip)), clip, clip).frames
+    made = evaluator.generate(Player(frames_of(cache, clip)), clip, clip).frames
     assert np.array_equal(made, frames_of(cache, clip))
 
 
-def test_silence_is_told_from_speech(bench: Bench, cache: Cache) -> None:
+def test_silence_is_told_from_speech(evaluator: Evaluator, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
     frames = frames_of(cache, clip)
     for kind, expected in ((Loudness, 0.0), (Player, 1.0)):
-        candidate = Candidate("any", "", kind(frames))
-        result = bench.measure(candidate, clip, "first frame", silence=True)
+        model = EvaluatedModel("any", "", kind(frames))
+        result = evaluator.evaluate(model, clip, "first frame", silence=True)
         assert result is not None and result.metrics["silence"] == pytest.approx(expected)
 
 
-def test_real_landmarks_drive_a_row_of_their_own(bench: Bench, cache: Cache) -> None:
+def test_real_landmarks_drive_a_row_of_their_own(evaluator: Evaluator, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
     still = np.repeat(frames_of(cache, clip)[:1], FRAMES, axis=0)
-    heard, shown = Candidate("any", "", Drawer(still)), Candidate("any", "", Drawer(still), True)
-    deaf = bench.measure(heard, clip, "first frame")
-    driven = bench.measure(shown, clip, "first frame", silence=True)
+    plain, shown = (
+        EvaluatedModel("any", "", Drawer(still)),
+        EvaluatedModel("any", "", Drawer(still), True),
+    )
+    deaf = evaluator.evaluate(plain, clip, "first frame")
+    driven = evaluator.evaluate(shown, clip, "first frame", silence=True)
     assert deaf is not None and deaf.metrics["correlation"] is None
     assert driven is not None and driven.metrics["correlation"] == pytest.approx(1, abs=1e-3)
     assert driven.metrics["lmd_pixels"] == pytest.approx(0, abs=0.02)
@@ -205,46 +219,48 @@ def test_real_landmarks_drive_a_row_of_their_own(bench: Bench, cache: Cache) -> 
 
 
 def test_displacements_are_carried_to_another_face(
-    cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benches, "CHUNK", 7)
+    monkeypatch.setattr(evaluators, "CHUNK", 7)
     clip, other = clip_of(cache, "s1_test0"), clip_of(cache, "s1_test1")
     own = cache.landmarks[clip.start : clip.start + clip.frames]
     for picture in (clip, other):
         drawer = Drawer(frames_of(cache, clip))
-        bench.generate(drawer, picture, clip, driven=True)
+        evaluator.generate(drawer, picture, clip, driven=True)
         given = np.concatenate(drawer.given)
         assert len(drawer.given) == 5
         assert np.allclose(given[0], cache.landmarks[picture.start], atol=1e-6)
         assert np.allclose(np.diff(given, axis=0), np.diff(own, axis=0), atol=1e-6)
 
 
-def test_atvg_draws_what_it_is_given(cache: Cache, bench: Bench) -> None:
-    clip, model = clip_of(cache, "s1_test0"), evaluation.open_candidate("atvg-tiny@landmarks")
+def test_atvg_draws_what_it_is_given(cache: Cache, evaluator: Evaluator) -> None:
+    clip, model = clip_of(cache, "s1_test0"), evaluation.open_model("atvg-tiny@landmarks")
     assert (model.name, model.driven) == ("atvg-tiny@landmarks", True)
     assert model.generator is not None
     known = cache.landmarks[clip.start : clip.start + 3].copy()
-    portrait = benches.portrait_of(cache, clip.start)
-    played = bench.play(model.generator, portrait, torch.from_numpy(known), driven=True)
+    portrait = evaluators.portrait_of(cache, clip.start)
+    generated = evaluator.generate_from(
+        model.generator, portrait, torch.from_numpy(known), driven=True
+    )
     known[2] += 0.1
-    moved = bench.play(model.generator, portrait, torch.from_numpy(known), driven=True)
-    assert played.frames.shape == (3, 128, 128, 3)
-    assert played.mask is not None and played.mask.shape == (3, 128, 128)
-    assert np.array_equal(moved.frames[:2], played.frames[:2])
-    assert not np.array_equal(moved.frames[2], played.frames[2])
+    moved = evaluator.generate_from(model.generator, portrait, torch.from_numpy(known), driven=True)
+    assert generated.frames.shape == (3, 128, 128, 3)
+    assert generated.mask is not None and generated.mask.shape == (3, 128, 128)
+    assert np.array_equal(moved.frames[:2], generated.frames[:2])
+    assert not np.array_equal(moved.frames[2], generated.frames[2])
     with pytest.raises(BadRequest, match="draws no landmarks"):
         player = Player(frames_of(cache, clip)[:1])
-        bench.play(player, portrait, torch.from_numpy(known), driven=True)
+        evaluator.generate_from(player, portrait, torch.from_numpy(known), driven=True)
 
 
 def test_a_portrait_of_the_cache_has_the_mesh_that_was_found(
-    cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = clip_of(cache, "s1_test1")
     found = np.array(cache.mesh)
     found[clip.start, 1] += 0.25  # the tip of the nose: none of the 68, none interpolates it
     monkeypatch.setattr(cache, "mesh", found)
-    portrait = benches.portrait_of(cache, clip.start)
+    portrait = evaluators.portrait_of(cache, clip.start)
     assert portrait.mesh is not None and np.array_equal(portrait.mesh[0], found[clip.start])
     assert np.array_equal(portrait.landmarks[0], cache.landmarks[clip.start])
     seen = []
@@ -254,35 +270,37 @@ def test_a_portrait_of_the_cache_has_the_mesh_that_was_found(
             seen.append(portrait)
             return super().encode(portrait)
 
-    bench.generate(Looker(frames_of(cache, clip)), clip, clip)
+    evaluator.generate(Looker(frames_of(cache, clip)), clip, clip)
     assert seen[0].mesh is not None and torch.equal(seen[0].mesh, portrait.mesh)
 
 
-def test_lips_alone_are_those_that_the_model_draws_from(bench: Bench, cache: Cache) -> None:
+def test_lips_alone_are_those_that_the_model_draws_from(evaluator: Evaluator, cache: Cache) -> None:
     """Nothing is drawn, and the aperture is that of the landmarks of the whole generator."""
     clip, seen = clip_of(cache, "s1_test0"), []
     for name in ("cran-tiny", "atvg-tiny"):
-        one = evaluation.open_candidate(f"row={name}@lips")
+        one = evaluation.open_model(f"row={name}@lips")
         assert (one.name, one.lips) == ("row@lips", True) and one.generator is not None
-        drawn = bench.generate(one.generator, clip, clip).landmarks
+        drawn = evaluator.generate(one.generator, clip, clip).landmarks
         assert drawn is not None
-        alone = bench.measure(one, clip, "first frame")
+        alone = evaluator.evaluate(one, clip, "first frame")
         assert alone is not None and alone.words == [] and "psnr" not in alone.metrics
         assert np.allclose(alone.aperture, aperture(drawn), atol=1e-4)
         seen.append(alone.aperture)
-        whole = evaluation.open_candidate(f"row={name}")
+        whole = evaluation.open_model(f"row={name}")
         assert (
-            bench.facts(whole, clip, "first frame", False)["model"][1:]
-            != (bench.facts(one, clip, "first frame", False)["model"][1:])
+            evaluator.facts(whole, clip, "first frame", False)["model"][1:]
+            != (evaluator.facts(one, clip, "first frame", False)["model"][1:])
         )
     assert not np.allclose(seen[0], seen[1])
 
 
-def test_the_landmarks_a_model_predicts_are_measured_too(bench: Bench, cache: Cache) -> None:
+def test_the_landmarks_a_model_predicts_are_measured_too(
+    evaluator: Evaluator, cache: Cache
+) -> None:
     clip = clip_of(cache, "s1_test0")
     frames = frames_of(cache, clip)
     for kind, expected in ((Drawer, (1.0, 0.5)), (Player, (None, None))):
-        result = bench.measure(Candidate("any", "", kind(frames)), clip, "first frame")
+        result = evaluator.evaluate(EvaluatedModel("any", "", kind(frames)), clip, "first frame")
         assert result is not None
         for name, value in zip(("head_correlation", "head_amplitude"), expected, strict=True):
             assert result.metrics.get(name) == (value and pytest.approx(value, abs=1e-4))
@@ -315,27 +333,29 @@ class Masked(Player):
         return Generated(generated.frames, mask=mask), state
 
 
-def test_a_mask_says_what_may_change(bench: Bench, cache: Cache) -> None:
+def test_a_mask_says_what_may_change(evaluator: Evaluator, cache: Cache) -> None:
     clip = clip_of(cache, "s1_test0")
     frames = np.repeat(frames_of(cache, clip)[:1], FRAMES, axis=0)
     frames[1:, 20:40] ^= 4
     for kind, expected in ((Player, 4 * 20 / 64), (Masked, None)):
-        result = bench.measure(Candidate("any", "", kind(frames)), clip, "first frame")
+        result = evaluator.evaluate(EvaluatedModel("any", "", kind(frames)), clip, "first frame")
         assert result is not None
         assert result.metrics["upper_change"] == (expected and pytest.approx(expected))
 
 
-def test_the_other_recording_is_of_the_same_speaker_and_always_the_same(bench: Bench) -> None:
+def test_the_other_recording_is_of_the_same_speaker_and_always_the_same(
+    evaluator: Evaluator,
+) -> None:
     chosen = {}
-    for clip in bench.cache.clips:
+    for clip in evaluator.cache.clips:
         if not clip.silent:
-            other = bench.portrait(clip, "another recording")
+            other = evaluator.portrait(clip, "another recording")
             chosen[clip.key] = other and other.key
-            assert bench.portrait(clip, "first frame") == clip
+            assert evaluator.portrait(clip, "first frame") == clip
     assert chosen["s1_test2"] == "s1_test0" and chosen["s4_a"] == "s4_b"
     assert chosen["s26_a"] is None
-    alone = clip_of(bench.cache, "s26_a")
-    assert bench.measure(Candidate("real", "", None), alone, "another recording") is None
+    alone = clip_of(evaluator.cache, "s26_a")
+    assert evaluator.evaluate(EvaluatedModel("real", "", None), alone, "another recording") is None
 
 
 def test_the_real_face_is_looked_for_once(
@@ -349,11 +369,13 @@ def test_the_real_face_is_looked_for_once(
 
     monkeypatch.setattr(detection, "detect", detect)
     clip = clip_of(cache, "s1_test0")
-    first = Bench(cache, detections=tmp_path).real(clip)
-    second = Bench(cache, detections=tmp_path).real(clip)
+    first = Evaluator(cache, detections=tmp_path).real(clip)
+    second = Evaluator(cache, detections=tmp_path).real(clip)
     assert looked == [FRAMES] and np.array_equal(first.landmarks, second.landmarks)
     other = write_cache(tmp_path / "other", np.zeros((128, 128, 3), np.uint8))
-    Bench(other, detections=tmp_path).real(clip_of(other, "s1_test0"))  # same name, other pixels
+    Evaluator(other, detections=tmp_path).real(
+        clip_of(other, "s1_test0")
+    )  # same name, other pixels
     assert looked == [FRAMES] * 2
 
 
@@ -365,8 +387,8 @@ def judge() -> PublishedLipReader:
 def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "detect", read_pixel)
     reader, clip = judge(), clip_of(cache, "s1_test0")
-    bench = Bench(cache, reader, "judged")
-    result = bench.measure(Candidate("real", "", None), clip, "first frame")
+    evaluator = Evaluator(cache, reader, "judged")
+    result = evaluator.evaluate(EvaluatedModel("real", "", None), clip, "first frame")
     assert result is not None and result.judge == "judged"
     frames = frames_of(cache, clip)
     place = torch.from_numpy(read_pixel(frames) / 128).float()
@@ -376,49 +398,51 @@ def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.Monkey
     for n in (1, 5, 20, 51):
         right = np.mean([rank <= n for rank in result.ranks])
         assert right == reading_accuracy(logits, np.array(result.words), n)
-    stranger = bench.measure(Candidate("real", "", None), clip_of(cache, "s4_a"), "first frame")
+    stranger = evaluator.evaluate(
+        EvaluatedModel("real", "", None), clip_of(cache, "s4_a"), "first frame"
+    )
     assert stranger is not None and stranger.ranks == []  # no words are known
 
 
 class Brightness:
-    """An expert that says how bright the first pixel, the picture and the end of the sound are."""
+    """A learned metric: brightness of the first pixel and the picture, end of the sound."""
 
     sha256 = "bright"
 
-    def __call__(self, filmed: Filmed, picture: Any, sound: Any) -> dict[str, float]:
-        assert len(sound) == 640 * len(filmed.frames) and len(filmed.landmarks) == FRAMES
-        found = {"made": filmed.frames[3, 0, 0, 0], "picture": picture[0, 0, 0], "end": sound[-1]}
+    def __call__(self, made: VideoWithLandmarks, picture: Any, sound: Any) -> dict[str, float]:
+        assert len(sound) == 640 * len(made.frames) and len(made.landmarks) == FRAMES
+        found = {"made": made.frames[3, 0, 0, 0], "picture": picture[0, 0, 0], "end": sound[-1]}
         return {name: float(value) for name, value in found.items()}
 
 
-def test_experts_see_the_video_the_identity_picture_and_the_sound(cache: Cache) -> None:
-    bench = Bench(cache, experts=[Brightness()])
+def test_learned_metrics_get_the_video_the_identity_picture_and_the_sound(cache: Cache) -> None:
+    evaluator = Evaluator(cache, learned_metrics=[Brightness()])
     clip, other = clip_of(cache, "s1_test0"), clip_of(cache, "s1_test1")
-    metrics = bench._asked(
-        Filmed(frames_of(cache, clip), read_pixel(frames_of(cache, clip))), other, clip
+    metrics = evaluator._learned_measures(
+        VideoWithLandmarks(frames_of(cache, clip), read_pixel(frames_of(cache, clip))), other, clip
     )
     assert metrics["made"] == frames_of(cache, clip)[3, 0, 0, 0]
     assert metrics["picture"] == frames_of(cache, other)[0, 0, 0, 0] != metrics["made"]
     end = cache.sound[(clip.start + clip.frames) * 640 - 1] / 32768
     assert metrics["end"] == pytest.approx(end)
-    candidate = Candidate("any", "", None)
-    known = Bench(cache).facts(candidate, clip, "first frame", False)
-    asked = bench.facts(candidate, clip, "first frame", False)
-    assert {name for name in known if known[name] != asked[name]} == {"experts"}
+    model = EvaluatedModel("any", "", None)
+    known = Evaluator(cache).facts(model, clip, "first frame", False)
+    with_metric = evaluator.facts(model, clip, "first frame", False)
+    assert {name for name in known if known[name] != with_metric[name]} == {"experts"}
 
 
 @pytest.fixture(scope="module")
 def results(cache: Cache) -> list[Result]:
     """Two models on all held-out clips: late by one frame, and real; judged at random."""
-    bench, results = Bench(cache, judge(), "judged"), []
+    evaluator, results = Evaluator(cache, judge(), "judged"), []
     patch = pytest.MonkeyPatch()
     patch.setattr(detection, "detect", read_pixel)
     for clip in cache.split("test", "stranger"):
         frames = frames_of(cache, clip)
         late = Player(np.concatenate([frames[:1], frames[:-1]]))
-        for candidate in (Candidate("real", "", None), Candidate("late", "abc", late)):
+        for model in (EvaluatedModel("real", "", None), EvaluatedModel("late", "abc", late)):
             for identity in evaluation.IDENTITIES:
-                result = bench.measure(candidate, clip, identity)
+                result = evaluator.evaluate(model, clip, identity)
                 results += [] if result is None else [result]
     patch.undo()
     return results

@@ -13,7 +13,7 @@ from conftest import Cli
 from media import write_film
 
 from talkingface import faces
-from talkingface.data import filters, making
+from talkingface.data import extraction, filters
 from talkingface.data.filters import Filters, check, with_limits
 from talkingface.data.sources import Recording
 from talkingface.faces import Track
@@ -174,16 +174,16 @@ def test_a_known_offset_is_found_again(tracked: Track, late: int) -> None:
     sound = np.roll(trees.film(trees.ONE)[1][: 75 * 640], -640 * late)
     found = filters.lip_offset(Filters(), tracked, sound)
     assert found.offset == pytest.approx(late, abs=1)
-    assert filters.sure_enough(Filters(), found, 75)
-    assert not filters.sure_enough(Filters(confidence=0.9), found, 75)
+    assert filters.is_reliable(Filters(), found, 75)
+    assert not filters.is_reliable(Filters(confidence=0.9), found, 75)
 
 
 def test_shorter_clips_must_be_surer(tracked: Track) -> None:
     found = filters.lip_offset(Filters(), tracked, trees.film(trees.ONE)[1])
     limit = found.confidence  # of 75 frames this much is asked exactly
-    assert filters.sure_enough(Filters(confidence=limit), found, 75)
-    assert filters.sure_enough(Filters(confidence=limit), found, 250)
-    assert not filters.sure_enough(Filters(confidence=limit), found, 40)
+    assert filters.is_reliable(Filters(confidence=limit), found, 75)
+    assert filters.is_reliable(Filters(confidence=limit), found, 250)
+    assert not filters.is_reliable(Filters(confidence=limit), found, 40)
 
 
 def test_late_sound_is_moved_back_with_its_words(
@@ -195,7 +195,9 @@ def test_late_sound_is_moved_back_with_its_words(
     words = tuple((w, a - 0.24, b - 0.24) for w, a, b in trees.WORDS)
     recording = Recording("k", "s1", Path("k.mp4"), "train", words=words)
     limits = Filters(others=None)
-    (made,) = making._segments(recording, iter(frames), early, making.Making(filters=limits))
+    (made,) = extraction._segments(
+        recording, iter(frames), early, extraction.ClipExtraction(filters=limits)
+    )
     assert made.clip is not None and made.outcome.moved == made.clip.info["moved"]
     assert made.outcome.moved == pytest.approx(6, abs=1)
     back = np.round(sound[: 75 * 640] * 32768).astype(int)
@@ -205,12 +207,12 @@ def test_late_sound_is_moved_back_with_its_words(
     assert np.array_equal(moved[inside], back[inside])
     for (_, a, _), (_, b, _) in zip(made.clip.words, trees.WORDS, strict=True):
         assert a == pytest.approx(b + shift / 16_000)
-    gone = making.Making(filters=with_limits(limits, ["action=drop"]))
-    (dropped,) = making._segments(recording, iter(frames), early, gone)
+    gone = extraction.ClipExtraction(filters=with_limits(limits, ["action=drop"]))
+    (dropped,) = extraction._segments(recording, iter(frames), early, gone)
     assert dropped.clip is None and dropped.outcome.result == "out of sync"
     assert (dropped.outcome.measure, dropped.outcome.limit) == ("offset", 1.0)
-    kept = making.Making(filters=with_limits(limits, ["action=keep"]))
-    (measured,) = making._segments(recording, iter(frames), early, kept)
+    kept = extraction.ClipExtraction(filters=with_limits(limits, ["action=keep"]))
+    (measured,) = extraction._segments(recording, iter(frames), early, kept)
     assert measured.clip is not None and "moved" not in measured.clip.info
     assert measured.outcome.measures["offset"] == pytest.approx(6, abs=1)
 

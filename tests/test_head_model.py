@@ -1,4 +1,4 @@
-"""Head motion: the pose that is measured, the mixture, the stream, and the fit."""
+"""Head motion: the measured pose, the mixture, the stream and the fit."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_loss_is_the_log_likelihood_of_the_mixture() -> None:
 
 
 def test_the_density_integrates_to_one() -> None:
-    """By importance sampling over all eight numbers."""
+    """Compare with importance sampling over all eight numbers."""
     motion = _motion(4, 2)
     torch.manual_seed(1)
     hybrid, last = torch.randn(4), torch.randn(2, POSES)
@@ -347,7 +347,7 @@ def test_the_head_of_cran_is_fitted_to_its_features_and_to_a_quiet_speaker() -> 
 def _heard(net: HeadNet, clips: list[training.HeadClip]) -> tuple[Tensor, Tensor]:
     windows = torch.stack([clip.windows for clip in clips])
     moves = torch.stack([clip.moves for clip in clips])
-    return training.hear(net, windows), net.output.motion.position(moves)
+    return training.gru_input(net, windows), net.output.motion.position(moves)
 
 
 def test_the_command_asks_for_heads_that_move(cli: Cli, tmp_path: Path) -> None:

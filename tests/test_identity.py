@@ -1,4 +1,4 @@
-"""Identity: an embedding blind to light and surroundings, its cosines, its training."""
+"""Identity: an embedding invariant to light and background, its cosines, its training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Frames = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Two people to learn from, s1 and a still portrait; s4 and s26 held out."""
+    """A cache with two training people, s1 and a still portrait; s4 and s26 are held out."""
     return write_cache(tmp_path_factory.mktemp("corpus"))
 
 
@@ -218,7 +218,7 @@ def test_a_blend_is_the_weighted_mean() -> None:
 
 
 def eight_people(recipe: IdentityRecipe) -> list[Person]:
-    """Rough faces, each seen through some noise."""
+    """Return random faces, each with some noise."""
     rng = np.random.default_rng(0)
     people = []
     for seed in range(8):
@@ -245,7 +245,7 @@ def test_batches_repeat_and_hold_a_person_once(cache: Cache) -> None:
 
 
 def test_learns_whose_face_it_is(cache: Cache) -> None:
-    """The same batch again and again; people never seen are told apart better than by a guess."""
+    """The loss falls on one repeated batch; unseen people are separated better than by chance."""
     training = replace(TINY, steps=30, people=9, rate=0.01, blended=0.0)
     recipe = IdentityRecipe(training, cache)
     recipe.people = eight_people(recipe)
@@ -259,7 +259,7 @@ def test_learns_whose_face_it_is(cache: Cache) -> None:
 
 
 def state_of(recipe: IdentityRecipe) -> dict[str, Tensor]:
-    """Every number of the network and of its optimiser."""
+    """Return every number of the network and of its optimiser."""
     slots = recipe.optimizers["identity"].state_dict()["state"]
     moments = {f"{i}/{k}": torch.as_tensor(v) for i, row in slots.items() for k, v in row.items()}
     return {**recipe.network.state_dict(), **moments}

@@ -1,4 +1,4 @@
-"""Lips fitted to speech: the read-out, how it is fitted, and the models that contain it."""
+"""Fitted lips: the read-out, its fit, and the models that contain it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def tokens(batch: int, frames: int, seed: int = 1) -> Tensor:
 
 
 def set_closure(net: ExpressionNet, probability: float) -> None:
-    """Say of every frame that lips meet with this probability."""
+    """Make the closure predict this probability for every frame."""
     last = net.closure[-1]
     assert isinstance(last, torch.nn.Linear)
     last.weight.zero_()
@@ -112,7 +112,7 @@ def set_closure(net: ExpressionNet, probability: float) -> None:
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3, 20.0])
 def test_ridge_is_least_squares_with_rows_for_the_penalty(penalty: float) -> None:
-    """Against numpy's least squares; weights are roots on rows, the intercept costs nothing."""
+    """Compare with numpy's least squares: rows times root weights, no penalty on the intercept."""
     rng = np.random.default_rng(4)
     x, y = rng.standard_normal((60, 5)) + 2, rng.standard_normal((60, 3)) - 1
     weight = rng.uniform(0.01, 1, 60)
@@ -204,7 +204,7 @@ def test_no_sample_influences_another(space: ExpressionSpace) -> None:
 
 
 def test_a_frame_depends_on_its_own_window_alone(space: ExpressionSpace) -> None:
-    """By gradient, with the gate half open so that the closure is heard too."""
+    """Check by gradients, with the gate half open, so that the closure contributes too."""
     net, heard = untrained(space), tokens(1, 6).requires_grad_()
     made = net(heard)
     direction = torch.randn(space.components, generator=torch.Generator().manual_seed(0))
@@ -237,7 +237,7 @@ def test_closed_lips_close_a_mouth_that_stands_open(space: ExpressionSpace) -> N
     mesh = portrait_mesh(space, gap=0.25)
 
     def gaps(points: Tensor) -> Tensor:
-        """Of the nine pairs of the inner lips, as the face itself lies: interocular units."""
+        """Return the gaps of the nine pairs of inner lips, in the face's own axes, interocular."""
         aligned = transform(points, space.align(points))
         return aligned[..., INNER_PAIRS[:, 1], 1] - aligned[..., INNER_PAIRS[:, 0], 1]
 
@@ -250,7 +250,7 @@ def test_closed_lips_close_a_mouth_that_stands_open(space: ExpressionSpace) -> N
 
 
 def test_what_is_prepared_of_a_face(space: ExpressionSpace) -> None:
-    """Its mesh as it is, the expression that was fitted, and the mesh without that expression."""
+    """Return the mesh, the fitted expression, and the mesh without that expression."""
     net, mesh = untrained(space), portrait_mesh(space, gap=0.25)
     mouth = net.prepare(Portrait(torch.zeros(1, 3, 128, 128), mesh[:, IBUG], mesh))
     assert torch.equal(mouth.mesh, mesh)
@@ -262,7 +262,7 @@ def test_what_is_prepared_of_a_face(space: ExpressionSpace) -> None:
 
 
 def portrait_mesh(space: ExpressionSpace, gap: float) -> Tensor:
-    """(1, 478, 2) in a crop: the mean face with a mouth open by this much, turned and small."""
+    """Return the mean face in a crop (1, 478, 2), with an open mouth, turned and small."""
     wanted = gap - space.lip_gap(torch.zeros(space.components))
     mesh = space.mesh(opening_of(space) * wanted)[None]
     turn = torch.tensor([[0.97, -0.2], [0.2, 0.97]])
@@ -279,7 +279,7 @@ def test_a_portrait_without_a_mesh_is_refused(space: ExpressionSpace) -> None:
 
 
 def gap_correlation(net: ExpressionNet, cache: Cache, space: ExpressionSpace) -> float:
-    """Of the shape's gap with the mouth's, over all training clips."""
+    """Return the correlation of the shape's gap with the mouth's, over all training clips."""
     own, true = [], []
     for clip in cache.split("train"):
         if not clip.silent:

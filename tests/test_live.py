@@ -64,7 +64,7 @@ def send_files(own: ClientConnection, **files: bytes) -> None:
 
 
 def take(own: ClientConnection) -> tuple[list[dict[str, Any]], bytes]:
-    """All that comes until the server closes: (what it said, the video)."""
+    """Receive until the server closes. Return (JSON messages, video)."""
     said, pieces = [], []
     try:
         while True:
@@ -139,9 +139,9 @@ def test_lips_and_sound_are_together(
     path.write_bytes(content)
     seen = [time for time, frame in recordings.decode_video(path) if frame.mean() > 128]
     assert seen == pytest.approx([k / 25 for k in FLASHES], abs=1e-6)
-    heard, heard_rate = recordings.decode_sound(path)
-    assert heard_rate == (rate or 48_000)
-    assert recordings.onsets(heard[0], heard_rate, times) == pytest.approx(times, abs=0.003)
+    decoded, decoded_rate = recordings.decode_sound(path)
+    assert decoded_rate == (rate or 48_000)
+    assert recordings.onsets(decoded[0], decoded_rate, times) == pytest.approx(times, abs=0.003)
 
 
 def test_a_long_message_of_a_microphone_is_answered_piece_by_piece(
@@ -183,8 +183,8 @@ def test_a_microphone_is_answered_while_it_speaks(
     assert said[-1] == {"done": {"frames": 25}}
 
 
-class PretendedInbox:
-    """An inbox and its clock: messages come at their times, work takes as long as it is said to."""
+class PretendedQueue:
+    """A simulated queue and its clock: messages come at their times."""
 
     def __init__(self, messages: Sequence[tuple[float, bytes]]) -> None:
         self.now, self._messages = 0.0, deque(messages)
@@ -208,7 +208,7 @@ SOUND = b"\1" * 1280  # of one frame
 
 @dataclass(frozen=True)
 class Given:
-    """What a stream was given at a time, and how many frames it has made of all since."""
+    """Sound that a stream received at a time, and its number of frames so far."""
 
     time: float
     data: bytes
@@ -220,23 +220,23 @@ class Given:
 
 
 def listen(messages: Sequence[tuple[float, bytes]], end: float, work: float = 0.0) -> list[Given]:
-    """What a stream is given of these messages until then; work: seconds that each takes."""
-    inbox, samples, given = PretendedInbox(messages), 0, []
+    """Return the sound that a stream receives until `end`. work: seconds that each block takes."""
+    queue, samples, given = PretendedQueue(messages), 0, []
 
     def frames() -> int:
         return max(0, samples - LATENCY) // 640
 
-    for data in sound_or_silence(cast(Any, inbox), 16_000, frames, inbox.clock):
-        if inbox.now > end:
+    for data in sound_or_silence(cast(Any, queue), 16_000, frames, queue.clock):
+        if queue.now > end:
             break
         samples += len(data) // 2
-        given.append(Given(inbox.now, data, frames()))
-        inbox.now += work
+        given.append(Given(queue.now, data, frames()))
+        queue.now += work
     return given
 
 
 def steady(begin: float, end: float, jitter: float = 0.0) -> list[tuple[float, bytes]]:
-    """A microphone's messages, each late by up to `jitter`."""
+    """Return a microphone's messages, each late by up to `jitter`."""
     random = np.random.default_rng(0)
     count = round(25 * (end - begin))
     return [(begin + (k + 1) / 25 + jitter * random.random(), SOUND) for k in range(count)]
@@ -312,14 +312,14 @@ def test_a_face_that_waits_goes_on_moving(
         own.send(sound[16_000:].tobytes())
         say(own, end=True)
         said, content = take(own)
-    told = [json.loads(one) for one in seen if isinstance(one, str)]
-    reported = [one["frames"] for one in told if "frames" in one]
+    messages = [json.loads(one) for one in seen if isinstance(one, str)]
+    reported = [one["frames"] for one in messages if "frames" in one]
     assert 40 <= reported[-1] <= 25 * 3 + 25
     monkeypatch.undo()
     silent = said[-1]["done"]["frames"] - 50
-    heard = np.concatenate(pushed)
+    decoded = np.concatenate(pushed)
     exact = np.insert(sound / np.float32(32768), 16_000, np.zeros(640 * silent, np.float32))
-    assert silent >= 20 and np.array_equal(heard, exact)
+    assert silent >= 20 and np.array_equal(decoded, exact)
     stream = served.service.speakers["cran-tiny"].open(_file(tmp_path, small), show="face")
     wanted = [*stream.push(exact), *stream.finish()]
     whole = b"".join(one for one in seen if isinstance(one, bytes)) + content
@@ -340,9 +340,7 @@ def test_a_face_that_waits_for_too_long_is_stopped(tmp_path: Path, small: bytes)
     assert said[-1]["status"] == 413 and "longer than 0.02 minutes" in said[-1]["error"]
 
 
-def test_two_at_once_and_a_third_is_told_to_wait(
-    served: Served, small: bytes, speech: Path
-) -> None:
+def test_two_at_once_and_a_third_has_to_wait(served: Served, small: bytes, speech: Path) -> None:
     answers: list[list[dict[str, Any]]] = []
 
     def watch() -> None:
@@ -364,7 +362,7 @@ def test_two_at_once_and_a_third_is_told_to_wait(
         say(first, end=True)
         say(second, end=True)
         assert [take(own)[0][-1] for own in (first, second)] == [{"done": {"frames": 25}}] * 2
-    until(lambda: sum(served.service.live.counts()) == 0, 3)
+    until(lambda: sum(served.service.live_pool.counts()) == 0, 3)
     threads = [threading.Thread(target=watch) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -381,7 +379,7 @@ def test_one_who_does_not_read_stalls_nobody(
             with socket_to(served) as other:
                 send_files(other, image=small, audio=speech.read_bytes())
                 assert take(other)[0][-1] == {"done": {"frames": 75}}
-            until(lambda: served.service.live.counts() == (1, 0), 3)  # it still waits
+            until(lambda: served.service.live_pool.counts() == (1, 0), 3)  # it still waits
         served.wait_until_idle()
 
 
@@ -427,7 +425,7 @@ def test_a_client_that_vanishes(served: Served, small: bytes, speech: Path, when
                 own.send(bytes(32_000))
             while not isinstance(own.recv(timeout=10), bytes):
                 pass
-        until(lambda: bool(served.service.desk.folders()), 3)
+        until(lambda: bool(served.service.temp_store.folders()), 3)
         own.socket.close()  # no closing handshake
     served.wait_until_idle(1)
 
@@ -435,7 +433,7 @@ def test_a_client_that_vanishes(served: Served, small: bytes, speech: Path, when
 def test_nothing_stays_open_after_one_who_vanished(
     served: Served, small: bytes, speech: Path
 ) -> None:
-    folder = str(served.service.desk.root)
+    folder = str(served.service.temp_store.root)
 
     def held() -> list[str]:
         links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
@@ -480,10 +478,10 @@ def test_a_recording_is_not_made_long_before_it_is_watched(
 
 
 def parts(**files: bytes) -> list[Any]:
-    told: list[Any] = []
+    messages: list[Any] = []
     for name, content in files.items():
-        told += [{name: len(content)}, content]
-    return told
+        messages += [{name: len(content)}, content]
+    return messages
 
 
 TEXT = b"hello, this is text. " * 20

@@ -23,7 +23,7 @@ from served import Flashes, Served, serving
 
 from talkingface import picture, video
 from talkingface.controls import Controls
-from talkingface.web.choices import Choices
+from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import Limits
 from talkingface.web.service import Service
 
@@ -69,7 +69,7 @@ Opened = Callable[..., Any]
 
 @pytest.fixture
 def opened(browser: Any, served: Served) -> Iterator[Opened]:
-    """A fresh page; afterwards it must have asked nobody else, and complained of nothing."""
+    """Open pages. Check afterwards that they sent no foreign requests and had no errors."""
     contexts, troubles = [], []
 
     def watch(request: Any) -> None:
@@ -96,7 +96,7 @@ def opened(browser: Any, served: Served) -> Iterator[Opened]:
 
 
 def until(page: Any, expression: str, seconds: float = 20.0) -> None:
-    """Wait for something in the page: by asking, as its policy forbids playwright's own way."""
+    """Wait for an expression in the page by polling; its policy forbids playwright's own way."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"() => Boolean({expression})"):
         assert time.monotonic() < end, f"{expression}; it says: {page.inner_text('#watch')}"
@@ -109,7 +109,7 @@ def snap(page: Any, name: str, whole: bool = True) -> None:
 
 
 def said(page: Any, text: str, where: str = "#status") -> None:
-    """Wait until a live region says so."""
+    """Wait until a live region shows the text."""
     page.locator(where, has_text=re.compile(text)).wait_for()
 
 
@@ -123,7 +123,7 @@ def choose(page: Any, image: Path | None = None, sound: Path | None = None) -> N
 
 @pytest.fixture(scope="module")
 def long_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sentence five times: a quarter of a minute."""
+    """Return the sentence repeated five times, a quarter of a minute."""
     samples = np.frombuffer(SENTENCE.read_bytes()[44:], "<i2") / 32768
     path = tmp_path_factory.mktemp("long") / "long.flac"
     return recordings.write_sound(path, np.tile(samples, 5), SOUND_RATE, "flac")
@@ -232,9 +232,9 @@ LISTEN = """() => {
 
 
 def counted(served: Served, *wanted: tuple[int, int]) -> None:
-    """Wait for so many live videos at work and waiting; a slow browser plays after they ended."""
+    """Wait until the live pool has one of these counts (working, waiting)."""
     end = time.monotonic() + 10
-    while (found := served.service.live.counts()) not in wanted:
+    while (found := served.service.live_pool.counts()) not in wanted:
         assert time.monotonic() < end, found
         time.sleep(0.01)
 
@@ -355,12 +355,12 @@ def test_an_upload_watched_in_every_way(opened: Opened, portrait: Path, speech: 
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Choices]:
-    """What the page asks for, as the server understands it; it answers with flashes."""
-    found: list[Choices] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[GenerateOptions]:
+    """Record the options that the page sends. The server answers with flashes."""
+    found: list[GenerateOptions] = []
 
-    def opened(_: Service, __: Path, choices: Choices, ___: int) -> Flashes:
-        found.append(choices)
+    def opened(_: Service, __: Path, options: GenerateOptions, ___: int) -> Flashes:
+        found.append(options)
         return Flashes()
 
     monkeypatch.setattr(Service, "open", opened)
@@ -368,7 +368,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Choices]:
 
 
 def test_how_the_face_moves(
-    opened: Opened, portrait: Path, speech: Path, asked: list[Choices]
+    opened: Opened, portrait: Path, speech: Path, asked: list[GenerateOptions]
 ) -> None:
     page = opened(viewport={"width": 360, "height": 740})
     choose(page, portrait, speech)
@@ -407,7 +407,7 @@ def test_how_the_face_moves(
 
 @pytest.mark.skipif(bool(SHOTS), reason="each model that speaks moves")
 def test_a_model_that_does_not_move_takes_no_controls(
-    opened: Opened, portrait: Path, speech: Path, asked: list[Choices]
+    opened: Opened, portrait: Path, speech: Path, asked: list[GenerateOptions]
 ) -> None:
     page = opened()
     choose(page, portrait, speech)
@@ -461,7 +461,7 @@ def test_a_file_with_progress(
     assert (info.width, info.seconds) == (256, pytest.approx(14.9, abs=0.1))
 
 
-def test_who_waits_is_told_so_and_a_closed_page_frees_its_place(
+def test_who_waits_sees_so_and_a_closed_page_frees_its_place(
     opened: Opened, served: Served, portrait: Path, long_speech: Path
 ) -> None:
     first, second = opened(), opened()
@@ -565,7 +565,9 @@ def test_which_of_two_faces(opened: Opened, portrait: Path, speech: Path, tmp_pa
     said(page, "That is all of it")
 
 
-def test_who_pauses_is_watched_alive(opened: Opened, portrait: Path, asked: list[Choices]) -> None:
+def test_who_pauses_is_watched_alive(
+    opened: Opened, portrait: Path, asked: list[GenerateOptions]
+) -> None:
     page = opened()
     page.add_init_script(SILENT)
     page.reload()
@@ -614,11 +616,11 @@ ORDER = """async () => {
   };
   const live = new LiveVideo(document.createElement('video'), () => {});
   live.start(new Blob(['12345']), { rate: 48000 }, {});
-  live.say(new Int16Array(100));  // the microphone is faster than the connection
+  live.sendSound(new Int16Array(100));  // the microphone is faster than the connection
   await socket.onopen();
-  live.say(new Int16Array(100));
+  live.sendSound(new Int16Array(100));
   live.endSpeech();
-  live.say(new Int16Array(100));  // and a block is still on its way
+  live.sendSound(new Int16Array(100));  // and a block is still on its way
   live.endSpeech();
   return sent;
 }"""

@@ -14,7 +14,7 @@ from media import write_video
 
 import talkingface
 from talkingface import evaluation, video
-from talkingface.evaluation import Filmed, Result, pairs
+from talkingface.evaluation import Result, VideoWithLandmarks, pairs
 from talkingface.geometry import Picture
 
 LATE = 2  # frames
@@ -104,13 +104,13 @@ def test_pairs_go_on_and_stay_the_same(
     before = (out / "results.jsonl").read_bytes()
     again = cli(*options)
     assert again.code == 2 and "exists already" in again.err
-    real_measure, looked = pairs.measure, []
+    real_measure, looked = pairs.evaluate_pair, []
 
     def measure(pair: pairs.Pair, *rest: object) -> list[Result]:
         looked.append(pair.name)
         return real_measure(pair)
 
-    monkeypatch.setattr(pairs, "measure", measure)
+    monkeypatch.setattr(pairs, "evaluate_pair", measure)
     assert cli(*options, "--overwrite").code == 0
     assert looked == [] and (out / "results.jsonl").read_bytes() == before
     shutil.copy(videos["late"], folder / "a" / "generated.mkv")
@@ -128,26 +128,26 @@ def test_one_pair_may_lie_in_the_folder_itself(videos: dict[str, Path], tmp_path
 
 
 class Loudness:
-    """An expert that says how loud the video itself is; silent videos have no number."""
+    """A learned metric: how loud the video itself is; silent videos have no number."""
 
     sha256 = "loud"
 
-    def __call__(self, filmed: Filmed, picture: Picture, sound: Any) -> dict[str, float]:
-        assert sound is None or len(sound) == 640 * len(filmed.frames)
+    def __call__(self, made: VideoWithLandmarks, picture: Picture, sound: Any) -> dict[str, float]:
+        assert sound is None or len(sound) == 640 * len(made.frames)
         return {} if sound is None else {"loudness": float(np.abs(sound).max())}
 
 
-def test_each_video_is_heard_with_its_own_sound(
+def test_each_video_is_measured_with_its_own_sound(
     speaking: list[Picture], videos: dict[str, Path], tmp_path: Path
 ) -> None:
     sound = np.tile(np.float32([0.2, -0.2]), 4 * 640)  # shorter than the video
     video.write(tmp_path / "real.mp4", speaking[:12], 3 * sound)
     video.write(tmp_path / "generated.mp4", speaking[:12], sound)
-    made, real = pairs.measure(pairs.find(tmp_path)[0], [Loudness()])
+    made, real = pairs.evaluate_pair(pairs.find(tmp_path)[0], [Loudness()])
     assert made.metrics["loudness"] == pytest.approx(0.2, rel=0.3)
     assert real.metrics["loudness"] == pytest.approx(0.6, rel=0.3)
     silent = pairs.Pair("silent", (tmp_path / "real.mp4",), (videos["short"],))
-    assert [set(r.metrics) & {"loudness"} for r in pairs.measure(silent, [Loudness()])] == [
+    assert [set(r.metrics) & {"loudness"} for r in pairs.evaluate_pair(silent, [Loudness()])] == [
         set(),
         {"loudness"},
     ]

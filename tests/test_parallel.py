@@ -1,4 +1,4 @@
-"""Several processes, and several batches of one, learn what one process learns from one batch."""
+"""Several processes, or several batches of one, give the result of one process and one batch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from corpus import write_cache
 from torch import Tensor, nn
 
 from talkingface import weights
-from talkingface.data.dataset import Cache, Drawn, SampleConfig, pool_of, prefetch
+from talkingface.data.dataset import Cache, RawBatch, SampleConfig, clip_pool, prefetch
 from talkingface.models.lipreader import MouthSpec, PublishedReaderConfig
 from talkingface.training import loop, parallel, presets, reading
 from talkingface.training.cran import CranRecipe, CranTraining
-from talkingface.training.parallel import Learner, Part, Place
+from talkingface.training.parallel import BatchIndex, MicroBatch, OptimizerGroup
 
 ROOT = Path(__file__).parents[1]
 READER = PublishedReaderConfig(
@@ -58,14 +58,14 @@ def training(batch: int, **changes: Any) -> CranTraining:
     return replace(row, stages=stages, precision="float32", **changes)
 
 
-def joined(parts: tuple[Drawn, ...]) -> Drawn:
-    """Several batches as one."""
-    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
-    return Drawn(**{n: v[0] if n == "count" else torch.cat(v) for n, v in values.items()})
+def joined(parts: tuple[RawBatch, ...]) -> RawBatch:
+    """Join several batches to one."""
+    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(RawBatch)}
+    return RawBatch(**{n: v[0] if n == "count" else torch.cat(v) for n, v in values.items()})
 
 
 def noise_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise that depends on a sample's place in its batch of two, not on the batch's size."""
+    """Patch noise to depend on a sample's index in its batch of two, not on the batch's size."""
 
     def rand(*shape: Any, device: Any = None) -> Tensor:
         if shape == ((),):
@@ -80,10 +80,10 @@ def noise_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def gradients(
     monkeypatch: pytest.MonkeyPatch, learn: Callable[[], None]
 ) -> dict[int, dict[str, Tensor]]:
-    """By learner, in the order of their updates: each parameter's gradient before the step."""
+    """Return each parameter's gradient before the step, by optimiser group in order of updates."""
     found: dict[int, dict[str, Tensor]] = {}
 
-    def keep(learner: Learner) -> None:
+    def keep(learner: OptimizerGroup) -> None:
         found[len(found)] = {
             f"{index}.{name}": parameter.grad.clone()
             for index, module in enumerate(learner.modules)
@@ -91,7 +91,7 @@ def gradients(
             if parameter.grad is not None
         }
 
-    monkeypatch.setattr(Learner, "_update", keep)
+    monkeypatch.setattr(OptimizerGroup, "_update", keep)
     learn()
     return found
 
@@ -100,25 +100,26 @@ def gradients(
 def test_added_up_batches_are_one_batch(
     corpus: Path, reader_file: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Every learner's gradient of two batches of two is that of one batch of four.
+    """Every gradient of two batches of two is that of one batch of four.
 
     A bias sums 4 x 10 x 72 x 80 = 230,400 numbers of float32 in another order: 6e-8 of their size
-    each, so by chance sqrt(230,400) x 6e-8 = 3e-5 of the largest gradient. A fresh critic's real
-    and fake halves, of 0.5 each, cancel out but for some 3e-4, and what is left is off by 2e-6.
+    each, so by chance sqrt(230,400) x 6e-8 = 3e-5 of the largest gradient. The
+    real and fake halves of a fresh discriminator, 0.5 each, cancel to some 3e-4, which is off by
+    2e-6.
     """
     cache = Cache(corpus)
     two = CranRecipe(training(2), cache, reader=reader_file)
     four = CranRecipe(training(4), cache, reader=reader_file)
-    parts = tuple(two.batch(step, Place(number, 2)) for number in range(2))
+    parts = tuple(two.batch(step, BatchIndex(number, 2)) for number in range(2))
     assert not torch.equal(parts[0].pictures, parts[1].pictures)
-    if step >= 4:  # whoever counts words must not count batches
+    if step >= 4:  # words are counted, not batches
         words = [torch.tensor(w) for w in ([3, -1], [5, 7])]
         parts = tuple(replace(p, word=w) for p, w in zip(parts, words, strict=True))
     noise_by_row(monkeypatch)
 
     def in_parts() -> None:
         for index, drawn in enumerate(parts):
-            two.step(drawn, step, Part(index, parts))
+            two.step(drawn, step, MicroBatch(index, parts))
 
     found = gradients(monkeypatch, in_parts)
     expected = gradients(monkeypatch, lambda: four.step(joined(parts), step) and None)
@@ -137,43 +138,46 @@ def test_a_batch_counts_as_many_as_it_has() -> None:
             self.count = count
 
     batches = tuple(map(Words, (1, 3, 0)))
-    shares = [Part(i, batches).share(b, lambda b: b.count) for i, b in enumerate(batches)]
+    shares = [MicroBatch(i, batches).share(b, lambda b: b.count) for i, b in enumerate(batches)]
     assert shares == pytest.approx([0.75, 2.25, 0.0])
-    assert parallel.WHOLE.share(Words(5), lambda b: b.count) == 1
-    assert parallel.WHOLE.share(Words(0), lambda b: b.count) == 1  # a loss over nothing is 0
+    assert parallel.WHOLE_STEP.share(Words(5), lambda b: b.count) == 1
+    assert parallel.WHOLE_STEP.share(Words(0), lambda b: b.count) == 1  # a loss over nothing is 0
 
 
 def test_weights_move_once_a_step() -> None:
     layer = nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
-    learner, before = Learner([layer], [optimizer], most=100.0), layer.weight.detach().clone()
+    learner, before = (
+        OptimizerGroup([layer], [optimizer], most=100.0),
+        layer.weight.detach().clone(),
+    )
     for index, seen in enumerate(([2.0, 0.0], [0.0, 4.0])):
-        learner.learn(layer(torch.tensor(seen)).sum(), Part(index, (0, 1)))
+        learner.step(layer(torch.tensor(seen)).sum(), MicroBatch(index, (0, 1)))
         if index == 0:
             assert torch.equal(layer.weight, before)
     assert torch.allclose(layer.weight, before - torch.tensor([[1.0, 2.0]]))
-    learner.learn(layer(torch.ones(2)).sum())  # the next begins at zero
+    learner.step(layer(torch.ones(2)).sum())  # the next begins at zero
     assert torch.allclose(layer.weight, before - torch.tensor([[2.0, 3.0]]))
     with pytest.raises(RuntimeError, match="non-finite"):
-        learner.learn(layer(torch.full((2,), torch.nan)).sum())
+        learner.step(layer(torch.full((2,), torch.nan)).sum())
 
 
-def test_places_number_all_batches_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indices_number_all_batches_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "processes", lambda: 3)
     found = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
-        found += [parallel.place(index, 2) for index in range(2)]
-    assert found == [Place(number, 6) for number in range(6)]
-    turns = [place.turn(step) for step in range(2) for place in found]
-    assert turns == list(range(12))
+        found += [parallel.batch_index(index, 2) for index in range(2)]
+    assert found == [BatchIndex(number, 6) for number in range(6)]
+    numbers = [index.global_number(step) for step in range(2) for index in found]
+    assert numbers == list(range(12))
 
 
 @pytest.mark.slow
 def test_compiled_learns_the_same(
     cli: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the code generator, which takes minutes: what is traced is what is computed."""
+    """Traced modules compute the same. The code generator, which takes minutes, is left out."""
     compiled: list[str] = []
     compile_one = torch.compile
 
@@ -197,31 +201,31 @@ def test_compiled_learns_the_same(
 
 
 def meeting(store: Any, ranks: range, many: int) -> list[str]:
-    """The names that these ranks get, each in a thread."""
+    """Return the names that these ranks get, each in a thread."""
     with ThreadPoolExecutor(len(ranks)) as pool:
-        return list(pool.map(lambda own: parallel.meet(store, own, many), ranks))
+        return list(pool.map(lambda own: parallel.rendezvous(store, own, many), ranks))
 
 
-def test_who_is_started_again_meets_nobody_who_died() -> None:
+def test_a_restarted_process_joins_no_dead_one() -> None:
     store = torch.distributed.HashStore()
     first = meeting(store, range(3), 3)
     assert len(set(first)) == 1
     second = meeting(store, range(3), 3)  # of the same store
     assert len(set(second)) == 1 and second[0] != first[0]
-    # rank 0 came alone and died: who comes next to his meeting leaves it for a new one
+    # rank 0 published a name and died: others leave its rendezvous for the next one
     store.set("meeting", "dead")
     with ThreadPoolExecutor(3) as pool:
-        late = [pool.submit(parallel.meet, store, own, 3) for own in (1, 2)]
-        time.sleep(3 * parallel.LOOK)
+        late = [pool.submit(parallel.rendezvous, store, own, 3) for own in (1, 2)]
+        time.sleep(3 * parallel.POLL)
         assert not any(found.done() for found in late)
-        name = pool.submit(parallel.meet, store, 0, 3).result(timeout=10)
+        name = pool.submit(parallel.rendezvous, store, 0, 3).result(timeout=10)
         assert [found.result(timeout=10) for found in late] == [name, name]
 
 
-# --- who sees which clips -------------------------------------------------------------------------
+# --- shares of the clips --------------------------------------------------------------------------
 
 
-def test_each_place_has_its_own_clips_where_there_are_enough(corpus: Path) -> None:
+def test_each_index_has_its_own_clips_where_there_are_enough(corpus: Path) -> None:
     cache = Cache(corpus)
     one = cache.split("train")[0]
     clips = [
@@ -230,23 +234,23 @@ def test_each_place_has_its_own_clips_where_there_are_enough(corpus: Path) -> No
         for n in range(count)
     ]
     config = SampleConfig(batch=2, frames=4)
-    shares = [pool_of(cache, clips, config, (number, 3)) for number in range(3)]
+    shares = [clip_pool(cache, clips, config, (number, 3)) for number in range(3)]
     keys = [{clip.key for clip in pool.speaking} for pool in shares]
     assert sum(map(len, keys)) == 120 and len(set.union(*keys)) == 120
-    whole = pool_of(cache, clips, config)
+    whole = clip_pool(cache, clips, config)
     for pool in (*shares, whole):  # speakers as often in each as in all
         mine = np.array([clip.speaker == "a" for clip in pool.speaking])
         assert pool.chances[mine].sum() == pytest.approx(2 / 3)
         assert pool.speakers == ("a", "b")
-    few = pool_of(cache, clips, config, (1, 4))
+    few = clip_pool(cache, clips, config, (1, 4))
     assert few.speaking == clips  # 30 clips are less than sixteen batches of two
 
 
-# --- drawn ahead ----------------------------------------------------------------------------------
+# --- prefetching ----------------------------------------------------------------------------------
 
 
-def same(a: Drawn, b: Drawn) -> bool:
-    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(Drawn)]
+def same(a: RawBatch, b: RawBatch) -> bool:
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(RawBatch)]
     return all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in pairs)
 
 
@@ -282,7 +286,7 @@ def test_drawing_processes_outlive_sigterm() -> None:
     assert list(prefetch(_term_self, 0, 4, workers=2)) == [0, 1, 2, 3]
 
 
-# --- told to stop ---------------------------------------------------------------------------------
+# --- stop signals ---------------------------------------------------------------------------------
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -309,7 +313,9 @@ def test_sigterm_leaves_a_checkpoint(
     assert cli(*command, tmp_path / "whole", "--workers", 1).code == 0
     step = CranRecipe.step
 
-    def interrupted(recipe: CranRecipe, drawn: Drawn, number: int, *part: Any) -> dict[str, float]:
+    def interrupted(
+        recipe: CranRecipe, drawn: RawBatch, number: int, *part: Any
+    ) -> dict[str, float]:
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(recipe, drawn, number, *part)
@@ -340,7 +346,7 @@ def test_a_run_that_died_before_its_weights_makes_them(
 
 
 def launch(*arguments: object, output: Path) -> subprocess.Popen[bytes]:
-    """`torchrun` of two processes."""
+    """Start `torchrun` with two processes."""
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with output.open("wb") as file:
@@ -364,14 +370,17 @@ def finish(process: subprocess.Popen[bytes], output: Path) -> tuple[int, str]:
 def test_two_processes_are_one_that_adds_up_two_batches(
     cli: Cli, corpus: Path, tmp_path: Path
 ) -> None:
-    """Generator and critics, through all stages. A mean of two numbers is what a half of each adds
-    up to; other orders of summing would differ by the last bits."""
+    """Generator and discriminators agree through all stages.
+
+    The mean of two numbers is the sum of their halves; another order of summing would change the
+    last bits.
+    """
     command = ("train", "cran", corpus, *TINY, "--steps", "2,2,4", "-o")
     output = tmp_path / "output"
     process = launch("-m", "talkingface", *command, tmp_path / "two", output=output)
     code, said = finish(process, output)
     assert code == 0, said
-    assert said.count("8 of 8 steps") == 1  # one of them speaks
+    assert said.count("8 of 8 steps") == 1  # one of them prints
     assert cli(*command, tmp_path / "added", "--accumulate", 2).code == 0
     assert cli(*command, tmp_path / "alone").code == 0
     two, added, alone = (state_of(tmp_path / name) for name in ("two", "added", "alone"))
@@ -384,7 +393,7 @@ def test_two_processes_are_one_that_adds_up_two_batches(
 
 
 def worker(agent: int, rank: int) -> int | None:
-    """The process id of a launch's rank, once it is there."""
+    """Return the process id of a launch's rank, once it exists."""
     children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
     for child in map(int, children):
         try:
@@ -399,8 +408,10 @@ def worker(agent: int, rank: int) -> int | None:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_a_killed_process_is_started_again(cli: Cli, corpus: Path, tmp_path: Path) -> None:
-    """SIGKILL of rank 1 in mid-run: the agent starts both again, which go on from the checkpoint
-    and end with the weights of an undisturbed run."""
+    """Rank 1 is killed in mid-run: the agent restarts both.
+
+    They resume from the checkpoint and end with the weights of an undisturbed run.
+    """
     command = ("train", "cran", corpus, *TINY, "--steps", "6,6,12", "--save-every", 2, "-o")
     output, run = tmp_path / "output", tmp_path / "run"
     process = launch("--max-restarts", 3, "-m", "talkingface", *command, run, output=output)
@@ -436,7 +447,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_one_that_is_asked_to_stop_stops_all(corpus: Path, tmp_path: Path) -> None:
+def test_a_stop_signal_of_one_stops_all(corpus: Path, tmp_path: Path) -> None:
     script, output, run = tmp_path / "stopped.py", tmp_path / "output", tmp_path / "run"
     script.write_text(STOPPED)
     command = ("train", "lipreader", corpus, "--preset", "tiny", "-o", run)
@@ -449,7 +460,7 @@ def test_one_that_is_asked_to_stop_stops_all(corpus: Path, tmp_path: Path) -> No
 def test_time_is_told_by_the_first_process(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another's own clock does not stop it: it would leave the rest waiting."""
+    """Only rank 0's clock stops the run: another's would leave the rest waiting."""
     recipe = reading.ReadingRecipe(presets.READING["tiny"], Cache(corpus))
     monkeypatch.setattr(loop, "rank", lambda: 1)
     assert loop.run(recipe, tmp_path, loop.LoopOptions(minutes=0.0)) == recipe.steps

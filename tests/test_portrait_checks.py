@@ -20,7 +20,7 @@ from talkingface.errors import BadRequest
 from talkingface.evaluation import face_descriptor, portrait_checks, portrait_sheets
 from talkingface.evaluation import portrait_measures as measures
 from talkingface.evaluation.phone_checks import PhoneRules, Sentence, phone_frames
-from talkingface.evaluation.portrait_sheets import Mouth, choose_moments, mouth_row
+from talkingface.evaluation.portrait_sheets import Mouth, choose_frames, mouth_row
 from talkingface.evaluation.portrait_tables import Closure, PortraitResult, markdown, read_portraits
 from talkingface.evaluation.predicted_lips import Lips
 from talkingface.landmarks import INNER_LIPS, reference_mesh
@@ -264,9 +264,9 @@ def test_moments_are_the_openest_and_the_closures() -> None:
         Closure("s", symbol, at / 25, (at + 1) / 25, None, None)
         for symbol, at in (("p", 3), ("b", 20), ("m", 45))
     ]
-    assert choose_moments(gaps, closures) == [(3, "p"), (10, "open"), (30, "open"), (45, "m")]
-    assert choose_moments(gaps, []) == [(10, "open"), (30, "open")]
-    assert choose_moments([math.nan] * 4, []) == []
+    assert choose_frames(gaps, closures) == [(3, "p"), (10, "open"), (30, "open"), (45, "m")]
+    assert choose_frames(gaps, []) == [(10, "open"), (30, "open")]
+    assert choose_frames([math.nan] * 4, []) == []
 
 
 def test_mouths_keep_their_size_unless_too_large() -> None:
@@ -343,7 +343,7 @@ def test_what_is_measured_is_used_again(work: Path, monkeypatch: pytest.MonkeyPa
     assert (work / "out" / "portraits-cran-tiny-1.png").is_file()
     measured: list[str] = []
 
-    def count(bench: Any, subject: portrait_checks.Subject, sentences: Any) -> Any:
+    def count(evaluator: Any, subject: portrait_checks.Subject, sentences: Any) -> Any:
         measured.append(subject.name)
         return first[0], [Mouth("picture", 0.1, subject.picture)]
 

@@ -1,4 +1,4 @@
-"""A corpus, from its folder to shards: names, splits, reasons, resuming, and what comes back."""
+"""Preparation of a corpus: names, splits, reasons, resuming, shards and the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 from conftest import Cli
 
 from talkingface import audio, faces, picture, video
-from talkingface.data import making, shards, sources
+from talkingface.data import extraction, shards, sources
 from talkingface.data import prepare as preparation
 from talkingface.data.clip import Clip, fit_sound
 from talkingface.data.filters import snr
@@ -42,7 +42,7 @@ FRAMES = 26
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that fourteen recordings are several shards."""
+    """Use small shards, so that fourteen recordings are several."""
     monkeypatch.setattr(preparation, "CLIPS_PER_SHARD", 4)
 
 
@@ -66,7 +66,7 @@ def face(portrait: Path) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray, speech: Path) -> Path:
-    """A folder laid out as GRID: three good clips of two speakers, and one of each bad kind."""
+    """A folder in GRID's layout: three good clips of two speakers, and one of each bad kind."""
     folder = tmp_path_factory.mktemp("grid")
     for speaker in ("s4", "s7", "s9", "alignments/s7"):
         (folder / speaker).mkdir(parents=True)
@@ -95,7 +95,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray, speech: P
 
 @pytest.fixture(scope="session")
 def stills(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray) -> Path:
-    """Two portraits and a picture of nobody."""
+    """Two portraits and a picture without a face."""
     folder = tmp_path_factory.mktemp("stills")
     picture.write_png(folder / "0.png", face)
     picture.write_png(folder / "1.png", np.ascontiguousarray(face[:, ::-1]))
@@ -105,7 +105,7 @@ def stills(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(corpus: Path, stills: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus, prepared in one go by this process."""
+    """The corpus, prepared in one run by this process."""
     out = tmp_path_factory.mktemp("prepared") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "CLIPS_PER_SHARD", 4)
@@ -265,7 +265,7 @@ def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
 def test_every_clip_is_kept_or_dropped_by_its_reason(
     prepared: Path, corpus: Path, stills: Path
 ) -> None:
-    summary = prepare(corpus, prepared, jobs=1, portraits=stills)  # done already: only told again
+    summary = prepare(corpus, prepared, jobs=1, portraits=stills)  # done already: only summed again
     assert {outcome.key: outcome.result for outcome in summary.outcomes} == {
         "s4_pwij3p": "kept",
         "s7_bbaf2n": "kept",
@@ -294,7 +294,7 @@ def test_every_clip_is_kept_or_dropped_by_its_reason(
 
 
 def odd_files(folder: Path) -> dict[str, bytes]:
-    """Videos at which a whole run once stopped, by name."""
+    """Videos, by name, that once stopped a whole run."""
     jpeg, tracks = matroska.jpeg(), [matroska.video_track(1), matroska.sound_track(2)]
     shown = [matroska.cluster(40 * k, [(1, jpeg)]) for k in range(30)]
     unknown = [tracks[0], matroska.sound_track(2, codec=b"A_NOBODYS")]
@@ -402,13 +402,13 @@ def test_with_natural_pose_the_head_moves_in_its_crop(
 def test_a_long_recording_is_cut_into_segments(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "SEGMENT", 10)
-    monkeypatch.setattr(making, "FEWEST_FRAMES", 7)
+    monkeypatch.setattr(extraction, "SEGMENT", 10)
+    monkeypatch.setattr(extraction, "FEWEST_FRAMES", 7)
     path = corpus / "s7" / "bbaf2n.mp4"
     words = (("bin", 0.1, 0.3), ("blue", 0.35, 0.45), ("at", 0.5, 0.72))
     recording = sources.Recording("k", "s7", path, "train", "bin blue at", words)
-    monkeypatch.setattr(making, "segment_length", lambda sound, first: 10)
-    made = making.clips_of(recording, making.Making())
+    monkeypatch.setattr(extraction, "segment_length", lambda sound, first: 10)
+    made = extraction.clips_of(recording, extraction.ClipExtraction())
     one, two = (part.clip for part in made[:2])
     assert one is not None and two is not None
     assert [(clip.key, len(clip.crops)) for clip in (one, two)] == [("k", 10), ("k_1", 10)]
@@ -427,16 +427,16 @@ def test_a_long_recording_is_cut_where_it_is_quietest() -> None:
     sound = rng.standard_normal(700 * 640).astype(np.float32)
     for frame in (40, 180, 390, 500):  # the first is too early, the last one is not needed
         sound[(frame - 3) * 640 : (frame + 3) * 640] *= 0.01
-    first = making.segment_length(sound, 0)
+    first = extraction.segment_length(sound, 0)
     assert abs(first - 180) <= 1
-    second = making.segment_length(sound, first)
+    second = extraction.segment_length(sound, first)
     assert abs(first + second - 390) <= 1
-    third = making.segment_length(sound, first + second)
+    third = extraction.segment_length(sound, first + second)
     assert 125 <= third <= 250
-    rest = making.segment_length(sound, first + second + third)
+    rest = extraction.segment_length(sound, first + second + third)
     assert first + second + third + rest >= 700
-    assert making.segment_length(sound[: 260 * 640], 0) <= 260 - making.FEWEST_FRAMES
-    assert making.segment_length(sound[: 250 * 640], 0) == making.SEGMENT
+    assert extraction.segment_length(sound[: 260 * 640], 0) <= 260 - extraction.FEWEST_FRAMES
+    assert extraction.segment_length(sound[: 250 * 640], 0) == extraction.SEGMENT
 
 
 def test_sound_is_padded_and_cut_to_its_frames() -> None:
@@ -462,7 +462,7 @@ def test_snr_tells_a_tone_in_pauses_from_noise() -> None:
 
 
 class Killed(Exception):
-    """Stands for a kill in the middle."""
+    """Stands for a kill in the middle of a run."""
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
@@ -546,7 +546,7 @@ def test_a_shard_gives_back_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_plain_webdataset(tmp_path: Path) -> None:
-    """Read by tarfile, wave, json and OpenCV alone, as another project would."""
+    """Shards are readable with tarfile, wave, json and OpenCV alone."""
     clip = random_clip()
     path = tmp_path / "shard-00000.tar"
     shards.write(path, [clip])
@@ -630,7 +630,7 @@ def test_a_shard_that_lacks_a_member_or_is_of_another_version_is_refused(tmp_pat
 
 
 def test_shards_without_meshes_are_of_another_version(tmp_path: Path) -> None:
-    """As version 1 wrote them: whoever reads them is told to prepare the corpus again."""
+    """Shards of version 1 give an error that says to prepare the corpus again."""
     whole, path = tmp_path / "whole.tar", tmp_path / "shard-00000.tar"
     shards.write(whole, [random_clip("s1_a"), random_clip("s1_b")])
     with tarfile.open(whole) as source, tarfile.open(path, "w") as target:

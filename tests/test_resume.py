@@ -1,4 +1,4 @@
-"""An evaluation that is stopped, called again, changed: what is measured anew, and what is not."""
+"""Resuming an evaluation measures again only what is missing or has changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talkingface import evaluation, weights
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation import Candidate, Result, detection, measures
+from talkingface.evaluation import EvaluatedModel, Result, detection, measures
 from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
@@ -32,7 +32,7 @@ TEST_CLIPS = 3  # of the split "test", which has one speaker: both identity pict
 
 
 class Counting(Player):
-    """Plays one clip's frames to whatever it hears; counts its videos, and may stop or fail."""
+    """A generator that returns one clip's frames; it counts its videos, and may stop or fail."""
 
     def __init__(self, frames: np.ndarray, fault: Callable[[int], None] | None = None) -> None:
         super().__init__(frames)
@@ -47,7 +47,7 @@ class Counting(Player):
 
 
 class Bad(Counting):
-    """Cannot draw a certain picture."""
+    """A generator that fails on a certain picture."""
 
     def __init__(self, frames: np.ndarray, picture: np.ndarray) -> None:
         super().__init__(frames)
@@ -71,7 +71,7 @@ Run = Callable[..., list[Result]]
 
 
 def change(made: np.ndarray, real: np.ndarray, mouth: Any) -> dict[str, float]:
-    """In place of the pixels' measures: a number of the same videos, sooner."""
+    """Replace the pixels' measures by a number that is faster to compute."""
     return {"psnr": float(np.abs(made.astype(float) - real).mean())}
 
 
@@ -83,12 +83,14 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(measures, "picture_measures", change)
 
     def evaluate(models: Models, out: Path, cache: Path = folder, **options: Any) -> list[Result]:
-        real_open = evaluation.open_candidate
+        real_open = evaluation.open_model
 
-        def open_candidate(name: str, device: str = "cpu") -> Candidate:
-            return Candidate(name, *models[name]) if name in models else real_open(name, device)
+        def open_model(name: str, device: str = "cpu") -> EvaluatedModel:
+            return (
+                EvaluatedModel(name, *models[name]) if name in models else real_open(name, device)
+            )
 
-        monkeypatch.setattr(runs, "open_candidate", open_candidate)
+        monkeypatch.setattr(runs, "open_model", open_model)
         return evaluation.evaluate(list(models), cache, out, splits=["test"], **options)
 
     return evaluate
@@ -100,7 +102,7 @@ def frames(folder: Path, key: str = "s1_test0") -> np.ndarray:
 
 
 def made(model: Counting, speed: int = 1) -> int:
-    """Videos for the measures; the speed is taken with one more."""
+    """Return the number of videos for the measures; the speed takes one more."""
     return model.videos - speed
 
 
@@ -182,7 +184,7 @@ def test_other_measures_and_other_pixels_are_measured_again(
     assert made(elsewhere) == 2 * TEST_CLIPS + 1
 
 
-def test_experts_are_measured_with(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_learned_metrics_are_measured(folder: Path, run: Run, tmp_path: Path) -> None:
     torch.manual_seed(0)
     networks = {"who": FaceEmbedding(IdentityConfig(side=32)), "when": SyncNet(SyncConfig())}
     files = [tmp_path / f"{name}.safetensors" for name in networks]
@@ -190,7 +192,7 @@ def test_experts_are_measured_with(folder: Path, run: Run, tmp_path: Path) -> No
         weights.save(path, network, training_data="none", licence="MIT")
     run({"a": ("1", Counting(frames(folder)))}, tmp_path / "out", clips=1)
     more = Counting(frames(folder))
-    results = run({"a": ("1", more)}, tmp_path / "out", clips=1, experts=files)
+    results = run({"a": ("1", more)}, tmp_path / "out", clips=1, learned_metrics=files)
     assert made(more) == 3  # other measures than before
     row = next(r for r in results if (r.model, r.identity) == ("a", "first frame"))
     embedding, filmed = weights.load(files[0]), frames(folder)
@@ -246,7 +248,7 @@ def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
 
 
 class Slow(Counting):
-    """Works 4 ms for a frame."""
+    """A generator that works 4 ms for a frame."""
 
     def __call__(self, identity: Any, speech: Tensor, state: Any = None) -> tuple[Generated, Any]:
         until = time.process_time() + 0.004 * speech.shape[1]

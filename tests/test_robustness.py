@@ -18,7 +18,13 @@ from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
 from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation import Bench, Candidate, Filmed, detection, robustness
+from talkingface.evaluation import (
+    EvaluatedModel,
+    Evaluator,
+    VideoWithLandmarks,
+    detection,
+    robustness,
+)
 from talkingface.evaluation.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
 from talkingface.landmarks import IBUG
 
@@ -29,19 +35,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 @pytest.fixture
-def bench(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def evaluator(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     monkeypatch.setattr(detection, "detect", read_pixel)
-    return Bench(cache)
+    return Evaluator(cache)
 
 
-def calm(cache: Cache, key: str = "s1_test0") -> Filmed:
+def calm(cache: Cache, key: str = "s1_test0") -> VideoWithLandmarks:
     frames = frames_of(cache, clip_of(cache, key))
-    return Filmed(frames, read_pixel(frames))
+    return VideoWithLandmarks(frames, read_pixel(frames))
 
 
 @pytest.mark.parametrize(("kind", "amount"), [(ROTATION, 20.0), (ROTATION, 5.0), (SHEAR, 0.3)])
 def test_pictures_and_landmarks_are_turned_alike(
-    bench: Bench, cache: Cache, kind: str, amount: float
+    evaluator: Evaluator, cache: Cache, kind: str, amount: float
 ) -> None:
     clip, film = clip_of(cache, "s1_test0"), calm(cache)
     points = cache.landmarks[clip.start : clip.start + clip.frames] * 128
@@ -49,7 +55,9 @@ def test_pictures_and_landmarks_are_turned_alike(
     for frame, corners in zip(frames, points[:, [30, 48]].round().astype(int), strict=True):
         for number, (x, y) in enumerate(corners):  # a spot of its own colour on each
             frame[y - 2 : y + 3, x - 2 : x + 3, number] = 200
-    shown = robustness.scene(cache, clip, Filmed(frames, film.landmarks), kind, amount)
+    shown = robustness.disturb(
+        cache, clip, VideoWithLandmarks(frames, film.landmarks), kind, amount
+    )
     rows, columns = np.mgrid[:128, :128]
     for number, point in enumerate((30, 48)):
         spots = shown.real.frames[..., number].astype(float)
@@ -70,9 +78,11 @@ def test_pictures_and_landmarks_are_turned_alike(
         assert np.allclose(down[:, 1], across[:, 1], atol=1e-3)
 
 
-def test_noise_is_as_strong_as_said_and_new_in_every_frame(bench: Bench, cache: Cache) -> None:
+def test_noise_is_as_strong_as_said_and_new_in_every_frame(
+    evaluator: Evaluator, cache: Cache
+) -> None:
     clip, film = clip_of(cache, "s1_test0"), calm(cache)
-    one, four = (robustness.scene(cache, clip, film, DRIVING, sigma) for sigma in (1.0, 4.0))
+    one, four = (robustness.disturb(cache, clip, film, DRIVING, sigma) for sigma in (1.0, 4.0))
     noise = (four.driving - four.true) * 128
     assert noise.std() == pytest.approx(4, rel=0.05) and abs(noise.mean()) < 0.2
     following = (noise[1:] * noise[:-1]).mean() / noise.var()
@@ -80,15 +90,17 @@ def test_noise_is_as_strong_as_said_and_new_in_every_frame(bench: Bench, cache: 
     assert np.allclose(noise, 4 * (one.driving - one.true) * 128, atol=1e-3)
     assert np.array_equal(four.landmarks, four.true[0])
     assert np.array_equal(four.real.frames, film.frames)
-    again = robustness.scene(cache, clip, film, DRIVING, 4.0)
+    again = robustness.disturb(cache, clip, film, DRIVING, 4.0)
     assert np.array_equal(again.driving, four.driving)
     other = clip_of(cache, "s1_test1")
-    elsewhere = robustness.scene(cache, other, calm(cache, other.key), DRIVING, 4.0)
+    elsewhere = robustness.disturb(cache, other, calm(cache, other.key), DRIVING, 4.0)
     assert not np.allclose((elsewhere.driving - elsewhere.true) * 128, noise, atol=0.1)
 
 
-def test_an_identitys_noise_leaves_the_driving_landmarks_alone(bench: Bench, cache: Cache) -> None:
-    shown = robustness.scene(cache, clip_of(cache, "s1_test0"), calm(cache), IDENTITY, 2.0)
+def test_an_identitys_noise_leaves_the_driving_landmarks_alone(
+    evaluator: Evaluator, cache: Cache
+) -> None:
+    shown = robustness.disturb(cache, clip_of(cache, "s1_test0"), calm(cache), IDENTITY, 2.0)
     assert ((shown.landmarks - shown.true[0]) * 128).std() == pytest.approx(2, rel=0.2)
     noise = shown.mesh - cache.mesh[clip_of(cache, "s1_test0").start]
     assert (noise * 128).std() == pytest.approx(2, rel=0.1)
@@ -97,43 +109,43 @@ def test_an_identitys_noise_leaves_the_driving_landmarks_alone(bench: Bench, cac
 
 
 def fakes(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`drawer` draws landmarks, `player` does not; both hear nothing and play a clip's frames."""
+    """`drawer` draws landmarks, `player` does not; both return a clip's frames for any sound."""
     frames = frames_of(cache, clip_of(cache, "s1_test0"))
 
-    def candidate(name: str, device: str = "cpu") -> Candidate:
+    def open_fake(name: str, device: str = "cpu") -> EvaluatedModel:
         kinds: dict[str, Any] = {"drawer": Drawer, "player": Player}
         plain = name.removesuffix("@landmarks")
         if plain in kinds:
-            return Candidate(name, "abc", kinds[plain](frames), plain != name)
-        return Candidate(name, "", None if name == "real" else weights.load(name))  # type: ignore[arg-type]
+            return EvaluatedModel(name, "abc", kinds[plain](frames), plain != name)
+        return EvaluatedModel(name, "", None if name == "real" else weights.load(name))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(robustness, "open_candidate", candidate)
+    monkeypatch.setattr(robustness, "open_model", open_fake)
 
 
 def test_a_model_that_draws_landmarks_is_measured_both_ways(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes(cache, monkeypatch)
-    both = robustness._candidates(["drawer", "player"], "cpu")
+    both = robustness._open_models(["drawer", "player"], "cpu")
     assert [(c.name, c.driven) for c in both] == [
         ("drawer", False),
         ("drawer@landmarks", True),
         ("player", False),
         ("still", False),
     ]
-    named = robustness._candidates(["atvg-tiny", "cran-tiny"], "cpu")
+    named = robustness._open_models(["atvg-tiny", "cran-tiny"], "cpu")
     assert [c.name for c in named] == ["atvg-tiny", "atvg-tiny@landmarks", "cran-tiny", "still"]
-    alone = robustness._candidates(["drawer@landmarks", "still"], "cpu")
+    alone = robustness._open_models(["drawer@landmarks", "still"], "cpu")
     assert [c.name for c in alone] == ["drawer@landmarks", "still"]
     with pytest.raises(BadRequest, match="real is no model"):
-        robustness._candidates(["real"], "cpu")
+        robustness._open_models(["real"], "cpu")
 
 
 SHORT = ((NONE, 0.0), (DRIVING, 1.0), (DRIVING, 4.0), (IDENTITY, 2.0), (ROTATION, 20.0))
 
 
 @pytest.fixture
-def short(cache: Cache, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def short(cache: Cache, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake models, an exact detector, few disturbances: what is left is the command itself."""
     monkeypatch.setattr(robustness, "DISTURBANCES", SHORT)
     fakes(cache, monkeypatch)
@@ -245,8 +257,8 @@ def test_clips_are_chosen_from_frontal_to_turned(tmp_path: Path) -> None:
 
 def test_bad_requests_say_what_is_wrong(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="clips is 0"):
-        robustness.measure(["still"], cache.folder, tmp_path, clips=0)
+        robustness.evaluate_robustness(["still"], cache.folder, tmp_path, clips=0)
     (tmp_path / "robustness.png").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"robustness.png: exists already"):
-        robustness.measure(["still"], cache.folder, tmp_path)
+        robustness.evaluate_robustness(["still"], cache.folder, tmp_path)
     assert math.isclose(sum(p.stat().st_size for p in tmp_path.iterdir()), 4)

@@ -1,4 +1,4 @@
-"""Many workers, and what happens when they die: nothing is lost, nothing is there twice."""
+"""Many workers: when some die, no clip is lost and none comes twice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 import trees
 from conftest import Cli
 
-from talkingface.data import making, report, shards, workers
+from talkingface.data import extraction, report, shards, workers
 from talkingface.data import prepare as preparation
-from talkingface.data.making import Made, Making
+from talkingface.data.extraction import ClipExtraction, ExtractedClip
 from talkingface.data.prepare import prepare
 from talkingface.data.sources import Recording
 from talkingface.errors import BadRequest, OutputError
@@ -52,7 +52,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes of it in one go."""
+    """The shards of one process in one run."""
     out = tmp_path_factory.mktemp("whole") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "CLIPS_PER_SHARD", PER_SHARD)
@@ -61,12 +61,12 @@ def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder but locks."""
+    """Return all files of a folder but locks."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name[0] != "."}
 
 
 def start(tree: Path, out: Path, jobs: int, engine: str = "local") -> subprocess.Popen[str]:
-    """The run as a process of its own, the head of its group."""
+    """Start the run as a process of its own, the leader of its group."""
     command = [sys.executable, "-c", RUN, str(tree), str(out), str(jobs), engine]
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True
@@ -74,7 +74,7 @@ def start(tree: Path, out: Path, jobs: int, engine: str = "local") -> subprocess
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one has begun."""
+    """Return the child processes of a process."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
 
@@ -154,11 +154,11 @@ def test_only_a_file_that_could_not_be_read_and_changed_is_tried_again(
     assert "torn.mp4" in rows["torn"].detail
     tried: list[str] = []
 
-    def spy(recording: Recording, making: Making) -> list[Made]:
+    def spy(recording: Recording, options: ClipExtraction) -> list[ExtractedClip]:
         tried.append(recording.key)
-        return real(recording, making)
+        return real(recording, options)
 
-    real = making.clips_of
+    real = extraction.clips_of
     monkeypatch.setattr(preparation, "clips_of", spy)
     (own / "plan.name").mkdir()  # no video: changes nothing
     prepare(own, out, corpus="videos", jobs=1)
@@ -172,7 +172,7 @@ def test_only_a_file_that_could_not_be_read_and_changed_is_tried_again(
 
 
 def test_a_shard_that_somebody_else_wrote_meanwhile_stays(tmp_path: Path) -> None:
-    def results() -> list[list[Made]]:
+    def results() -> list[list[ExtractedClip]]:
         report.write(tmp_path / "shard-00000.json", [])  # the other was quicker
         for part in tmp_path.glob(".*.part"):
             part.unlink()
@@ -194,7 +194,7 @@ def test_a_shard_that_somebody_else_wrote_meanwhile_stays(tmp_path: Path) -> Non
 def test_a_recording_that_kills_its_process_is_reported_alone(tmp_path: Path) -> None:
     names = ("a", "b", "poison", "c", "d", "victim", "e")
     recordings = [Recording(n, "s", tmp_path / f"{n}.mp4", "train") for n in names]
-    work = partial(making.clips_of, making=Making(label=doomed.dies))
+    work = partial(extraction.clips_of, options=ClipExtraction(label=doomed.dies))
     made = list(workers.in_order(work, recordings, 2, preparation._crashed))
     results = [result[0].outcome for result in made]
     assert [outcome.key for outcome in results] == list(names)
@@ -221,7 +221,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
 
 
 def command(pid: int) -> str:
-    """The command line of a process; "" when it is gone."""
+    """Return the command line of a process; "" when it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:

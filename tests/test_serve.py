@@ -1,4 +1,4 @@
-"""`talkingface serve`: its HTTP interface, its guards, and that nothing of a request stays."""
+"""`talkingface serve`: its HTTP interface, its origin check, and removal of all request data."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from starlette.routing import Route
 from talkingface import picture, video
 from talkingface.controls import Controls
 from talkingface.streaming import Stream
-from talkingface.web import desk
-from talkingface.web.choices import NAMES, RANGES, parse
+from talkingface.web import temp_store
+from talkingface.web.generate_options import NAMES, RANGES, parse_options
 from talkingface.web.limits import Limits
-from talkingface.web.running import HEADERS, STATIC
 from talkingface.web.serve import PAGE, app
+from talkingface.web.server import HEADERS, STATIC
 
 LIMITS = Limits(
     picture_mb=0.3, sound_mb=1, megapixels=1, jobs=1, queue=2, streams=2, patience=1, kept=2
@@ -64,7 +64,7 @@ def files(small: bytes, speech: Path) -> dict[str, Any]:
 
 
 def error(answer: httpx.Response, status: int) -> str:
-    """The one line of an error, as a client gets it."""
+    """Return the text of an error response, which must be one line without internals."""
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error"}
     line: str = answer.json()["error"]
@@ -75,7 +75,7 @@ def error(answer: httpx.Response, status: int) -> str:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims so many pixels."""
+    """Return a PNG of a few bytes whose header claims this size."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IEND\xaeB`\x82"
@@ -190,8 +190,8 @@ def test_how_the_face_moves(
         seed=7,
         expressions={"smile": 1.5, "brows-up": 1.0},
     )
-    assert parse(fields, ["atvg-tiny"]).controls == wanted
-    assert parse({}, ["atvg-tiny"]).controls == Controls()
+    assert parse_options(fields, ["atvg-tiny"]).controls == wanted
+    assert parse_options({}, ["atvg-tiny"]).controls == Controls()
     answer = client.post("/v1/generate", files=files, data=fields)
     assert answer.status_code == 200, answer.text
     (tmp_path / "a.mp4").write_bytes(answer.content)
@@ -240,8 +240,8 @@ def test_forms_that_are_none(client: httpx.Client, files: dict[str, Any]) -> Non
     post = client.post
     assert "multipart/form-data" in error(post("/v1/generate", data={"model": "x"}), 415)
     assert "lacks audio" in error(post("/v1/generate", files={"image": files["image"]}), 400)
-    stranger = files | {"passwords": ("x", b"1")}
-    assert "'passwords' is no file" in error(post("/v1/generate", files=stranger), 400)
+    unknown = files | {"passwords": ("x", b"1")}
+    assert "'passwords' is no file" in error(post("/v1/generate", files=unknown), 400)
     kind = {"content-type": "multipart/form-data; boundary=b"}
     head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
     assert "breaks off" in error(post("/v1/generate", content=head + b"12", headers=kind), 400)
@@ -317,7 +317,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     assert not re.search(r"<style|\bstyle=|\bon[a-z]+=|<script(?![^>]*\bsrc=)", html)
     for link in re.findall(r'(?:src|href)="(/[^"]*)"', html):
         assert client.get(link).status_code == 200, link
-    names = set(re.findall(r'part\("([a-z-]+)"\)', "".join(t.read_text("utf-8") for t in texts)))
+    names = set(re.findall(r'byId\("([a-z-]+)"\)', "".join(t.read_text("utf-8") for t in texts)))
     assert len(names) > 20
     assert {name for name in names if f'id="{name}"' not in html} == set()
 
@@ -335,7 +335,7 @@ def test_what_is_not_there(client: httpx.Client) -> None:
     assert "Not Found" in error(client.get("/v1/nothing"), 404)
     assert "Method Not Allowed" in error(client.get("/v1/generate"), 405)
     assert client.get("/static/../serve.py").status_code == 404
-    assert client.get("/static/%2e%2e/running.py").status_code == 404
+    assert client.get("/static/%2e%2e/server.py").status_code == 404
 
 
 def test_jobs_are_asked_for_fetched_and_removed(
@@ -368,7 +368,7 @@ def test_a_job_that_fails_says_why(client: httpx.Client, files: dict[str, Any]) 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames that take long: 75 of them a quarter of a minute."""
+    """Slow down frames: 75 of them take a quarter of a minute."""
     push = Stream.push
 
     def slowly(self: Stream, samples: Any) -> Iterator[Any]:
@@ -428,7 +428,7 @@ def test_finished_files_are_kept_for_a_while(tmp_path: Path, files: dict[str, An
         files["audio"] = ("x.wav", b"no sound " * 9)  # failed jobs as well
         job = client.post("/v1/jobs", files=files).headers["location"]
         until(lambda: client.get(job).status_code == 404, 20)
-        assert served.service.desk.folders() == []
+        assert served.service.temp_store.folders() == []
 
 
 def test_what_nobody_foresaw_is_a_plain_line_and_in_the_log(
@@ -470,8 +470,8 @@ def half_a_request(served: Served, body: bytes, length: int) -> socket.socket:
 def test_a_client_that_vanishes_while_it_sends(served: Served, files: dict[str, Any]) -> None:
     body = form_bytes(files)
     own = half_a_request(served, body[:60_000], len(body))
-    until(lambda: bool(served.service.desk.folders()), 5)
-    assert served.service.files.counts() == (0, 1)
+    until(lambda: bool(served.service.temp_store.folders()), 5)
+    assert served.service.file_pool.counts() == (0, 1)
     own.close()
     served.wait_until_idle(1)
 
@@ -480,13 +480,13 @@ def test_a_client_that_vanishes_while_it_sends(served: Served, files: dict[str, 
 def test_a_client_that_vanishes_while_it_waits(served: Served, files: dict[str, Any]) -> None:
     body = form_bytes(files)
     own = half_a_request(served, body, len(body))
-    until(lambda: served.service.files.counts() == (1, 0), 5)
+    until(lambda: served.service.file_pool.counts() == (1, 0), 5)
     time.sleep(0.5)
     own.close()
     served.wait_until_idle(1)
 
 
-def test_a_client_that_stops_sending_is_told(served: Served, files: dict[str, Any]) -> None:
+def test_a_client_that_stops_sending_gets_an_error(served: Served, files: dict[str, Any]) -> None:
     body = form_bytes(files)
     with half_a_request(served, body[:60_000], len(body)) as own:
         answer = b""
@@ -505,10 +505,10 @@ def test_a_client_that_does_not_take_its_video(
     monkeypatch.setattr(video, "write", large)
     body = form_bytes(files)
     with half_a_request(served, body, len(body)):
-        until(lambda: served.service.files.counts() == (1, 0), 5)
-        until(lambda: served.service.files.counts() == (0, 0), 5)  # others may work meanwhile
-        assert served.service.desk.folders() != []
-        served.wait_until_idle(5)  # patience is over
+        until(lambda: served.service.file_pool.counts() == (1, 0), 5)
+        until(lambda: served.service.file_pool.counts() == (0, 0), 5)  # others may work meanwhile
+        assert served.service.temp_store.folders() != []
+        served.wait_until_idle(5)  # the timeout is over
 
 
 def test_faces_are_counted_as_the_option_counts_them(
@@ -533,7 +533,7 @@ def test_faces_are_counted_as_the_option_counts_them(
 
 
 def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """That JSON is as its schema says: as much of JSON Schema as the document uses."""
+    """Check JSON against its schema, with the parts of JSON Schema that the document uses."""
     if "$ref" in schema:
         schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
     kinds = {
@@ -598,16 +598,16 @@ def test_the_document_describes_what_is_there(
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    dead, alive = desk.Desk(tmp_path), desk.Desk(tmp_path)
+    dead, alive = temp_store.TempStore(tmp_path), temp_store.TempStore(tmp_path)
     fcntl.flock(dead._lock, fcntl.LOCK_UN)  # as the end of a process does
     with alive.folder() as kept:
         (dead.root / "picture").write_bytes(b"somebody")
-        third = desk.Desk(tmp_path)
+        third = temp_store.TempStore(tmp_path)
         assert not dead.root.exists() and kept.exists()
     third.close()
     alive.close()
     assert list(tmp_path.iterdir()) == []
-    assert desk.Desk(tmp_path).root.stat().st_mode & 0o777 == 0o700
+    assert temp_store.TempStore(tmp_path).root.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_command_line(cli: Cli, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The user study: its design, what it hides, what it keeps, and the numbers of its table."""
+"""The user study: its design, blinding, stored answers, and the numbers of its table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from starlette.applications import Starlette
 from talkingface import video
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
-from talkingface.study import making, order, statistics, store, table
+from talkingface.study import creation, order, statistics, store, table
 from talkingface.study.store import QUESTIONS, Design, PairRow, State, Study, VideoRow
 from talkingface.web.study import application
 
@@ -46,7 +46,7 @@ FLAGS = (
 
 
 def write_clip(path: Path, seed: int, tag: str | None = None, frames: int = FRAMES) -> Path:
-    """A grey square that moves over a coloured ground, with a tone."""
+    """Write a video of a grey square that moves over a coloured ground, with a tone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ground = np.random.default_rng(seed).integers(40, 200, 3)
     pictures = np.tile(ground.astype(np.uint8), (frames, 48, 64, 1))
@@ -69,14 +69,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def made(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of all of them; nobody may vote in it."""
+    """Study of all folders; tests must not vote in it."""
     out = tmp_path_factory.mktemp("made") / "study"
-    making.make(folders, out, Design(seed=3, per_pair=2, tasks=8, checks=0.25))
+    creation.create_study(folders, out, Design(seed=3, per_pair=2, tasks=8, checks=0.25))
     return out
 
 
 def bare(folder: Path, samples: int = 4, **design: object) -> Study:
-    """A study without files: two others beside "ours", and two attention checks."""
+    """Create a study without files: two methods beside "ours", and two attention checks."""
     checks = 2
     folder.mkdir(parents=True, exist_ok=True)
     methods = ("ours", "chung", "zhou")
@@ -107,11 +107,11 @@ def first_is_a(study: Study, state: State) -> bool:
 
 
 def vote(study: Study, state: State, first: bool | dict[str, bool]) -> State:
-    """Answer the open task for its first video, or not; by question if wanted."""
+    """Answer the open task for or against its first video, or per question."""
     assert state.task is not None
     wins = first if isinstance(first, dict) else dict.fromkeys(QUESTIONS, first)
     is_a = first_is_a(study, state)
-    answers: dict[str, store.Side] = {q: "a" if w == is_a else "b" for q, w in wins.items()}
+    answers: dict[str, store.VideoLabel] = {q: "a" if w == is_a else "b" for q, w in wins.items()}
     return study.answer(state.token, state.task.position, answers, 3.5)
 
 
@@ -127,7 +127,7 @@ def is_check(study: Study, state: State) -> bool:
     return bool(check)
 
 
-# --- making ---------------------------------------------------------------------------------------
+# --- creation -------------------------------------------------------------------------------------
 
 
 def test_a_study_of_folders(folders: dict[str, Path], cli: Cli, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_subset_is_drawn_by_the_seed(folders: dict[str, Path], tmp_path: Path)
         out = tmp_path / str(n)
         said: list[tuple[int, int]] = []
         design = Design(seed=seed, checks=0)
-        one = making.make(
+        one = creation.create_study(
             folders, out, design, samples=1, progress=lambda *at, said=said: said.append(at)
         )
         assert (one.samples, one.pairs, one.checks, one.notes) == (1, 2, 0, [])
@@ -179,8 +179,8 @@ def test_what_is_shown_is_what_was_given_and_says_nothing(
         shown, before = media.decode_video(copy), media.decode_video(Path(str(source)))
         assert [at for at, _ in shown] == [at for at, _ in before]
         assert all((a == b).all() for (_, a), (_, b) in zip(shown, before, strict=True))
-        heard, spoken = media.decode_sound(copy)[0], media.decode_sound(Path(str(source)))[0]
-        assert (heard == spoken).all()
+        decoded, spoken = media.decode_sound(copy)[0], media.decode_sound(Path(str(source)))[0]
+        assert (decoded == spoken).all()
     telling = [*METHODS, *SAMPLES, "made by", "x264", "Lavf"]
     source_bytes = (folders[METHODS[0]] / "anna.mp4").read_bytes()
     assert all(word.encode() in source_bytes for word in ("made by", METHODS[0], "x264", "Lavf"))
@@ -209,10 +209,10 @@ def test_an_attention_check_has_an_obvious_answer(made: Path) -> None:
         assert media.decode_sound(made / store.VIDEOS / str(bad))[0].std() > 0.05
 
 
-def test_lengths_and_sizes_that_differ_are_told(tmp_path: Path) -> None:
+def test_lengths_and_sizes_that_differ_are_noted(tmp_path: Path) -> None:
     write_clip(tmp_path / "a" / "x.mp4", 1)
     write_clip(tmp_path / "b" / "x.mp4", 2, frames=25)
-    made = making.make({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "study")
+    made = creation.create_study({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "study")
     assert len(made.notes) == 1
     assert "x: the lengths differ (a 0.48 s, b 1.00 s)" in made.notes[0]
 
@@ -267,7 +267,7 @@ def test_a_codec_that_browsers_lack_is_refused(folders: dict[str, Path], tmp_pat
         container.mux(sound.encode(silence))
         container.mux([*picture.encode(None), *sound.encode(None)])
     with pytest.raises(UnreadableMedia, match=r"mpeg4.*ffmpeg -i IN"):
-        making.make({"a": folders[METHODS[0]], "old": path.parent}, tmp_path / "study")
+        creation.create_study({"a": folders[METHODS[0]], "old": path.parent}, tmp_path / "study")
 
 
 def test_contradictions_are_refused(folders: dict[str, Path], cli: Cli, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_checks_are_the_share_that_was_asked_for() -> None:
 def test_every_pair_gets_the_ratings_it_needs_then_the_study_is_closed(tmp_path: Path) -> None:
     study = bare(tmp_path, samples=5, per_pair=3, tasks=5, checks=0.2)
     raters = 0
-    while study.is_open():
+    while study.needs_ratings():
         state, raters = study.begin(), raters + 1
         assert state.total <= 5
         while state.task is not None:
@@ -360,7 +360,7 @@ def test_every_pair_gets_the_ratings_it_needs_then_the_study_is_closed(tmp_path:
         "GROUP BY id",
     )
     assert [n for (n,) in counts] == [3] * 10 and raters == 8  # 30 ratings by fours
-    with pytest.raises(store.Closed, match="all the answers it needs"):
+    with pytest.raises(store.StudyClosed, match="all the answers it needs"):
         study.begin()
 
 
@@ -381,16 +381,16 @@ def test_who_leaves_or_fails_the_checks_makes_room_for_others(
     while state.task is not None:  # answers wrongly where the answer is obvious
         state = vote(study, state, not is_check(study, state))
     assert [s.passed() for s in study.standings()] == [False]
-    assert study.is_open()
+    assert study.needs_ratings()
     assert study.begin().total == 6  # who comes next gets everything again
     assert rows(study, "SELECT count(*) FROM answer") == [(18,)]  # what they said is kept
     with sqlite3.connect(tmp_path / store.DATABASE) as connection:
-        found = study._needed(connection)
+        found = study._pairs_to_rate(connection)
     assert set(found.values()) == {1}  # about to be rated by the second
     later = time.time() + store.AWAY + 1
     monkeypatch.setattr(time, "time", lambda: later)
     with sqlite3.connect(tmp_path / store.DATABASE) as connection:
-        assert set(study._needed(connection).values()) == {0}
+        assert set(study._pairs_to_rate(connection).values()) == {0}
 
 
 def test_the_last_pair_can_be_changed_and_no_other(tmp_path: Path) -> None:
@@ -398,19 +398,19 @@ def test_the_last_pair_can_be_changed_and_no_other(tmp_path: Path) -> None:
     token = study.begin().token
     for n in range(3):
         assert vote(study, study.state(token), True).answered == n + 1
-    before = study.shown(token, 2)
+    before = study.assignment(token, 2)
     assert set(before.answers) == set(QUESTIONS)
-    changed: dict[str, store.Side] = {
+    changed: dict[str, store.VideoLabel] = {
         q: "b" if s == "a" else "a" for q, s in before.answers.items()
     }
     assert study.answer(token, 2, changed, 1).answered == 3
-    assert study.shown(token, 2).answers == changed
-    assert study.shown(token, 3).answers == {}
+    assert study.assignment(token, 2).answers == changed
+    assert study.assignment(token, 3).answers == {}
     for position in (0, 1, 4, 5, 6, -1):
         with pytest.raises(BadRequest, match="not open for an answer"):
             study.answer(token, position, changed, 1)
         with pytest.raises(BadRequest, match="not open for an answer"):
-            study.shown(token, position)
+            study.assignment(token, position)
     wins = rows(study, "SELECT first_wins FROM answer ORDER BY rowid")
     assert [w for (w,) in wins] == [1] * 6 + [0] * 3
 
@@ -430,15 +430,15 @@ def test_nobody_is_mixed_up_when_many_vote_at_once(tmp_path: Path) -> None:
         thread.join()
     assert [s.answered for s in study.standings()] == [s.total for s in study.standings()]
     assert len(study.standings()) == 8 and len({s.code for s in study.standings()}) == 8
-    told = rows(study, "SELECT rater, count(*), count(DISTINCT pair) FROM answer GROUP BY rater")
-    assert {(votes, pairs) for _, votes, pairs in told} == {(24, 8)}
+    counts = rows(study, "SELECT rater, count(*), count(DISTINCT pair) FROM answer GROUP BY rater")
+    assert {(votes, pairs) for _, votes, pairs in counts} == {(24, 8)}
 
 
 # --- the page's interface -------------------------------------------------------------------------
 
 
 class Client:
-    """A browser without a window: calls the application in this process, keeps its cookies."""
+    """A simulated browser: calls the application in this process and keeps its cookies."""
 
     def __init__(self, app: Starlette) -> None:
         self.study: Study = app.state.study
@@ -465,7 +465,7 @@ class Client:
 @pytest.fixture
 def client(folders: dict[str, Path], tmp_path: Path) -> Client:
     design = Design(seed=1, per_pair=2, tasks=8, checks=0.25, contact="Ask <me>")
-    making.make(folders, tmp_path / "study", design)
+    creation.create_study(folders, tmp_path / "study", design)
     return Client(application(tmp_path / "study"))
 
 
@@ -555,28 +555,30 @@ def test_headers_keep_the_page_to_itself(client: Client) -> None:
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie
 
 
-def test_bad_requests_are_told_in_one_line(client: Client) -> None:
+def test_bad_requests_get_one_line(client: Client) -> None:
     token = begin(client)["token"]
     task = f"/api/raters/{token}/tasks/0"
 
-    def told(answer: httpx.Response, status: int, says: str) -> None:
+    def expect_error(answer: httpx.Response, status: int, says: str) -> None:
         assert answer.status_code == status, answer.text
         assert list(answer.json()) == ["error"] and says in answer.json()["error"], answer.text
         assert "Traceback" not in answer.text and "\n" not in answer.json()["error"]
 
-    told(client.get("/api/raters/nobody"), 404, "nobody of this study has that token")
-    told(client.put("/api/raters/nobody/tasks/0", json=ALL_A), 404, "nobody of this study")
-    told(client.get("/api/raters/nobody/tasks/0/a"), 404, "nobody of this study")
-    told(client.get("/nowhere"), 404, "Not Found")
-    told(client.get("/api/raters/x/../../../../etc/passwd"), 404, "Not Found")
-    told(client.delete("/api/study"), 405, "Method Not Allowed")
-    told(client.get(f"{task}/c"), 404, 'the sides "a" and "b"')
-    told(client.get(f"/api/raters/{token}/tasks/8/a"), 409, "not one of yours")
-    told(client.get(f"/api/raters/{token}/tasks/{10**40}/a"), 409, "not one of yours")
-    told(client.put(f"/api/raters/{token}/tasks/1", json=ALL_A), 409, "not open for an answer")
-    told(client.post("/api/raters", json={}), 400, "consent")
-    told(client.post("/api/raters", json={"consent": "yes"}), 400, "consent")
-    told(client.post("/api/raters", data={"consent": "true"}), 415, "application/json")
+    expect_error(client.get("/api/raters/nobody"), 404, "nobody of this study has that token")
+    expect_error(client.put("/api/raters/nobody/tasks/0", json=ALL_A), 404, "nobody of this study")
+    expect_error(client.get("/api/raters/nobody/tasks/0/a"), 404, "nobody of this study")
+    expect_error(client.get("/nowhere"), 404, "Not Found")
+    expect_error(client.get("/api/raters/x/../../../../etc/passwd"), 404, "Not Found")
+    expect_error(client.delete("/api/study"), 405, "Method Not Allowed")
+    expect_error(client.get(f"{task}/c"), 404, 'the sides "a" and "b"')
+    expect_error(client.get(f"/api/raters/{token}/tasks/8/a"), 409, "not one of yours")
+    expect_error(client.get(f"/api/raters/{token}/tasks/{10**40}/a"), 409, "not one of yours")
+    expect_error(
+        client.put(f"/api/raters/{token}/tasks/1", json=ALL_A), 409, "not open for an answer"
+    )
+    expect_error(client.post("/api/raters", json={}), 400, "consent")
+    expect_error(client.post("/api/raters", json={"consent": "yes"}), 400, "consent")
+    expect_error(client.post("/api/raters", data={"consent": "true"}), 415, "application/json")
     send = {"Content-Type": "application/json"}
     for body, status, says in (
         (b"{", 400, "no JSON"),
@@ -596,9 +598,9 @@ def test_bad_requests_are_told_in_one_line(client: Client) -> None:
             "must",
         ),
     ):
-        told(client.put(task, content=body, headers=send), status, says)
+        expect_error(client.put(task, content=body, headers=send), status, says)
     huge = b'{"answers": %s, "seconds": 1e400}' % json.dumps(ALL_A["answers"]).encode()
-    told(client.put(task, content=huge, headers=send), 409, "must be 0 to")
+    expect_error(client.put(task, content=huge, headers=send), 409, "must be 0 to")
     assert client.get(f"/api/raters/{token}").json()["answered"] == 0
 
 
@@ -642,21 +644,21 @@ def test_a_killed_server_loses_no_answer_that_it_took(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    making.make(folders, folder, Design(per_pair=200, tasks=8, checks=0.25))
-    taken, told = 0, None
+    creation.create_study(folders, folder, Design(per_pair=200, tasks=8, checks=0.25))
+    taken, last_state = 0, None
     for seconds in (0.15, 0.3):
         server, address = serve(folder)
         try:
             killer = threading.Timer(seconds, server.kill)
             with httpx.Client(base_url=address, timeout=10) as client:
-                if told is None:
-                    told = client.post("/api/raters", json={"consent": True}).json()
+                if last_state is None:
+                    last_state = client.post("/api/raters", json={"consent": True}).json()
                 killer.start()
                 for _ in range(2000):  # until it is killed, amid an answer
-                    if told["task"] is None:
-                        told = client.post("/api/raters", json={"consent": True}).json()
-                    at = f"/api/raters/{told['token']}/tasks/{told['task']['position']}"
-                    told = client.put(at, json=ALL_A).json()
+                    if last_state["task"] is None:
+                        last_state = client.post("/api/raters", json={"consent": True}).json()
+                    at = f"/api/raters/{last_state['token']}/tasks/{last_state['task']['position']}"
+                    last_state = client.put(at, json=ALL_A).json()
                     taken += 1
         except httpx.TransportError:
             pass
@@ -670,12 +672,15 @@ def test_a_killed_server_loses_no_answer_that_it_took(
         assert kept == 3 * int(str(pairs))  # never one question without the others
         # the one under way may have been kept, without its answer coming back
         assert taken > 0 and taken <= int(str(pairs)) <= taken + 1
-        assert told is not None
-        state = study.state(told["token"])
-        assert state.answered in (told["answered"], told["answered"] + 1)
+        assert last_state is not None
+        state = study.state(last_state["token"])
+        assert state.answered in (last_state["answered"], last_state["answered"] + 1)
         taken = int(str(pairs))
-        told = {"token": state.token, "task": state.task and {"position": state.task.position}}
-        told["answered"] = state.answered
+        last_state = {
+            "token": state.token,
+            "task": state.task and {"position": state.task.position},
+        }
+        last_state["answered"] = state.answered
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -815,7 +820,7 @@ def test_the_table_counts_what_was_voted(cli: Cli, tmp_path: Path) -> None:
                 wins[question] = (n + 1) * part // 100 > n * part // 100
             state = vote(study, state, wins)
     bad = Study(tmp_path / "study")
-    assert not bad.is_open()
+    assert not bad.needs_ratings()
     out = tmp_path / "results"
     ran = cli("study", "table", tmp_path / "study", "--out", out)
     assert ran.code == 0 and ran.err == ""
@@ -878,7 +883,7 @@ def test_simulated_raters_through_the_whole_study(tmp_path: Path) -> None:
     study = bare(tmp_path, samples=12, per_pair=10, tasks=30, checks=0.1)
     rng = np.random.default_rng(11)
     raters = 0
-    while study.is_open():
+    while study.needs_ratings():
         raters += 1
         random_clicks = raters % 6 == 0
         state = study.begin()
@@ -920,7 +925,7 @@ def test_a_whole_study_with_the_keyboard(
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     expect = playwright.expect
     folder = tmp_path / "study"
-    making.make(folders, folder, Design(per_pair=1, tasks=10, checks=0.25))
+    creation.create_study(folders, folder, Design(per_pair=1, tasks=10, checks=0.25))
     study = Study(folder)
     server, address = serve(folder)
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""Synchrony: contrastive loss, windows of picture and sound, offsets read off them, training."""
+"""Synchrony: contrastive loss, windows of picture and sound, their offsets, training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def points(*shape: int, seed: int = 0) -> Array:
-    """Random embeddings of length 1."""
+    """Return random embeddings of length 1."""
     values = np.random.default_rng(seed).standard_normal(shape)
     return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True))
 
@@ -110,7 +110,7 @@ def test_a_known_shift_is_found(late: int) -> None:
     said = points(80, 16)
     spoken = said[20:60]  # the sound of a clip of 40 frames
     shown = said[20 - late + AROUND : 60 - late - AROUND]  # what was said `late` frames before
-    found = metric.read(metric.offset_curve(shown, spoken, AROUND))
+    found = metric.summarise(metric.offset_curve(shown, spoken, AROUND))
     assert found.offset == late
     assert found.curve[metric.REACH + late] == pytest.approx(0, abs=1e-12)
     assert found.distance == found.curve[metric.REACH]
@@ -131,15 +131,15 @@ def test_a_picture_that_stands_still_has_no_confidence() -> None:
     still = np.repeat(points(1, 128, seed=1), 71, 0)
     moving = spoken[2:73]
     curves = [metric.offset_curve(shown, spoken, AROUND) for shown in (still, moving)]
-    confidence = [metric.read(curve).confidence for curve in curves]
+    confidence = [metric.summarise(curve).confidence for curve in curves]
     assert confidence[0] < 0.05 < 0.9 < confidence[1]
 
 
 def test_short_clips_are_shifted_less_and_none_is_measured_as_nothing() -> None:
     spoken = points(11, 8)
-    assert metric.read(metric.offset_curve(spoken[2:9], spoken, AROUND)).offset == 0
+    assert metric.summarise(metric.offset_curve(spoken[2:9], spoken, AROUND)).offset == 0
     assert len(metric.offset_curve(spoken[2:9], spoken, AROUND)) == 2 * 3 + 1
-    nothing = metric.read(metric.offset_curve(np.zeros((0, 8)), spoken, AROUND))
+    nothing = metric.summarise(metric.offset_curve(np.zeros((0, 8)), spoken, AROUND))
     assert math.isnan(nothing.offset) and math.isnan(nothing.confidence) and nothing.curve == ()
     assert math.isnan(metric.retrieval(np.zeros((0, 8)), spoken, AROUND))
 
@@ -180,7 +180,7 @@ def test_windows_are_five_mouths_in_a_row() -> None:
 
 
 def test_training_cuts_what_the_measure_cuts(cache: Cache) -> None:
-    """Away from the smaller picture's edges, no change wanted: the same pixels, the same sound."""
+    """Without augmentation, pixels away from the edges and sound are unchanged."""
     clip = cache.clips[1]
     training = replace(TINY, model=SyncConfig(), augment=NO_AUGMENTATION)
     places = [4, 9, 10, 21]
@@ -221,15 +221,15 @@ def test_lost_faces_are_bridged(cache: Cache) -> None:
     frames = np.array(cache.frames[:30])
     landmarks = np.repeat(cache.landmarks[:1] * 128.0, 30, 0)
     landmarks += np.linspace(0, 4, 30)[:, None, None]  # a face that drifts evenly
-    whole = metric.see(net, frames, landmarks)
+    whole = metric.embed_video(net, frames, landmarks)
     holes = landmarks.copy()
     holes[[4, 5, 17]] = np.nan
-    np.testing.assert_allclose(metric.see(net, frames, holes), whole, atol=1e-5)
-    assert not np.allclose(metric.see(net, frames, landmarks + 9), whole, atol=1e-3)
-    lost = metric.measure(net, frames, np.full_like(landmarks, np.nan), torch.zeros(19200))
+    np.testing.assert_allclose(metric.embed_video(net, frames, holes), whole, atol=1e-5)
+    assert not np.allclose(metric.embed_video(net, frames, landmarks + 9), whole, atol=1e-3)
+    lost = metric.evaluate_sync(net, frames, np.full_like(landmarks, np.nan), torch.zeros(19200))
     assert math.isnan(lost.offset) and math.isnan(lost.confidence)
     with pytest.raises(ValueError, match="30 frames"):
-        metric.see(net, frames, landmarks[:-1])
+        metric.embed_video(net, frames, landmarks[:-1])
 
 
 def test_the_net_refuses_other_windows() -> None:
@@ -258,12 +258,12 @@ def test_killed_and_resumed_gives_the_same_bits(cache: Cache, tmp_path: Path) ->
 
 
 def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
-    """In the made-up corpus a mouth is open as its sound is loud: shifts are heard and seen."""
+    """In the synthetic corpus the mouth opens with loudness, so shifts are measurable."""
     training = SyncTraining(
         SyncConfig(
             mouth=MouthSpec(height=12, width=16), speech=TINY.model.speech, widths=(8, 16), size=16
         ),
-        half="both",
+        corpus_half="both",
         steps=100,
         clips=3,
         windows=12,
@@ -286,7 +286,7 @@ def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
         for late in (-3, 0, 3):
             early = late * SAMPLES_PER_FRAME  # the sound is cut there: the picture is late
             samples = cache.samples(clip, early, clip.frames * SAMPLES_PER_FRAME)
-            found = metric.measure(recipe.net, frames, landmarks, samples)
+            found = metric.evaluate_sync(recipe.net, frames, landmarks, samples)
             assert abs(found.offset - late) <= 1, (clip.key, late, found)
     known = accuracy(recipe.net, cache, slow)
     assert known["in_sync"] == 1.0 and known["confidence"] > 0.2
@@ -294,7 +294,7 @@ def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
 
 def test_it_learns_from_one_half_of_speaking_clips(cache: Cache) -> None:
     halves = [
-        {c.key for c in SyncRecipe(replace(TINY, half=half), cache).clips}
+        {c.key for c in SyncRecipe(replace(TINY, corpus_half=half), cache).clips}
         for half in ("first", "second", "both")
     ]
     assert halves[0] | halves[1] == halves[2] == {f"s1_train{n}" for n in range(6)}
@@ -331,7 +331,7 @@ def test_the_command_line_trains_and_says_what_on(cli: Cli, cache: Cache, tmp_pa
 def test_the_shipped_weights_hear_when_a_generated_video_is_late(
     portrait: Path, speech: Path
 ) -> None:
-    """cran speaks for a face of nobody: its lips move with the sound, not with a shifted one."""
+    """Lips of cran for a mean face move with the sound, not with a shifted one."""
     net = weights.load("sync")
     assert isinstance(net, SyncNet)
     samples = audio.load(speech)
@@ -339,16 +339,16 @@ def test_the_shipped_weights_hear_when_a_generated_video_is_late(
         list(talkingface.load("cran").generate(portrait, speech, show="face", crop_size=128))
     )
     landmarks = np.repeat(CropSpec().template()[None], len(frames), 0)
-    sights = metric.see(net, frames, landmarks)
+    sights = metric.embed_video(net, frames, landmarks)
     confidence = []
     for late in (-6, 0, 5):
         early = torch.cat([torch.zeros(6 * SAMPLES_PER_FRAME), samples])
         sound = early[(6 + late) * SAMPLES_PER_FRAME :]
-        sounds = metric.hear(net, sound, len(frames))
-        found = metric.read(metric.offset_curve(sights, sounds, net.config.around))
+        sounds = metric.embed_sound(net, sound, len(frames))
+        found = metric.summarise(metric.offset_curve(sights, sounds, net.config.around))
         assert abs(found.offset - late) <= 1
         confidence.append(found.confidence)
     still = np.repeat(frames[:1], len(frames), 0)
-    nothing = metric.measure(net, still, landmarks, samples)
+    nothing = metric.evaluate_sync(net, still, landmarks, samples)
     assert nothing.confidence < min(confidence) / 3
     assert weights.SHIPPED.joinpath("sync.safetensors").stat().st_size < 1_500_000

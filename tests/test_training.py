@@ -1,4 +1,4 @@
-"""The loop, and the recipes that it runs: exact resume, averages, who learns from what, readers."""
+"""The training loop and its recipes: exact resume, averages, what a loss trains, lip readers."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from talkingface.models.lipreader import (
 from talkingface.training import loop, parallel, presets, reading
 from talkingface.training.atvg import AtvgRecipe, AtvgTraining
 from talkingface.training.cran import CranRecipe, still_head
-from talkingface.training.generator import Stage, _held_still
-from talkingface.training.loop import Average, LoopOptions
+from talkingface.training.generator import Stage, _frozen
+from talkingface.training.loop import EMA, LoopOptions
 from talkingface.training.reading import MouthAugment, ReadingRecipe, ReadingTraining
 
 TINY_READER = PublishedReaderConfig(
@@ -75,7 +75,7 @@ def make_atvg(cache: Cache, reader: Path) -> AtvgRecipe:
 
 
 def make_published_atvg(cache: Cache) -> AtvgRecipe:
-    """The published networks, tiny: here AT-net learns too, and VG-net draws the whole crop."""
+    """The published networks, tiny: AT-net is trained too, and VG-net generates the whole crop."""
     model = replace(
         models.PRESETS["atvg-tiny"],
         speech=SpeechSpec(hops=28),
@@ -93,7 +93,7 @@ def make_published_atvg(cache: Cache) -> AtvgRecipe:
 
 
 def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
-    """A tiny CRAN that corrects the bent picture; its lips were fitted before."""
+    """A tiny CRAN that corrects the warped picture, with fitted lips."""
     natural = scheme == "natural"
     tiny = replace(
         models.PRESETS["cran-tiny"],
@@ -110,7 +110,7 @@ def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
     for stage in row.stages:
         kept = {name: w for name, w in stage.weights.items() if name != "reading"}
         stages.append(replace(stage, weights=kept, **small))
-    return CranRecipe(replace(row, model=tiny, stages=tuple(stages), puppets=0.0), cache)
+    return CranRecipe(replace(row, model=tiny, stages=tuple(stages), reenacted=0.0), cache)
 
 
 MAKERS = [
@@ -121,7 +121,7 @@ MAKERS = [
 
 
 def state_of(recipe: loop.Recipe) -> dict[str, Tensor]:
-    """Every number of every module, and of the optimisers."""
+    """Return every number of every module and of the optimisers."""
     state = {
         f"{name}.{key}": value.clone()
         for name, module in recipe.modules.items()
@@ -173,7 +173,7 @@ def test_a_finished_run_does_nothing(cache: Cache, reader_file: Path, tmp_path: 
 
 
 class Killed(BaseException):
-    """In place of a kill: no handler of errors sees it."""
+    """Stands for a kill: no handler of errors catches it."""
 
 
 @pytest.mark.parametrize("at", ["validate", "export"])
@@ -250,7 +250,7 @@ def test_big_buffers_stay_with_the_process() -> None:
     work = """
 import resource, torch
 from talkingface.training import loop
-loop.keep_memory()
+loop.configure_malloc()
 for step in range(25):
     torch.ones(10_000_000).add_(step)  # 9,800 pages
     if step in (4, 24):
@@ -264,7 +264,7 @@ for step in range(25):
 
 def test_the_average_is_exponential() -> None:
     source, target = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    average = Average(source, target, decay=0.5)
+    average = EMA(source, target, decay=0.5)
     expected = np.ones(2)
     for step, value in enumerate((3.0, -1.0, 7.0)):
         with torch.no_grad():
@@ -286,7 +286,7 @@ def copies(recipe: CranRecipe) -> dict[str, dict[str, Tensor]]:
 
 
 def changed(recipe: CranRecipe, before: dict[str, dict[str, Tensor]]) -> set[str]:
-    """The modules of which a parameter is another than before."""
+    """Return the modules with a changed parameter."""
     return {
         name
         for name, module in recipe.modules.items()
@@ -324,7 +324,7 @@ def test_the_reader_learns_where_it_is_an_adversary(
     recipe = CranRecipe(replace(training, reading=form), cache, reader=reader_file)
     before = copies(recipe)
     worded = (step for step in range(4, recipe.steps) if bool((recipe.batch(step).word >= 0).any()))
-    step = next(worded)  # a batch without a word teaches nobody to read
+    step = next(worded)  # a batch without a word trains no reader
     losses = recipe.step(recipe.batch(step), step)
     assert "critic/reading" in losses and "reader" in changed(recipe, before)
 
@@ -349,7 +349,7 @@ def test_critics_get_no_gradient_from_the_generators_step(
 def test_a_critic_held_still_still_passes_gradients_on() -> None:
     layer, seen = nn.Linear(3, 1), torch.ones(2, 3, requires_grad=True)
     critic, weight = nn.Sequential(layer, nn.Dropout(0.5)), layer.weight
-    with _held_still(critic):
+    with _frozen(critic):
         critic(seen).sum().backward()
     assert seen.grad is not None and torch.allclose(seen.grad, weight.detach().expand(2, 3))
     assert weight.grad is None and weight.requires_grad
@@ -364,7 +364,7 @@ def test_the_total_is_the_weighted_sum_and_an_ablation_a_missing_key(
     stages = (*training.stages[:2], replace(stage, weights=without))
     recipe = CranRecipe(replace(training, stages=stages), cache, reader=reader_file)
     totals: dict[str, float] = {}
-    monkeypatch.setattr(recipe, "_learn", lambda name, loss: totals.update({name: loss.item()}))
+    monkeypatch.setattr(recipe, "_update", lambda name, loss: totals.update({name: loss.item()}))
     losses = recipe.step(recipe.batch(4), 4)
     assert "reading" not in losses
     assert totals["model"] == pytest.approx(sum(w * losses[name] for name, w in without.items()))
@@ -374,7 +374,7 @@ def test_the_total_is_the_weighted_sum_and_an_ablation_a_missing_key(
 def test_at_net_and_vg_net_learn_in_their_stages(
     cache: Cache, reader_file: Path, at_net: str
 ) -> None:
-    """Fitted lips stay as they were fitted; the published AT-net learns."""
+    """Fitted lips are frozen; the published AT-net is trained."""
     drawing = {"pixels", "gradient", "score", "regression"}
     critic = {"critic/score", "critic/regression_real", "critic/regression_fake"}
     both = drawing | critic | {"image", "video", "critic/image", "critic/video"}
@@ -405,7 +405,7 @@ def test_at_net_and_vg_net_learn_in_their_stages(
 
 @pytest.mark.parametrize("scheme", ["recurrent", "natural"])
 def test_a_decoder_learns_to_correct_real_meshes(cache: Cache, scheme: str) -> None:
-    """Fitted lips stay, and what samples the head; where it moves, pictures learn it still."""
+    """Fitted lips and the sampling of head motion are frozen; heads are still in frames."""
     recipe = make_mesh_cran(cache, scheme)
     drawn: list[tuple[Any, ...]] = []
     draw = recipe.model.draw_window
@@ -510,13 +510,16 @@ def test_an_epoch_has_every_word_once(cache: Cache) -> None:
 
 def test_the_two_readers_share_no_sentence(cache: Cache) -> None:
     halves = [
-        {w.clip.key for w in ReadingRecipe(ReadingTraining(TINY_READER, half=h), cache).words}
+        {
+            w.clip.key
+            for w in ReadingRecipe(ReadingTraining(TINY_READER, corpus_half=h), cache).words
+        }
         for h in ("first", "second", "both")
     ]
     assert halves[0] and halves[1] and not halves[0] & halves[1]
     assert halves[0] | halves[1] == halves[2]
     trainer, judge = presets.READING["trainer"], presets.READING["judge"]
-    assert {trainer.half, judge.half} == {"first", "second"}
+    assert {trainer.corpus_half, judge.corpus_half} == {"first", "second"}
     assert type(trainer.reader) is not type(judge.reader) and trainer.seed != judge.seed
 
 
@@ -570,7 +573,7 @@ def test_a_preset_can_be_saved_and_loaded(name: str, cache: Cache, tmp_path: Pat
     recipe.export(path, 3, {"top1": 0.5})
     loaded, info = weights.load_with_info(path)
     assert loaded.config == training.reader and info.metrics == {"top1": 0.5}
-    assert info.extra["half"] == training.half and "words of" in info.training_data
+    assert info.extra["half"] == training.corpus_half and "words of" in info.training_data
 
 
 def test_reading_accuracy_counts_words(cache: Cache) -> None:
@@ -584,7 +587,7 @@ def test_reading_accuracy_counts_words(cache: Cache) -> None:
 
 
 def renamed(folder: Path, names: dict[str, str]) -> Path:
-    """The small corpus with other words in the place of some of GRID's."""
+    """The small corpus with other words instead of some of GRID's."""
     write_cache(folder)
     rows = json.loads((folder / "clips.json").read_text())
     for row in rows:

@@ -1,4 +1,4 @@
-"""Zhou et al. 2019: one space for sound and mouths, and who may learn from which loss."""
+"""Zhou et al. 2019: one space for sound and mouths, and which modules a loss trains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERY_STEP = LoopOptions(log_every=1, save_every=3, validate_every=100)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Two speakers, so that there is somebody to tell apart."""
+    """A cache of two speakers, for the speaker classifier."""
     cache = write_cache(tmp_path_factory.mktemp("cache"))
     cache.clips = [replace(c, split="train") if c.speaker == "s4" else c for c in cache.clips]
     return cache
@@ -111,7 +111,7 @@ def test_contrastive_loss_has_a_gradient_where_sound_and_mouth_agree() -> None:
 
 
 def test_the_decoder_sees_one_map_of_the_face() -> None:
-    """By gradient: the feature, one skip and nothing else of E_p reach a frame."""
+    """Check by gradients: of E_p, only the feature and one skip reach a frame."""
     torch.manual_seed(0)
     for skip in (0, 2):
         model = Zhou(replace(TINY, skip=skip)).eval()
@@ -172,7 +172,7 @@ def test_lean_preset_is_lean() -> None:
 def test_batches_say_who_speaks(cache: Cache) -> None:
     clips = cache.split("train")
     assert speakers_of(clips) == ("s1", "s4")
-    config = SampleConfig(batch=24, frames=4, balance=0.0, silent=0.3, puppets=0.0)
+    config = SampleConfig(batch=24, frames=4, balance=0.0, silent=0.3, reenacted=0.0)
     batch = draw_batch(cache, clips, TINY.speech, config, (0, 1))
     assert {0, 1} <= set(batch.speaker.tolist())
     assert torch.equal(batch.speaker == -1, batch.silent)
@@ -185,7 +185,7 @@ def test_batches_say_who_speaks(cache: Cache) -> None:
 
 
 class Gradients:
-    """Which parts of a recipe a loss reaches."""
+    """Return the parts of a recipe that a loss reaches."""
 
     def __init__(self, recipe: ZhouRecipe, loss: Tensor) -> None:
         for module in recipe.modules.values():
@@ -239,7 +239,7 @@ def test_who_learns_from_which_loss(
 def test_the_classifiers_are_confused_and_do_not_help(
     drawn: tuple[ZhouRecipe, Batch, Disentangled, dict[str, Tensor]],
 ) -> None:
-    """Confusion reaches encoders and never a classifier; a classifier's own loss the reverse."""
+    """Confusion trains encoders and never a classifier; a classifier's own loss the reverse."""
     recipe, batch, made, _ = drawn
     stage, _ = recipe.stage(3)
     with torch.random.fork_rng():
@@ -262,10 +262,10 @@ def test_the_classifiers_are_confused_and_do_not_help(
 
 
 def _adversarial(recipe: ZhouRecipe, batch: Batch, made: Disentangled) -> dict[str, Tensor]:
-    from talkingface.training.generator import _held_still
+    from talkingface.training.generator import _frozen
 
     stage, _ = recipe.stage(3)
-    with _held_still(*recipe.critics.values()):
+    with _frozen(*recipe.critics.values()):
         return recipe._adversarial_terms(batch, made, stage)
 
 
@@ -307,7 +307,7 @@ def test_killed_and_resumed_gives_the_same_bits(cache: Cache, tmp_path: Path) ->
 
 
 def test_it_learns(cache: Cache) -> None:
-    """The same batch again and again: frames from sound and from mouths, words, speakers."""
+    """All losses fall on one repeated batch: frames from sound and mouths, words, speakers."""
     stage = replace(training().stages[0], steps=20, lr=1e-2)
     recipe = ZhouRecipe(replace(training(), stages=(stage,), silent=0.0), cache)
     batch = recipe.batch(0)
@@ -329,7 +329,7 @@ def test_every_loss_can_be_left_out(cache: Cache, left_out: str) -> None:
 
 
 def test_a_stage_without_pixels_draws_nothing(cache: Cache) -> None:
-    """The shared space alone: what hears and sees learns, the face and the decoder stand still."""
+    """Only the shared space is trained: face encoder and decoder do not change."""
     stage = replace(training().stages[0], weights={"contrastive": 1.0, "word": 0.3})
     recipe = ZhouRecipe(replace(training(), stages=(stage,)), cache)
     parts = dict(recipe.model.named_children())
@@ -341,7 +341,7 @@ def test_a_stage_without_pixels_draws_nothing(cache: Cache) -> None:
 
 
 def test_published_sizes() -> None:
-    """256 + 256 features, 12 x 20 MFCC, the decoder from 4 x 4 x 512: built without its memory."""
+    """256 + 256 features, 12 x 20 MFCC, the decoder from 4 x 4 x 512, on the meta device."""
     with torch.device("meta"):
         model = Zhou(models.PRESETS["zhou-paper"])
     spec = model.config.speech

@@ -56,7 +56,7 @@ class Graph:
         return torch.from_numpy(values.copy())
 
     def weights(self) -> Iterator[list[Tensor]]:
-        """Per weighted operation its constants, in torch's layout."""
+        """Return the constants of each weighted operation, in torch's layout."""
         for op in self.operators:
             kind = self._kind(op)
             if kind not in WEIGHTED:

@@ -207,7 +207,7 @@ def _portrait_crops(teacher: Teacher, folders: Sequence[Path]) -> Iterator[tuple
 
 
 def _clip_crops(teacher: Teacher, corpus: Path) -> Iterator[tuple[str, Picture]]:
-    """Every third or second frame of up to so many clips, drawn at random, of each speaker."""
+    """Yield every third or second frame of at most so many random clips of each speaker."""
     rng = np.random.default_rng(0)
     for folder in sorted(path for path in corpus.iterdir() if path.name != "alignments"):
         clips = sorted(p for p in folder.iterdir() if p.suffix in (".mpg", ".mkv"))
@@ -249,7 +249,7 @@ class Taught:
 
     @property
     def portrait(self) -> NDArray[np.bool_]:
-        """Which rows are portraits."""
+        """Return which rows are portraits."""
         return self.clip == 0
 
 
@@ -325,7 +325,7 @@ def _expressions(
 
 
 def centred(values: Array, clip: NDArray[np.int64]) -> Array:
-    """Return values (N, C) less their mean over each clip: the teacher's opinion of who it is."""
+    """Return values (N, C) less their mean over each clip, which depends on the person."""
     sums = np.zeros((clip.max() + 1, values.shape[1]))
     np.add.at(sums, clip, values)
     return values - (sums / np.bincount(clip, minlength=len(sums)).clip(1)[:, None])[clip]
@@ -361,7 +361,10 @@ def fit_maps(taught: Taught) -> tuple[Array, Array]:
 
 
 def lip_rows(space: ExpressionSpace) -> Array:
-    """How expressions move the lips' points and gaps: (K, 89); a row's squares sum to two means."""
+    """Return the effect of expressions on the lips' points and gaps: (K, 89).
+
+    The squares of a row sum to the mean square of the points plus that of the gaps.
+    """
     moves = space.displacement(torch.eye(space.components)).double().numpy()
     gaps = moves[:, INNER_PAIRS[:, 1], 1] - moves[:, INNER_PAIRS[:, 0], 1]
     points = moves[:, LIPS].reshape(len(moves), -1)
@@ -515,7 +518,7 @@ def fit(taught_path: Path, voices: Path, out: Path) -> None:
 
 
 def report(taught: Taught, net: ExpressionNet) -> None:
-    """Print how well held-out people come back through the file, and what the teacher agrees to."""
+    """Print the accuracy of the file on held-out people, and the agreement with the teacher."""
     held = taught.where(taught.held & ~taught.portrait)
     lips = net.space.displacement(torch.eye(net.space.components)).double().numpy()[:, LIPS]
 

@@ -114,7 +114,7 @@ class View:
 
 
 def held_out(name: str) -> bool:
-    """Whether a portrait is kept for judging."""
+    """Return whether a portrait is held out."""
     return int(hashlib.md5(name.encode()).hexdigest()[:8], 16) % 5 == 0
 
 

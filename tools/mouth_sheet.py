@@ -1,4 +1,4 @@
-"""Mouths of finished videos at their real size: of each picture's videos the same moments.
+"""Draw mouths of finished videos at their real size, at the same times of each picture's videos.
 
     python tools/mouth_sheet.py OUT.png --of PICTURE LABEL=VIDEO [LABEL=VIDEO ...] [--of ...]
         [--frames 8] [--width 1560]
@@ -43,7 +43,7 @@ LINE, GAP, EDGE = 20, 4, 6  # pixels: a label, between mouths, around the sheet
 
 
 def mouth_of(mesh: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Where in a picture of this shape (H, W, 3) the mouth of its mesh (478, 3) is."""
+    """Return the slices of the mouth of a mesh (478, 3) in a picture of shape (H, W, 3)."""
     unit = float(landmarks.eye_distance(mesh[:, :2]))
     lips = mesh[OUTER_LIPS, 0]
     left, right = lips.min() - BESIDE * unit, lips.max() + BESIDE * unit

@@ -1,4 +1,4 @@
-"""Real above generated for several people, one sheet to look at.
+"""Draw a contact sheet: real frames above generated ones, for several people.
 
 python tools/people_sheet.py CACHE MODELS OUT.png [--maps MODEL] [--keys s1_bbwg3a,s4_bgbu2a]
     [--mouth] [--every 4]
@@ -29,7 +29,7 @@ FIRST, LAST = 12, 60  # frames between which a sentence is spoken
 
 
 def choose(cache: Cache, keys: str | None) -> list[ClipInfo]:
-    """The named clips, or the last one of each of six people (of s1: of its unseen sentences)."""
+    """Return the named clips, or the last one of each of PEOPLE (of s1: of the split test)."""
     if keys is not None:
         return [clip for key in keys.split(",") for clip in cache.clips if clip.key == key]
     fit = [c for c in cache.clips if c.speaker != "s1" or c.split == "test"]
@@ -37,17 +37,20 @@ def choose(cache: Cache, keys: str | None) -> list[ClipInfo]:
 
 
 def strips(
-    bench: evaluation.Bench, clip: ClipInfo, models: list[evaluation.Candidate], maps: str | None
+    evaluator: evaluation.Evaluator,
+    clip: ClipInfo,
+    models: list[evaluation.EvaluatedModel],
+    maps: str | None,
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Every row of a clip under its name, (T, S, S, 3): real, each model, and one model's maps."""
-    yield "real", np.array(bench.cache.frames[clip.start : clip.start + clip.frames])
+    """Yield the rows of a clip, (T, S, S, 3), by name: real, each model, and one model's maps."""
+    yield "real", np.array(evaluator.cache.frames[clip.start : clip.start + clip.frames])
     shown = None
     for model in models:
         assert model.generator is not None
-        played = bench.generate(model.generator, clip, clip, driven=model.driven)
-        yield model.name, played.frames
+        generated = evaluator.generate(model.generator, clip, clip, driven=model.driven)
+        yield model.name, generated.frames
         if model.name == maps:
-            shown = played
+            shown = generated
     if shown is not None and shown.mask is not None:
         grey = np.rint(shown.mask * 255).astype(np.uint8)
         yield f"{maps}: attention", np.repeat(grey[..., None], 3, axis=-1)
@@ -68,18 +71,18 @@ def main() -> None:
     parser.add_argument("--mouth", action="store_true")
     parser.add_argument("--every", type=int, default=4, help="one frame in so many")
     options = parser.parse_args()
-    models = [evaluation.open_candidate(name) for name in options.models.split(",")]
+    models = [evaluation.open_model(name) for name in options.models.split(",")]
     names = [model.name for model in models]
     if evaluation.REAL in names:
         parser.error("the real row is always there: name models only")
     if options.maps is not None and options.maps not in names:
         parser.error(f"--maps {options.maps}: is none of {', '.join(names)}")
-    bench = evaluation.Bench(open_cache(options.cache))
+    evaluator = evaluation.Evaluator(open_cache(options.cache))
     part = (slice(60, 124), slice(32, 96)) if options.mouth else (slice(None), slice(None))
     rows, labels = [], []
-    for clip in choose(bench.cache, options.keys):
+    for clip in choose(evaluator.cache, options.keys):
         said = " ".join(word for word, _, _ in clip.words) or clip.key
-        for what, frames in strips(bench, clip, models, options.maps):
+        for what, frames in strips(evaluator, clip, models, options.maps):
             shown = range(FIRST, min(LAST, len(frames)), options.every)
             rows.append([np.ascontiguousarray(frames[t][part]) for t in shown])
             labels.append(f"{clip.speaker} {said}: {what}")

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import os
 
-from talkingface.cli import making, measuring, preparing, serving, studying, training
+from talkingface.cli import evaluate, generate, prepare, serve, study, train
 from talkingface.cli.app import app, study_app, train_app
-from talkingface.cli.options import complain, parse_face
+from talkingface.cli.options import parse_face, print_error
 from talkingface.errors import TalkingFaceError
 
 __all__ = [
     "app",
+    "evaluate",
+    "generate",
     "main",
-    "making",
-    "measuring",
     "parse_face",
-    "preparing",
-    "serving",
-    "studying",
-    "training",
+    "prepare",
+    "serve",
+    "study",
+    "train",
 ]
 
 app.add_typer(train_app, name="train")
@@ -35,5 +35,5 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(argv, prog_name="talkingface")
     except TalkingFaceError as error:
-        complain(error)
+        print_error(error)
         raise SystemExit(2) from None

@@ -71,7 +71,7 @@ def _controls(express: Sequence[str] | None, **given: Any) -> Controls:
 
 
 def _shown(face: str | None, crop: bool, **given: Any) -> dict[str, Any]:
-    """As keywords of `TalkingFace.generate` and `Job`."""
+    """Return the options as keywords of `TalkingFace.generate` and `Job`."""
     number, box = parse_face(face)
     return {"face": number, "box": box, "show": "face" if crop else "picture", **given}
 

@@ -205,27 +205,29 @@ def parse_face(text: str | None) -> tuple[int | None, Box | None]:
     raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
 
 
-def report(result: JobResult) -> None:
+def print_result(result: JobResult) -> None:
     """One line of a finished job; a failed one's goes to standard error."""
     if result.error is not None:
-        complain(result.error)
+        print_error(result.error)
         return
     if result.note is not None:
-        note(f"{result.job.image}: {result.note}")
+        print_note(f"{result.job.image}: {result.note}")
     length = result.frames / 25
     print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
+    """Print a note for the user on standard error."""
     print(f"note: {text}", file=sys.stderr)
 
 
-def complain(error: TalkingFaceError) -> None:
+def print_error(error: TalkingFaceError) -> None:
+    """Print a user's error as one line on standard error."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 @contextmanager
-def bar(what: str, shown: bool = True) -> Iterator[Progress]:
+def progress_bar(what: str, shown: bool = True) -> Iterator[Progress]:
     """A progress bar on standard error while somebody is looking."""
     from rich import progress
     from rich.console import Console

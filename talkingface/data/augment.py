@@ -1,4 +1,4 @@
-"""Augmentation: other people's faces and voices from few, the same change for identity and target.
+"""Augmentation of faces and voices, with the same change for identity and target.
 
 Everything draws from the generator it is given, so a batch is a function of (seed, step).
 """
@@ -23,7 +23,7 @@ Points = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How much of what; 0 switches a part off (an ablation is a zero)."""
+    """Strengths of the changes; 0 switches one off."""
 
     colour: float = 1.0  # channel gains, gamma, saturation, contrast
     light: float = 1.0  # a ramp of light over the face
@@ -48,7 +48,7 @@ NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0)
 def augment_faces(
     frames: Frames, points: Points, rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[Frames, Points]:
-    """Change all frames of a sample alike, at random, and move their points with them.
+    """Change all frames of a sample alike, at random, and move their points accordingly.
 
     frames: (T, S, S, 3) uint8; points in [0, 1]: meshes (T, 478, 2), or landmarks (T, 68, 2).
     """
@@ -110,7 +110,7 @@ def _colour(frames: Frames, rng: np.random.Generator, config: AugmentConfig) -> 
 def augment_speech(
     samples: Tensor, spec: SpeechSpec, rng: np.random.Generator, config: AugmentConfig
 ) -> Tensor:
-    """(N,) samples to features of their hops (hops, coefficients): another voice, the same words.
+    """Change the voice of samples (N,), and return the features of their hops (hops, coefficients).
 
     Vocal-tract length and equaliser act on the power spectrum, gain, noise and room on the samples.
     """
@@ -137,7 +137,7 @@ def augment_speech(
 
 
 def _scale_frequency(power: Tensor, factor: float) -> Tensor:
-    """power'(f) = power(f * factor), linear between bins; above the band its edge is repeated."""
+    """Scale frequency: power'(f) = power(f * factor), linear; above the band its edge repeats."""
     bins = power.shape[-1]
     place = (torch.arange(bins) * factor).clamp(max=bins - 1.001)
     low = place.floor().long()
@@ -146,7 +146,7 @@ def _scale_frequency(power: Tensor, factor: float) -> Tensor:
 
 
 def _noise(samples: Tensor, rng: np.random.Generator) -> Tensor:
-    """White to brown noise, 10-40 dB below the sound's own level."""
+    """Add white to brown noise, 10-40 dB below the sound's own level."""
     level = samples.square().mean().sqrt() * 10 ** (-rng.uniform(10, 40) / 20)
     size = 1 << len(samples).bit_length()  # a length that transforms fast
     white = torch.fft.rfft(torch.from_numpy(rng.standard_normal(size)).float())
@@ -157,7 +157,7 @@ def _noise(samples: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _room(samples: Tensor, rng: np.random.Generator) -> Tensor:
-    """A small room: the direct sound and a decaying tail of reflections (60 dB in 0.1-0.4 s)."""
+    """Add a small room: a decaying tail of reflections (60 dB in 0.1-0.4 s)."""
     decay = float(rng.uniform(0.1, 0.4))
     length = int(decay * SAMPLE_RATE)
     tail = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)

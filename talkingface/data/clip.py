@@ -1,4 +1,4 @@
-"""One record of a prepared corpus: a face in its crops, its landmarks, its sound and its words."""
+"""One record of a prepared corpus: crops of a face, landmarks, sound and words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Clip:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError when shapes or kinds do not fit together."""
+        """Raise ValueError when shapes or types do not fit together."""
         frames = len(self.crops)
         side = self.crops.shape[1] if self.crops.ndim == 4 else 0
         expected: dict[str, tuple[NDArray[Any], tuple[int, ...], type]] = {
@@ -66,12 +66,12 @@ class Clip:
 
 
 def key_of(*parts: str) -> str:
-    """A clip's key out of names: joined by "_", other characters become "-"."""
+    """Return a clip's key from names: joined by "_", other characters become "-"."""
     return "_".join(re.sub(r"[^A-Za-z0-9-]", "-", part) for part in parts)
 
 
 def fit_sound(samples: NDArray[np.float32], frames: int) -> NDArray[np.int16]:
-    """(N,) samples in [-1, 1] as the (640 frames,) int16 of a clip: the tail padded or cut."""
+    """Convert samples (N,) in [-1, 1] to the (640 frames,) int16 of a clip; pad or cut the end."""
     wanted = frames * SAMPLES_PER_FRAME
     kept = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
     return np.clip(np.rint(kept * 32768), -32768, 32767).astype(np.int16)

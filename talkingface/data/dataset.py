@@ -1,7 +1,7 @@
-"""What training reads: a memory-mapped cache of clips, and batches as a function of (seed, step).
+"""Training data: a memory-mapped cache of clips, and batches as a function of (seed, step).
 
 A cache folder holds `frames.npy` (N, S, S, 3) uint8, `mesh.npy` (N, 478, 2) float32 in [0, 1] and
-`landmarks.npy` (N, 68, 2), those of the mesh's points that are iBUG's; `sound.npy` (640 N,) int16
+`landmarks.npy` (N, 68, 2), the mesh's iBUG points; `sound.npy` (640 N,) int16
 at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
 """
 
@@ -34,15 +34,15 @@ from talkingface.audio import (
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
-from talkingface.data.puppets import animate, can_speak, closed_mouth, move_landmarks, move_mesh
+from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
 from talkingface.landmarks import IBUG
 from talkingface.models.lipreader import GRID_WORDS
 
-AHEAD = 2  # batches that are made before their turn
-BATCHES = 16  # that a share of the clips must have to be worth it
-MOST_WORDS = 500  # that a reader of another corpus than GRID tells apart: as many as LRW has
+AHEAD = 2  # batches that are prefetched
+BATCHES = 16  # the least number of batches in a share of the clips
+MOST_WORDS = 500  # the most words of a vocabulary other than GRID's: as many as LRW has
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ClipInfo:
     start: int
     frames: int
     words: tuple[tuple[str, float, float], ...] = ()
-    silent: bool = False  # a still portrait: no speech, the mouth stays as it is
+    silent: bool = False  # a still portrait: no speech, no motion
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,12 +85,12 @@ class Cache:
         ]
 
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
-        """To another process goes the place, and not what is there."""
+        """Pickle the folder's path only, not the arrays."""
         return Cache, (self.folder,)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
-        """The words that are read off lips here, in the order of their numbers.
+        """The vocabulary of lip readers on this cache, in the order of the words' numbers.
 
         GRID's 51 where no clip says another word with its time; otherwise the most frequent ones of
         the split "train", 500 at most, in alphabetical order.
@@ -103,15 +103,15 @@ class Cache:
 
     @cached_property
     def word_index(self) -> dict[str, int]:
-        """The number of each word of the vocabulary."""
+        """Word -> its number in the vocabulary."""
         return {word: index for index, word in enumerate(self.vocabulary)}
 
     def split(self, *names: str) -> list[ClipInfo]:
-        """The clips of these splits."""
+        """Return the clips of these splits."""
         return [c for c in self.clips if c.split in names]
 
     def samples(self, clip: ClipInfo, first: int, count: int) -> Tensor:
-        """(count,) float samples from `first`, relative to the clip; silence outside it."""
+        """Return (count,) float samples from `first`, relative to the clip; silence outside it."""
         begin, end = clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME
         low, high = max(begin, begin + first), max(begin, min(end, begin + first + count))
         out = torch.zeros(count)
@@ -121,15 +121,17 @@ class Cache:
         return out
 
     def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
-        """(frames,) gap of the inner lips, of the crop's side."""
+        """Return the gap of the inner lips (frames,), in crop sides."""
         points = self.landmarks[clip.start : clip.start + clip.frames]
         gap: NDArray[np.float32] = points[:, INNER_BOTTOM, 1] - points[:, INNER_TOP, 1]
         return gap
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    """An array on disk, of which processes share what they have read; not np.memmap, whose every
-    slice costs microseconds."""
+    """Map an array on disk; processes share the pages that they have read.
+
+    The result is no np.memmap, of which every slice costs microseconds.
+    """
     mapped: NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)
     return mapped
 
@@ -138,12 +140,13 @@ def _mapped(path: Path) -> NDArray[Any]:
 class Batch:
     """B samples of T frames in a row.
 
-    portrait: the identity picture, from the same clip, or a puppet's own. frames: (B, T, 3, S, S)
+    portrait: the identity picture, of the same clip or reenacted portrait. frames: (B, T, 3, S, S)
     in [-1, 1]. mesh: (B, T, 478, 2) in [0, 1] of the crop; landmarks: (B, T, 68, 2), the mesh's.
     speech: (B, T, hops, coefficients). before: (B, 3, S, S), the frame before the first. silent:
     (B,) bool, still portraits. word: (B,) index of a word spoken within the sample, -1 for none;
     span: (B, 2), its first frame and the one after its last.
-    speaker: (B,) index into `speakers_of` the clips, -1 for still portraits, puppets, and nobody.
+    speaker: (B,) index into `speakers_of` the clips; -1 for still and reenacted portraits, and for
+    unknown speakers.
     others: (B, N, 3, S, S), further pictures of the same face, N as `SampleConfig.others` says.
     """
 
@@ -161,11 +164,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A batch as it is drawn, small enough to be handed from process to process.
+class RawBatch:
+    """A batch before conversion to floats, small enough to be sent between processes.
 
-    pictures: (B, P, S, S, 3) uint8 and mesh (B, P, 478, 2) float32: the identity's, the one before,
-    `count` frames in a row, the others. The rest as in `Batch`.
+    pictures: (B, P, S, S, 3) uint8 and mesh (B, P, 478, 2) float32: the identity's, the frame
+    before, `count` frames in a row, the others. The other fields are as in `Batch`.
     """
 
     pictures: Tensor
@@ -178,7 +181,7 @@ class Drawn:
     speaker: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on this device, where its pictures become floats."""
+        """Return the batch on this device, with float pictures."""
         frames = self.pictures.to(device, non_blocking=True)
         frames = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
         landmarks = self.mesh[:, :, torch.from_numpy(IBUG)].to(device)
@@ -200,51 +203,52 @@ class Drawn:
 
 
 def speakers_of(clips: list[ClipInfo]) -> tuple[str, ...]:
-    """Who speaks in these clips, in alphabetical order: what `Batch.speaker` counts.
+    """Return the speakers of these clips, in alphabetical order: `Batch.speaker` is their index.
 
-    Nobody ("") is nobody, where a corpus does not say who speaks.
+    An unknown speaker ("") is not one of them.
     """
     return tuple(sorted({c.speaker for c in clips if not c.silent and c.speaker}))
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How batches are drawn. balance: a speaker's weight is (clips) ** balance; 0 = all alike.
+    """Settings of sampling. balance: a speaker's weight is (clips) ** balance; 0: all equal.
 
-    puppets: share of still portraits that speak as a drawn clip does (`data/puppets.py`).
+    reenacted: share of samples with a still portrait that moves as a clip (`data/reenactment.py`).
     """
 
     batch: int = 8
     frames: int = 15
     balance: float = 0.5
     silent: float = 0.1  # share of still portraits, where the cache has any
-    puppets: float = 0.0
+    reenacted: float = 0.0
     pictures: bool = True  # False: meshes and speech only
-    sound: bool = True  # False: speech is zeros, for those who learn from pictures alone
-    others: int = 0  # further pictures of the face, for those who see more than one
+    sound: bool = True  # False: speech is zeros, for training on pictures alone
+    others: int = 0  # further pictures of the face, for networks with several inputs
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
-class Pool:
-    """What batches are drawn from: all of the clips, or a share of them.
+class ClipPool:
+    """The clips that batches are sampled from: all, or a share of them.
 
-    chances: of each speaking clip. puppets: still portraits that can speak. speakers: of all clips.
+    chances: the probability of each speaking clip. reenactable: still portraits whose mouth can be
+    moved. speakers: of all clips.
     """
 
     speaking: list[ClipInfo]
     chances: NDArray[np.float64]
     still: list[ClipInfo]
-    puppets: list[ClipInfo]
+    reenactable: list[ClipInfo]
     speakers: tuple[str, ...]
 
 
-def pool_of(
+def clip_pool(
     cache: Cache, clips: list[ClipInfo], config: SampleConfig, share: tuple[int, int] = (0, 1)
-) -> Pool:
-    """The clips that batches are drawn from; share: (i, n), the i-th of n equal shares of them.
+) -> ClipPool:
+    """Return the clips to sample batches from. share: (i, n), the i-th of n equal shares.
 
-    Each speaker's clips are dealt out evenly. Where a share would be too few batches, it is all.
+    Each speaker's clips are divided evenly. Where a share has too few batches, all clips are used.
     """
     speaking = [c for c in clips if not c.silent and c.frames > config.frames]
     if not speaking:
@@ -255,8 +259,8 @@ def pool_of(
     own = _share(speaking, share, BATCHES * config.batch)
     weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in own])
     still = _share([c for c in clips if c.silent], share, config.batch)
-    puppets = _puppets(cache, still) if config.puppets > 0 else []
-    return Pool(own, weights / weights.sum(), still, puppets, speakers_of(clips))
+    reenactable = _reenactable(cache, still) if config.reenacted > 0 else []
+    return ClipPool(own, weights / weights.sum(), still, reenactable, speakers_of(clips))
 
 
 def _share(clips: list[ClipInfo], share: tuple[int, int], least: int) -> list[ClipInfo]:
@@ -273,21 +277,21 @@ def draw_batch(
     config: SampleConfig,
     seed: tuple[int, ...],
 ) -> Batch:
-    """The batch of this seed from all of the clips, ready for use on the CPU."""
-    return draw(cache, pool_of(cache, clips, config), spec, config, seed).to("cpu")
+    """Sample the batch of this seed from all of the clips, and convert it on the CPU."""
+    return sample_batch(cache, clip_pool(cache, clips, config), spec, config, seed).to("cpu")
 
 
-def draw(
-    cache: Cache, pool: Pool, spec: SpeechSpec, config: SampleConfig, seed: tuple[int, ...]
-) -> Drawn:
-    """The batch of this seed: the same arguments give the same bits."""
+def sample_batch(
+    cache: Cache, pool: ClipPool, spec: SpeechSpec, config: SampleConfig, seed: tuple[int, ...]
+) -> RawBatch:
+    """Sample the batch of this seed; the same arguments give the same bits."""
     rng = np.random.default_rng(seed)
-    speaking, still, puppets = pool.speaking, pool.still, pool.puppets
+    speaking, still, reenactable = pool.speaking, pool.still, pool.reenactable
     samples = []
     for index in rng.choice(len(speaking), config.batch, p=pool.chances):
-        if puppets and rng.random() < config.puppets:
-            puppet = puppets[rng.integers(len(puppets))]
-            samples.append(_sample(cache, speaking[index], spec, config, rng, puppet))
+        if reenactable and rng.random() < config.reenacted:
+            portrait = reenactable[rng.integers(len(reenactable))]
+            samples.append(_sample(cache, speaking[index], spec, config, rng, portrait))
         elif still and rng.random() < config.silent:
             samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
         else:
@@ -301,10 +305,13 @@ def _sample(
     spec: SpeechSpec,
     config: SampleConfig,
     rng: np.random.Generator,
-    puppet: ClipInfo | None = None,
+    portrait: ClipInfo | None = None,
 ) -> dict[str, Any]:
-    """Frames in a row of a clip and its speech; with a puppet, that face instead of the clip's."""
-    speed = 1.0  # pictures cannot be drawn between frames, meshes can
+    """Sample frames in a row of a clip and its speech.
+
+    portrait: a still portrait, reenacted by the clip, whose face replaces the clip's.
+    """
+    speed = 1.0  # meshes can be interpolated between frames, pictures cannot
     if not config.pictures:
         speed = 1 + config.augment.speed * rng.uniform(-1, 1)
         speed = min(speed, (clip.frames - 1) / config.frames)
@@ -315,7 +322,7 @@ def _sample(
     if config.others:
         more = rng.choice(_outside(clip, wanted.astype(int)), config.others)
     rows = np.concatenate([[identity, max(0, first - 1)], wanted, more])
-    frames, mesh = _faces(cache, clip, rows, config, rng, puppet)
+    frames, mesh = _faces(cache, clip, rows, config, rng, portrait)
     shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
     middle = (first + 0.5) * SAMPLES_PER_FRAME
     begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
@@ -323,7 +330,7 @@ def _sample(
     samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
     speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
     word, span = -1, (0, config.frames)
-    if puppet is None:  # whether a puppet's lips can be read is not known
+    if portrait is None:  # reenacted lips may not be readable
         word, span = _word(cache, clip, first, speed, config.frames, rng)
     return {
         "frames": frames,
@@ -332,7 +339,7 @@ def _sample(
         "silent": False,
         "word": word,
         "span": span,
-        "speaker": clip.speaker if puppet is None else None,
+        "speaker": clip.speaker if portrait is None else None,
     }
 
 
@@ -358,7 +365,7 @@ def _word(
 def _still_sample(
     cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """A portrait in silence: quiet noise in, the same picture out."""
+    """Sample a portrait in silence: quiet noise in, the same picture out."""
     rows = np.zeros(2 + config.frames + config.others)
     frames, mesh = _faces(cache, clip, rows, config, rng)
     count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
@@ -377,10 +384,10 @@ def _still_sample(
 def _identity_frame(
     cache: Cache, clip: ClipInfo, wanted: NDArray[np.int64], rng: np.random.Generator
 ) -> int:
-    """A frame of the clip outside the wanted ones.
+    """Choose a frame of the clip outside the wanted ones, as the identity picture.
 
-    Half the time nearly closed lips, as portraits have them; otherwise, of three drawn, the one
-    whose mouth differs most from the wanted ones.
+    With probability 0.5 its lips are nearly closed, as in portraits. Otherwise it is, of three
+    random frames, the one whose mouth differs most from the wanted ones.
     """
     others = _outside(clip, wanted)
     if rng.random() < 0.5:
@@ -393,13 +400,13 @@ def _identity_frame(
 
 
 def _outside(clip: ClipInfo, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The clip's frames that are not near the wanted ones; its ends, where there are none."""
+    """Return the clip's frames that are not near the wanted ones; its ends, if there are none."""
     others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
     return others if len(others) else np.array([0, clip.frames - 1])
 
 
 def _at_speed(samples: Tensor, speed: float, count: int) -> Tensor:
-    """(count,) samples of a tape that runs `speed` times as fast, linear between samples."""
+    """Return (count,) samples at `speed` times the speed, linear between samples."""
     if speed == 1.0:
         return samples[:count]
     place = torch.arange(count) * speed
@@ -413,11 +420,11 @@ def _faces(
     rows: NDArray[np.float64],
     config: SampleConfig,
     rng: np.random.Generator,
-    puppet: ClipInfo | None = None,
+    portrait: ClipInfo | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames and meshes at these (fractional) times of the clip, one change for all.
+    """Return frames and meshes at these (fractional) times of the clip, augmented alike.
 
-    With a puppet: its own picture first, then moved as the clip's rows after the first.
+    portrait: with one, its own picture comes first, then it moves as the clip's further rows.
     """
     low = rows.astype(int)
     part = (rows - low)[:, None, None]
@@ -427,31 +434,31 @@ def _faces(
         frames = cache.frames[clip.start + low]
     else:
         frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
-    if puppet is not None:
+    if portrait is not None:
         neutral = closed_mouth(cache.landmarks[clip.start : clip.start + clip.frames])
-        frames, mesh = _as_puppet(cache, puppet, frames, mesh[:, IBUG], neutral, config)
+        frames, mesh = _reenact(cache, portrait, frames, mesh[:, IBUG], neutral, config)
     return augment_faces(frames, mesh, rng, config.augment)
 
 
-def _puppets(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
-    """The still portraits whose mouth a speaker's can move."""
+def _reenactable(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
+    """Return the still portraits that can be reenacted by a speaker."""
     able = can_speak(cache.landmarks[[c.start for c in still]])
     return [c for c, can in zip(still, able, strict=True) if can]
 
 
-def _as_puppet(
+def _reenact(
     cache: Cache,
-    puppet: ClipInfo,
+    portrait: ClipInfo,
     frames: NDArray[np.uint8],
     landmarks: NDArray[np.float32],
     neutral: NDArray[np.float32],
     config: SampleConfig,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Give the puppet as it is, then T - 1 times moved as a driver, (T, S, S, 3) and (T, 68, 2).
+    """Return the portrait, then T - 1 times moved as a driver, (T, S, S, 3) and (T, 68, 2).
 
     Returns its frames (T, S, S, 3) and meshes (T, 478, 2).
     """
-    picture, mesh = cache.frames[puppet.start], cache.mesh[puppet.start]
+    picture, mesh = cache.frames[portrait.start], cache.mesh[portrait.start]
     if config.pictures:
         moving, moved = animate(picture, mesh, frames[1:], landmarks[1:], neutral)
         frames = np.concatenate([picture[None], moving])
@@ -468,8 +475,8 @@ def _speech(
     return frame_windows(augment_speech(samples, spec, rng, config.augment), spec)
 
 
-def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> Drawn:
-    return Drawn(
+def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> RawBatch:
+    return RawBatch(
         torch.from_numpy(np.stack([s["frames"] for s in samples])),
         torch.from_numpy(np.stack([s["mesh"] for s in samples])),
         count,
@@ -482,10 +489,10 @@ def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: in
 
 
 def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0) -> Iterator[Any]:
-    """make(step) for step in [first, last), in order, made ahead while the one before is used.
+    """Yield make(step) for step in [first, last), in order, computed in advance.
 
-    workers: processes that make them, two ahead each, and to which `make` is pickled; 0: a thread.
-    Each computes with one thread, so that what is made is the same to the bit whoever makes it.
+    workers: processes that compute, two steps ahead each, and to which `make` is pickled; 0: a
+    thread. Each computes with one thread, so results are the same to the bit for all settings.
     Raises OutputError when a process dies.
     """
     ahead, pool = AHEAD * max(1, workers), _pool(make, workers)
@@ -511,11 +518,11 @@ def _pool(make: Callable[[int], Any], workers: int) -> Executor:
     return ProcessPoolExecutor(workers, context, _begin, (make,))
 
 
-_makes: list[Callable[[int], Any]] = []  # of a process that draws: the one thing that it makes
+_makes: list[Callable[[int], Any]] = []  # of a worker process: its one function
 
 
 def _begin(make: Callable[[int], Any]) -> None:
-    """SIGTERM is for the process that trains, which needs its batches until it has stopped."""
+    """Start a worker that ignores SIGTERM: the training process needs batches until it stops."""
     start_worker()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _makes.append(make)
@@ -526,6 +533,6 @@ def _made(step: int) -> Any:
 
 
 def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
-    """All windows of a clip as they are: (frames, hops, coefficients)."""
+    """Return all windows of a clip, not augmented: (frames, hops, coefficients)."""
     sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
     return windows(sound, spec, clip.frames)

@@ -1,6 +1,6 @@
-"""Disturb speech as rooms, lines and music do, and make sounds that are no speech.
+"""Disturbances of speech (rooms, telephone, noise, music), and sounds without speech.
 
-Every function draws from the generator it is given, so that the same seed gives the same sound:
+Every function uses the random generator of its argument, so the same seed gives the same sound;
 evaluation and training use the same kinds with other seeds. Sounds are (N,) float32 at 16 kHz, full
 scale is 1, levels are root mean squares. A disturbed sound is as long as the clean one and keeps
 its timing and its level.
@@ -113,7 +113,7 @@ def _hi_hat(rng: np.random.Generator) -> Array:
 
 
 def _add(sound: Array, start: int, note: Array) -> None:
-    """Add a note that begins at sample `start`; what lies behind the sound's end is left out."""
+    """Add a note that begins at sample `start`; cut it at the sound's end."""
     part = sound[start : start + len(note)]
     part += note[: len(part)]
 
@@ -136,8 +136,10 @@ def mix(sound: Tensor, other: Tensor, decibels: float) -> Tensor:
 
 
 def add_noise(sound: Tensor, rng: np.random.Generator, source: Source, decibels: float) -> Tensor:
-    """Mix a sound (N,) with noise or music that is so many decibels softer. source: `pink_noise`,
-    `white_noise`, `room_noise` or `music`."""
+    """Mix a sound (N,) with noise or music that is so many decibels softer.
+
+    source: `pink_noise`, `white_noise`, `room_noise` or `music`.
+    """
     return mix(sound, source(len(sound), rng), decibels)
 
 
@@ -223,5 +225,5 @@ def _level_one(sound: Array) -> Tensor:
 
 
 def _fast_size(samples: int) -> int:
-    """Return a power of two that is at least so large: it transforms fast."""
+    """Return a power of two that is at least so large, for a fast transform."""
     return 1 << max(1, samples - 1).bit_length()

@@ -1,8 +1,8 @@
-"""The expression space, fitted to a corpus and kept in a file (`models.expression`).
+"""Fitting of the expression space to a corpus, and its file (`models.expression`).
 
-Of every clip, the neutral face is the median of the frames with the smallest gap of the lips; what
-the lower face does is measured from there. How neutral faces differ is measured on the speakers and
-on the still portraits whose lips are closed.
+The neutral face of a clip is the median of the frames with the smallest gap of the lips. The motion
+of the lower face is measured from there. The variation of neutral faces is measured on the speakers
+and on the still portraits with closed lips.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _ROUNDS = 5  # of aligning the neutral faces to their mean
 
 @dataclass(frozen=True)
 class Fitted:
-    """An expression space and what it was fitted to.
+    """An expression space and the data of its fit.
 
-    tensors: buffers of `ExpressionSpace`. shares: (2 P,), the share of the motion's variance that
-    the first 1, 2, ... components hold. clips, speakers, portraits: how many it has seen.
+    tensors: buffers of `ExpressionSpace`. shares: (2 P,), the share of the motion's variance of the
+    first 1, 2, ... components. clips, speakers, portraits: their numbers in the fit.
     """
 
     tensors: dict[str, Tensor]
@@ -56,7 +56,7 @@ class Fitted:
     portraits: int
 
     def share(self, components: int) -> float:
-        """The share of the variance that so many components hold."""
+        """Return the share of the variance of so many components."""
         return float(self.shares[min(components, len(self.shares)) - 1])
 
 
@@ -67,7 +67,7 @@ def fit(
     identities: int = IDENTITIES,
     balance: float = 0.5,
 ) -> Fitted:
-    """The expression space of these clips of a cache; see `fit_meshes`. Raises BadRequest."""
+    """Fit the expression space of clips of a cache, see `fit_meshes`. Raises BadRequest."""
 
     def mesh(clip: ClipInfo) -> NDArray[np.float32]:
         return cache.mesh[clip.start : clip.start + clip.frames]
@@ -84,11 +84,11 @@ def fit_meshes(
     identities: int = IDENTITIES,
     balance: float = 0.5,
 ) -> Fitted:
-    """The expression space of clips (speaker, (T, 478, 2)) and still portraits (478, 2).
+    """Fit the expression space of clips (speaker, (T, 478, 2)) and still portraits (478, 2).
 
-    Meshes in any unit, upright. balance: a speaker's weight is (clips) ** balance, as batches are
-    drawn. There are no more identities than people less one. Raises BadRequest where there are too
-    few frames or people.
+    Meshes in any unit, upright. balance: a speaker's weight is (clips) ** balance, as in the
+    sampling of batches. There are no more identities than people less one. Raises BadRequest where
+    there are too few frames or people.
     """
     frames = sum(len(mesh) for _, mesh in clips.values())
     if frames <= components:
@@ -118,9 +118,9 @@ def fit_meshes(
 
 
 def neutral_of(mesh: NDArray[np.float32] | Array, reference: Array | None = None) -> Array:
-    """The neutral face of a clip (T, 478, 2): the median of 15 % of its frames, 5 at least.
+    """Return the neutral face of a clip (T, 478, 2): the median of 15 % of its frames, 5 at least.
 
-    Each is brought to the reference, or to the first of them, by points that speech does not move.
+    Each is aligned to the reference, or to the first of them, by points that speech does not move.
     """
     gap = aperture(mesh.astype(np.float64)) / eye_distance(mesh.astype(np.float64))
     count = max(_NEUTRAL_FRAMES, int(_NEUTRAL_SHARE * len(mesh)))
@@ -129,16 +129,16 @@ def neutral_of(mesh: NDArray[np.float32] | Array, reference: Array | None = None
 
 
 def aligned(mesh: NDArray[np.float32] | Array, reference: Array) -> Array:
-    """Meshes (..., 478, 2) brought to the reference."""
+    """Align meshes (..., 478, 2) to the reference."""
     points, target = torch.from_numpy(mesh.astype(np.float64)), torch.from_numpy(reference)
     matrix = similarity(points[..., STABLE_MESH, :], target[STABLE_MESH])
     return np.asarray(transform(points, matrix).numpy())
 
 
 def _mean_face(speakers: list[list[Array]], portraits: list[Array]) -> tuple[Array, Array]:
-    """The mean neutral face (478, 2), and each person's brought to it (N, 478, 2).
+    """Return the mean neutral face (478, 2), and each person's aligned to it (N, 478, 2).
 
-    speakers: the neutral faces of each one's clips, which count as one together.
+    speakers: the neutral faces of each one's clips, which together have the weight of one person.
     """
     reference = _upright((speakers[0] if speakers else portraits)[0])
     people = np.empty(0)
@@ -150,7 +150,7 @@ def _mean_face(speakers: list[list[Array]], portraits: list[Array]) -> tuple[Arr
 
 
 def _upright(face: Array) -> Array:
-    """A face (478, 2) with its eye centres at (-0.5, 0) and (0.5, 0)."""
+    """Align a face (478, 2) so that its eye centres are at (-0.5, 0) and (0.5, 0)."""
     z = face @ [1, 1j]
     left, right = z[list(LEFT_EYE)].mean(), z[list(RIGHT_EYE)].mean()
     z = (z - (left + right) / 2) / (right - left)
@@ -164,7 +164,7 @@ def _motion(
     components: int,
     balance: float,
 ) -> tuple[Array, Array, Array]:
-    """basis (K, P, 2), scale (K,), and the share of the variance by number of components."""
+    """Return basis (K, P, 2), scale (K,), and the share of the variance by number of components."""
     counts = Counter(speaker for speaker, _ in clips.values())
     weight = fade(torch.from_numpy(reference)).numpy()[points, None]
     size = 2 * len(points)
@@ -183,7 +183,7 @@ def _motion(
 
 
 def _identity(people: Array, reference: Array, identities: int) -> tuple[Array, Array]:
-    """identity_basis (A, 956) and identity_scale (A,) of people's neutral faces (N, 478, 2)."""
+    """Return identity_basis (A, 956) and identity_scale (A,) of neutral faces (N, 478, 2)."""
     rows = (people - reference).reshape(len(people), -1)
     _, values, vectors = np.linalg.svd(rows, full_matrices=False)
     count = min(identities, len(people) - 1)
@@ -192,13 +192,13 @@ def _identity(people: Array, reference: Array, identities: int) -> tuple[Array, 
 
 
 def _signed(rows: Array) -> Array:
-    """The same directions, the largest entry of each positive."""
+    """Flip directions so that the largest entry of each is positive."""
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(1)]
     return np.asarray(rows * np.sign(largest)[:, None])
 
 
 def save(fitted: Fitted, path: Path, training_data: str, overwrite: bool = False) -> None:
-    """Write it, whole or not at all. Raises OutputError."""
+    """Write an expression space atomically. Raises OutputError."""
     with media.replacing(path, overwrite) as part, media.writing(path, OSError):
         save_file(
             {name: tensor.contiguous() for name, tensor in fitted.tensors.items()},

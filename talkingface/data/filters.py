@@ -1,7 +1,7 @@
-"""Which clips are fit to learn from: Song et al. 2019, Sec. 4.1, drop extreme poses and noise.
+"""Filters of training clips: Song et al. 2019, Sec. 4.1, drop extreme poses and noise.
 
-Every clip is measured, every limit has a name and can be moved or switched off, every drop says
-which measure of it was beyond which limit. How the limits were found: docs/corpora.md.
+Every clip is measured. Every limit has a name and can be changed or switched off. Every drop names
+the measure that was beyond its limit. docs/corpora.md says how the limits were found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from talkingface.models.sync import SyncNet
 
 KEPT = "kept"
 UNREADABLE = "unreadable"
-CRASHED = "crashed"  # its process died of it, twice, or an error came that nobody foresaw
+CRASHED = "crashed"  # its process died twice, or an unexpected error came
 NO_SOUND = "no sound"
 NO_FACE = "no face"
 TURNED = "turned away"
@@ -43,20 +43,20 @@ REASONS = (
     *(CUT, NO_SPEECH, NOISE, ASYNC, SHORT),
 )
 
-Action = Literal["correct", "drop", "keep"]  # what is done about sound that is early or late
-SYNC_FRAMES = 75  # the length of a clip that `Filters.confidence` is asked of
+Action = Literal["correct", "drop", "keep"]  # for sound that is early or late
+SYNC_FRAMES = 75  # the length of a clip that `Filters.confidence` refers to
 
 
 @dataclass(frozen=True)
 class Filters:
-    """The limits of a clip that is kept; None asks for nothing.
+    """The limits of a clip that is kept; None switches one off.
 
     yaw, pitch, roll: degrees, the median's most. found: least share of frames with a face. eyes:
     least distance of the eye centres in the source, pixels (40 in the crop). others: most that the
     second face may be of the first, by area. cut: most that a picture may differ from the one
     before, in units of what its neighbours do. speech: least share of the time. snr: least dB, see
     `snr`. offset: frames that lips and sound may be apart, where an estimate is as sure as
-    `confidence` (see `sure_enough`); beyond, `action`: the sound is moved, or the clip dropped, or
+    `confidence` (see `is_reliable`); beyond, `action`: the sound is moved, or the clip dropped, or
     only measured. sync: the embedding that estimates it, a name or a .safetensors file.
     """
 
@@ -77,7 +77,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a measure is. most: beyond is too much, otherwise too little."""
+    """Description of a measure. most: its limit is an upper bound, otherwise a lower one."""
 
     name: str
     reason: str
@@ -86,7 +86,7 @@ class Limit:
     about: str
 
     def text(self, value: float | None) -> str:
-        """ "at most 40 degrees", or "not asked for"."""
+        """Return the limit in words: "at most 40 degrees", or "not asked for"."""
         if value is None:
             return "not asked for"
         return f"at {'most' if self.most else 'least'} {value:g} {self.unit}".rstrip()
@@ -109,7 +109,7 @@ OTHER_OPTIONS = ("confidence", "action", "sync")
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a clip is not kept: a reason, and the measure that was beyond its limit."""
+    """The reason for dropping a clip, and the measure that was beyond its limit."""
 
     reason: str
     measure: str = ""
@@ -121,10 +121,9 @@ Measures = Mapping[str, float]
 
 
 def check(filters: Filters, measures: Measures) -> Drop | None:
-    """The first limit that one of these measures is beyond; None when all are kept to.
+    """Return the drop of the first measure that is beyond its limit; None without one.
 
-    What was not measured, or came to NaN, is not asked. The offset is not looked at: what is done
-    about it is `Filters.action`'s.
+    Missing measures and NaN pass. The offset is not checked here, see `Filters.action`.
     """
     for limit in LIMITS:
         value, bound = measures.get(limit.name), getattr(filters, limit.name)
@@ -136,9 +135,9 @@ def check(filters: Filters, measures: Measures) -> Drop | None:
 
 
 def with_limits(filters: Filters, items: Iterable[str]) -> Filters:
-    """The filters with other limits: "yaw=25", "snr=off", "action=drop", "sync=FILE".
+    """Return the filters with other limits: "yaw=25", "snr=off", "action=drop", "sync=FILE".
 
-    Raises BadRequest naming what is known.
+    Raises BadRequest, which lists the known limits.
     """
     for item in items:
         name, _, text = item.partition("=")
@@ -172,11 +171,11 @@ _SPECTRUM = 512
 
 
 def speech_activity(sound: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where somebody speaks, for every whole 10 ms of (N,) samples at 16 kHz: (N // 160,) bool.
+    """Detect speech in every whole 10 ms of samples (N,) at 16 kHz: (N // 160,) bool.
 
-    The level between 100 and 4000 Hz, smoothed over 90 ms, is above a fifth of the way, in dB, from
-    the recording's quiet tenth to its loud twentieth. So it tells speech from pauses, not from
-    other sounds: of noise alone it says about as much (the SNR tells that).
+    The level between 100 and 4000 Hz, smoothed over 90 ms, must be above a fifth of the way, in dB,
+    from the recording's quiet tenth to its loud twentieth. This separates speech from pauses, not
+    from other sounds: noise alone gives about as much. The SNR detects noise.
     """
     count = len(sound) // HOP
     if count == 0:
@@ -196,7 +195,7 @@ def speech_activity(sound: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def snr(sound: NDArray[np.float32]) -> float:
-    """Signal to noise in dB, by guess: the loud tenth of 20 ms pieces over the quiet tenth.
+    """Estimate the SNR in dB: the loud tenth of 20 ms pieces over the quiet tenth.
 
     sound: (N,) samples at 16 kHz in [-1, 1]. At most 100; 0 for a sound as loud throughout. Reads
     2 to 4 dB more than the level of speech over that of noise; unlike that, it also works on clips
@@ -213,17 +212,17 @@ def snr(sound: NDArray[np.float32]) -> float:
 
 # --- pictures -------------------------------------------------------------------------------------
 
-_THUMB = 48  # pixels: side of the pictures that cuts are looked for in
-_THUMB_FLOOR = 0.5  # grey levels: what counts as standing still
-_FACES_AT_EYES = 20.0  # pixels between the eyes in the picture that other faces are looked for in
-_LOOKS = 3  # frames in which other faces are looked for: first, middle, last
+_THUMB = 48  # pixels: side of the pictures for finding cuts
+_THUMB_FLOOR = 0.5  # grey levels: a smaller change is none
+_FACES_AT_EYES = 20.0  # pixels between the eyes in the picture for finding other faces
+_LOOKS = 3  # frames for finding other faces: first, middle, last
 
 
 def cut_jump(frames: Sequence[Picture]) -> float:
-    """How far the picture jumps most: near 1 or below without a cut, 15 and more at most cuts.
+    """Measure the largest jump of the picture: near 1 without a cut, 15 and more at most cuts.
 
-    frames: (H, W, 3) uint8 RGB. A frame's mean change from the one before, over the largest of its
-    two neighbours' on either side: a cut is alone, a gesture is not.
+    frames: (H, W, 3) uint8 RGB. The jump is a frame's mean change from the one before, over the
+    largest change of its two neighbours on either side: a cut is isolated, a gesture is not.
     """
     if len(frames) < 3:
         return 0.0
@@ -240,7 +239,7 @@ def _thumb(frame: Picture) -> NDArray[np.float32]:
 
 
 def eye_distance(track: Track) -> float:
-    """Pixels between the eye centres in the source, the median over the clip."""
+    """Return the pixels between the eye centres in the source, the median over the clip."""
     size = track.crops.shape[1]
     left, right = (track.landmarks[:, e].mean(1) * size for e in (slice(36, 42), slice(42, 48)))
     scale = np.sqrt(np.abs(np.linalg.det(track.matrices[:, :, :2])))
@@ -248,10 +247,10 @@ def eye_distance(track: Track) -> float:
 
 
 def other_faces(frames: Sequence[Picture], eyes: float) -> float:
-    """The area of the second largest face over the largest one's, median of three frames.
+    """Return the area of the second largest face over the largest one's, median of three frames.
 
-    eyes: pixels between the eyes of the face that is followed; it decides how large the pictures
-    are looked at. 0 where there is no second face.
+    eyes: pixels between the eyes of the tracked face, which decides the scale of detection. 0 where
+    there is no second face.
     """
     looks = np.linspace(0, len(frames) - 1, min(_LOOKS, len(frames))).round().astype(int)
     ratios = []
@@ -269,7 +268,7 @@ def _shrunk(picture: Picture, scale: float) -> Picture:
 
 
 def angles(track: Track) -> dict[str, float]:
-    """The clip's yaw, pitch and roll in degrees, medians (see `faces.pose`)."""
+    """Return the clip's yaw, pitch and roll in degrees, medians (see `faces.pose`)."""
     names = ("yaw", "pitch", "roll")
     return {name: float(np.median(getattr(track, name))) for name in names}
 
@@ -278,29 +277,29 @@ def angles(track: Track) -> dict[str, float]:
 
 
 def lip_offset(filters: Filters, track: Track, sound: NDArray[np.float32]) -> sync.Sync:
-    """How late the picture is against its sound, by the filters' embedding (`metrics.sync`).
+    """Estimate the lag of the picture behind its sound, by the filters' embedding (`metrics.sync`).
 
     sound: (N,) float32 at 16 kHz, sample 0 at the first frame.
     """
     points = track.landmarks * track.crops.shape[1]
-    return sync.measure(_net(filters.sync), track.crops, points, torch.from_numpy(sound))
+    return sync.evaluate_sync(_net(filters.sync), track.crops, points, torch.from_numpy(sound))
 
 
 def require_sync(filters: Filters) -> None:
-    """What `lip_offset` will need, before any work: raises BadRequest, UnknownModel, BadWeights."""
+    """Load what `lip_offset` needs. Raises BadRequest, UnknownModel, BadWeights."""
     if filters.offset is not None:
         _net(filters.sync)
 
 
-def sure_enough(filters: Filters, measured: sync.Sync, frames: int) -> bool:
-    """Whether an estimated offset is to be believed: as sure as `confidence` asks of 75 frames.
+def is_reliable(filters: Filters, measured: sync.Sync, frames: int) -> bool:
+    """Return whether an estimated offset is reliable: `confidence` is the limit for 75 frames.
 
-    Of shorter clips more is asked, as the mean over fewer windows is less sure (its error grows
-    with the square root). An estimate at the end of the search is none.
+    The limit is higher for shorter clips, since a mean over fewer windows is less certain (its
+    error grows with the square root). An estimate at the end of the search is not reliable.
     """
-    asked = filters.confidence * max(1.0, (SYNC_FRAMES / frames) ** 0.5)
+    least = filters.confidence * max(1.0, (SYNC_FRAMES / frames) ** 0.5)
     inside = abs(measured.offset) < len(measured.curve) // 2
-    return bool(inside and measured.confidence >= asked)
+    return bool(inside and measured.confidence >= least)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is in a folder of shards: counted, measured, and a few of its pictures, kept and dropped."""
+"""Inspection of a folder of shards: counts, measures, and pictures of kept and dropped clips."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from talkingface.geometry import Picture
 Progress = Callable[[int, int], None]  # shards read, of how many
 EXAMPLES = 12  # pictures of a reason
 THUMB = 112  # pixels: their side
-FARTHEST = 3000  # frames of a dropped recording that are decoded to show one
-_AGO = 12  # frames after a dropped clip's first one: what is shown of it
+FARTHEST = 3000  # frames of a dropped recording that are decoded at most to show one
+_AGO = 12  # frames after a dropped clip's first one: the shown picture
 
 
 @dataclass(frozen=True)
 class KeptClip:
-    """A clip of a shard, by its JSON. measures: of `filters.LIMITS`, those that it tells."""
+    """A clip of a shard, from its JSON. measures: those of `filters.LIMITS` in the JSON."""
 
     key: str
     speaker: str
@@ -45,7 +45,7 @@ class KeptClip:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of a clip and what is said under it; None where its file cannot be read."""
+    """A picture of a clip and its caption. picture: None where its file cannot be read."""
 
     caption: str
     picture: Picture | None
@@ -53,7 +53,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything the page shows. plan: what `prepare` wrote of its settings; {}: lost."""
+    """All data of the page. plan: the settings that `prepare` wrote; {} where they are missing."""
 
     folder: Path
     plan: dict[str, Any]
@@ -67,21 +67,21 @@ class Inspection:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Clips that were dropped, by reason, in the order of `filters.REASONS`."""
+        """The number of dropped clips by reason, in the order of `filters.REASONS`."""
         counts = Counter(outcome.result for outcome in self.dropped)
         return {reason: counts[reason] for reason in (*REASONS, *counts) if counts[reason]}
 
     @property
     def speaking(self) -> list[KeptClip]:
-        """The kept clips that are no still pictures."""
+        """The kept clips without still pictures."""
         return [clip for clip in self.kept if not clip.silent]
 
 
 def inspect(folder: Path, progress: Progress | None = None) -> Inspection:
     """Read a folder of shards and the reports beside them. Raises BadShard.
 
-    Without reports (shards that were carried elsewhere) there is nothing to say of what was
-    dropped. Sources of dropped clips are opened for their pictures, where they still are.
+    Without reports (shards that were copied elsewhere), dropped clips are unknown. Sources of
+    dropped clips are opened for their pictures, where they still exist.
     """
     paths = shards.find(folder)
     kept: list[KeptClip] = []
@@ -125,9 +125,9 @@ def _kept(path: Path, key: str, facts: dict[str, Any]) -> KeptClip:
 def _values(
     kept: Sequence[KeptClip], outcomes: Sequence[Outcome]
 ) -> dict[str, dict[str, list[float]]]:
-    """Measure -> "kept" and "dropped" -> every clip's value; of stills nothing.
+    """Return measure -> "kept" and "dropped" -> every clip's value, without stills.
 
-    Reports tell more than shards, which older releases wrote without.
+    Reports contain more measures than shards of older releases.
     """
     measured = {o.key: o.measures for o in outcomes if o.measures}
     found: dict[str, dict[str, list[float]]] = {}
@@ -146,7 +146,7 @@ def _values(
 
 
 def _spread(count: int) -> list[int]:
-    """At most EXAMPLES places among so many, evenly from the first to the last."""
+    """Return at most EXAMPLES indices among so many, evenly from the first to the last."""
     many = min(EXAMPLES, count)
     return sorted({int(place) for place in np.linspace(0, count - 1, many).round()} if many else ())
 
@@ -177,7 +177,7 @@ def _dropped_example(outcome: Outcome) -> Example:
 
 
 def _source_picture(path: Path, first: int) -> Picture | None:
-    """The frame of a video shortly after `first`, or a still picture; None when there is none."""
+    """Read the frame of a video shortly after `first`, or a still picture; None without one."""
     if not path.is_file() or first > FARTHEST:
         return None
     try:

@@ -1,4 +1,4 @@
-"""An inspection as one HTML page: inline SVG, pictures as data, nothing asked of a network."""
+"""An inspection as one HTML page: inline SVG, pictures as data, no requests to a network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from talkingface.data.report import UNKNOWN_SPEAKER
 from talkingface.geometry import Picture
 
 BINS = 40
-BARS = 40  # words and speakers that are shown; the others are summed
-LISTED = 50  # unreadable files that are named
+BARS = 40  # words and speakers that are shown; further ones are summed
+LISTED = 50  # unreadable files that are listed
 _WIDTH, _HEIGHT = 520, 150  # of a histogram, pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 512, 14, 128  # where its bars are
 
@@ -64,7 +64,7 @@ td.path { overflow-wrap: anywhere; text-align: left; font-size: 13px; }
 
 
 def page(inspection: Inspection) -> str:
-    """The whole page."""
+    """Return the whole page as HTML."""
     title = escape(f"{inspection.plan.get('corpus', 'shards')}: {inspection.folder.name}")
     parts = [
         f"<h1>{title}</h1>",
@@ -96,9 +96,9 @@ def _grid(figures: Iterable[str]) -> str:
 def _settings(inspection: Inspection) -> str:
     plan: dict[str, Any] = inspection.plan
     limits = plan.get("filters") or {}
-    told = [f"{name} {value}" for name, value in limits.items()]
-    told.insert(0, "natural pose" if plan.get("natural_pose") else "still head")
-    text = ", ".join(told) if plan else "no plan.json: settings unknown"
+    settings = [f"{name} {value}" for name, value in limits.items()]
+    settings.insert(0, "natural pose" if plan.get("natural_pose") else "still head")
+    text = ", ".join(settings) if plan else "no plan.json: settings unknown"
     return f'<p class="note">{escape(str(inspection.folder))}<br>{escape(text)}</p>'
 
 
@@ -209,8 +209,10 @@ def _histogram(
     both_sides: bool = False,
     about: str = "",
 ) -> str:
-    """Bars of one colour per group, stacked. A limit of a measure with a sign stands on both sides
-    of zero."""
+    """Return a histogram as SVG: stacked bars of one colour per group, and the limit.
+
+    A signed measure has its limit on both sides of zero.
+    """
     every = np.array([value for own in values.values() for value in own], dtype=float)
     every = every[np.isfinite(every)]
     if not len(every):
@@ -230,7 +232,7 @@ def _histogram(
 
 
 def _stacks(values: dict[str, list[float]], edges: NDArray[np.float64], unit: str) -> Iterable[str]:
-    """The bars of a histogram, and the number of the tallest."""
+    """Return the bars of a histogram, and the count of the tallest."""
     counts = {who: np.histogram(own, edges)[0] for who, own in values.items()}
     most = max(1, int(np.sum(list(counts.values()), 0).max()))
     width, tall = (_RIGHT - _LEFT) / (len(edges) - 1), _BOTTOM - _TOP
@@ -249,7 +251,7 @@ def _stacks(values: dict[str, list[float]], edges: NDArray[np.float64], unit: st
 
 
 def _axis(low: float, high: float, bounds: Sequence[float]) -> Iterable[str]:
-    """The line below, five numbers on it, and the limits that lie within."""
+    """Return the axis with five numbers, and the limits that lie within."""
 
     def across(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * (_RIGHT - _LEFT)
@@ -266,7 +268,7 @@ def _axis(low: float, high: float, bounds: Sequence[float]) -> Iterable[str]:
 
 
 def _bars(rows: Sequence[tuple[str, float, str]], unit: str) -> str:
-    """Horizontal bars: name, value, class."""
+    """Return horizontal bars as SVG. rows: name, value, class."""
     height, left = 19, 120
     most = max((value for _, value, _ in rows), default=1) or 1
     marks = []
@@ -295,7 +297,7 @@ def _sheet(reason: str, examples: Sequence[Example]) -> str:
 
 
 def _data(image: Picture) -> str:
-    """A picture as a data: address."""
+    """Return a picture as a data: address."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 82]
     good, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     if not good:

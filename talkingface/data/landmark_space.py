@@ -1,9 +1,9 @@
-"""ATVGnet's landmark space: mean and principal components of a corpus, computed once, kept in a
-file and then in the weights as buffers (poster, Fig. 3; `models.atvg.LandmarkSpace`).
+"""ATVGnet's landmark space: mean and principal components of a corpus (poster, Fig. 3).
 
-Crops are aligned by points that speech does not move (Procrustes), so that what is left in a
-landmark is the face's own shape and its motion. The mean keeps the shape; the components are those
-of the motion, landmarks minus their clip's mean: a face keeps its shape and moves as faces do.
+It is computed once, saved in a file and then in the weights as buffers
+(`models.atvg.LandmarkSpace`). Crops are aligned by points that speech does not move (Procrustes).
+So a landmark contains the face's own shape and its motion. The mean is the shape; the components
+are those of the motion, of landmarks minus their clip's mean.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Basis = dict[str, Tensor]  # mean (136,), basis (K, 136), scale (K,): see Landma
 def fit(
     cache: Cache, clips: list[ClipInfo], components: int, balance: float = 0.5
 ) -> tuple[Basis, float]:
-    """The mean face and the first components of its motion, speaking clips only;
-    and the share of the motion's variance that they hold.
+    """Fit the mean face and the first components of its motion, on speaking clips only.
 
-    balance: a speaker's weight is (clips) ** balance, as batches are drawn.
+    Returns them and their share of the motion's variance. balance: a speaker's weight is
+    (clips) ** balance, as in the sampling of batches.
     Raises BadRequest where there are fewer frames than components.
     """
     speaking = [c for c in clips if not c.silent]
@@ -62,7 +62,7 @@ def fit(
 
 
 def save(basis: Basis, path: Path, training_data: str, overwrite: bool = False) -> None:
-    """Write it, whole or not at all. Raises OutputError."""
+    """Write a basis atomically. Raises OutputError."""
     with media.replacing(path, overwrite) as part, media.writing(path, OSError):
         save_file(
             {name: tensor.contiguous() for name, tensor in basis.items()},
@@ -72,7 +72,7 @@ def save(basis: Basis, path: Path, training_data: str, overwrite: bool = False) 
 
 
 def load(path: Path) -> Basis:
-    """What `save` wrote. Raises BadWeights: missing, damaged, of another kind."""
+    """Read a basis of `save`. Raises BadWeights: missing, damaged, of another kind."""
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}
@@ -89,7 +89,7 @@ def load(path: Path) -> Basis:
 
 
 def install(basis: Basis, space: LandmarkSpace, name: str = "landmark space") -> None:
-    """Put a basis into a model. Raises BadWeights where it is of another size than the model's."""
+    """Copy a basis into a model. Raises BadWeights where its size differs from the model's."""
     wanted = (space.basis.shape[0], space.basis.shape[1] // 2)
     found = (basis["basis"].shape[0], basis["basis"].shape[1] // 2)
     if found != wanted:

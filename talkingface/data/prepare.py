@@ -1,8 +1,8 @@
-"""From a corpus to shards: what is done, what is missing, and who does it.
+"""Preparation of a corpus: extract clips in parallel and write shards, resumably.
 
-64 recordings to a shard; beside each shard lies its report, written last. A run that was killed
-goes on with the shards whose reports are not there; of several that work on one folder each has a
-share of its own (`part`). The same recordings give the same bytes, whoever does the work.
+A shard holds 64 recordings. Its report lies beside it and is written last. A run that was killed
+resumes with the shards that have no report. Several runs on one folder each have their own share
+(`part`). The same recordings give the same bytes, on any number of processes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from talkingface import media
 from talkingface.data import filters as limits
 from talkingface.data import report, shards, sources, workers
 from talkingface.data.clip import Clip
+from talkingface.data.extraction import ClipExtraction, ExtractedClip, bytes_of, clips_of
 from talkingface.data.filters import Drop, Filters
-from talkingface.data.making import Made, Making, bytes_of, clips_of
 from talkingface.data.report import Outcome, Summary
 from talkingface.data.sources import Recording
 from talkingface.errors import BadRequest, OutputError
@@ -32,7 +32,7 @@ from talkingface.geometry import CropSpec
 
 Progress = Callable[[int, int], None]  # recordings done, of how many
 Engine = Literal["local", "dask"]
-Part = tuple[int, int]  # the n-th of so many shares, from 1
+Part = tuple[int, int]  # the i-th of n shares, from 1
 Group = tuple[int, list[Recording]]  # a shard's number and its recordings
 
 CLIPS_PER_SHARD = 64  # recordings
@@ -60,8 +60,8 @@ def prepare(
     the corpus says]. filters: which clips are kept [`default_filters`]. jobs: processes, as many as
     cores by default. held_out: speakers kept from training [the corpus's]. portraits: a folder of
     still pictures to add. part: the share of a job array's task. engine, scheduler: see `workers`.
-    Run again it goes on where it stopped, or does nothing; only recordings that could not be read
-    and have changed since are tried again. Raises BadRequest (nothing to prepare, or `out` holds
+    A second call resumes where the first stopped, or does nothing. It retries only recordings that
+    could not be read and have changed since. Raises BadRequest (nothing to prepare, or `out` holds
     something else), UnknownModel, BadWeights, OutputError.
     """
     if corpus not in sources.CORPORA:
@@ -70,7 +70,7 @@ def prepare(
     if not 1 <= part[0] <= part[1]:
         raise BadRequest(f"--shard {part[0]}/{part[1]}: expected i/N with 1 <= i <= N")
     entry = sources.CORPORA[corpus]
-    source = source.absolute()  # workers may stand elsewhere
+    source = source.absolute()  # workers may have another current folder
     recordings = entry.find(source, held_out)
     if portraits is not None:
         recordings += sources.portraits(portraits.absolute())
@@ -78,20 +78,20 @@ def prepare(
     pose = entry.natural_pose if natural_pose is None else natural_pose
     filters = default_filters(corpus) if filters is None else filters
     limits.require_sync(filters)
-    making = Making(CropSpec(), pose, filters, entry.label, packed=True)
+    options = ClipExtraction(CropSpec(), pose, filters, entry.label, packed=True)
     with _locked(out, part):
-        _check_plan(out, source, recordings, corpus, making)
+        _check_plan(out, source, recordings, corpus, options)
         groups = _Groups(out, recordings, part, progress)
         count = min(jobs or os.cpu_count() or 1, max(1, groups.recordings))
         if engine == "dask" and groups.todo:
-            _on_cluster(out, groups, making, scheduler, count)
+            _on_cluster(out, groups, options, scheduler, count)
         else:
-            _here(out, groups, making, count)
-        return _told(out, groups)
+            _here(out, groups, options, count)
+        return _summary(out, groups)
 
 
 def default_filters(corpus: str) -> Filters:
-    """The limits for a corpus. GRID's sound is left where it is: so the shipped weights learned."""
+    """Return the limits for a corpus. GRID's sound is not moved, as for the pretrained weights."""
     return Filters(action="keep") if corpus == sources.GRID.name else Filters()
 
 
@@ -99,7 +99,7 @@ def default_filters(corpus: str) -> Filters:
 
 
 class _Groups:
-    """The recordings of each shard, and which shards of one's share are still to be written."""
+    """The recordings of each shard, and the shards of this share that are still to be written."""
 
     def __init__(
         self, out: Path, recordings: list[Recording], part: Part, progress: Progress | None
@@ -113,17 +113,17 @@ class _Groups:
         self.recordings = sum(len(group) for _, group in self.todo)
         self._total = sum(len(self.all[n]) for n in self.share)
         self._done = self._total - self.recordings
-        self.tell(0)
+        self.advance(0)
 
-    def tell(self, more: int) -> None:
-        """So many recordings more are done."""
+    def advance(self, more: int) -> None:
+        """Report that so many more recordings are done."""
         self._done += more
         if self._progress is not None:
             self._progress(self._done, self._total)
 
 
 def _is_done(out: Path, number: int, groups: list[list[Recording]]) -> bool:
-    """Whether a shard is there, and nothing that could not be read has changed since."""
+    """Return whether a shard exists and none of its unreadable recordings has changed since."""
     path = _report(out, number)
     if not path.is_file():
         return False
@@ -135,10 +135,10 @@ def _report(out: Path, number: int) -> Path:
     return out / f"shard-{number:05d}.json"
 
 
-def _here(out: Path, groups: _Groups, making: Making, jobs: int) -> None:
-    """The groups in processes of this machine, recording by recording."""
+def _here(out: Path, groups: _Groups, options: ClipExtraction, jobs: int) -> None:
+    """Write the shards with processes of this machine, recording by recording."""
     todo = [recording for _, group in groups.todo for recording in group]
-    work = partial(clips_of, making=making)
+    work = partial(clips_of, options=options)
     with closing(workers.in_order(work, todo, jobs, _crashed)) as results:
         for number, group in groups.todo:
             own = itertools.islice(results, len(group))
@@ -146,41 +146,43 @@ def _here(out: Path, groups: _Groups, making: Making, jobs: int) -> None:
 
 
 def _on_cluster(
-    out: Path, groups: _Groups, making: Making, scheduler: str | None, jobs: int
+    out: Path, groups: _Groups, options: ClipExtraction, scheduler: str | None, jobs: int
 ) -> None:
-    """The groups shard by shard, each written by the worker that made it."""
+    """Write the shards on a cluster; each is written by the worker that extracts it."""
     with workers.cluster(scheduler, jobs) as client:
-        tasks = ((out.absolute(), number, group, making) for number, group in groups.todo)
+        tasks = ((out.absolute(), number, group, options) for number, group in groups.todo)
         for place, error in workers.on_cluster(client, shard_of, tasks):
             number, group = groups.todo[place]
             if error is None:
-                groups.tell(len(group))
-            else:  # workers die of it: here, to find out of which recording
-                work = partial(clips_of, making=making)
+                groups.advance(len(group))
+            else:  # workers die: extract here, to find the recording that causes it
+                work = partial(clips_of, options=options)
                 results = workers.in_order(work, group, 2, _crashed)
                 write_shard(out, number, _counted(results, groups))
 
 
-def _counted(results: Iterable[list[Made]], groups: _Groups) -> Iterator[list[Made]]:
+def _counted(
+    results: Iterable[list[ExtractedClip]], groups: _Groups
+) -> Iterator[list[ExtractedClip]]:
     for result in results:
         yield result
-        groups.tell(1)
+        groups.advance(1)
 
 
-def _crashed(recording: Recording) -> list[Made]:
+def _crashed(recording: Recording) -> list[ExtractedClip]:
     outcome = Outcome(recording.key, recording.speaker, recording.split, limits.KEPT)
-    return [Made(outcome.dropped(Drop(limits.CRASHED), recording.path))]
+    return [ExtractedClip(outcome.dropped(Drop(limits.CRASHED), recording.path))]
 
 
-def shard_of(out: Path, number: int, recordings: list[Recording], making: Making) -> None:
-    """Make and write one shard, in this process: a task of a cluster."""
-    if not _report(out, number).is_file():  # or an earlier try has been quick
+def shard_of(out: Path, number: int, recordings: list[Recording], options: ClipExtraction) -> None:
+    """Extract and write one shard in this process, as a task of a cluster."""
+    if not _report(out, number).is_file():  # an earlier try may have written it
         with workers.single_thread():
-            write_shard(out, number, (clips_of(r, making) for r in recordings))
+            write_shard(out, number, (clips_of(r, options) for r in recordings))
 
 
-def write_shard(out: Path, number: int, results: Iterable[list[Made]]) -> None:
-    """One shard and, when it is whole, its report. Raises OutputError."""
+def write_shard(out: Path, number: int, results: Iterable[list[ExtractedClip]]) -> None:
+    """Write one shard and, when it is complete, its report. Raises OutputError."""
     outcomes: list[Outcome] = []
 
     def kept() -> Iterator[Clip | shards.Packed]:
@@ -196,12 +198,12 @@ def write_shard(out: Path, number: int, results: Iterable[list[Made]]) -> None:
     except OutputError:
         if not path.is_file():
             raise
-        return  # somebody else has written it meanwhile
+        return  # another process has written it meanwhile
     report.write(path, outcomes)
 
 
-def _told(out: Path, groups: _Groups) -> Summary:
-    """What the share came to. When all reports are there, also the list of what was dropped."""
+def _summary(out: Path, groups: _Groups) -> Summary:
+    """Return the summary of the share; once all reports exist, write the list of dropped clips."""
     there = [n for n in range(len(groups.all)) if _report(out, n).is_file()]
     missing = len(groups.all) - len(there)
     if missing == 0:
@@ -210,8 +212,8 @@ def _told(out: Path, groups: _Groups) -> Summary:
             every = (outcome for n in there for outcome in report.read(_report(out, n)))
             report.write_dropped(out, every)
     own = [n for n in there if n in groups.share]
-    told = (replace(o, measures={}) for n in own for o in report.read(_report(out, n)))
-    return Summary(out, tuple(told), missing)
+    outcomes = (replace(o, measures={}) for n in own for o in report.read(_report(out, n)))
+    return Summary(out, tuple(outcomes), missing)
 
 
 # --- the folder -----------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def _check_keys(recordings: list[Recording]) -> None:
 
 @contextmanager
 def _locked(out: Path, part: Part) -> Iterator[None]:
-    """The folder `out`, made where it is missing, for this process and this share alone."""
+    """Create and lock the folder `out` for this process and this share."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; give the name of a folder")
     name = ".lock" if part == WHOLE else f".lock-{part[0]}-of-{part[1]}"
@@ -246,9 +248,9 @@ def _locked(out: Path, part: Part) -> Iterator[None]:
 
 
 def _check_plan(
-    out: Path, source: Path, recordings: list[Recording], corpus: str, making: Making
+    out: Path, source: Path, recordings: list[Recording], corpus: str, options: ClipExtraction
 ) -> None:
-    """Remember what the shards are of; refuse to mix two corpora or options in one folder."""
+    """Write the plan of the shards; refuse to mix two corpora or settings in one folder."""
     digest = hashlib.sha256()
     for r in recordings:
         inside = r.path.relative_to(source) if r.path.is_relative_to(source) else r.path.name
@@ -257,9 +259,9 @@ def _check_plan(
     facts: dict[str, Any] = {
         "version": shards.VERSION,
         "corpus": corpus,
-        "natural_pose": making.natural_pose,
-        "filters": asdict(making.filters),
-        "crop": asdict(making.spec),
+        "natural_pose": options.natural_pose,
+        "filters": asdict(options.filters),
+        "crop": asdict(options.spec),
         "recordings": len(recordings),
         "per_shard": CLIPS_PER_SHARD,
     }

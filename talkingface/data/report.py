@@ -1,4 +1,4 @@
-"""What became of every clip: an outcome each, kept beside the shards, counted, listed by reason."""
+"""Reports of a preparation: an outcome per clip, beside the shards, and their summary."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from talkingface.errors import BadShard
 
 DROPPED = "dropped.jsonl"
 PATTERN = "shard-*.json"
-UNKNOWN_SPEAKER = "unknown"  # how nobody's name is shown
-MOST_SPEAKERS = 40  # rows of a table: of more, the first and the sum
+UNKNOWN_SPEAKER = "unknown"  # shown for a missing name
+MOST_SPEAKERS = 40  # rows of a table; further ones are summed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip. result: KEPT, or why it was dropped.
+    """Outcome of a clip. result: KEPT, or the reason of its drop.
 
     measures: by their names in `filters.LIMITS`, and `confidence` of the offset; moved: frames that
-    the sound was moved later. Of a dropped clip: measure, value and limit say which one decided;
-    source: its file; first: the frame it begins with; detail: an error's text; size: bytes of a
-    file that cannot be read, so that a better copy of it is noticed.
+    the sound was moved later. Of a dropped clip: measure, value and limit that decided; source: its
+    file; first: its first frame; detail: an error's text; size: bytes of a file that cannot be
+    read, so that a better copy of it is noticed.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Outcome:
     size: int = 0
 
     def dropped(self, drop: Drop, source: Path, first: int = 0) -> Outcome:
-        """The same clip, dropped."""
+        """Return the outcome of the same clip, dropped."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         own |= {"result": drop.reason, "frames": 0, "source": str(source.absolute())}
         own |= {"measure": drop.measure, "value": drop.value, "limit": drop.limit, "first": first}
@@ -54,8 +54,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a corpus, or a share of it, came to. outcomes: by name, their measures are in the
-    reports; missing: shards of the whole that are not yet written."""
+    """Summary of a corpus, or of a share of it.
+
+    outcomes: without measures, which are in the reports. missing: shards of the whole that are not
+    yet written.
+    """
 
     out: Path
     outcomes: tuple[Outcome, ...]
@@ -63,15 +66,15 @@ class Summary:
 
     @property
     def frames(self) -> int:
-        """Frames kept."""
+        """The number of kept frames."""
         return sum(outcome.frames for outcome in self.outcomes)
 
     def splits(self) -> dict[str, int]:
-        """How many clips were kept, by split."""
+        """The number of kept clips, by split."""
         return dict(Counter(o.split for o in self.outcomes if o.result == KEPT))
 
     def table(self) -> list[list[str]]:
-        """A head, a row per speaker, the sum: clips kept, then those dropped by reason."""
+        """A table of kept clips, and dropped ones by reason: header, a row per speaker, the sum."""
         counts = Counter((o.speaker, o.result) for o in self.outcomes)
         columns = [KEPT, *(r for r in REASONS if any(key[1] == r for key in counts))]
         speakers = list(dict.fromkeys(outcome.speaker for outcome in self.outcomes))
@@ -90,19 +93,19 @@ _DEFAULTS = asdict(Outcome("", "", "", ""))
 
 
 def write(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """The report of a shard, whole or not at all. Raises OutputError."""
+    """Write the report of a shard atomically. Raises OutputError."""
     media.write_text(path, json.dumps([_row(outcome) for outcome in outcomes], indent=0))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    """What differs from the defaults, and the first five fields, as they always were."""
+    """Return the fields that differ from their defaults, and always the first five."""
     every = asdict(outcome)
     always = ("key", "speaker", "split", "result", "frames")
     return {k: v for k, v in every.items() if k in always or v != _DEFAULTS[k]}
 
 
 def read(path: Path) -> tuple[Outcome, ...]:
-    """The outcomes of a shard's report. Raises BadShard."""
+    """Read the outcomes of a shard's report. Raises BadShard."""
     try:
         return tuple(Outcome(**row) for row in json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -110,12 +113,12 @@ def read(path: Path) -> tuple[Outcome, ...]:
 
 
 def read_all(folder: Path) -> tuple[Outcome, ...]:
-    """Of all reports of a folder, in order."""
+    """Read the outcomes of all reports of a folder, in order."""
     return tuple(outcome for path in sorted(folder.glob(PATTERN)) for outcome in read(path))
 
 
 def write_dropped(out: Path, outcomes: Iterable[Outcome]) -> None:
-    """List every clip that was not kept, a line of JSON each. Raises OutputError."""
+    """Write a list of every dropped clip, a line of JSON each. Raises OutputError."""
     media.write_text(out / DROPPED, "".join(_dropped_lines(outcomes)))
 
 

@@ -1,4 +1,4 @@
-"""Shards: tar files in WebDataset layout, and the memory-mapped cache that training opens.
+"""Shards: tar files in WebDataset layout, and the memory-mapped cache for training.
 
 A clip is five members of one name: `.jpg` (its crops, one below the other, quality 95, colour not
 subsampled), `.landmarks.npy`, `.mesh.npy`, `.wav` (16 kHz, 16 bit) and `.json` (everything else,
@@ -52,14 +52,14 @@ class Packed:
 
 
 def pack(clip: Clip) -> Packed:
-    """A clip ready to be written."""
+    """Encode a clip for writing."""
     return Packed(clip.key, tuple(_members(clip)))
 
 
 def write(path: Path, clips: Iterable[Clip | Packed]) -> int:
-    """Write a shard; it appears under its name when it is whole. Returns how many clips it holds.
+    """Write a shard atomically. Returns its number of clips.
 
-    What a killed process left of it is removed then. Raises OutputError when the disk is full or
+    Parts that a killed process left are removed. Raises OutputError when the disk is full or
     cannot be written.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -70,7 +70,7 @@ def write(path: Path, clips: Iterable[Clip | Packed]) -> int:
                 for clip in clips:
                     packed = pack(clip) if isinstance(clip, Clip) else clip
                     for kind, data in packed.members:
-                        member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, nobody's
+                        member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, no owner
                         member.size = len(data)
                         archive.addfile(member, io.BytesIO(data))
                     count += 1
@@ -120,13 +120,13 @@ def _saved(points: NDArray[np.float32]) -> bytes:
 
 
 def facts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The key of each clip of a shard and its JSON; pictures and sound are skipped. BadShard."""
+    """Yield the key of each clip of a shard and its JSON, without pictures and sound. BadShard."""
     for name, content in _contents(path, ".json"):
         yield name.partition(".")[0], _facts(path, name, content)
 
 
 def read(path: Path, wanted: Collection[str] | None = None) -> Iterator[Clip]:
-    """The clips of a shard, one by one, or those with these keys.
+    """Yield the clips of a shard, or those with these keys.
 
     Raises BadShard, naming the file and its bad member.
     """
@@ -155,7 +155,7 @@ def _incomplete(path: Path, key: str, data: dict[str, bytes]) -> BadShard:
 
 
 def _contents(path: Path, ending: str = "") -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the members with this ending."""
+    """Yield (name, bytes) of the members with this ending."""
     name = "its first member"
     try:
         _check_end(path)
@@ -174,7 +174,7 @@ def _contents(path: Path, ending: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(path: Path) -> None:
-    """tarfile takes a file that stops between two members for whole: look for the end's mark."""
+    """Check the tar's end mark: tarfile accepts a file that stops between two members."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
         mark = file.read()
@@ -264,7 +264,7 @@ _DECODERS: dict[str, Callable[[bytes, int, int], NDArray[Any]]] = {
 
 
 def find(folder: Path) -> list[Path]:
-    """The shards of a folder, in order. Raises BadShard when there is none."""
+    """Return the shards of a folder, in order. Raises BadShard when there is none."""
     paths = sorted(folder.glob(PATTERN))
     if not paths:
         raise BadShard(f"{folder}: no shards ({PATTERN}) in it; run `talkingface prepare`")
@@ -272,10 +272,10 @@ def find(folder: Path) -> list[Path]:
 
 
 def open_cache(shards: Path, cache: Path | None = None) -> Cache:
-    """What training reads, built from the shards first where it is missing or older.
+    """Open the cache of shards; build it first where it is missing or older.
 
-    cache: its folder, `shards`/cache by default. A folder that is a cache itself is opened as it
-    is. Raises BadShard, and OutputError when the cache cannot be written.
+    cache: its folder, `shards`/cache by default. A folder that is a cache itself is opened
+    directly. Raises BadShard, and OutputError when the cache cannot be written.
     """
     if (shards / "clips.json").is_file():
         return Cache(shards)
@@ -283,10 +283,10 @@ def open_cache(shards: Path, cache: Path | None = None) -> Cache:
 
 
 def build_cache(shards: Path, cache: Path) -> Path:
-    """Decode the shards of a folder into a cache folder; nothing is done when it is of them.
+    """Decode the shards of a folder into a cache folder, unless it is up to date.
 
-    One clip is in memory at a time. The folder appears under its name when it is whole; of
-    several processes that ask for it, one builds and the others wait. Raises BadShard, OutputError.
+    One clip is in memory at a time. The folder is renamed when it is complete. Of several
+    processes that call this, one builds and the others wait. Raises BadShard, OutputError.
     """
     paths = find(shards)
     with writing(cache, OSError):
@@ -308,14 +308,14 @@ def build_cache(shards: Path, cache: Path) -> Path:
 
 
 def _fingerprint(paths: list[Path]) -> str:
-    """Changes when a shard is added, removed or written again."""
+    """Return a text that changes when a shard is added, removed or written again."""
     lines = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return f"version {VERSION}, {len(paths)} shards, {digest}\n"
 
 
 def _fill(folder: Path, paths: list[Path]) -> None:
-    """Write the files of `dataset.Cache`; frames are counted first, so that they can be mapped."""
+    """Write the files of `dataset.Cache`; frames are counted first, for the memory maps."""
     known = [own for path in paths for _, own in facts(path)]
     total = sum(own["frames"] for own in known)
     sizes = {own["size"] for own in known}

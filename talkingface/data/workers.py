@@ -1,7 +1,7 @@
-"""Who does the work: processes of this machine, or a Dask cluster. A worker that dies costs time.
+"""Worker processes of this machine, or of a Dask cluster, with retries.
 
-What a killed worker was at is done again; a recording at which a process dies twice, all alone, is
-reported as such and does not stop the others.
+The tasks of a killed worker are done again. A recording at which a process dies twice, on its own,
+is reported as crashed and does not stop the others.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_AHEAD = 3  # tasks of a cluster's thread that its scheduler knows of
-_TRIES = 2  # of a task at which a process died, in a process of its own
+_AHEAD = 3  # tasks per thread of a cluster that its scheduler gets in advance
+_TRIES = 2  # retries, in a process of its own, of a task at which a process died
 
 
 def start_worker() -> None:
-    """Begin a process of a pool: one thread, and an end when its parent is gone."""
+    """Initialise a worker process: one thread, and exit when the parent is gone."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
@@ -47,8 +47,10 @@ def start_worker() -> None:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """torch and OpenCV on one thread here, and as before afterwards: sums in another order would be
-    other numbers for other --jobs."""
+    """Run torch and OpenCV on one thread, and restore the setting afterwards.
+
+    Sums in another order would give other numbers for other --jobs.
+    """
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -65,7 +67,7 @@ def in_order(
     jobs: int,
     crashed: Callable[[Task], Result],
 ) -> Generator[Result, None, None]:
-    """work(task) of each, in order; a few are computed ahead, so that memory stays bounded.
+    """Yield work(task) of each task, in order; a few are computed in advance, to bound memory.
 
     jobs: processes; 1 works in this process. crashed(task): the result of a task at which its
     process died, alone, twice.
@@ -105,7 +107,7 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 def _submitted(
     pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task
 ) -> Future[Result]:
-    """The future of a task; one that failed, where the pool is broken already."""
+    """Submit a task; return a failed future where the pool is broken already."""
     try:
         return pool.submit(work, task)
     except BrokenProcessPool as error:
@@ -121,7 +123,7 @@ def _is_finished(future: Future[Result]) -> bool:
 def _again(
     pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task, before: Future[Result]
 ) -> Future[Result]:
-    """What was finished before its pool broke, or the task once more."""
+    """Return the future if it was finished before its pool broke, else submit the task again."""
     return before if _is_finished(before) else _submitted(pool, work, task)
 
 
@@ -131,8 +133,10 @@ def _suspected(
     running: int,
     crashed: Callable[[Task], Result],
 ) -> deque[tuple[Task, Future[Result]]]:
-    """The tasks after a process died: those that may have killed it done one by one, up to the
-    guilty one. running: how many were being done; they are the first that are not finished."""
+    """Retry, one by one, the tasks that may have killed a process, up to the one that did.
+
+    running: the number of tasks that were running; they are the first unfinished ones.
+    """
     settled: deque[tuple[Task, Future[Result]]] = deque()
     pool: ProcessPoolExecutor | None = None
     for task, future in waiting:
@@ -158,10 +162,10 @@ def _suspected(
 
 @contextmanager
 def cluster(scheduler: str | None, jobs: int) -> Iterator[Client]:
-    """A Dask client: of the scheduler at this address, or of processes of this machine.
+    """Open a Dask client of the scheduler at this address, or of processes of this machine.
 
     jobs: processes, where there is no scheduler. Raises BadRequest when Dask is missing,
-    OutputError when nobody answers at the address.
+    OutputError when no scheduler answers at the address.
     """
     try:
         from distributed import Client, LocalCluster
@@ -193,11 +197,11 @@ def cluster(scheduler: str | None, jobs: int) -> Iterator[Client]:
 def on_cluster(
     client: Client, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]
 ) -> Iterator[tuple[int, BaseException | None]]:
-    """work(*task) of each, wherever there is room: the number of each task as it is finished.
+    """Run work(*task) of each task on a cluster; yield the number of each task as it finishes.
 
-    A few tasks for each thread of the cluster are with the scheduler at a time. With the number
-    comes the error of a task at which workers kept dying (Dask gives up after four); other errors
-    are raised.
+    The scheduler gets a few tasks for each thread of the cluster at a time. Beside the number comes
+    None, or the error of a task at which workers kept dying (Dask gives up after four). Other
+    errors are raised.
     """
     from distributed import KilledWorker, as_completed
 

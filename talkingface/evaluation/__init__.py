@@ -1,15 +1,15 @@
-"""Models x clips x measures -> results.jsonl -> tables. `evaluate` is all of it in one call."""
+"""Models x clips x measures -> results.jsonl -> tables. `evaluate` does all of it."""
 
-from talkingface.evaluation.bench import (
+from talkingface.evaluation.detection import detect
+from talkingface.evaluation.evaluator import (
     FROM_LANDMARKS,
     LIPS_ALONE,
-    Bench,
-    Candidate,
-    Played,
-    open_candidate,
+    EvaluatedModel,
+    Evaluator,
+    GeneratedClip,
+    open_model,
 )
-from talkingface.evaluation.detection import detect
-from talkingface.evaluation.measures import Filmed
+from talkingface.evaluation.measures import VideoWithLandmarks
 from talkingface.evaluation.results import (
     IDENTITIES,
     REAL,
@@ -27,19 +27,19 @@ __all__ = [
     "LIPS_ALONE",
     "REAL",
     "STILL",
-    "Bench",
-    "Candidate",
     "Estimate",
-    "Filmed",
-    "Played",
+    "EvaluatedModel",
+    "Evaluator",
+    "GeneratedClip",
     "Result",
+    "VideoWithLandmarks",
     "detect",
     "estimates",
     "evaluate",
     "evaluate_pairs",
     "latex",
     "markdown",
-    "open_candidate",
+    "open_model",
     "outputs",
     "read_results",
     "summary",

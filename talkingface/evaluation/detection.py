@@ -1,4 +1,4 @@
-"""Where the face is in finished frames: looked for anew, and remembered for the real videos."""
+"""Detect faces in finished frames; detections of real videos are cached."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Frames = NDArray[np.uint8]
 
 
 def detect(frames: Frames) -> Array:
-    """The landmarks of a face followed through a clip of crops: (T, 68, 2) pixels, NaN if lost.
+    """Track a face through a clip of crops; return landmarks (T, 68, 2) in pixels, NaN if lost.
 
-    The first frame is looked at twice, so that the tracker's own settling is not taken for motion.
+    The tracker gets the first frame twice, so that its settling is not taken for motion.
     """
     return detect_meshes(frames)[:, IBUG]
 
 
 def detect_meshes(frames: Iterable[NDArray[np.uint8]]) -> Array:
-    """As `detect`, all points of the mesh: (T, 478, 2)."""
+    """Track a face as `detect`; return all points of the mesh (T, 478, 2)."""
     tracker, found = Tracker(), []
     for number, frame in enumerate(frames):
         if number == 0:
@@ -38,15 +38,15 @@ def detect_meshes(frames: Iterable[NDArray[np.uint8]]) -> Array:
 
 
 def digest(frames: Frames) -> str:
-    """What tells these pixels (T, S, S, 3) from others."""
+    """Return a hash of frames (T, S, S, 3)."""
     return hashlib.sha256(frames.tobytes()).hexdigest()[:16]
 
 
-def kept(folder: Path | None, key: str, frames: Frames) -> Array:
-    """`detect`, or what an earlier call wrote into `folder`. Raises OutputError."""
+def detect_cached(folder: Path | None, key: str, frames: Frames) -> Array:
+    """Return `detect(frames)`, cached in `folder` if it is given. Raises OutputError."""
     if folder is None:
         return detect(frames)
-    # the name says which pixels were looked at: another cache's clip is never taken for this
+    # the hash of the pixels is in the name: clips of one name may differ between caches
     path = folder / f"{key}-{digest(frames)}.npy"
     if path.exists():
         return np.asarray(np.load(path), dtype=np.float64)
@@ -58,7 +58,7 @@ def kept(folder: Path | None, key: str, frames: Frames) -> Array:
 
 
 def filled(landmarks: Array) -> Array | None:
-    """Points (T, P, 2) with lost frames interpolated; None where no frame has any."""
+    """Interpolate lost frames of points (T, P, 2). Returns None if all frames are lost."""
     found = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
     if len(found) == 0:
         return None

@@ -1,8 +1,8 @@
-"""Tell faces apart by dlib's descriptor, a judge that nothing here was trained with (an extra).
+"""Tell faces apart by dlib's descriptor, with which nothing here was trained (an extra).
 
 `pip install 'talkingface[likeness]'` brings dlib and the weights of its face recognition network
-(both by Davis King; the weights are CC0). Under a distance of 0.6 dlib takes two faces for one
-person's.
+(both by Davis King; the weights are CC0). At a distance below 0.6 dlib takes two faces as those of
+one person.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ WEIGHTS = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE, PADDING = 150, 0.25  # of dlib's face chips
 INSTALL = "pip install 'talkingface[likeness]' (dlib-bin and face-recognition-models)"
 
-# Where dlib lays five points of a face, in a square of side 1 (get_face_chip_details, dlib's
-# image_transforms/interpolation.h), and the mesh points that stand for them.
+# Positions of five points of a face in dlib's chips, in a square of side 1 (get_face_chip_details,
+# dlib's image_transforms/interpolation.h), and the mesh points that correspond to them.
 CHIP_POINTS = np.array([
     (0.8595674595992, 0.2134981538014), (0.6460604764104, 0.2289674387677),
     (0.1205750620789, 0.2137274526848), (0.3340850613712, 0.2290642403242),

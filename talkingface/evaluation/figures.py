@@ -1,7 +1,7 @@
-"""The figures of Song et al. 2019 as pictures: methods under each other, schemes with their motion.
+"""Draw the figures of Song et al. 2019: frames of several methods, and schemes with their motion.
 
-Each is a pure function of finished videos, {label: (T, S, S, 3) uint8 RGB at 25 fps}, all of one
-sentence; the caller writes it with `picture.write_png`. The same videos give the same pixels.
+Each figure is a pure function of finished videos, {label: (T, S, S, 3) uint8 RGB at 25 fps}, all of
+one sentence. The caller writes it with `picture.write_png`. The same videos give the same pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from talkingface.contract import Portrait
 from talkingface.data.clip import Word
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation.bench import portrait_of
+from talkingface.evaluation.evaluator import portrait_of
 from talkingface.metrics.lips import Box
 from talkingface.metrics.motion import drift, motion_intensity, optical_flow
 from talkingface.video import contact_sheet
@@ -33,7 +33,7 @@ GAP = 2  # pixels between pictures
 TITLE = 18  # pixels of a row's label, as `contact_sheet` has them
 HEADER = 36  # pixels above the rows: words, and under them the times
 PLOT, DPI = (8.0, 3.5), 120  # inches, and pixels per inch
-COLUMNS = 12  # frames side by side, at most, unless asked for
+COLUMNS = 12  # frames side by side, at most, unless `every` is given
 BRIGHTEST = 99.5  # percentile of motion that is white, so that no single pixel sets the scale
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 
@@ -48,13 +48,13 @@ def methods(
     enlarged: float = 1.5,
     part: Box | None = None,
 ) -> Picture:
-    """Fig. 3 and Fig. 4: one sentence, a row of frames for each method, in the order given.
+    """Draw Fig. 3 or Fig. 4: frames of one sentence, a row for each method, in the order given.
 
-    words: (word, start, end) in seconds, written where they are spoken: a column is as wide as
-    `every` frames last. every: one frame in so many, unless said so many that COLUMNS are enough.
-    first, last: frames from which and before which they are shown; from the first word to the last
-    unless said. part: what is shown of the crop, the face unless said.
-    Raises ValueError for videos of different shapes, or when no frame is left to show.
+    words: (word, start, end) in seconds, written above their frames; a column is as wide as `every`
+    frames last. every: one frame in so many is shown [as few as fit in COLUMNS]. first, last: the
+    first frame shown, and the one after the last [the frames of the words]. part: the part of the
+    crop that is shown [the face]. Raises ValueError for videos of different shapes, or if no frame
+    is left to show.
     """
     many, size = _common(rows)
     begin = first if first is not None else int(words[0][1] * FPS) if words else 0
@@ -79,13 +79,13 @@ def schemes(
     enlarged: float = 1.0,
     part: Box | None = None,
 ) -> Picture:
-    """Fig. 5: for each scheme its frames, under each the optical flow to the frame that follows in
-    the video, and at the right the motion intensity (footnote 2) of the whole sequence.
+    """Draw Fig. 5: frames of each scheme, their optical flow and the sequence's motion intensity.
 
-    Flow: the hue is the direction, as on the wheel in the header; white stands still. Intensity: as
-    bright as its square root, a speed, so that a restless row leaves something to see of the calm
-    ones. Full colour and white are the same motion in every row, and said in the header.
-    Raises ValueError for videos of different shapes, or when there are too few frames.
+    The flow of a frame is that to the next frame of the video. The motion intensity (footnote 2) is
+    at the right. Flow: the hue is the direction, as on the wheel in the header; white is no motion.
+    Intensity: the brightness is its square root, a speed, so that rows with little motion stay
+    visible. Full colour and white are the same motion in every row; the header names it. Raises
+    ValueError for videos of different shapes, or if there are too few frames.
     """
     many, size = _common(rows)
     shown = range(first, min(many - 1, first + columns * every), every)
@@ -112,10 +112,10 @@ def schemes(
 
 
 def drift_plot(rows: Mapping[str, Frames], picture: Picture, every: int = FPS) -> Picture:
-    """How far each scheme walks away from the identity picture (S, S, 3): `motion.drift` over time.
+    """Plot the drift of each scheme from the identity picture (S, S, 3): `motion.drift` over time.
 
-    For videos that last (`long_clip`); a value per `every` frames, at their middle. Raises
-    OutputError where matplotlib (the extra `figures`) is not installed.
+    For long videos (`long_clip`); a value per `every` frames, at their middle. Raises OutputError
+    if matplotlib (the extra `figures`) is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -149,10 +149,10 @@ def drift_plot(rows: Mapping[str, Frames], picture: Picture, every: int = FPS) -
 
 @dataclass(frozen=True)
 class LongClip:
-    """What one speaker says in several clips, one after the other, and a face to say it all.
+    """Several clips of one speaker joined to one, with an identity picture.
 
-    keys: the clips. picture: (S, S, 3), the first frame of the first. portrait: the same with its
-    landmarks and mesh. sound: (640 T,) at 16 kHz. words: all that are whole, in seconds.
+    keys: the clips. picture: (S, S, 3), the first frame of the first clip. portrait: the same with
+    its landmarks and mesh. sound: (640 T,) at 16 kHz. words: the complete ones, in seconds.
     """
 
     keys: tuple[str, ...]
@@ -162,27 +162,27 @@ class LongClip:
     words: tuple[Word, ...]
 
     def speech(self, spec: SpeechSpec) -> Tensor:
-        """(T, hops, coefficients): windows of the joined sound, which hear across the joints."""
+        """Return windows (T, hops, coefficients) of the joined sound; they reach across joints."""
         return windows(self.sound, spec, len(self.sound) // SAMPLES_PER_FRAME)
 
 
 def long_clip(
     cache: Cache, split: str = "test", speaker: str | None = None, seconds: float = 30.0
 ) -> LongClip:
-    """So much speech of one speaker (with most of it in this split, unless said), clips by name.
+    """Join `seconds` of speech of one speaker, clips in the order of names.
 
-    Raises BadRequest where the split has less of it.
+    speaker: [the one with the most speech in this split]. Raises BadRequest if the split has less.
     """
     clips = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
-    spoken = {c.speaker: 0 for c in clips}
+    lengths = {c.speaker: 0 for c in clips}
     for clip in clips:
-        spoken[clip.speaker] += clip.frames
-    who = speaker if speaker is not None else max(spoken, key=lambda s: spoken[s], default="")
+        lengths[clip.speaker] += clip.frames
+    who = speaker if speaker is not None else max(lengths, key=lambda s: lengths[s], default="")
     wanted = round(seconds * FPS)
-    if not 0 < wanted <= spoken.get(who, 0):
+    if not 0 < wanted <= lengths.get(who, 0):
         raise BadRequest(
             f"{seconds:g} s of one speaker are wanted, split {split!r} has "
-            f"{spoken.get(who, 0) / FPS:g} s of {who or 'anybody'}: ask for less, or another split"
+            f"{lengths.get(who, 0) / FPS:g} s of {who or 'anybody'}: ask for less, or another split"
         )
     chosen, many = [], 0
     words: list[Word] = []
@@ -206,7 +206,7 @@ def long_clip(
 
 
 def _common(rows: Mapping[str, Frames]) -> tuple[int, int]:
-    """(T, S) of all videos. Raises ValueError where they differ."""
+    """Return (T, S) of all videos. Raises ValueError if they differ."""
     shapes = {frames.shape for frames in rows.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 4:
         raise ValueError(f"expected videos (T, S, S, 3) of one shape, got {sorted(shapes)}")
@@ -215,7 +215,7 @@ def _common(rows: Mapping[str, Frames]) -> tuple[int, int]:
 
 
 def _face(size: int) -> Box:
-    """What of an aligned crop is face: from the brows to the chin, without what is beside it."""
+    """Return the box of the face in an aligned crop: from the brows to the chin."""
     return Box(3 * size // 32, 3 * size // 16, 29 * size // 32, size)
 
 
@@ -224,7 +224,7 @@ def _cut(picture: Picture, box: Box) -> Picture:
 
 
 def _header(width: int, shown: range, words: Sequence[Word], side: int) -> Picture:
-    """Every word over its frames, underlined for as long as it lasts; the time of each column."""
+    """Draw every word over its frames, underlined for its duration, and the time of each column."""
     header = np.full((HEADER, width, 3), 255, np.uint8)
 
     def place(seconds: float) -> int:
@@ -238,7 +238,7 @@ def _header(width: int, shown: range, words: Sequence[Word], side: int) -> Pictu
         cv2.line(header, (left + 2, 19), (right - 2, 19), (90, 90, 90), 1)
         wide = cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]
         at = max(free, (left + right - wide) // 2)  # never over the word before
-        if at + wide // 2 <= right:  # without room, no word is better than one at the wrong place
+        if at + wide // 2 <= right:  # a word that does not fit over its frames is left out
             _write(header, word, (at, 14), 0.5)
             free = at + wide + 6
     for column, frame in enumerate(shown):
@@ -252,19 +252,21 @@ def _write(on: Picture, text: str, at: tuple[int, int], scale: float, grey: int 
 
 
 def _flow(frames: Frames, at: int) -> Floats:
-    """(S, S, 2), pixels from this frame to the next."""
+    """Return the flow (S, S, 2) from a frame to the next, in pixels."""
     here, following = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames[at : at + 2])
     return optical_flow(np.asarray(here, np.uint8), np.asarray(following, np.uint8))
 
 
 def _scale(values: Sequence[Floats]) -> float:
-    """The motion that is drawn at full strength in every row: nearly the most of the wildest, and
-    not 0 where nothing moves at all."""
+    """Return the motion that is drawn at full strength in every row; it is above 0.
+
+    It is the largest over the rows of a high percentile.
+    """
     return max(1e-6, *(float(np.percentile(own, BRIGHTEST)) for own in values))
 
 
 def _flow_picture(flow: Floats, fastest: float) -> Picture:
-    """(H, W, 2) as colours: hue the direction, saturation the speed, up to `fastest` pixels."""
+    """Draw a flow (H, W, 2): hue is the direction, saturation the speed, up to `fastest` pixels."""
     angle = np.degrees(np.arctan2(flow[..., 1], flow[..., 0])) % 360
     strength = np.clip(np.linalg.norm(flow, axis=-1) / fastest, 0, 1)
     hsv = np.stack([angle, strength, np.ones_like(strength)], -1).astype(np.float32)
@@ -272,7 +274,7 @@ def _flow_picture(flow: Floats, fastest: float) -> Picture:
 
 
 def _legend(width: int, fastest: float, white: float) -> Picture:
-    """The wheel of directions, and what full colour and white mean."""
+    """Draw the wheel of directions, and the motion of full colour and of white."""
     legend = np.full((HEADER, width, 3), 255, np.uint8)
     rows, columns = np.mgrid[-1:1:33j, -1:1:33j]
     wheel = _flow_picture(np.stack([columns, rows], -1).astype(np.float32), 1.0)

@@ -1,8 +1,8 @@
-"""Compare predicted lips with real ones on free speech, of people and words that nobody trained on.
+"""Compare predicted lips with real ones on free speech, of people and words outside the training.
 
 A folder holds NAME.flac (or another recording) beside NAME.npz, whose `mesh` (T, 478, 2) is the
 speaker's face at 25 fps, aligned, in interocular units. No picture is needed. With a portrait, the
-finished video is measured too: what the renderer keeps of the lips that were predicted.
+finished video is measured too: it shows the loss of the renderer.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ PERCENT = {
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording and the face that spoke it. mesh: a .npz file."""
+    """A recording and the meshes of its speaker. mesh: a .npz file."""
 
     name: str
     sound: Path
@@ -108,7 +108,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class FreeSpeechResult:
-    """One model on one recording: a line of `RESULTS`.
+    """Result of one model on one recording: a line of `RESULTS`.
 
     metrics: see `compare` and `compare_video`; None is undefined. Curves: per frame, interocular
     units, None where no face was found. video_aperture: [] where no video was made.
@@ -140,7 +140,7 @@ def evaluate_free_speech(
     """Measure models on the recordings of a folder; write `RESULTS` and `TABLES` into `out`.
 
     models: see `open_predictors`. portrait: a picture that speaks every recording; its videos are
-    kept in the folder `VIDEOS`. controls: how it moves beside what it says. The same arguments give
+    kept in the folder `VIDEOS`. controls: its motion beside speech. The same arguments give
     the same bytes. Raises BadRequest, UnreadableMedia, UnknownModel, BadWeights, OutputError,
     NoFaceFound (the portrait).
     """
@@ -154,7 +154,7 @@ def evaluate_free_speech(
     if portrait is not None:
         names = [_video_name(model, one) for model in predictors for one in recordings]
         prepare_outputs(out / VIDEOS, names, overwrite)
-    meshes = [read_mesh(one.mesh) for one in recordings]  # what is wrong is said before the work
+    meshes = [read_mesh(one.mesh) for one in recordings]  # errors are raised before the work
     results = []
     for predictor in predictors:
         for one, mesh in zip(recordings, meshes, strict=True):
@@ -200,7 +200,7 @@ def _shape() -> str:
 
 
 def read_mesh(path: Path) -> Array:
-    """Read the meshes (T, 478, 2) of a .npz file. Raises UnreadableMedia, naming what it found.
+    """Read the meshes (T, 478, 2) of a .npz file. Raises UnreadableMedia, which names its content.
 
     A frame in which no face was found is NaN.
     """
@@ -283,17 +283,17 @@ def compare(predicted: Lips, real: Lips) -> dict[str, float]:
 
 
 def shifted(predicted: Array, real: Array, lag: int) -> tuple[Array, Array]:
-    """Return the frames that two curves (T,) share once a lag of the predicted one is undone."""
+    """Return the common frames of two curves (T,) after the lag of the predicted one is removed."""
     late, on_time = predicted[max(0, lag) :], real[max(0, -lag) :]
     common = min(len(late), len(on_time))
     return late[:common], on_time[:common]
 
 
 def best_lag(predicted: Array, real: Array, reach: int = REACH) -> tuple[float, float]:
-    """Return by how many frames the predicted curve comes late, and the correlation there.
+    """Return the lag of the predicted curve in frames (positive is late), and its correlation.
 
-    The lag within ±`reach` with the largest correlation, be it negative; of equals the smallest, of
-    +k and -k the early one. NaN for both where no correlation is defined.
+    It is the lag within ±`reach` with the largest correlation, which may be negative; of equals the
+    smallest, of +k and -k the early one. NaN for both if no correlation is defined.
     """
     best, found = math.nan, -math.inf
     for lag in sorted(range(-reach, reach + 1), key=abs):
@@ -306,7 +306,7 @@ def best_lag(predicted: Array, real: Array, reach: int = REACH) -> tuple[float, 
 def closed_found(predicted: Array, real: Array) -> float:
     """Return the share of closed frames of one curve (T,) that are closed in the other.
 
-    Frames that are NaN in either do not count; NaN where none is closed.
+    Frames that are NaN in either do not count; NaN if none is closed.
     """
     known = np.isfinite(predicted) & np.isfinite(real)
     return _share(predicted[known & (real < CLOSED)] < CLOSED)
@@ -339,7 +339,7 @@ def _with_video(
     folder: Path,
     controls: Controls,
 ) -> FreeSpeechResult:
-    """Return the result with what is found again in the finished video, which is kept."""
+    """Make the finished video; return the result with its measures added."""
     path = folder / _video_name(predictor, recording)
     made = TalkingFace(predictor.model, predictor.info).generate(
         portrait, recording.sound, controls=controls, max_size=MAX_SIDE
@@ -357,10 +357,10 @@ def _with_video(
 
 
 def video_aperture(path: Path) -> Array:
-    """Find the aperture (T,) of the face in every frame of a video; NaN where no face is found.
+    """Measure the aperture (T,) of the face in every frame of a video; NaN if no face is found.
 
-    In distances of the eye centres. The first frame is looked at twice, so that the tracker's own
-    settling is not taken for motion.
+    In distances of the eye centres. The tracker gets the first frame twice, so that its settling is
+    not taken for motion.
     """
     tracker = Tracker()
     found: list[Array] = []
@@ -373,8 +373,10 @@ def video_aperture(path: Path) -> Array:
 
 
 def compare_video(video: Array, predicted: Array, real: Array) -> dict[str, float]:
-    """Measure the aperture (T,) of a video against the predicted and the real one; names begin
-    with video_predicted_ and video_. video_missed: the share of frames without a face."""
+    """Measure the aperture (T,) of a video against the predicted and the real one.
+
+    Names begin with video_predicted_ and video_. video_missed: the share of frames without a face.
+    """
     _, best = best_lag(video, real)
     return {
         "video_predicted_correlation": correlation(video, predicted),
@@ -392,7 +394,7 @@ def compare_video(video: Array, predicted: Array, real: Array) -> dict[str, floa
 
 
 def read_free_speech(path: Path) -> list[FreeSpeechResult]:
-    """Read what `evaluate_free_speech` wrote."""
+    """Read the results that `evaluate_free_speech` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [FreeSpeechResult(**json.loads(line)) for line in lines]
 

@@ -1,8 +1,9 @@
-"""How generated heads, brows and lids move beside real ones.
+"""Compare the motion of generated heads, brows and lids with that of real ones.
 
-Of every clip its first frame speaks the clip's sound; the face is found anew in what came out. A
-head does not have to do what the real one did, so only statistics are compared (`metrics/head.py`).
-Clips of a corpus are short: portraits that speak for longer show how often eyes blink.
+The first frame of every clip speaks the clip's sound, and the face is detected again in the
+generated frames. A generated head need not repeat the real motion, so only statistics are compared
+(`metrics/head.py`). Clips of a corpus are short: portraits speak for longer and show
+how often eyes blink.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Made by `talkingface head-motion`.
 BLINKS = ("blinks/min", "closing", "opening", "duration")
 
 
-def measure(
+def evaluate_head_motion(
     models: Sequence[str],
     cache: Path,
     out: Path,
@@ -68,11 +69,11 @@ def measure(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Measure models beside real video and write `RESULTS` and `TABLES` into `out`.
+    """Measure models and real video; write `RESULTS` and `TABLES` into `out`.
 
     cache: shards prepared with a natural pose. clips: at most so many. portraits: folder of
-    pictures that speak `sound` as well, again and again for so many seconds. seed: of the first
-    clip or picture. Returns the tables. Raises OutputError, BadRequest, UnreadableMedia.
+    pictures that speak `sound`, repeated to the length `seconds`. seed: of the first clip or
+    picture. Returns the tables. Raises OutputError, BadRequest, UnreadableMedia.
     """
     pipeline.make_folder(out)
     for name in (RESULTS, TABLES):
@@ -86,19 +87,20 @@ def measure(
     total = len(chosen) + len(pictures)
     found: dict[str, list[HeadVideo]] = {}
     for number, clip in enumerate(chosen):
-        for name, video in _of_clip(opened, clip, faces, seed + number).items():
+        for name, video in _measure_clip(opened, clip, faces, seed + number).items():
             found.setdefault(name, []).extend(video)
         if progress is not None:
             progress(number + 1, total)
-    spoken: dict[str, list[HeadVideo]] = {}
+    from_portraits: dict[str, list[HeadVideo]] = {}
     samples = None if sound is None else _repeated(audio.load(sound), seconds)
     for number, picture in enumerate(pictures):
         assert samples is not None
         for name, face in faces.items():
-            spoken.setdefault(name, []).extend(_of_portrait(face, picture, samples, seed + number))
+            own = _measure_portrait(face, picture, samples, seed + number)
+            from_portraits.setdefault(name, []).extend(own)
         if progress is not None:
             progress(len(chosen) + number + 1, total)
-    return _write(out, {"clips": found, "portraits": spoken})
+    return _write(out, {"clips": found, "portraits": from_portraits})
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -108,10 +110,10 @@ def _pictures(folder: Path) -> list[Path]:
     return found
 
 
-def _of_clip(
+def _measure_clip(
     cache: Cache, clip: ClipInfo, faces: Mapping[str, TalkingFace], seed: int
 ) -> dict[str, list[HeadVideo]]:
-    """The clip itself, and its first frame speaking its sound; none where the face was lost."""
+    """Measure the clip and videos of its first frame with its sound; none without a face."""
     frames = np.array(cache.frames[clip.start : clip.start + clip.frames])
     samples = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
     voice = prosody_labels(samples.numpy(), clip.frames)
@@ -127,7 +129,9 @@ def _repeated(samples: Tensor, seconds: float) -> Tensor:
     return samples.repeat(-(-count // len(samples)))[:count]
 
 
-def _of_portrait(face: TalkingFace, picture: Path, samples: Tensor, seed: int) -> list[HeadVideo]:
+def _measure_portrait(
+    face: TalkingFace, picture: Path, samples: Tensor, seed: int
+) -> list[HeadVideo]:
     video = face.generate(picture, samples, controls=_controls(face, seed), max_size=SIDE)
     voice = prosody_labels(samples.numpy(), len(video))
     return _read(detection.detect_meshes(video), voice)
@@ -138,7 +142,7 @@ def _controls(face: TalkingFace, seed: int) -> Controls | None:
 
 
 def _read(meshes: Array, voice: Array) -> list[HeadVideo]:
-    """One video, unless its face was lost."""
+    """Measure one video from its meshes; [] if no face was found."""
     whole = detection.filled(meshes)
     return [] if whole is None else [HeadVideo.of(whole, voice)]
 
@@ -147,7 +151,7 @@ def _read(meshes: Array, voice: Array) -> list[HeadVideo]:
 
 
 def _write(out: Path, found: Mapping[str, Mapping[str, Sequence[HeadVideo]]]) -> str:
-    """Write both files; returns the tables."""
+    """Write both files; return the tables."""
     numbers, text = {}, LEGEND
     for title, videos in found.items():
         rows = {name: statistics(own) for name, own in videos.items() if own}
@@ -206,7 +210,7 @@ def _table(title: str, columns: Sequence[str], rows: Mapping[str, Array], form: 
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as JSON has them."""
+    """Convert arrays and numbers for JSON."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray):

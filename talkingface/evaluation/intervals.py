@@ -1,9 +1,9 @@
-"""How sure a mean over clips is: the bootstrap, of one model and of two on the same clips.
+"""Bootstrap intervals of means over clips, of one model and of two on the same clips.
 
-Efron 1979: the clips are drawn again with replacement, as many as there are; where a number lies in
-95 % of the draws is its interval. Every number here is a function of sums over clips (a mean: of
-values and of ones; a correlation over all frames: of the products of both curves), so a draw is a
-row of counts, and all draws at once are one product of matrices.
+Efron 1979: the clips are drawn again with replacement, as many as there are. The interval of a
+number holds 95 % of its values over the draws. Every number here is a function of sums over clips:
+a mean is one of values and of ones, a correlation over all frames one of products of both curves.
+So a draw is a row of counts, and all draws are one product of matrices.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
-SEED = 2019  # every table is drawn alike: the same results, the same intervals
+SEED = 2019  # one for all tables: the same results give the same intervals
 
 
 @dataclass(frozen=True)
 class Sums:
-    """A number of a table as what it is computed from.
+    """Summands of a number of a table.
 
-    values: (N, K), K summands of each clip, all zero for one that does not count. formula: sums
-    (..., K) -> (...), the number.
+    values: (N, K), K summands of each clip; all are zero for a clip that does not count. formula:
+    sums (..., K) -> (...), the number.
     """
 
     values: Array
@@ -36,7 +36,7 @@ class Sums:
 
 
 def ratio(parts: NDArray[Any], wholes: NDArray[Any] | None = None) -> Sums:
-    """The sum of `parts` (N,) over the sum of `wholes` (N,): a mean where those are ones (None).
+    """Return the sum of `parts` (N,) over the sum of `wholes` (N,); None: the mean of `parts`.
 
     A clip whose part is NaN does not count.
     """
@@ -57,9 +57,10 @@ def _divided(above: Array, below: Array) -> Array:
 
 
 def pooled(made: list[Array], real: list[Array], what: str) -> Sums:
-    """The "correlation" or "amplitude" (ratio of deviations) of two curves per clip, end to end.
+    """Return the "correlation" or "amplitude" (ratio of deviations) of curves over all clips.
 
-    Frames that are NaN in either do not count. As `metrics.lips` computes it from the whole curves.
+    It equals that of `metrics.lips` for the curves of all clips, one after the other. Frames that
+    are NaN in either curve do not count.
     """
     pairs = [np.stack([a, b]) for a, b in zip(made, real, strict=True)]
     pairs = [pair[:, np.isfinite(pair).all(0)] for pair in pairs]
@@ -72,7 +73,7 @@ def pooled(made: list[Array], real: list[Array], what: str) -> Sums:
 
 
 def _moments(sums: Array) -> tuple[Array, Array, Array]:
-    """Variance of either curve and their covariance, each times the square of the count."""
+    """Return the variance of each curve and their covariance, times the square of the count."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     return np.maximum(n * xx - x * x, 0.0), np.maximum(n * yy - y * y, 0.0), n * xy - x * y
 
@@ -88,16 +89,16 @@ def _amplitude(sums: Array) -> Array:
 
 
 def interval(number: Sums) -> tuple[float, float]:
-    """Where 95 % of the draws lie: (low, high). NaN for under two clips that count."""
+    """Return the bounds of 95 % of the draws: (low, high). NaN for under two clips that count."""
     counted = number.values[number.values.any(1)]
     return _middle(number.formula(_draws(counted)), len(counted))
 
 
 def difference(first: Sums, second: Sums) -> tuple[float, float]:
-    """The same of first - second, whose rows are the same clips: (low, high).
+    """Return the interval of first - second, whose rows are the same clips: (low, high).
 
-    A draw takes the same clips of both, so that how hard a clip is falls out; a clip that does not
-    count in either counts in none.
+    A draw takes the same clips of both, so that the difficulty of a clip cancels. A clip counts
+    only if it counts in both.
     """
     both = first.values.any(1) & second.values.any(1)
     ours, theirs = (sums.formula(_draws(sums.values[both])) for sums in (first, second))
@@ -105,19 +106,19 @@ def difference(first: Sums, second: Sums) -> tuple[float, float]:
 
 
 def differs(first: Sums, second: Sums) -> bool:
-    """Whether 0 lies outside of the interval of the difference."""
+    """Return whether 0 lies outside of the interval of the difference."""
     low, high = difference(first, second)
     return low > 0 or high < 0
 
 
 def _draws(values: Array) -> Array:
-    """(N, K) -> (RESAMPLES, K): sums over N clips, drawn with replacement."""
+    """Return sums over N clips drawn with replacement: (N, K) -> (RESAMPLES, K)."""
     return np.asarray(_counts(len(values)) @ values)
 
 
 @lru_cache(maxsize=16)
 def _counts(clips: int) -> Array:
-    """(RESAMPLES, clips): how often each draw takes each clip; the same at every call."""
+    """Return the count of each clip in each draw, (RESAMPLES, clips); the same at every call."""
     if clips == 0:
         return np.zeros((RESAMPLES, 0))
     rng = np.random.default_rng([SEED, clips])

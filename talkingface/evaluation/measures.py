@@ -1,4 +1,4 @@
-"""Everything that is measured of one generated video against the real one, as named numbers."""
+"""Measure one generated video against the real one: named numbers."""
 
 from __future__ import annotations
 
@@ -23,48 +23,53 @@ from talkingface.metrics.lips import (
 from talkingface.metrics.motion import clip_motion, jitter
 
 Floats = NDArray[np.float32]
-OUTSIDE = 0.5  # of the mask: where less is new colour, the identity's own pixels should stay
+OUTSIDE = 0.5  # of the mask: below it, the pixels of the identity picture should stay
 
 
 @dataclass(frozen=True)
-class Filmed:
-    """A clip and its face: frames (T, S, S, 3), landmarks (T, 68, 2) in pixels, NaN if lost."""
+class VideoWithLandmarks:
+    """A clip with its face: frames (T, S, S, 3), landmarks (T, 68, 2) in pixels, NaN if lost."""
 
     frames: Frames
     landmarks: Array
 
 
-class Expert(Protocol):
-    """A trained network that measures a video: whose face it is, whether its lips fit the sound.
+class LearnedMetric(Protocol):
+    """A trained network that measures a video: identity, or synchrony of lips and sound.
 
     sha256: of its weights. A call takes the video, the identity picture (S, S, 3) and the sound
-    (640 T,) in [-1, 1] at 16 kHz, None where there is none; its numbers are called as a column of
-    `tables.py`: sync_offset (frames), sync_confidence, identity (cosine).
+    (640 T,) in [-1, 1] at 16 kHz, None if there is none. It returns numbers under the keys of
+    columns of `tables.py`: sync_offset (frames), sync_confidence, identity (cosine).
     """
 
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """Digest of its weights file."""
 
     def __call__(
-        self, filmed: Filmed, picture: Frames, sound: Floats | None
-    ) -> dict[str, float]: ...
+        self, video: VideoWithLandmarks, picture: Frames, sound: Floats | None
+    ) -> dict[str, float]:
+        """Measure a video of one picture and one sound; see `LearnedMetric`."""
 
 
-def asked(
-    experts: Sequence[Expert], filmed: Filmed, picture: Frames, sound: Floats | None
+def learned_measures(
+    metrics: Sequence[LearnedMetric],
+    video: VideoWithLandmarks,
+    picture: Frames,
+    sound: Floats | None,
 ) -> dict[str, float]:
-    """What every expert says of one video."""
+    """Return the numbers of all learned metrics for one video."""
     return {
-        name: value for expert in experts for name, value in expert(filmed, picture, sound).items()
+        name: value for metric in metrics for name, value in metric(video, picture, sound).items()
     }
 
 
 def lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
-    """What landmarks (T, 68, 2) in pixels of a `size` px crop tell.
+    """Compare landmarks (T, 68, 2) in pixels of a `size` px crop.
 
     correlation, amplitude, lag (frames, positive is late): of the inner lips' aperture; lmd_*: of
     the mouth's landmarks (pixels at 128, interocular distances); jitter: of the generated mouth,
-    pixels at 128 per frame²; missed: frames left out because a face was not found.
+    pixels at 128 per frame²; missed: frames without a face, which are left out.
     """
     distance = landmark_distance(made, real, size)
     gaps, real_gaps = aperture(made), aperture(real)
@@ -80,7 +85,7 @@ def lip_measures(made: Array, real: Array, size: int) -> dict[str, float]:
 
 
 def head_measures(predicted: Array, real: Array) -> dict[str, float]:
-    """The landmarks a model predicts, before it draws anything, against the real video's."""
+    """Compare the landmarks a model predicts, before it draws, with the real video's."""
     return {
         "head_correlation": correlation(aperture(predicted), aperture(real)),
         "head_amplitude": amplitude_ratio(aperture(predicted), aperture(real)),
@@ -88,8 +93,10 @@ def head_measures(predicted: Array, real: Array) -> dict[str, float]:
 
 
 def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
-    """psnr (dB), ssim of two clips (T, S, S, 3), mouth_psnr, mouth_ssim of the mouth's box alone:
-    means over frames."""
+    """Compare two clips (T, S, S, 3): means over frames.
+
+    psnr (dB), ssim: of the whole pictures. mouth_psnr, mouth_ssim: of the mouth's box alone.
+    """
     pairs = list(zip(made, real, strict=True))
     mouths = list(zip(mouth.cut(made), mouth.cut(real), strict=True))
     return {
@@ -101,8 +108,11 @@ def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]
 
 
 def pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
-    """sharpness: of the mouth, relative to the real one; warp_error, and motion_mouth, motion_rest
-    (px² per frame²): of this video."""
+    """Measure sharpness and motion of a clip (T, S, S, 3).
+
+    sharpness: of the mouth, relative to the real one. warp_error, motion_mouth and motion_rest (px²
+    per frame²): of the generated video.
+    """
     crisp, crisp_real = (np.mean([sharpness(f) for f in mouth.cut(clip)]) for clip in (made, real))
     motion = clip_motion(made, mouth)
     return {
@@ -113,9 +123,11 @@ def pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
     }
 
 
-def author_measures(made: Filmed, real: Filmed) -> dict[str, float]:
-    """author_psnr, author_ssim, author_lmd: as ATVGnet's released script computes them, see there;
-    only to stand beside the numbers published with it."""
+def author_measures(made: VideoWithLandmarks, real: VideoWithLandmarks) -> dict[str, float]:
+    """Compute author_psnr, author_ssim and author_lmd as ATVGnet's released script does.
+
+    They are comparable only with the numbers published with that script.
+    """
     pairs = list(zip(made.frames, real.frames, strict=True))
     distance = landmark_distance(made.landmarks, real.landmarks, made.frames.shape[1])
     return {
@@ -126,11 +138,11 @@ def author_measures(made: Filmed, real: Filmed) -> dict[str, float]:
 
 
 def upper_change(frames: Frames, picture: Frames, mask: Floats | None = None) -> float:
-    """How much of the upper half, where speech moves nothing, is not the identity's own.
+    """Measure the change of the upper half, where speech moves nothing, against the identity.
 
-    frames: (T, S, S, 3). picture: (S, S, 3), the identity. mask: (T, S, S), how much of each pixel
-    is new colour: only where that is below OUTSIDE is compared. Returns the mean absolute
-    difference, of 255; NaN where the mask leaves nothing.
+    frames: (T, S, S, 3). picture: (S, S, 3), the identity. mask: (T, S, S), the share of new colour
+    in each pixel; only pixels with less than OUTSIDE are compared. Returns the mean absolute
+    difference, of 255; NaN if no pixel is left.
     """
     half = len(picture) // 2
     change = np.abs(frames[:, :half].astype(np.int16) - picture[:half]).mean(-1)
@@ -140,6 +152,6 @@ def upper_change(frames: Frames, picture: Frames, mask: Floats | None = None) ->
 
 
 def _mean_level(levels: list[float]) -> float:
-    """Mean dB over the frames that differ at all; infinite where none does."""
+    """Return the mean dB of the frames that differ; infinite if none does."""
     finite = [level for level in levels if math.isfinite(level)]
     return float(np.mean(finite)) if finite else math.inf

@@ -1,9 +1,9 @@
-"""Measure what predicted lips do on sound that is no speech, and on speech that is disturbed.
+"""Measure predicted lips on sound without speech, and on disturbed speech.
 
-Silence, hiss, an empty room and music should leave the mouth alone: its aperture may move by 8 % of
-what it does in clean speech. Noise, a telephone, a room or music with the speech should leave the
-motion alone: its correlation with that on the clean sound. Noise is as long as each recording and
-drawn by its name, so that the same folder gives the same numbers.
+Silence, hiss, an empty room and music should not move the mouth: the target for its aperture is 8 %
+of the deviation in clean speech. Noise, a telephone, a room or music with the speech should not
+change the motion: its correlation with that on the clean sound is measured. Noise is as long as
+each recording and seeded by its name, so that the same folder gives the same numbers.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class NoiseResult:
-    """One model on one sound: a line of `RESULTS`.
+    """Result of one model on one sound: a line of `RESULTS`.
 
-    recording: whose length it has, or which it disturbs. kind: SPEECH, ALONE or DISTURBED. sound:
-    its name in `SOURCES` or `DISTURBANCES`. mean, deviation: of the predicted aperture;
-    clean_deviation: of that in the clean recording. closed: share of frames. correlation,
-    amplitude: against the clean recording, None where undefined or ALONE.
+    recording: the one that is disturbed, or that has the same length. kind: SPEECH, ALONE or
+    DISTURBED. sound: its name in `SOURCES` or `DISTURBANCES`. mean, deviation: of the predicted
+    aperture; clean_deviation: of that in the clean recording. closed: share of frames. correlation,
+    amplitude: against the clean recording, None if undefined or ALONE.
     """
 
     model: str
@@ -137,7 +137,7 @@ def evaluate_noise(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[NoiseResult]:
-    """Measure models beside the speech of a folder's recordings; write `RESULTS`, `TABLES`.
+    """Measure models on the recordings of a folder; write `RESULTS` and `TABLES` into `out`.
 
     models: see `open_predictors`. The same arguments give the same bytes. Raises BadRequest,
     UnreadableMedia, UnknownModel, BadWeights, OutputError.
@@ -157,7 +157,7 @@ def evaluate_noise(
 
 
 def evaluate_sound(predictor: Predictor, name: str, speech: Tensor) -> list[NoiseResult]:
-    """Measure one model on one recording (N,): clean, disturbed, and on as much of no speech."""
+    """Measure one model on one recording (N,): clean, disturbed, and on sounds without speech."""
     clean = predictor.predict(speech).aperture
 
     def result(kind: str, sound: str, aperture: Array) -> NoiseResult:
@@ -196,7 +196,7 @@ def _rng(recording: str, sound: str) -> np.random.Generator:
 
 
 def read_noise(path: Path) -> list[NoiseResult]:
-    """Read what `evaluate_noise` wrote."""
+    """Read the results that `evaluate_noise` wrote."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [NoiseResult(**json.loads(line)) for line in lines]
 

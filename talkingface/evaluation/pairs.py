@@ -1,9 +1,9 @@
-"""A folder of anybody's own pairs, real beside generated: measured without a model of ours.
+"""Evaluate pairs of finished videos, real and generated, from a folder; no model is needed.
 
-Of each pair both faces are found and aligned by themselves, so that only the face is compared, and
-everything is measured that needs no transcript. A pair lies in a folder of its own (NAME/real.mp4,
-NAME/generated.mp4) or beside others (NAME.real.mp4, NAME.generated.mp4); a single one may lie in
-the folder itself (real.mp4, generated.mp4). Containers may differ.
+The face of each video is detected and aligned on its own, so that only faces are compared.
+Everything is measured that needs no transcript. A pair is a folder of its own (NAME/real.mp4,
+NAME/generated.mp4), or two files beside others (NAME.real.mp4, NAME.generated.mp4). A single pair
+may be in the folder itself (real.mp4, generated.mp4). Containers may differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from talkingface.audio import FPS
 from talkingface.data.clip import fit_sound
 from talkingface.errors import BadRequest, NoFaceFound, UnreadableMedia
 from talkingface.evaluation import measures
-from talkingface.evaluation.measures import Expert, Filmed, Floats
+from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
 from talkingface.evaluation.results import REAL, Result, number
 from talkingface.geometry import CropSpec, Picture
 from talkingface.metrics.lips import aperture, mouth_box
@@ -34,19 +34,19 @@ VIDEOS = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .ogv .flv .wmv .3gp .mxf .gif".split()
 )
 SEGMENT = 250  # frames in memory at a time, of either video
-FEWEST = 2  # frames: a motion needs two
+FEWEST = 2  # frames: motion needs two
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What belongs together. real, generated: one file each, unless somebody made a mistake."""
+    """Files of one pair. real, generated: one file each; `files` checks it."""
 
     name: str
     real: tuple[Path, ...]
     generated: tuple[Path, ...]
 
     def files(self) -> tuple[Path, Path]:
-        """The two videos. Raises BadRequest where one is missing or not the only one."""
+        """Return the two videos. Raises BadRequest unless there is exactly one of each."""
         for side, paths in ((REAL, self.real), (GENERATED, self.generated)):
             if len(paths) > 1:
                 names = ", ".join(path.name for path in paths)
@@ -58,7 +58,7 @@ class Pair:
 
 
 def find(folder: Path) -> list[Pair]:
-    """The pairs of a folder, by name. Raises BadRequest where there is none."""
+    """Return the pairs of a folder, by name. Raises BadRequest if there is none."""
     if not folder.is_dir():
         raise BadRequest(f"{folder}: is no folder; give one of real and generated videos")
     found: dict[str, dict[str, list[Path]]] = {}
@@ -80,18 +80,21 @@ def find(folder: Path) -> list[Pair]:
     ]
 
 
-def facts(pair: Pair, experts: Sequence[Expert], author_compat: bool) -> dict[str, Any]:
-    """Everything that decides the numbers of `measure`. Raises BadRequest as `Pair.files`."""
+def facts(pair: Pair, metrics: Sequence[LearnedMetric], author_compat: bool) -> dict[str, Any]:
+    """Return everything that decides the numbers of `evaluate_pair`, the key of a result cache.
+
+    Raises BadRequest as `Pair.files`.
+    """
     return {
         "pair": pair.name,
         "files": [_sha256(path) for path in pair.files()],
-        "experts": [expert.sha256 for expert in experts],
+        "experts": [metric.sha256 for metric in metrics],
         "author_compat": author_compat,
     }
 
 
 def _sha256(path: Path) -> str:
-    """Of a file's bytes. Raises UnreadableMedia."""
+    """Return the hash of a file's bytes. Raises UnreadableMedia."""
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()
@@ -102,33 +105,34 @@ def _sha256(path: Path) -> str:
         raise UnreadableMedia(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def measure(
-    pair: Pair, experts: Sequence[Expert] = (), author_compat: bool = False
+def evaluate_pair(
+    pair: Pair, learned_metrics: Sequence[LearnedMetric] = (), author_compat: bool = False
 ) -> list[Result]:
-    """Two rows, GENERATED and REAL, each against the real video; over the length of the shorter.
+    """Evaluate a pair; return two rows, GENERATED and REAL, each against the real video.
 
-    Raises BadRequest (a video missing, or under FEWEST frames), NoFaceFound, UnreadableMedia.
+    Frames after the end of the shorter video are left out. Raises BadRequest (a video is missing,
+    or has under FEWEST frames), NoFaceFound, UnreadableMedia.
     """
     files = pair.files()
-    real, made, note = _filmed(*files)
+    real, made, note = _read_pair(*files)
     size = real.frames.shape[1]
     mouth = mouth_box(real.landmarks, size)
     results = []
-    for row, filmed, path in ((GENERATED, made, files[1]), (REAL, real, files[0])):
+    for row, clip, path in ((GENERATED, made, files[1]), (REAL, real, files[0])):
         metrics = {
-            **measures.lip_measures(filmed.landmarks, real.landmarks, size),
-            **measures.picture_measures(filmed.frames, real.frames, mouth),
-            **measures.pixel_measures(filmed.frames, real.frames, mouth),
-            **(measures.author_measures(filmed, real) if author_compat else {}),
+            **measures.lip_measures(clip.landmarks, real.landmarks, size),
+            **measures.picture_measures(clip.frames, real.frames, mouth),
+            **measures.pixel_measures(clip.frames, real.frames, mouth),
+            **(measures.author_measures(clip, real) if author_compat else {}),
         }
-        if experts:
+        if learned_metrics:
             sound = _sound(path, len(real.frames))
-            metrics |= measures.asked(experts, filmed, real.frames[0], sound)
+            metrics |= measures.learned_measures(learned_metrics, clip, real.frames[0], sound)
         result = replace(
             _empty(row, pair),
             sha256=_sha256(path),
             metrics={name: number(value) for name, value in metrics.items()},
-            aperture=[number(value) for value in aperture(filmed.landmarks)],
+            aperture=[number(value) for value in aperture(clip.landmarks)],
             real_aperture=[number(value) for value in aperture(real.landmarks)],
             note=note if row == GENERATED else "",
         )
@@ -137,7 +141,7 @@ def measure(
 
 
 def failed(pair: Pair, reason: str) -> list[Result]:
-    """The rows of a pair that could not be measured."""
+    """Return the rows of a pair whose evaluation failed."""
     return [replace(_empty(row, pair), error=reason) for row in (GENERATED, REAL)]
 
 
@@ -159,10 +163,13 @@ def _empty(row: str, pair: Pair) -> Result:
     )
 
 
-def _filmed(real: Path, generated: Path) -> tuple[Filmed, Filmed, str]:
-    """Both faces, aligned, as many frames of each; and a note where one video goes on."""
+def _read_pair(real: Path, generated: Path) -> tuple[VideoWithLandmarks, VideoWithLandmarks, str]:
+    """Read both videos with aligned faces, as many frames of each.
+
+    Also returns a note if their lengths differ, else "".
+    """
     streams = video.read_frames(real), video.read_frames(generated)
-    parts: tuple[list[Filmed], list[Filmed]] = ([], [])
+    parts: tuple[list[VideoWithLandmarks], list[VideoWithLandmarks]] = ([], [])
     lengths = [0, 0]
     while True:
         read = [list(itertools.islice(stream, SEGMENT)) for stream in streams]
@@ -180,30 +187,30 @@ def _filmed(real: Path, generated: Path) -> tuple[Filmed, Filmed, str]:
     note = ""
     if lengths[0] != lengths[1]:
         note = f"real has {lengths[0]} frames, generated {lengths[1]}: compared over the shorter"
-    first, second = (_joined(films) for films in parts)
+    first, second = (_joined(clips) for clips in parts)
     return first, second, note
 
 
-def _aligned(path: Path, frames: list[Picture], begin: int) -> Filmed:
-    """The face in these frames (H, W, 3), cropped; its landmarks as found before cropping."""
+def _aligned(path: Path, frames: list[Picture], begin: int) -> VideoWithLandmarks:
+    """Crop the face in frames (H, W, 3); its landmarks are those found before cropping."""
     try:
         track = faces.track(frames, CropSpec())
     except NoFaceFound as error:
         raise NoFaceFound(f"{path}: from {begin / FPS:g} s, {error}") from error
     landmarks = track.landmarks.astype(np.float64) * CropSpec().size
     landmarks[~track.found] = np.nan
-    return Filmed(track.crops, landmarks)
+    return VideoWithLandmarks(track.crops, landmarks)
 
 
-def _joined(films: list[Filmed]) -> Filmed:
-    return Filmed(
-        np.concatenate([film.frames for film in films]),
-        np.concatenate([film.landmarks for film in films]),
+def _joined(clips: list[VideoWithLandmarks]) -> VideoWithLandmarks:
+    return VideoWithLandmarks(
+        np.concatenate([clip.frames for clip in clips]),
+        np.concatenate([clip.landmarks for clip in clips]),
     )
 
 
 def _sound(path: Path, frames: int) -> Floats | None:
-    """(640 frames,) of a video; None where it is silent."""
+    """Return the sound (640 frames,) of a video; None if it has none."""
     if not video.probe(path).has_audio:
         return None
     return np.asarray(fit_sound(audio.load(path).numpy(), frames) / 32768, dtype=np.float32)

@@ -1,8 +1,9 @@
 """Check predicted lips against the phones that are spoken, in any voice and language.
 
-A folder holds recordings and `phones.json`: which phones close, round or open the lips, and when
-each phone of each recording begins and ends. No picture and no real lips are needed. The rules are
-in `RULES`; what chance gives is told by the same rules at random moments of the same speech.
+A folder holds recordings and `phones.json`. That file lists the phones that close, round or open
+the lips, and when each phone of each recording begins and ends. No picture and no real lips are
+needed. The rules are in `RULES`; chance is measured by the same rules at random times of the same
+speech.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ MARGIN = 0.02  # seconds that a closed phone's frames may lie outside it
 SHORTEST = 0.03  # seconds: shorter phones are left out
 TOLERANCE = 1e-6  # seconds: rounding of times
 LONGER_RECORDING = 0.2  # seconds by which a last phone may end behind its recording
-CONTROL_DRAWS = 20  # random moments per phone
+CONTROL_DRAWS = 20  # random times per phone
 SEED = 2024  # of these
 FIRST_HALF = ("a\u026a", "a\u028a")  # as in my, how: the first half is open
 SILENCE = ""
@@ -88,7 +89,10 @@ class PhoneCheck:
 
 @dataclass(frozen=True)
 class PhoneResult:
-    """One model on one sentence: a line of `RESULTS`. too_short: phones left out, by kind."""
+    """Result of one model on one sentence: a line of `RESULTS`.
+
+    too_short: number of phones left out, by kind.
+    """
 
     model: str
     sha256: str
@@ -218,9 +222,9 @@ def _evaluate(predictor: Predictor, sentence: Sentence, kinds: Mapping[str, str]
 def check_phones(
     lips: Lips, phones: Sequence[Phone], kinds: Mapping[str, str], name: str = ""
 ) -> tuple[list[PhoneCheck], dict[str, int]]:
-    """Check lips by `RULES`: every phone that has a class, and how many were too short, by class.
+    """Check every phone that has a class by `RULES`; count those that are too short, by class.
 
-    name: of the recording; with it the random moments of the control are drawn.
+    name: of the recording; it seeds the random times of the control.
     """
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
     rules = PhoneRules(lips, phones)
@@ -236,7 +240,7 @@ def check_phones(
         if symbol in FIRST_HALF and kind == "open":
             end = (start + end) / 2
         half = (end - start) / 2
-        middles = random_moments(phones, CONTROL_DRAWS, rng)
+        middles = random_times(phones, CONTROL_DRAWS, rng)
         chance = sum(rules.passes(kind, middle - half, middle + half) for middle in middles)
         checks.append(
             PhoneCheck(symbol, kind, start, end, rules.passes(kind, start, end), int(chance))
@@ -245,7 +249,7 @@ def check_phones(
 
 
 class PhoneRules:
-    """Say whether the lips of one sentence do what a class of phones asks for; see `RULES`."""
+    """Rules of the lips of one sentence, for each class of phones; see `RULES`."""
 
     def __init__(self, lips: Lips, phones: Sequence[Phone]) -> None:
         self._lips = lips
@@ -254,7 +258,7 @@ class PhoneRules:
         self._width = float(np.median(lips.width[speech]))
 
     def passes(self, kind: str, start: float, end: float) -> bool:
-        """Check a span of the sentence, in seconds. kind: of CLASSES."""
+        """Return whether a span of the sentence, in seconds, passes. kind: one of CLASSES."""
         frame, near = phone_frames(start, end, len(self._lips.aperture))
         if kind == "closed":
             return bool(self._lips.aperture[near].min() < CLOSED)
@@ -266,7 +270,7 @@ class PhoneRules:
 def phone_frames(start: float, end: float, frames: int) -> tuple[int, NDArray[np.intp]]:
     """Return the frame in which a phone's middle lies, and all frames that belong to it.
 
-    Those are the frames whose middle lies in the phone or at most `MARGIN` seconds beside it; where
+    Those are the frames whose middle lies in the phone or at most `MARGIN` seconds beside it; if
     there is none, the first. start, end: seconds. frames: how many there are, >= 1.
     """
     at = int(np.clip(np.floor((start + end) / 2 * FPS + TOLERANCE), 0, frames - 1))
@@ -283,8 +287,8 @@ def speech_frames(middles: Array, phones: Sequence[Phone]) -> NDArray[np.bool_]:
     return np.asarray(inside if inside.any() else np.ones(len(middles), dtype=bool))
 
 
-def random_moments(phones: Sequence[Phone], count: int, rng: np.random.Generator) -> Array:
-    """Draw moments (count,) of a sentence's speech, in seconds, each as likely as any other."""
+def random_times(phones: Sequence[Phone], count: int, rng: np.random.Generator) -> Array:
+    """Draw times (count,) of a sentence's speech, in seconds, uniformly."""
     spans = np.array([(start, end) for symbol, start, end in phones if symbol != SILENCE])
     ends = np.cumsum(spans[:, 1] - spans[:, 0])
     places = rng.uniform(0, ends[-1], count)
@@ -296,7 +300,7 @@ def random_moments(phones: Sequence[Phone], count: int, rng: np.random.Generator
 
 
 def read_phones(path: Path) -> list[PhoneResult]:
-    """Read what `evaluate_phones` wrote."""
+    """Read the results that `evaluate_phones` wrote."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         PhoneResult(**{**row, "checks": [PhoneCheck(**check) for check in row["checks"]]})

@@ -1,9 +1,9 @@
-"""Check the finished frames of still portraits of anybody: does what speaks look right?
+"""Check the finished frames of still portraits: lips, colour, sharpness and still parts.
 
-A folder holds pictures. Each model speaks with each of them: a second of silence, a second of quiet
-noise, sentences whose phones are known, and a second of speech at several sizes and without
-colour. Everything is measured on the frames as `TalkingFace.generate` gives them, before any video
-is encoded. `portrait_tables.RULES` says what is measured; no real video is needed.
+A folder holds pictures. Each model generates videos of each picture: of a second of silence, a
+second of quiet noise, sentences whose phones are known, and a second of speech at several sizes and
+without colour. Everything is measured on the frames of `TalkingFace.generate`, before any video is
+encoded. `portrait_tables.RULES` lists the measures; no real video is needed.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ from talkingface.picture import Picture
 from talkingface.pipeline import TalkingFace
 
 RESULTS, TABLES = "portraits.jsonl", "portraits.md"
-MEASURED, MOUTHS = "portraits-measured.jsonl", "mouths"  # what a stopped run goes on from
-VOICES = Path("tests/fixtures/voices")  # sentences with phones, where none are given
+CACHE_FILE, MOUTHS = "portraits-measured.jsonl", "mouths"  # for a run that is resumed
+VOICES = Path("tests/fixtures/voices")  # default of sentences with phones
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SEED = 8093  # of the quiet noise
 MAX_SIDE = 1024  # pixels of a picture, except where sharpness is measured
-LIKENESS_STEP = 10  # frames: one in so many is looked at
+LIKENESS_STEP = 10  # frames: one in so many is measured
 Progress = Callable[[int, int], None]
 
 
@@ -120,33 +120,33 @@ def evaluate_portraits(
     models: generators by name or weights file; ROW=FILE calls the row ROW. voices: a folder of
     sentences and their phones (see `phone_checks.read_sentences`). sample: only so many portraits,
     chosen by the hash of their names. likeness: also measure it by dlib. sheet: also write contact
-    sheets of mouths. controls: how the faces move beside what they say.
-    What `out` holds of the same portraits, weights and code is used again. A portrait without a
-    face becomes a line with its error.
+    sheets of mouths. controls: the faces' motion beside speech. Cached results in `out` are used
+    again if portraits, weights and code are the same. A portrait without a face becomes a line with
+    its error.
 
     Raises BadRequest, UnreadableMedia (the sentences), UnknownModel, BadWeights, OutputError.
     """
     paths = find_portraits(folder, sample)
     sentences, kinds = read_sentences(voices)
     describe = open_descriptor() if likeness else None
-    talkers = open_generators(models, device)
+    generators = open_generators(models, device)
     prepare_outputs(out, (RESULTS, TABLES), overwrite)
     if sheet:
         prepare_outputs(out / MOUTHS, (), overwrite)
-    measured = ResultCache(out / MEASURED, read_line)
+    cached = ResultCache(out / CACHE_FILE, read_line)
     results = []
-    for label, talker in talkers:
-        bench = _Bench(
-            label, talker, sentences, kinds, describe, out / MOUTHS if sheet else None, controls
+    for label, model in generators:
+        evaluator = _Evaluator(
+            label, model, sentences, kinds, describe, out / MOUTHS if sheet else None, controls
         )
         for path in paths:
-            results.append(_cached(bench, path, measured))
+            results.append(_cached(evaluator, path, cached))
             if progress is not None:
-                progress(len(results), len(talkers) * len(paths))
+                progress(len(results), len(generators) * len(paths))
     write_lines(out / RESULTS, results, overwrite)
     write_text(out / TABLES, markdown(results), overwrite)
     if sheet:
-        for label, _ in talkers:
+        for label, _ in generators:
             rows = [path for one in paths if (path := _row_path(out / MOUTHS, label, one)).exists()]
             portrait_sheets.write_sheets(out, f"portraits-{label}", rows)
     return results
@@ -183,8 +183,8 @@ def open_generators(models: Sequence[str], device: str = "cpu") -> list[tuple[st
     found = []
     for name in models:
         label, source = named_row(name)
-        talker = pipeline.load(source, device)
-        found.append((label or talker.info.name, talker))
+        model = pipeline.load(source, device)
+        found.append((label or model.info.name, model))
     check_rows(label for label, _ in found)
     return found
 
@@ -193,11 +193,11 @@ def open_generators(models: Sequence[str], device: str = "cpu") -> list[tuple[st
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """A model and what it is checked with. mouths: folder for rows of the sheets, None for none."""
+class _Evaluator:
+    """A model with the settings of its checks. mouths: folder for rows of the sheets, or None."""
 
     label: str
-    talker: TalkingFace
+    model: TalkingFace
     sentences: Sequence[Sentence]
     kinds: Mapping[str, str]
     describe: Descriptor | None
@@ -205,35 +205,37 @@ class _Bench:
     controls: Controls
 
 
-def _cached(bench: _Bench, path: Path, measured: ResultCache[PortraitResult]) -> PortraitResult:
-    """Return what is measured already, or measure it. A row of the sheet that is gone counts."""
-    chosen = choose_sentences(bench.sentences, path.name)
+def _cached(
+    evaluator: _Evaluator, path: Path, cached: ResultCache[PortraitResult]
+) -> PortraitResult:
+    """Return the result of a portrait, cached or new; new if its row of the sheet is missing."""
+    chosen = choose_sentences(evaluator.sentences, path.name)
     with media.writing(path, OSError):
         content = path.read_bytes()
     key = key_of(
         {
-            "model": [bench.label, bench.talker.info.name, bench.talker.info.sha256],
+            "model": [evaluator.label, evaluator.model.info.name, evaluator.model.info.sha256],
             "portrait": [path.name, hashlib.sha256(content).hexdigest()],
             "sentences": [[s.name, _digest(repr(s.phones))] for s in chosen],
-            "kinds": dict(bench.kinds),
-            "controls": repr(bench.controls),
-            "likeness": bench.describe is not None,
+            "kinds": dict(evaluator.kinds),
+            "controls": repr(evaluator.controls),
+            "likeness": evaluator.describe is not None,
             "code": code_hash(),
         }
     )
-    row = None if bench.mouths is None else _row_path(bench.mouths, bench.label, path)
-    known = measured.get(key)
+    row = None if evaluator.mouths is None else _row_path(evaluator.mouths, evaluator.label, path)
+    known = cached.get(key)
     if known is not None and (row is None or row.exists() or known.error is not None):
         return known
     try:
-        result, mouths = evaluate_portrait(bench, Subject.read(path), chosen)
+        result, mouths = evaluate_portrait(evaluator, Subject.read(path), chosen)
         if row is not None:
-            title = f"{path.name}, {bench.label}"
+            title = f"{path.name}, {evaluator.label}"
             picture.write_png(row, portrait_sheets.mouth_row(mouths, title), overwrite=True)
     except TalkingFaceError as error:
-        info = bench.talker.info
-        result = PortraitResult(bench.label, info.sha256, path.name, [], error=reason(error))
-    measured.add(key, result)
+        info = evaluator.model.info
+        result = PortraitResult(evaluator.label, info.sha256, path.name, [], error=reason(error))
+    cached.add(key, result)
     return result
 
 
@@ -243,7 +245,7 @@ def _row_path(folder: Path, label: str, portrait: Path) -> Path:
 
 @cache
 def code_hash() -> str:
-    """Return a hash of the code that decides the numbers: a changed renderer is another model."""
+    """Return a hash of the code that decides the numbers, the renderer included."""
     root = Path(__file__).parents[1]
     names = ["portrait_checks.py", "portrait_measures.py", "face_descriptor.py"]
     names += ["phone_checks.py", "predicted_lips.py"]
@@ -260,47 +262,47 @@ def choose_sentences(sentences: Sequence[Sentence], portrait: str) -> list[Sente
 
 
 def evaluate_portrait(
-    bench: _Bench, subject: Subject, sentences: Sequence[Sentence]
+    evaluator: _Evaluator, subject: Subject, sentences: Sequence[Sentence]
 ) -> tuple[PortraitResult, list[Mouth]]:
-    """Measure one model on one portrait; also return the mouths to show.
+    """Measure one model on one portrait; also return the mouths for the sheet.
 
     Raises what `TalkingFace.generate` raises.
     """
     rng = np.random.default_rng([SEED, zlib.crc32(subject.name.encode())])
     noise = disturbances.at_level(disturbances.white_noise(SAMPLE_RATE, rng), NOISE)
-    silence, last = _gaps(bench, subject, torch.zeros(SAMPLE_RATE))
-    noisy, _ = _gaps(bench, subject, noise)
-    spoken = [_speak(bench, subject, sentence) for sentence in sentences]
-    metrics = _closing_metrics(silence, noisy, spoken)
-    metrics |= _frame_metrics([frame for one in spoken for frame in one.frames])
+    silence, last = _gaps(evaluator, subject, torch.zeros(SAMPLE_RATE))
+    noisy, _ = _gaps(evaluator, subject, noise)
+    measured = [_measure_sentence(evaluator, subject, sentence) for sentence in sentences]
+    metrics = _closing_metrics(silence, noisy, measured)
+    metrics |= _frame_metrics([frame for one in measured for frame in one.frames])
     excerpt = audio.load(sentences[0].sound)[SAMPLE_RATE : 2 * SAMPLE_RATE]  # its second second
     metrics["green_skin"] = measures.skin_tint(subject.picture, subject.mesh)
-    metrics["grey"] = _grey(bench, subject, excerpt)
+    metrics["grey"] = _grey(evaluator, subject, excerpt)
     for side in SIZES:
-        metrics |= _sharpness(bench, subject, excerpt, side)
+        metrics |= _sharpness(evaluator, subject, excerpt, side)
     own = float(measures.gap(subject.mesh))
     height, width = subject.original.shape[:2]
     result = PortraitResult(
-        bench.label,
-        bench.talker.info.sha256,
+        evaluator.label,
+        evaluator.model.info.sha256,
         subject.name,
         [width, height],
         number(own),
         {name: number(value) for name, value in metrics.items()},
         rounded(silence),
         rounded(noisy),
-        {one.sentence: rounded(one.gaps) for one in spoken},
-        [closure for one in spoken for closure in one.closures],
+        {one.sentence: rounded(one.gaps) for one in measured},
+        [closure for one in measured for closure in one.closures],
     )
     shown = [Mouth("picture", own, mouth_box(subject.picture, subject.mesh))]
-    shown += [mouth for one in spoken for mouth in one.mouths]
+    shown += [mouth for one in measured for mouth in one.mouths]
     return result, [*shown, Mouth("silence", float(silence[-1]), last)]
 
 
 def follow(frames: Iterable[Picture], subject: Subject) -> Iterator[tuple[Picture, Array]]:
     """Yield each frame with its face's mesh (478, 2), NaN where none is found.
 
-    The tracker begins with the picture itself, so that its settling is not taken for motion.
+    The tracker gets the picture first, so that its settling is not taken for motion.
     """
     tracker = Tracker()
     tracker.update(subject.picture)
@@ -309,15 +311,15 @@ def follow(frames: Iterable[Picture], subject: Subject) -> Iterator[tuple[Pictur
         yield frame, np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2]
 
 
-def _frames(bench: _Bench, shown: Picture, sound: Tensor) -> Iterable[Picture]:
+def _frames(evaluator: _Evaluator, shown: Picture, sound: Tensor) -> Iterable[Picture]:
     size = max(MAX_SIDE, *shown.shape[:2])
-    return bench.talker.generate(shown, sound, controls=bench.controls, max_size=size)
+    return evaluator.model.generate(shown, sound, controls=evaluator.controls, max_size=size)
 
 
-def _gaps(bench: _Bench, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
+def _gaps(evaluator: _Evaluator, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
     """Return the gap of every frame (T,) of a sound, and the mouth of the last frame."""
     gaps, last = [], subject.picture
-    for frame, mesh in follow(_frames(bench, subject.picture, sound), subject):
+    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject):
         gaps.append(float(measures.gap(mesh)))
         last = frame
     return np.array(gaps), mouth_box(last, subject.mesh)
@@ -325,7 +327,7 @@ def _gaps(bench: _Bench, subject: Subject, sound: Tensor) -> tuple[Array, Pictur
 
 @dataclass(frozen=True)
 class _FrameMeasures:
-    """What is measured in each frame of speech; NaN where undefined or not looked at."""
+    """Measures of one frame of speech; NaN if undefined or not measured."""
 
     gap: float
     green: float
@@ -337,8 +339,8 @@ class _FrameMeasures:
 
 
 @dataclass(frozen=True)
-class _Spoken:
-    """A portrait that has spoken a sentence. elsewhere: frames (T,) that belong to no closure."""
+class _MeasuredSentence:
+    """Measures of a sentence spoken by a portrait. elsewhere: frames (T,) outside closures."""
 
     sentence: str
     frames: list[_FrameMeasures]
@@ -351,27 +353,31 @@ class _Spoken:
         return np.array([frame.gap for frame in self.frames])
 
 
-def _speak(bench: _Bench, subject: Subject, sentence: Sentence) -> _Spoken:
+def _measure_sentence(
+    evaluator: _Evaluator, subject: Subject, sentence: Sentence
+) -> _MeasuredSentence:
     still = StillParts(subject.picture, subject.mesh)
-    likeness = _likeness(bench.describe, subject)
+    likeness = _likeness(evaluator.describe, subject)
     found: list[_FrameMeasures] = []
     mouths: list[Picture] = []
     sound = audio.load(sentence.sound)
-    for frame, mesh in follow(_frames(bench, subject.picture, sound), subject):
-        looked_at = len(found) % LIKENESS_STEP == 0
-        apart = likeness(frame, mesh) if looked_at else math.nan
+    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject):
+        chosen_frame = len(found) % LIKENESS_STEP == 0
+        apart = likeness(frame, mesh) if chosen_frame else math.nan
         gap = float(measures.gap(mesh))
         colours = measures.tint(frame, mesh)
         found.append(_FrameMeasures(gap, *colours, *still.change(frame), apart))
         mouths.append(mouth_box(frame, subject.mesh))
-    closures, elsewhere = find_closures(np.array([one.gap for one in found]), sentence, bench.kinds)
-    chosen = portrait_sheets.choose_moments([one.gap for one in found], closures)
+    closures, elsewhere = find_closures(
+        np.array([one.gap for one in found]), sentence, evaluator.kinds
+    )
+    chosen = portrait_sheets.choose_frames([one.gap for one in found], closures)
     shown = [Mouth(text, found[at].gap, mouths[at]) for at, text in chosen]
-    return _Spoken(sentence.name, found, closures, elsewhere, shown)
+    return _MeasuredSentence(sentence.name, found, closures, elsewhere, shown)
 
 
 def _likeness(describe: Descriptor | None, subject: Subject) -> Callable[[Picture, Array], float]:
-    """Return the distance of a frame from the picture; NaN without a descriptor or a face."""
+    """Return a function: distance of a frame from the picture, NaN without descriptor or face."""
     if describe is None:
         return lambda frame, mesh: math.nan
     own = describe(subject.picture, subject.mesh)
@@ -389,7 +395,7 @@ def find_closures(
 ) -> tuple[list[Closure], measures.Mask]:
     """Return a sentence's closures with their gaps, and which frames (T,) belong to none.
 
-    gaps: (T,) of its frames. kinds: the class of each symbol; "closed" are looked at.
+    gaps: (T,) of its frames. kinds: the class of each symbol; "closed" are closures.
     """
     closures: list[Closure] = []
     elsewhere = np.ones(len(gaps), dtype=bool)
@@ -408,11 +414,13 @@ def find_closures(
     return closures, elsewhere
 
 
-def _closing_metrics(silence: Array, noise: Array, spoken: Sequence[_Spoken]) -> dict[str, float]:
+def _closing_metrics(
+    silence: Array, noise: Array, measured: Sequence[_MeasuredSentence]
+) -> dict[str, float]:
     metrics = dict(zip(("silence_shut", "silence_share"), measures.closing(silence), strict=True))
     metrics |= zip(("noise_shut", "noise_share"), measures.closing(noise), strict=True)
-    gaps = np.concatenate([one.gaps for one in spoken])
-    elsewhere = gaps[np.concatenate([one.elsewhere for one in spoken])]
+    gaps = np.concatenate([one.gaps for one in measured])
+    elsewhere = gaps[np.concatenate([one.elsewhere for one in measured])]
     metrics["speech_shut"] = float((elsewhere < CLOSED).mean()) if len(elsewhere) else math.nan
     metrics["widest"] = percentile(gaps, 95)
     metrics["missed"] = float((~np.isfinite(gaps)).mean())
@@ -420,7 +428,7 @@ def _closing_metrics(silence: Array, noise: Array, spoken: Sequence[_Spoken]) ->
 
 
 def _frame_metrics(frames: Sequence[_FrameMeasures]) -> dict[str, float]:
-    """Return the numbers of all frames of speech; without "likeness" where nobody looked."""
+    """Return the numbers of all frames of speech; "likeness" only if it was measured."""
     curves = {
         name: np.array([getattr(frame, name) for frame in frames])
         for name in ("green", "green_share", "background", "forehead", "worst_spot", "likeness")
@@ -439,24 +447,26 @@ def _mean(values: Array) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def _grey(bench: _Bench, subject: Subject, sound: Tensor) -> float:
-    """Return the most colour of any frame that a picture without colour speaks, in levels."""
+def _grey(evaluator: _Evaluator, subject: Subject, sound: Tensor) -> float:
+    """Return the most colour in the frames of a picture without colour, in levels."""
     grey = measures.grey_copy(subject.picture)
-    return float(max(measures.colour_spread(frame) for frame in _frames(bench, grey, sound)))
+    return float(max(measures.colour_spread(frame) for frame in _frames(evaluator, grey, sound)))
 
 
-def _sharpness(bench: _Bench, subject: Subject, sound: Tensor, side: int) -> dict[str, float]:
+def _sharpness(
+    evaluator: _Evaluator, subject: Subject, sound: Tensor, side: int
+) -> dict[str, float]:
     """Measure sharpness at one size of the picture: names of `SHARPNESS` with the size behind.
 
-    Of an enlarged picture all is shrunk back to its own size first: the finest detail of the larger
-    one is in neither picture nor frame, and what was there before is compared.
+    An enlarged picture and its frames are first shrunk back to the picture's own size, so that only
+    detail of the original is compared.
     """
     shown = measures.resampled(subject.original, side)
     own_side = min(side, max(subject.original.shape[:2]))
     before = measures.resampled(shown, own_side)
     mesh = choose_face(before, name=subject.name).mesh[:, :2]
     seen = Subject(subject.name, subject.original, before, mesh)
-    frames = (measures.resampled(frame, own_side) for frame in _frames(bench, shown, sound))
+    frames = (measures.resampled(frame, own_side) for frame in _frames(evaluator, shown, sound))
     own = measures.sharpness(before, mesh)
     found = [
         measures.sharpness(frame, mesh)

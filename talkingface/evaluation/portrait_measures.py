@@ -1,4 +1,4 @@
-"""Measure finished frames of a portrait: gap of the lips, colour, sharpness, what should be still.
+"""Measure finished frames of a portrait: gap of the lips, colour, sharpness, still parts.
 
 Pictures and frames are (H, W, 3) uint8 RGB; a mesh is (478, 2) or (..., 478, 2) in their pixels,
 NaN where no face was found. Lengths are in interocular units, colours in levels of 255.
@@ -26,12 +26,12 @@ Mask = NDArray[np.bool_]
 
 SENTENCES = 2  # for each portrait, chosen by its name
 SIZES = (512, 1024, 2048)  # pixels of the longer side at which sharpness is measured
-STEP = 5  # frames: one in so many is looked at for sharpness
+STEP = 5  # frames: sharpness is measured in one of so many
 NOISE = -50  # dBFS of the quiet noise
 SETTLED = 0.4  # seconds in which silence should close the lips
-HULL_MARGIN = 0.1  # by which the face's hull is grown before what is outside counts as background
+HULL_MARGIN = 0.1  # by which the face's hull is grown; the background is outside
 LIPS_MARGIN = 0.3  # by which the hull of the outer lips is grown to be the mouth region
-LIPS_AWAY = 0.6  # the same for what is left out of the skin between cheeks and chin
+LIPS_AWAY = 0.6  # the same, for the region left out of the skin between cheeks and chin
 ABOVE_EYES = 0.25  # interocular units above the line of the eyes
 CHIN_REACH = 0.4  # interocular units by which an opening mouth may move the chin down
 SPOT = 0.12  # interocular units: side of the square in which a local change is averaged
@@ -55,9 +55,9 @@ def gap(mesh: Array) -> Array:
 def closing(gaps: Array) -> tuple[float, float]:
     """Return whether lips close in time and stay so, from their gaps (T,) since the sound's begin.
 
-    First 1.0 where a frame that ends within `SETTLED` seconds has a gap below `CLOSED`, else 0.0;
-    then the share of the frames behind that are below it (NaN where there is none). A frame
-    without a face is not closed.
+    The first is 1.0 if a frame that ends within `SETTLED` seconds has a gap below `CLOSED`, else
+    0.0. The second is the share of later frames below it (NaN if there is none). A frame without a
+    face is not closed.
     """
     settled = int(SETTLED * FPS + TOLERANCE)
     shut = gaps < CLOSED
@@ -139,11 +139,11 @@ def chin_mask(mesh: Array, height: int, width: int) -> Mask:
 def tint(frame: Picture, mesh: Array) -> tuple[float, float]:
     """Return how green a mouth's opening is: mean, in levels, and share of green pixels.
 
-    Mean of green minus mean of red and blue: above 0 is greenish, a real mouth is below. Green is a
-    pixel with more green than the mean of its red and blue: a green middle is seen there though the
-    rim, the colour of the lips, outweighs it in the mean. Yellowish teeth count too. NaN for both
-    where the gap is at most `OPEN`, the opening has under `FEWEST_PIXELS` pixels, or there is no
-    face.
+    The first is the mean of green minus the mean of red and blue: above 0 is greenish, a real mouth
+    is below. A pixel is green if its green is above the mean of its red and blue. The share shows a
+    green middle that the rim, the colour of the lips, outweighs in the mean. Yellowish teeth count
+    too. NaN for both if the gap is at most `OPEN`, the opening has under `FEWEST_PIXELS` pixels, or
+    there is no face.
     """
     if not float(gap(mesh)) > OPEN:  # NaN too
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""Lay mouths side by side at their real size, a row for each portrait, to be looked at."""
+"""Draw contact sheets of mouths at their real size, a row for each portrait."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from talkingface.evaluation.portrait_measures import Array
 from talkingface.landmarks import OUTER_LIPS
 from talkingface.picture import Picture
 
-BESIDE, ABOVE, BELOW = 0.25, 0.25, 0.5  # eye distances around the lips; below a mouth may open
+BESIDE, ABOVE, BELOW = 0.25, 0.25, 0.5  # eye distances around the lips; more below, for open mouths
 LARGEST = 320  # pixels of a mouth's longer side: larger ones are shrunk
 NARROWEST = 104  # pixels of a cell, so that its label fits
-OPENEST, CLOSURES = 2, 2  # moments of each sentence
-APART = 5  # frames between two open moments
+OPENEST, CLOSURES = 2, 2  # frames of each sentence
+APART = 5  # frames between two chosen open mouths
 ROWS = 20  # of a sheet
 LINE, GAP = 16, 4  # pixels
 
@@ -39,15 +39,20 @@ class Phone(Protocol):
     """A phone of a sentence. start, end: seconds."""
 
     @property
-    def symbol(self) -> str: ...
+    def symbol(self) -> str:
+        """Phone, as p, b or m."""
+
     @property
-    def start(self) -> float: ...
+    def start(self) -> float:
+        """Beginning, seconds."""
+
     @property
-    def end(self) -> float: ...
+    def end(self) -> float:
+        """End, seconds."""
 
 
 def mouth_box(frame: Picture, mesh: Array) -> Picture:
-    """Cut the mouth of a frame (H, W, 3) where the picture's mesh (478, 2) has it; a copy."""
+    """Copy the mouth of a frame (H, W, 3) at its position in the picture's mesh (478, 2)."""
     lips, unit = mesh[OUTER_LIPS], float(landmarks.eye_distance(mesh))
     left, top = np.floor(lips.min(0) - np.array([BESIDE, ABOVE]) * unit).astype(int)
     right, bottom = np.ceil(lips.max(0) + np.array([BESIDE, BELOW]) * unit).astype(int)
@@ -55,8 +60,8 @@ def mouth_box(frame: Picture, mesh: Array) -> Picture:
     return np.array(cut if cut.size else frame[:1, :1])
 
 
-def choose_moments(gaps: Sequence[float], closures: Sequence[Phone]) -> list[tuple[int, str]]:
-    """Return frames to show of a sentence with a label each, in order of time.
+def choose_frames(gaps: Sequence[float], closures: Sequence[Phone]) -> list[tuple[int, str]]:
+    """Choose frames of a sentence to show; return each with its label, in order of time.
 
     The `OPENEST` frames with the largest gaps, at least `APART` frames from each other, and the
     middles of `CLOSURES` closures, evenly spread.
@@ -76,7 +81,7 @@ def choose_moments(gaps: Sequence[float], closures: Sequence[Phone]) -> list[tup
 
 
 def mouth_row(mouths: Sequence[Mouth], title: str) -> Picture:
-    """Lay mouths side by side under a title, each with its label and gap: (h, w, 3)."""
+    """Draw mouths side by side under a title, each with its label and gap: (h, w, 3)."""
     cells = [_shrunk(mouth.pixels) for mouth in mouths]
     widths = [max(NARROWEST, cell.shape[1]) + GAP for cell in cells]
     height = 2 * LINE + max(cell.shape[0] for cell in cells) + GAP

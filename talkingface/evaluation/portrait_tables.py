@@ -1,4 +1,4 @@
-"""Results of the checks of portraits, and their tables: by group, by size, each portrait."""
+"""Results of the checks of portraits, and their tables: by group, by size, by portrait."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ SHARPNESS: tuple[Column, ...] = (
 
 @dataclass(frozen=True)
 class Closure:
-    """A p, b or m. middle, smallest: gaps in the frame of its middle and within it; see `RULES`."""
+    """A phone p, b or m. middle, smallest: gap at its middle, and its smallest; see `RULES`."""
 
     sentence: str
     symbol: str
@@ -112,12 +112,12 @@ class Closure:
 
 @dataclass(frozen=True)
 class PortraitResult:
-    """One model on one portrait: a line of `RESULTS`.
+    """Result of one model on one portrait: a line of `RESULTS`.
 
-    size: width and height of the picture's file as it is seen, in pixels. picture_gap: of its own
-    lips. metrics: see `COLUMNS`; None is undefined, and a key may be missing (no likeness). Curves
-    of gaps: per frame, None where no face was found; speech: by sentence. error: why there are no
-    numbers.
+    size: width and height of the upright picture, in pixels. picture_gap: gap of its own lips.
+    metrics: see `CLOSING`, `LOOKS` and `SHARPNESS`; None is undefined, and a key may be missing (no
+    likeness). silence, noise, speech: gaps per frame, None if no face was found; speech: by
+    sentence. error: the reason if there are no numbers.
     """
 
     model: str
@@ -139,7 +139,7 @@ def read_line(row: Mapping[str, Any]) -> PortraitResult:
 
 
 def read_portraits(path: Path) -> list[PortraitResult]:
-    """Read what `evaluate_portraits` wrote."""
+    """Read the results that `evaluate_portraits` wrote."""
     return [read_line(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -198,7 +198,7 @@ def _rows(
 
 
 def in_group(result: PortraitResult, group: str) -> bool:
-    """Say whether a portrait is in one of `GROUPS`; its mouth is open with a gap above `OPEN`."""
+    """Return whether a portrait is in one of `GROUPS`; a mouth with a gap above `OPEN` is open."""
     is_open = result.picture_gap is not None and result.picture_gap > OPEN
     return group == GROUPS[0] or is_open == (group == GROUPS[1])
 
@@ -224,7 +224,7 @@ def _row(results: Sequence[PortraitResult], reference: Sequence[PortraitResult])
 
 
 def _sums(results: Sequence[PortraitResult], names: Iterable[str]) -> dict[str, intervals.Sums]:
-    """Return what the numbers of a row are computed from: means, and shares of closures."""
+    """Return the summands of the numbers of a row: means, and shares of closures."""
     sums = {name: per_recording([r.metrics.get(name) for r in results]) for name in names}
     counts = np.array([len(r.closures) for r in results], dtype=np.float64)
     for name, of in (("closure_best", "smallest"), ("closure_middle", "middle")):

@@ -1,7 +1,8 @@
-"""Predict the lips of a sound by a model alone, without any face, for the measures beside.
+"""Predict the lips of a sound by a model, without any face; shared by the checks of lips.
 
-What an `ExpressionPredictor` says is laid over the mean face; the gap of its inner lips (aperture)
-and the distance of its mouth corners (width) are measured in interocular units, per 25 fps frame.
+The expressions of an `ExpressionPredictor` are applied to the mean face. The gap of its inner lips
+(aperture) and the distance of its mouth corners (width) are measured in interocular units, per
+25 fps frame.
 """
 
 from __future__ import annotations
@@ -133,18 +134,18 @@ def prepare_outputs(out: Path, names: Iterable[str], overwrite: bool) -> None:
 
 
 def rounded(values: Array) -> list[float | None]:
-    """Return a curve as JSON can hold it: None for NaN."""
+    """Return a curve for JSON: rounded, None for NaN."""
     return [round(float(value), 5) if math.isfinite(value) else None for value in values]
 
 
 def mean_estimate(values: Iterable[float | None]) -> Estimate:
-    """Return the mean over recordings with its interval; None is a recording that says nothing."""
+    """Return the mean over recordings with its interval; None is a recording without a value."""
     known = list(values)
     return ratio_estimate(per_recording(known), mean(known))
 
 
 def per_recording(values: Iterable[float | None]) -> Sums:
-    """Return what a mean over recordings is computed from."""
+    """Return the summands of a mean over recordings."""
     return intervals.ratio(np.array([math.nan if v is None else v for v in values], np.float64))
 
 

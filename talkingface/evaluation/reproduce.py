@@ -1,4 +1,4 @@
-"""A paper's table and figures in one go, from the models that `talkingface train table` made."""
+"""Reproduce a paper's table and figures from the models that `talkingface train table` made."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
 from talkingface.evaluation import figures, tables
-from talkingface.evaluation.bench import Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Frames
+from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
 from talkingface.training.tables import trained
 
-JUDGE = "judge"  # the lip reader that came with the package and taught no generator
+JUDGE = "judge"  # the lip reader of the package with which no generator was trained
 FIRST: Identity = "first frame"  # the identity that pixels are compared with
 DRIFT = "drift.png"
-SECONDS = 30.0  # of speech in which identities drift
+SECONDS = 30.0  # of speech in the plot of identity drift
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A figure: its file, and the rows of the table that it shows, real video on top."""
+    """A figure: its file, and the rows of the table that it shows below the real video."""
 
     file: str
     draw: Callable[..., picture.Picture]
@@ -39,9 +39,12 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Paper:
-    """How a paper prints its table. columns: as its head has them, ours behind. reference: the row
-    that the others are compared with. long: rows whose identity drift is plotted. further: shipped
-    models that stand beside. author_compat: also as ATVGnet's script measures."""
+    """Layout of a paper's table.
+
+    columns: those of the paper, then ours. reference: the row that the others are compared with.
+    long: rows whose identity drift is plotted. further: models of the package that are evaluated
+    too. author_compat: also measure as ATVGnet's script does.
+    """
 
     columns: tuple[Column, ...]
     reference: str
@@ -72,7 +75,7 @@ ATVGNET_COLUMNS: tuple[Column, ...] = (
     ("PSNR", "psnr", 2),
     *tables.AUTHOR_COLUMNS,
 )
-DRIVEN = "atvg@landmarks"  # as the poster's numbers were made: from the clip's real landmarks
+DRIVEN = "atvg@landmarks"  # the setting of the poster's numbers: the clip's real landmarks
 FULL = "L_r,I,V,l"
 LOSSES = ("L_r", "L_r,V", "L_r,I,V", FULL)
 SCHEMES = ("sequential", "frame to frame", "L_r")  # L_r is the recurrent one
@@ -103,7 +106,7 @@ PAPERS: Mapping[str, Paper] = {
 
 
 def outputs(table: str, out: Path) -> list[Path]:
-    """What `reproduce` writes beside the files of `evaluate`. Raises BadRequest."""
+    """Return the files that `reproduce` writes beside those of `evaluate`. Raises BadRequest."""
     paper = _paper(table)
     drawn = [sheet.file for sheet in paper.sheets] + ([DRIFT] if paper.long else [])
     return [out / name for name in (f"{table}.md", f"{table}.tex", *drawn)]
@@ -121,13 +124,13 @@ def reproduce(
     device: str = "cpu",
     **options: Any,
 ) -> list[Result]:
-    """Evaluate a table's models and write, beside what `evaluate` writes, TABLE.md and TABLE.tex as
-    the paper prints it, for each split, and its figures, of the first clip of the first split.
+    """Evaluate a table's models; write the paper's table and figures, and the files of `evaluate`.
 
-    table: a key of `PAPERS`. runs: what `talkingface train table` wrote. judge: [the one that came
-    with the package]. reference: the row that others are compared with [the paper's method]. The
-    other arguments, and the errors, are those of `evaluate`; also BadRequest naming the models that
-    are not trained.
+    TABLE.md and TABLE.tex have the paper's columns, for each split. The figures are of the first
+    clip of the first split. table: a key of `PAPERS`. runs: the folder of `talkingface train
+    table`. judge: [that of the package]. reference: the row that others are compared with [the
+    paper's method]. The other arguments, and the errors, are those of `evaluate`; also BadRequest,
+    which names the models that are not trained.
     """
     paper = _paper(table)
     reference = reference or paper.reference
@@ -162,7 +165,7 @@ def _paper(table: str) -> Paper:
 def as_printed(
     results: Sequence[Result], columns: Sequence[Column], reference: str
 ) -> dict[str, Table]:
-    """The paper's table for each split; real video, the still picture and chance beside."""
+    """Return the paper's table for each split, with real video, the still picture and chance."""
     printed = {}
     for split in dict.fromkeys(r.split for r in results):
         own = [r for r in results if (r.split, r.identity) == (split, FIRST)]
@@ -180,7 +183,7 @@ def as_printed(
 
 
 def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
-    """Markdown, and LaTeX beside it."""
+    """Write the tables as Markdown and as LaTeX."""
     legend = tables.legend(reference)
     parts = [f"{legend}\n"]
     for split, one in printed.items():
@@ -197,40 +200,43 @@ def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
 def _draw(
     paper: Paper, models: Iterable[str], cache: Cache, out: Path, split: str, device: str
 ) -> None:
-    """The paper's figures of one clip, and the plot of drift of a long one."""
-    bench = Bench(cache, device=device)
-    opened = {c.name: c for c in (open_candidate(name, device) for name in models)}
+    """Draw the paper's figures of one clip, and the plot of drift of a long one."""
+    evaluator = Evaluator(cache, device=device)
+    opened = {c.name: c for c in (open_model(name, device) for name in models)}
     clip = speaking_clips(cache, split)[0]
-    real = bench.real(clip).frames
+    real = evaluator.real(clip).frames
     for sheet in paper.sheets:
-        shown = {name: _generated(bench, opened[name], clip) for name in sheet.rows}
-        spoken = {"words": clip.words} if sheet.draw is figures.methods else {"first": _first(clip)}
-        sheet_picture = sheet.draw({REAL: real, **shown}, **spoken)
+        shown = {name: _generated(evaluator, opened[name], clip) for name in sheet.rows}
+        options = (
+            {"words": clip.words} if sheet.draw is figures.methods else {"first": _first(clip)}
+        )
+        sheet_picture = sheet.draw({REAL: real, **shown}, **options)
         picture.write_png(out / sheet.file, sheet_picture, overwrite=True)
     if paper.long:
-        drawn = _drift(bench, {name: opened[name] for name in paper.long}, split)
+        drawn = _drift(evaluator, {name: opened[name] for name in paper.long}, split)
         picture.write_png(out / DRIFT, drawn, overwrite=True)
 
 
 def _first(clip: ClipInfo) -> int:
-    """The frame in which somebody begins to speak."""
+    """Return the frame in which the first word begins."""
     return int(clip.words[0][1] * FPS) if clip.words else 0
 
 
-def _generated(bench: Bench, candidate: Candidate, clip: ClipInfo) -> Frames:
-    if candidate.generator is None:
-        raise ValueError(f"{candidate.name} makes no video")
-    return bench.generate(candidate.generator, clip, clip, driven=candidate.driven).frames
+def _generated(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo) -> Frames:
+    if model.generator is None:
+        raise ValueError(f"{model.name} makes no video")
+    return evaluator.generate(model.generator, clip, clip, driven=model.driven).frames
 
 
-def _drift(bench: Bench, candidates: Mapping[str, Candidate], split: str) -> picture.Picture:
-    """How far each scheme walks away from the identity while it speaks on and on."""
-    spoken = sum(c.frames for c in speaking_clips(bench.cache, split)) / FPS
-    long = figures.long_clip(bench.cache, split, seconds=min(SECONDS, np.floor(spoken)))
+def _drift(
+    evaluator: Evaluator, models: Mapping[str, EvaluatedModel], split: str
+) -> picture.Picture:
+    """Plot the drift of each scheme from the identity over a long clip."""
+    available = sum(c.frames for c in speaking_clips(evaluator.cache, split)) / FPS
+    long = figures.long_clip(evaluator.cache, split, seconds=min(SECONDS, np.floor(available)))
     rows = {}
-    for name, candidate in candidates.items():
-        if candidate.generator is not None:
-            speech = long.speech(candidate.generator.config.speech)
-            played = bench.play(candidate.generator, long.portrait, speech)
-            rows[name] = played.frames
+    for name, model in models.items():
+        if model.generator is not None:
+            speech = long.speech(model.generator.config.speech)
+            rows[name] = evaluator.generate_from(model.generator, long.portrait, speech).frames
     return figures.drift_plot(rows, long.picture)

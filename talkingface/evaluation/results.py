@@ -1,4 +1,4 @@
-"""One model on one clip: a line of results.jsonl, and what was measured so far, to go on from."""
+"""Results of one model on one clip: lines of results.jsonl, and the cache of finished results."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Identity = Literal["first frame", "another recording", "unknown"]
 R = TypeVar("R")  # a dataclass
 IDENTITIES: tuple[Identity, ...] = ("first frame", "another recording")
 REAL, STILL = "real", "still"  # rows of every table
-MEASURED = "measured.jsonl"
-VERSION = 1  # of the measures: raise it when one changes, so that old numbers are not taken for new
+CACHE_FILE = "measured.jsonl"
+VERSION = 1  # of the measures: raise it when one changes, so that cached numbers are not used
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one clip: a line of results.jsonl.
+    """Result of one model on one clip: a line of results.jsonl.
 
     portrait: the identity picture, "clip:frame". metrics: see `evaluation/measures.py`; None is
     undefined (NaN) or infinite. aperture, real_aperture: per frame, in interocular distances, None
-    where no face was found. words, ranks: the words spoken (their index) and at which place the
-    judge puts each, 1 is best; judge: the sha256 of its file; vocabulary: how many words it knows.
-    note: what to know about the numbers. error: why there are none.
+    if no face was found. words: the words spoken, by index. ranks: the judge's rank of each, 1 is
+    best. judge: the sha256 of its file. vocabulary: the number of its words. note: a remark on the
+    numbers. error: the reason if there are none.
     """
 
     model: str
@@ -72,12 +72,12 @@ def check_rows(names: Iterable[str]) -> None:
 
 
 def number(value: float) -> float | None:
-    """What JSON can say: None for NaN and infinity."""
+    """Return a number for JSON: rounded, None for NaN and infinity."""
     return round(float(value), 6) if math.isfinite(value) else None
 
 
 def reason(error: Exception) -> str:
-    """One line; of an error that nobody foresaw also its kind and place."""
+    """Return the text of an error in one line; of an unexpected error also its kind and place."""
     text = " ".join(str(error).split())
     if isinstance(error, TalkingFaceError):
         return text
@@ -86,12 +86,12 @@ def reason(error: Exception) -> str:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """One JSON line per result, whole or not at all."""
+    """Write one JSON line per result; the file is written whole or not at all."""
     write_lines(path, results)
 
 
 def write_lines(path: Path, rows: Iterable[Any], overwrite: bool = True) -> None:
-    """One JSON line per dataclass, whole or not at all. Raises OutputError."""
+    """Write one JSON line per dataclass, whole or not at all. Raises OutputError."""
     write_text(path, "".join(f"{_line(asdict(row))}\n" for row in rows), overwrite)
 
 
@@ -100,7 +100,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def read_results(path: Path) -> list[Result]:
-    """What `write_results` wrote."""
+    """Read the results that `write_results` wrote."""
     return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -108,17 +108,16 @@ write_text = media.write_text  # for the modules beside
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """A name for everything that decides a result's numbers; the version of the measures too."""
+    """Return a hash of everything that decides a result's numbers, with VERSION."""
     return hashlib.sha256(_line({**facts, "version": VERSION}).encode()).hexdigest()
 
 
 class ResultCache(Generic[R]):
-    """The results that a file of lines holds so far, each under `key_of` what decided it.
+    """Cache of finished results in a file, one per line, under the key of `key_of`.
 
-    It is appended to as each result is finished, by several processes if need be: what a killed run
-    had measured, and what an earlier command measured, need not be measured again. A line that is
-    not whole is as if it were not there. path: of the file. read: a result from its line, raising
-    ValueError, TypeError or KeyError for one of another version.
+    Several processes may append to one file. The results of a killed run, or of an earlier command,
+    are used again. Incomplete lines are skipped. path: of the file. read: converts a line to a
+    result; raises ValueError, TypeError or KeyError for a line of another version.
     """
 
     def __init__(self, path: Path, read: Callable[[dict[str, Any]], R]) -> None:
@@ -130,29 +129,27 @@ class ResultCache(Generic[R]):
             try:
                 row = json.loads(line)
                 self._results[row["key"]] = read(row["result"])
-            except (ValueError, TypeError, KeyError):  # torn, or of another version
+            except (ValueError, TypeError, KeyError):  # incomplete, or of another version
                 continue
 
     def get(self, key: str) -> R | None:
-        """What was measured under these facts; None for nothing."""
+        """Return the result of a key; None if there is none."""
         return self._results.get(key)
 
     def add(self, key: str, result: R) -> None:
-        """Keep a result, for this process and for those that come after. Raises OutputError."""
+        """Add a result, for this process and for later ones. Raises OutputError."""
         self._results[key] = result
-        # begun with a line's end: whatever torn line is before it stays alone
+        # it begins with a line end, in case the line before is incomplete
         line = f"\n{_line({'key': key, 'result': asdict(cast(Any, result))})}\n".encode()
         with media.writing(self._path, OSError):
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:  # one write at the file's end, whoever else writes there
+            try:  # one write at the file's end: other processes may append too
                 if os.write(file, line) != len(line):
                     raise OSError("only a part was written")
             finally:
                 os.close(file)
 
 
-class Measured(ResultCache[Result]):
-    """The results of clips that a folder holds so far."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / MEASURED, lambda row: Result(**row))
+def clip_results(folder: Path) -> ResultCache[Result]:
+    """Open the cache of clip results in a folder. Raises OutputError."""
+    return ResultCache(folder / CACHE_FILE, lambda row: Result(**row))

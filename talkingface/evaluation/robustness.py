@@ -1,8 +1,8 @@
-"""How much of its quality a model keeps when its landmarks, or the head's pose, are disturbed.
+"""Evaluate models under disturbed landmarks and head poses.
 
-Chen et al. 2019, Fig. 5, made again: Gaussian noise on landmarks, and faces turned and sheared that
-no aligner puts upright again. Each video is compared with the real clip under the same transform,
-beside the still picture. (Real poses: the undisturbed videos, grouped by the clip's yaw.) Writes
+It repeats Chen et al. 2019, Fig. 5: Gaussian noise on landmarks, and rotated and sheared faces
+without alignment. Each video is compared with the real clip under the same transform. The still
+picture is evaluated too. Real poses: the undisturbed videos, grouped by the clip's yaw. Writes
 robustness.jsonl, one line per clip, disturbance and model, then its means as a table and a figure.
 """
 
@@ -26,10 +26,10 @@ from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import detection
-from talkingface.evaluation.bench import FROM_LANDMARKS, Bench, Candidate, open_candidate
 from talkingface.evaluation.detection import Array, Frames
+from talkingface.evaluation.evaluator import FROM_LANDMARKS, EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.figures import COLOURS
-from talkingface.evaluation.measures import Filmed, Floats, picture_measures
+from talkingface.evaluation.measures import Floats, VideoWithLandmarks, picture_measures
 from talkingface.evaluation.results import STILL, number, write_lines, write_text
 from talkingface.evaluation.run import Progress, speaking_clips, spread
 from talkingface.evaluation.tables import mean, table
@@ -54,7 +54,7 @@ DISTURBANCES: tuple[tuple[str, float], ...] = (
     *((ROTATION, angle) for angle in DEGREES),
     *((SHEAR, factor) for factor in SHEARS),
 )
-MEASURES = (  # of `Trial.metrics`, and what stands at the axis
+MEASURES = (  # keys of `Trial.metrics`, and labels of their axes
     ("psnr", "PSNR, whole face (dB)"),
     ("ssim", "SSIM, whole face"),
     ("mouth_psnr", "PSNR, mouth (dB)"),
@@ -65,10 +65,10 @@ MEASURES = (  # of `Trial.metrics`, and what stands at the axis
 
 @dataclass(frozen=True)
 class Trial:
-    """One model on one clip under one disturbance: a line of robustness.jsonl.
+    """Result of one model on one clip under one disturbance: a line of robustness.jsonl.
 
-    yaw: the clip's own, in degrees (median), None where its corpus does not say. kind, amount: one
-    of DISTURBANCES. metrics: MEASURES, and `missed`, frames in which no face was found; None is
+    yaw: the clip's own, in degrees (median), None if it is unknown. kind, amount: one of
+    DISTURBANCES. metrics: MEASURES, and `missed`, frames in which no face was found; None is
     undefined or infinite.
     """
 
@@ -84,23 +84,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a model is given of a clip so disturbed, and what it should make of it.
+class DisturbedClip:
+    """A clip under one disturbance: the input of a model, and the real video to compare with.
 
-    landmarks: (68, 2) of the identity picture, which is the first real frame. mesh: (478, 2), its
-    mesh. driving: (T, 68, 2). true: (T, 68, 2), without noise. All in [0, 1] of the crop.
+    landmarks: (68, 2) of the identity picture, the first frame of `real`. mesh: (478, 2), its mesh.
+    driving: (T, 68, 2). true: (T, 68, 2), without noise. All in [0, 1] of the crop.
     """
 
     kind: str
     amount: float
-    real: Filmed
+    real: VideoWithLandmarks
     landmarks: Floats
     mesh: Floats
     driving: Floats
     true: Floats
 
 
-def measure(
+def evaluate_robustness(
     models: Sequence[str],
     cache: Path,
     out: Path,
@@ -111,14 +111,14 @@ def measure(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Trial]:
-    """Disturb, generate, compare; write RESULTS, TABLES and FIGURE into the folder `out`.
+    """Evaluate models on disturbed clips; write RESULTS, TABLES and FIGURE into the folder `out`.
 
-    models: names or weights files. One that draws landmarks it is given is measured twice: from
-    sound, and from real landmarks (NAME@landmarks, which may also be asked for alone). The still
-    picture is always beside. cache: a training cache or shards. clips: at most so many of each
-    split, from frontal to turned. The same arguments give the same numbers. Raises BadRequest,
-    BadShard, BadWeights, UnknownModel, OutputError (also, with the first two files written, when
-    matplotlib is not installed).
+    models: names or weights files. A model that draws landmarks is evaluated twice: from sound, and
+    from real landmarks (NAME@landmarks, which may also be given alone). The still picture is always
+    evaluated. cache: a training cache or shards. clips: at most so many of each split, from frontal
+    to turned. The same arguments give the same numbers. Raises BadRequest, BadShard, BadWeights,
+    UnknownModel, OutputError (also if matplotlib is not installed; RESULTS and TABLES are written
+    then).
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
@@ -126,15 +126,15 @@ def measure(
         out.mkdir(parents=True, exist_ok=True)
     for name in (RESULTS, TABLES, FIGURE):
         media.check_output(out / name, overwrite)
-    candidates = _candidates(models, device)
-    bench = Bench(open_cache(cache), device=device)
-    chosen = choose_clips(bench.cache, splits, clips)
+    opened = _open_models(models, device)
+    evaluator = Evaluator(open_cache(cache), device=device)
+    chosen = choose_clips(evaluator.cache, splits, clips)
     trials: list[Trial] = []
     for done, clip in enumerate(chosen):
-        calm = bench.real(clip)
+        calm = evaluator.real(clip)
         for step, (kind, amount) in enumerate(DISTURBANCES):
-            shown = scene(bench.cache, clip, calm, kind, amount)
-            trials += _trials(bench, candidates, clip, shown)
+            shown = disturb(evaluator.cache, clip, calm, kind, amount)
+            trials += _trials(evaluator, opened, clip, shown)
             if progress is not None:
                 progress(done * len(DISTURBANCES) + step + 1, len(chosen) * len(DISTURBANCES))
     write(out / RESULTS, trials, overwrite)
@@ -143,22 +143,22 @@ def measure(
     return trials
 
 
-def _candidates(models: Sequence[str], device: str) -> list[Candidate]:
-    """The models, those that draw landmarks in both ways, and the still picture; each once."""
-    found: dict[str, Candidate] = {}
+def _open_models(models: Sequence[str], device: str) -> list[EvaluatedModel]:
+    """Open the models, those that draw landmarks in both ways, and the still picture; each once."""
+    found: dict[str, EvaluatedModel] = {}
     for name in (*models, STILL):
-        model = open_candidate(name, device)
+        model = open_model(name, device)
         if model.generator is None:
             raise BadRequest(f"{name} is no model: the real clip is what models are compared with")
         found[model.name] = model
         if isinstance(model.generator, LandmarkDriven) and not model.driven:
-            twin = Candidate(model.name + FROM_LANDMARKS, model.sha256, model.generator, True)
+            twin = EvaluatedModel(model.name + FROM_LANDMARKS, model.sha256, model.generator, True)
             found[twin.name] = twin
     return list(found.values())
 
 
 def choose_clips(cache: Cache, splits: Sequence[str], most: int | None) -> list[ClipInfo]:
-    """At most so many clips of each split, evenly from frontal to turned; by name if unknown."""
+    """Return at most `most` clips of each split, evenly from frontal to turned, else by name."""
     return [
         clip
         for split in splits
@@ -170,7 +170,7 @@ def choose_clips(cache: Cache, splits: Sequence[str], most: int | None) -> list[
 
 
 def _yaw(clip: ClipInfo) -> float | None:
-    """How far the head is turned, in degrees, to either side."""
+    """Return the absolute yaw of the head in degrees; None if it is unknown."""
     yaw = clip.info.get("yaw")
     return None if yaw is None else abs(float(yaw))
 
@@ -179,7 +179,10 @@ def _yaw(clip: ClipInfo) -> float | None:
 
 
 def pose_matrix(kind: str, amount: float, centre: Array) -> Array:
-    """(2, 3): a turn by `amount` degrees (clockwise as seen), or a shear, about a point (x, y)."""
+    """Return the matrix (2, 3) of a rotation or a shear about a point (x, y).
+
+    amount: degrees, clockwise as seen; or pixels to the right per pixel down.
+    """
     linear = np.array([[1.0, amount], [0.0, 1.0]])
     if kind == ROTATION:
         c, s = math.cos(math.radians(amount)), math.sin(math.radians(amount))
@@ -187,12 +190,14 @@ def pose_matrix(kind: str, amount: float, centre: Array) -> Array:
     return np.column_stack([linear, centre - linear @ centre])
 
 
-def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) -> Scene:
-    """The clip under one disturbance. calm: the clip as it is (`Bench.real`).
+def disturb(
+    cache: Cache, clip: ClipInfo, calm: VideoWithLandmarks, kind: str, amount: float
+) -> DisturbedClip:
+    """Return the clip under one disturbance. calm: the clip without it (`Evaluator.real`).
 
-    Noise is drawn anew for each frame, the same at every call. Turned and sheared are identity
-    picture, real frames and landmarks alike, about the centre of the first frame's landmarks; what
-    comes into the picture from outside repeats its border.
+    Noise is drawn anew for each frame, and is the same at every call. Rotation and shear apply to
+    identity picture, real frames and landmarks alike, about the centre of the first frame's
+    landmarks. Pixels from outside the picture repeat its border.
     """
     rows = slice(clip.start, clip.start + clip.frames)
     true, size = cache.landmarks[rows].astype(np.float64), calm.frames.shape[1]
@@ -201,10 +206,10 @@ def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) 
     if kind in (ROTATION, SHEAR):
         matrix = pose_matrix(kind, amount, true[0].mean(0) * size)
         frames = np.stack([_warped(frame, matrix) for frame in calm.frames])
-        real = Filmed(frames, detection.detect(frames))
+        real = VideoWithLandmarks(frames, detection.detect(frames))
         true, mesh = (transform(points * size, matrix) / size for points in (true, mesh))
     landmarks, driving = true[0], true
-    # one pattern per clip and kind, as strong as wanted: curves then differ by strength alone
+    # one pattern per clip and kind, scaled: the points of a curve differ by strength alone
     rng = np.random.default_rng([zlib.crc32(clip.key.encode()), zlib.crc32(kind.encode())])
     if kind == DRIVING:
         driving = true + rng.standard_normal(true.shape) * amount / REFERENCE_SIZE
@@ -212,29 +217,29 @@ def scene(cache: Cache, clip: ClipInfo, calm: Filmed, kind: str, amount: float) 
         landmarks = landmarks + rng.standard_normal(landmarks.shape) * amount / REFERENCE_SIZE
         own = mesh[IBUG]
         mesh = mesh + rng.standard_normal(mesh.shape) * amount / REFERENCE_SIZE
-        mesh[IBUG] = own + landmarks - true[0]  # one noise for a point, in both of its forms
+        mesh[IBUG] = own + landmarks - true[0]  # the same noise for a point in both arrays
     points = (array.astype(np.float32) for array in (landmarks, mesh, driving, true))
-    return Scene(kind, amount, real, *points)
+    return DisturbedClip(kind, amount, real, *points)
 
 
 def _warped(frame: Frames, matrix: Array) -> Frames:
-    # cubic: linear resampling takes the camera's noise away, and lifts PSNR by 0.6 dB at any angle
+    # cubic: linear resampling removes the camera's noise, which raises PSNR by 0.6 dB at any angle
     side, flags, border = frame.shape[0], cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
     out = cv2.warpAffine(frame, matrix, (side, side), flags=flags, borderMode=border)
     return np.asarray(out, dtype=np.uint8)
 
 
 def _trials(
-    bench: Bench, candidates: Sequence[Candidate], clip: ClipInfo, shown: Scene
+    evaluator: Evaluator, models: Sequence[EvaluatedModel], clip: ClipInfo, shown: DisturbedClip
 ) -> Iterator[Trial]:
-    """Every candidate on the clip so disturbed; none for one that does not look at what is."""
-    for candidate in candidates:
-        blind = candidate.name == STILL and shown.kind in (DRIVING, IDENTITY)
-        if blind or (shown.kind == DRIVING and not candidate.driven):
+    """Evaluate every model on a disturbed clip, except those without the disturbed input."""
+    for model in models:
+        ignores = model.name == STILL and shown.kind in (DRIVING, IDENTITY)
+        if ignores or (shown.kind == DRIVING and not model.driven):
             continue
         yield Trial(
-            model=candidate.name,
-            sha256=candidate.sha256,
+            model=model.name,
+            sha256=model.sha256,
             clip=clip.key,
             speaker=clip.speaker,
             split=clip.split,
@@ -243,25 +248,27 @@ def _trials(
             amount=shown.amount,
             metrics={
                 name: number(value)
-                for name, value in _metrics(bench, candidate, clip, shown).items()
+                for name, value in _metrics(evaluator, model, clip, shown).items()
             },
         )
 
 
-def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -> dict[str, float]:
-    generator = candidate.generator
+def _metrics(
+    evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo, shown: DisturbedClip
+) -> dict[str, float]:
+    generator = model.generator
     if generator is None:
-        raise BadRequest(f"{candidate.name} is no model")
-    if candidate.driven:
+        raise BadRequest(f"{model.name} is no model")
+    if model.driven:
         sequence = torch.from_numpy(shown.driving)
     else:
-        sequence = clip_speech(bench.cache, clip, generator.config.speech)
+        sequence = clip_speech(evaluator.cache, clip, generator.config.speech)
     points, mesh = (torch.from_numpy(known)[None] for known in (shown.landmarks, shown.mesh))
     portrait = Portrait(video.to_tensor(shown.real.frames[0])[None], points, mesh)
-    made = bench.play(generator, portrait, sequence, candidate.driven).frames
-    distance = landmark_distance(detection.detect(made), shown.real.landmarks, bench.size)
-    mouth = mouth_box(shown.true * bench.size, bench.size)
-    return {  # frame 0 is the identity picture and counts in no comparison of pixels
+    made = evaluator.generate_from(generator, portrait, sequence, model.driven).frames
+    distance = landmark_distance(detection.detect(made), shown.real.landmarks, evaluator.size)
+    mouth = mouth_box(shown.true * evaluator.size, evaluator.size)
+    return {  # frame 0 is the identity picture and is left out of pixel measures
         **picture_measures(made[1:], shown.real.frames[1:], mouth),
         "lmd_pixels": distance.pixels,
         "missed": float(distance.missed),
@@ -272,18 +279,18 @@ def _metrics(bench: Bench, candidate: Candidate, clip: ClipInfo, shown: Scene) -
 
 
 def write(path: Path, trials: Sequence[Trial], overwrite: bool = False) -> None:
-    """One JSON line per trial, whole or not at all. Raises OutputError."""
+    """Write one JSON line per trial, whole or not at all. Raises OutputError."""
     write_lines(path, trials, overwrite)
 
 
 def read(path: Path) -> list[Trial]:
-    """What `write` wrote."""
+    """Read the trials that `write` wrote."""
     return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Means over clips: amount as in DISTURBANCES, or the mean yaw of a group in degrees."""
+    """Means over clips. amount: as in DISTURBANCES, or the mean yaw of a group in degrees."""
 
     amount: float
     clips: int
@@ -291,10 +298,10 @@ class Point:
 
 
 def curve(trials: Sequence[Trial], model: str, kind: str) -> list[Point]:
-    """Quality of a model by strength of a disturbance, the undisturbed first.
+    """Return the quality of a model by strength of a disturbance, the undisturbed first.
 
-    YAW groups the undisturbed trials by the clip's own pose, in steps of YAW_STEP. [] where a model
-    was not disturbed so; the still picture's undisturbed point stands for those it does not see.
+    YAW groups the undisturbed trials by the clip's own pose, in steps of YAW_STEP. Returns [] if
+    the model was not evaluated under the disturbance; for the still picture its undisturbed point.
     """
     own = [t for t in trials if t.model == model]
     calm = [t for t in own if t.kind == NONE]
@@ -332,7 +339,7 @@ COLUMNS = (
 
 
 def tables(trials: Sequence[Trial]) -> str:
-    """Markdown: a table per disturbance, a row per model and strength, means over clips."""
+    """Write Markdown: a table per disturbance, a row per model and strength, means over clips."""
     splits = ", ".join(dict.fromkeys(t.split for t in trials))
     count = len({t.clip for t in trials})
     parts = [f"# Robustness: {count} clips of {splits}\n"]
@@ -349,7 +356,7 @@ def tables(trials: Sequence[Trial]) -> str:
 
 # --- the figure -----------------------------------------------------------------------------------
 
-ROWS = (  # disturbances that share an axis, and what stands at it
+ROWS = (  # disturbances that share an axis, and its label
     ((DRIVING, IDENTITY), "sigma of the noise (px at 128)"),
     ((ROTATION, SHEAR), "rotation, or angle of the shear (degrees)"),
     ((YAW,), "|yaw| of the real clips (degrees)"),
@@ -358,10 +365,11 @@ LINES = (("-", "o"), (":", "^"))  # of the first and the second disturbance of a
 
 
 def draw(trials: Sequence[Trial], path: Path, overwrite: bool = False) -> None:
-    """The curves as small multiples, a column per measure: a row for noise on landmarks, one for
-    made poses, and one for real poses where they differ. Dashed: the still picture.
+    """Draw the curves as small plots, a column per measure.
 
-    Raises OutputError when the .png cannot be written, or matplotlib is not installed.
+    There is a row for noise on landmarks, one for rotation and shear, and one for real poses if
+    they differ. Dashed: the still picture. Raises OutputError if the .png cannot be written, or
+    matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -387,7 +395,7 @@ def draw(trials: Sequence[Trial], path: Path, overwrite: bool = False) -> None:
 
 
 def _panel(axes: Axes, trials: Sequence[Trial], kinds: Sequence[str], measure: str) -> None:
-    """One measure: a line per model and disturbance."""
+    """Draw one measure: a line per model and disturbance."""
     models = [m for m in dict.fromkeys(t.model for t in trials) if m != STILL]
     for kind, (line, mark) in zip(kinds, LINES, strict=False):
         for model, colour in zip(models, COLOURS * len(models), strict=False):
@@ -401,10 +409,10 @@ def _panel(axes: Axes, trials: Sequence[Trial], kinds: Sequence[str], measure: s
         if len(points) > 1:
             name = f"still picture, {kind}"
             axes.plot(x, y, "--", color="0.4", marker=mark, markersize=3, label=name)
-        elif kind == kinds[0]:  # landmarks are nothing to it: one line for both
+        elif kind == kinds[0]:  # it uses no landmarks: one line for both
             axes.axhline(y[0], linestyle="--", color="0.4", label="still picture")
 
 
 def _degrees(kind: str, point: Point) -> float:
-    """A shear as the angle by which it leans a vertical line, so that it shares the axis."""
+    """Return the amount in degrees; of a shear the angle by which it tilts a vertical line."""
     return math.degrees(math.atan(point.amount)) if kind == SHEAR else point.amount

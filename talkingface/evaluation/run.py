@@ -1,8 +1,9 @@
-"""All of it: models x clips x measures -> results.jsonl -> tables, in processes, resumable.
+"""Evaluate models x clips x measures -> results.jsonl -> tables, in processes, resumable.
 
-Real video and the still picture are measured beside. What is finished is kept at once (`Measured`),
-so that a run that was stopped goes on, and one with more models measures only those. A clip that
-fails is a row with its reason; what cannot work at all is said before the work.
+Real video and the still picture are evaluated too. Each finished result is cached at once
+(`results.ResultCache`): a stopped run resumes, and a run with more models evaluates only the new
+ones. A clip that fails is a row with its reason. Errors in the arguments are raised before the
+work.
 """
 
 from __future__ import annotations
@@ -26,48 +27,50 @@ from talkingface.data.shards import open_cache
 from talkingface.data.workers import single_thread, start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import pairs, speed, tables
-from talkingface.evaluation.bench import LIPS_ALONE, Bench, Candidate, open_candidate
-from talkingface.evaluation.experts import load_experts
-from talkingface.evaluation.measures import Expert
+from talkingface.evaluation.evaluator import LIPS_ALONE, EvaluatedModel, Evaluator, open_model
+from talkingface.evaluation.learned_metrics import load_learned_metrics
+from talkingface.evaluation.measures import LearnedMetric
 from talkingface.evaluation.pairs import GENERATED, Pair
 from talkingface.evaluation.results import (
     IDENTITIES,
     REAL,
     STILL,
     Identity,
-    Measured,
     Result,
+    ResultCache,
     check_rows,
+    clip_results,
     key_of,
     reason,
     write_results,
     write_text,
 )
 from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
-from talkingface.training.loop import keep_memory
+from talkingface.training.loop import configure_malloc
 from talkingface.training.reading import vocabulary_of
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
-HELD_OUT = ("test", "stranger")
-SILENCE_EVERY = 5  # one clip in so many is also driven by silence
+UNSEEN_SPEAKERS = "stranger"  # the split's name in data
+EVALUATED_SPLITS = ("test", UNSEEN_SPEAKERS)
+SILENCE_EVERY = 5  # every so many clips, one is also generated from silence
 RESULTS, TABLES, LATEX = "results.jsonl", "tables.md", "tables.tex"
-Task = tuple[str, bool]  # a clip's key, and whether it is driven by silence too
+Task = tuple[str, bool]  # a clip's key, and whether it is also generated from silence
 Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured, and where it is kept. experts: names or weights files."""
+    """Settings of an evaluation. out: its folder. learned_metrics: names or weights files."""
 
     out: Path
-    experts: tuple[str, ...]
+    learned_metrics: tuple[str, ...]
     device: str
     author_compat: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a worker process needs to know."""
+    """Arguments of a worker process."""
 
     models: tuple[str, ...]
     cache: Path
@@ -77,12 +80,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The plan's files, opened once per process."""
+class Worker:
+    """State of a worker process: the plan's files, opened once."""
 
-    bench: Bench
-    candidates: tuple[Candidate, ...]
-    measured: Measured
+    evaluator: Evaluator
+    models: tuple[EvaluatedModel, ...]
+    results: ResultCache[Result]
 
 
 def evaluate(
@@ -91,7 +94,7 @@ def evaluate(
     out: Path,
     *,
     judge: str | Path | None = None,
-    experts: Sequence[str | Path] = (),
+    learned_metrics: Sequence[str | Path] = (),
     identities: Sequence[Identity] = IDENTITIES,
     splits: Sequence[str] | None = None,
     clips: int | None = None,
@@ -101,38 +104,38 @@ def evaluate(
     author_compat: bool = False,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Measure models on clips; write results, tables and each model's speed into the folder `out`.
+    """Evaluate models on clips; write results, tables and each model's speed into the folder `out`.
 
-    models: names or weights files, as `open_candidate` reads them; real video and the still picture
-    are measured too, unless of all models the lips alone are. cache: a training cache (see
-    `data.dataset`). judge: a lip reader's weights, one that no evaluated generator has learned
-    from; None leaves reading out. experts: weights of further networks that measure (`experts.py`).
-    identities: which pictures. splits: of the cache [`held_out_splits`]. clips: at most so many of
-    each split, spread evenly. jobs: processes, of one thread each. reference: the row that the
-    others are compared with [the first model]. author_compat: also measure as ATVGnet's script
-    does. The same arguments give the same bytes of results and tables, whatever the jobs, and
-    whether a run was interrupted or not. Raises BadRequest, BadShard, BadWeights, UnknownModel,
-    OutputError.
+    models: names or weights files, as `open_model` reads them. Real video and the still picture
+    are evaluated too, unless every model is one of lips alone. cache: a training cache (see
+    `data.dataset`). judge: a lip reader's weights, one with which no evaluated generator was
+    trained; None leaves reading out. learned_metrics: names or weights files of further networks
+    that measure (`learned_metrics.py`). identities: the kinds of identity pictures. splits: of the
+    cache [`held_out_splits`]. clips: at most so many of each split, spread evenly. jobs: processes,
+    of one thread each. reference: the row that the others are compared with [the first model].
+    author_compat: also measure as ATVGnet's script does. The same arguments give the same bytes of
+    results and tables, for any number of jobs, and for a resumed run. Raises BadRequest, BadShard,
+    BadWeights, UnknownModel, OutputError.
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
     given = [str(model) for model in models]
     beside = [] if all(name.endswith(LIPS_ALONE) for name in given) else [REAL, STILL]
     names = tuple(dict.fromkeys([*beside, *given]))
-    how = Measures(out, tuple(map(str, experts)), device, author_compat)
+    how = Measures(out, tuple(map(str, learned_metrics)), device, author_compat)
     plan = Plan(names, cache, None if judge is None else str(judge), tuple(identities), how)
-    _forget()
+    _clear_caches()
     with _folder(out), single_thread():
-        opened = _open(plan)
-        _check(opened, reference)
-        splits = held_out_splits(opened.bench.cache) if splits is None else splits
-        tasks = _tasks(opened.bench.cache, splits, clips)
-        results = _run(partial(_measure_clip, plan), tasks, jobs, progress)
+        worker = _open(plan)
+        _check(worker, reference)
+        splits = held_out_splits(worker.evaluator.cache) if splits is None else splits
+        tasks = _tasks(worker.evaluator.cache, splits, clips)
+        results = _run(partial(_evaluate_clip, plan), tasks, jobs, progress)
         rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
         results.sort(key=lambda r: rows.index((r.split, r.identity, r.model)))
-        first = _clip(opened.bench.cache, tasks[0][0])
-        speeds = speed.measure(opened.bench, opened.candidates, first)
-        _write(out, results, reference)  # all files at the end: until then a stopped run goes on
+        first = _clip(worker.evaluator.cache, tasks[0][0])
+        speeds = speed.evaluate_speed(worker.evaluator, worker.models, first)
+        _write(out, results, reference)  # all files at the end: a stopped run is resumed
         speed.write(out, speeds)
     return results
 
@@ -141,30 +144,30 @@ def evaluate_pairs(
     folder: Path,
     out: Path,
     *,
-    experts: Sequence[str | Path] = (),
+    learned_metrics: Sequence[str | Path] = (),
     jobs: int = 1,
     device: str = "cpu",
     author_compat: bool = False,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Measure somebody's own pairs of videos (see `pairs`), two rows: generated, and real.
+    """Evaluate pairs of videos from a folder (see `pairs`); two rows: generated, and real.
 
-    Writes results and tables into the folder `out`. experts, jobs, author_compat: see `evaluate`.
-    Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
+    Writes results and tables into the folder `out`. learned_metrics, jobs, author_compat: see
+    `evaluate`. Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
     """
     tasks = pairs.find(folder)
-    how = Measures(out, tuple(map(str, experts)), device, author_compat)
-    _forget()
+    how = Measures(out, tuple(map(str, learned_metrics)), device, author_compat)
+    _clear_caches()
     with _folder(out), single_thread():
-        _experts(how)  # what cannot be opened is said before the work
-        results = _run(partial(_measure_pair, how), tasks, jobs, progress)
+        _learned_metrics(how)  # an error is raised before the work
+        results = _run(partial(_evaluate_pair, how), tasks, jobs, progress)
         results.sort(key=lambda r: r.model != GENERATED)
         _write(out, results, GENERATED)
     return results
 
 
 def outputs(out: Path, with_speed: bool = True) -> list[Path]:
-    """The files that are written last, and that an earlier evaluation may have left in a folder."""
+    """Return the files that are written last, and that an earlier evaluation may have written."""
     more = (speed.SPEED, speed.SPEED_TABLE) if with_speed else ()
     return [out / name for name in (RESULTS, TABLES, LATEX, *more)]
 
@@ -175,16 +178,16 @@ def _write(out: Path, results: Sequence[Result], reference: str | None) -> None:
     write_text(out / LATEX, tables.latex(results, reference))
 
 
-def _check(opened: Opened, reference: str | None) -> None:
-    """What can be wrong with models before any is run. Raises BadRequest."""
-    names = [candidate.name for candidate in opened.candidates]
+def _check(worker: Worker, reference: str | None) -> None:
+    """Check the models and the reference before the work. Raises BadRequest."""
+    names = [model.name for model in worker.models]
     check_rows(names)
-    for candidate in opened.candidates:
-        if candidate.generator is not None:
-            opened.bench.check(candidate.generator)
-        if opened.bench.judge_sha256 in candidate.taught_by:
+    for model in worker.models:
+        if model.generator is not None:
+            worker.evaluator.check(model.generator)
+        if worker.evaluator.judge_sha256 in model.teachers:
             raise BadRequest(
-                f"{candidate.name} learned from this judge: give another lip reader, one that it "
+                f"{model.name} learned from this judge: give another lip reader, one that it "
                 "never saw"
             )
     if reference is not None and reference not in names:
@@ -203,13 +206,13 @@ def _tasks(cache: Cache, splits: Sequence[str], clips: int | None) -> list[Task]
 
 
 def held_out_splits(cache: Cache) -> list[str]:
-    """Of "test" and "stranger" those that the cache has; both where it has neither."""
+    """Return those of EVALUATED_SPLITS that the cache has; all of them if it has none."""
     there = {c.split for c in cache.clips if not c.silent}
-    return [name for name in HELD_OUT if name in there] or list(HELD_OUT)
+    return [name for name in EVALUATED_SPLITS if name in there] or list(EVALUATED_SPLITS)
 
 
 def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:
-    """The clips of a split in which somebody speaks, by name. Raises BadRequest for none."""
+    """Return the clips of a split with speech, by name. Raises BadRequest if there is none."""
     speaking = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
     if not speaking:
         known = ", ".join(sorted({c.split for c in cache.clips if not c.silent}))
@@ -218,14 +221,14 @@ def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:
 
 
 def spread(clips: Sequence[ClipInfo], most: int | None) -> list[ClipInfo]:
-    """At most so many of the clips, evenly from the first to the last."""
+    """Return at most `most` of the clips, evenly spread from the first to the last."""
     many = len(clips) if most is None else min(most, len(clips))
     return [clips[i] for i in np.linspace(0, len(clips) - 1, many).round().astype(int)]
 
 
 @lru_cache(maxsize=1)
-def _open(plan: Plan) -> Opened:
-    """The cache, the judge, the models and what was measured: opened once per process."""
+def _open(plan: Plan) -> Worker:
+    """Open the cache, the judge, the models and the cached results, once per process."""
     how = plan.measures
     judge, sha256, vocabulary = None, "", GRID_WORDS
     if plan.judge is not None:
@@ -236,91 +239,91 @@ def _open(plan: Plan) -> Opened:
     detections = how.out / "detections"
     with media.writing(detections, OSError):
         detections.mkdir(exist_ok=True)
-    bench = Bench(
+    evaluator = Evaluator(
         open_cache(plan.cache),
         judge,
         sha256,
         detections,
         how.device,
-        _experts(how),
+        _learned_metrics(how),
         how.author_compat,
         vocabulary,
     )
-    candidates = tuple(open_candidate(name, how.device) for name in plan.models)
-    return Opened(bench, candidates, _measured(how.out))
+    models = tuple(open_model(name, how.device) for name in plan.models)
+    return Worker(evaluator, models, _results(how.out))
 
 
 @lru_cache(maxsize=1)
-def _experts(how: Measures) -> tuple[Expert, ...]:
-    return load_experts(how.experts, how.device)
+def _learned_metrics(how: Measures) -> tuple[LearnedMetric, ...]:
+    return load_learned_metrics(how.learned_metrics, how.device)
 
 
 @lru_cache(maxsize=1)
-def _measured(out: Path) -> Measured:
-    return Measured(out)
+def _results(out: Path) -> ResultCache[Result]:
+    return clip_results(out)
 
 
-def _forget() -> None:
-    """What an earlier call opened: a weights file may have changed since."""
+def _clear_caches() -> None:
+    """Close the files of an earlier call: a weights file may have changed since."""
     _open.cache_clear()
-    _experts.cache_clear()
-    _measured.cache_clear()
+    _learned_metrics.cache_clear()
+    _results.cache_clear()
 
 
 def _clip(cache: Cache, key: str) -> ClipInfo:
     return next(c for c in cache.clips if c.key == key)
 
 
-def _measure_clip(plan: Plan, task: Task) -> list[Result]:
-    """Every model on one clip, with either identity picture."""
-    opened = _open(plan)
+def _evaluate_clip(plan: Plan, task: Task) -> list[Result]:
+    """Evaluate every model on one clip, with each identity picture."""
+    worker = _open(plan)
     key, silence = task
-    clip = _clip(opened.bench.cache, key)
+    clip = _clip(worker.evaluator.cache, key)
     return [
-        _measure(opened, candidate, clip, identity, silence and identity == "first frame")
+        _evaluate(worker, model, clip, identity, silence and identity == "first frame")
         for identity in plan.identities
-        if opened.bench.portrait(clip, identity) is not None
-        for candidate in opened.candidates
+        if worker.evaluator.portrait(clip, identity) is not None
+        for model in worker.models
     ]
 
 
-def _measure(
-    opened: Opened, candidate: Candidate, clip: ClipInfo, identity: Identity, silence: bool
+def _evaluate(
+    worker: Worker, model: EvaluatedModel, clip: ClipInfo, identity: Identity, silence: bool
 ) -> Result:
-    """One model on one clip: as it was measured before, or now; a failure is tried again."""
-    bench = opened.bench
-    key = key_of(bench.facts(candidate, clip, identity, silence))
-    result = opened.measured.get(key)
+    """Return the result of one model on one clip, cached or new. Failures are not cached."""
+    evaluator = worker.evaluator
+    key = key_of(evaluator.facts(model, clip, identity, silence))
+    result = worker.results.get(key)
     if result is not None:
         return result
     try:
-        result = bench.measure(candidate, clip, identity, silence)
+        result = evaluator.evaluate(model, clip, identity, silence)
     except OutputError:
         raise
-    except Exception as error:  # noqa: BLE001 whatever a model does to a clip, the others go on
-        return bench.failed(candidate, clip, identity, reason(error))
+    except Exception as error:  # noqa: BLE001 the other clips are evaluated all the same
+        return evaluator.failed(model, clip, identity, reason(error))
     if result is None:
         raise ValueError(f"{clip.key} has no identity picture from {identity}")
-    opened.measured.add(key, result)
+    worker.results.add(key, result)
     return result
 
 
-def _measure_pair(how: Measures, pair: Pair) -> list[Result]:
-    """Both rows of a pair, as `_measure`."""
-    measured, experts = _measured(how.out), _experts(how)
+def _evaluate_pair(how: Measures, pair: Pair) -> list[Result]:
+    """Return both rows of a pair, as `_evaluate`."""
+    cached, metrics = _results(how.out), _learned_metrics(how)
     try:
-        facts = pairs.facts(pair, experts, how.author_compat)
+        facts = pairs.facts(pair, metrics, how.author_compat)
         keys = [key_of({**facts, "row": row}) for row in (GENERATED, REAL)]
-        known = [result for key in keys if (result := measured.get(key)) is not None]
+        known = [result for key in keys if (result := cached.get(key)) is not None]
         if len(known) == len(keys):
             return known
-        results = pairs.measure(pair, experts, how.author_compat)
+        results = pairs.evaluate_pair(pair, metrics, how.author_compat)
     except OutputError:
         raise
-    except Exception as error:  # noqa: BLE001 whatever is wrong with a pair, the others go on
+    except Exception as error:  # noqa: BLE001 the other pairs are evaluated all the same
         return pairs.failed(pair, reason(error))
     for key, result in zip(keys, results, strict=True):
-        measured.add(key, result)
+        cached.add(key, result)
     return results
 
 
@@ -333,7 +336,7 @@ def _run(
     jobs: int,
     progress: Progress | None,
 ) -> list[Result]:
-    """work(task) of each, in as many processes as wanted; the results in the order of the tasks."""
+    """Call work(task) for each task in `jobs` processes; return results in the order of tasks."""
     if jobs < 1:
         raise BadRequest(f"jobs is {jobs}: must be at least 1")
     done: dict[int, list[Result]] = {}
@@ -357,7 +360,7 @@ def _run(
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each: more only wait for each other. Forked torch hangs, so: spawn"""
+    """Open a pool of processes of one thread each; "spawn" because forked torch hangs."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _start_worker) as pool:
         try:
@@ -373,13 +376,13 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    keep_memory()
+    configure_malloc()
     start_worker()
 
 
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """The folder `out`, made where it is missing, for this process and its workers alone."""
+    """Make the folder `out` and lock it for this process and its workers."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; give the name of a folder")
     with media.writing(out, OSError):

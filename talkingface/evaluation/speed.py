@@ -1,4 +1,4 @@
-"""How fast each model is by itself, on one thread of this machine; true of this machine only."""
+"""Speed of each model alone, on one thread of this machine; it holds for this machine only."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ import torch
 
 from talkingface.audio import FPS
 from talkingface.data.dataset import ClipInfo
-from talkingface.evaluation.bench import Bench, Candidate, portrait_of, step_of
+from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, portrait_of, step_of
 from talkingface.evaluation.results import reason, write_text
 from talkingface.evaluation.tables import table
 
 SPEED, SPEED_TABLE = "speed.json", "speed.md"
-AT_ONCE = 25  # frames: the pipeline hands a model one second at a time
-TIMES = 5  # of which the best counts: whatever else runs can only make it slower
+AT_ONCE = 25  # frames: the pipeline gives a model one second at a time
+TIMES = 5  # the best counts: other programs can only make it slower
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One model. frames_per_second: drawn once the identity is encoded, from windows of speech.
+    """Speed of one model.
 
-    real_time_factor: seconds of work per second of video; below 1 it keeps up. Both None where the
-    model failed; error: why.
+    frames_per_second: from windows of speech, without encoding the identity. real_time_factor:
+    seconds of work per second of video; below 1 is faster than real time. Both are None if the
+    model failed; error: the reason.
     """
 
     model: str
@@ -41,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """All models, and what they shared the machine with. load: over 1, 5 and 15 minutes."""
+    """Speeds of all models, and the machine. load: over 1, 5 and 15 minutes."""
 
     machine: str
     cpus: int
@@ -52,62 +53,64 @@ class Speeds:
     models: list[Speed]
 
 
-def measure(bench: Bench, candidates: Sequence[Candidate], clip: ClipInfo) -> Speeds:
-    """Every model that draws on the first second of a clip, on as many threads as torch has now."""
-    drawing = [c for c in candidates if c.generator is not None and not c.lips]
-    models = [_speed(bench, model, clip) for model in drawing]
+def evaluate_speed(
+    evaluator: Evaluator, models: Sequence[EvaluatedModel], clip: ClipInfo
+) -> Speeds:
+    """Measure every model that draws, on the first second of a clip, with torch's own threads."""
+    drawing = [m for m in models if m.generator is not None and not m.lips]
+    speeds = [_speed(evaluator, model, clip) for model in drawing]
     return Speeds(
         machine=platform.machine(),
         cpus=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        device=bench.device.type,
+        device=evaluator.device.type,
         load=os.getloadavg(),
         torch=torch.__version__,
-        models=models,
+        models=speeds,
     )
 
 
-def _speed(bench: Bench, candidate: Candidate, clip: ClipInfo) -> Speed:
+def _speed(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo) -> Speed:
     try:
-        rate = frames_per_second(bench, candidate, clip)
-    except Exception as error:  # noqa: BLE001 the results of all the others are there
-        return Speed(candidate.name, candidate.sha256, error=reason(error))
-    return Speed(candidate.name, candidate.sha256, rate, FPS / rate)
+        rate = frames_per_second(evaluator, model, clip)
+    except Exception as error:  # noqa: BLE001 the other models are measured all the same
+        return Speed(model.name, model.sha256, error=reason(error))
+    return Speed(model.name, model.sha256, rate, FPS / rate)
 
 
-def frames_per_second(bench: Bench, candidate: Candidate, clip: ClipInfo) -> float:
-    """The best of a few calls of AT_ONCE frames, after one that nobody times.
+def frames_per_second(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo) -> float:
+    """Return the best speed of a few calls of AT_ONCE frames, after one untimed call.
 
-    On a CPU the seconds are this process's own: other programs take some, and are not the model's.
+    On a CPU the time of this process is counted, without that of other programs.
     """
-    clock = time.process_time if bench.device.type == "cpu" else time.perf_counter
-    generator = candidate.generator
+    clock = time.process_time if evaluator.device.type == "cpu" else time.perf_counter
+    generator = model.generator
     if generator is None:
-        raise ValueError(f"{candidate.name} draws nothing")
-    step = step_of(generator, candidate.driven)
-    sequence = bench.sequence(generator, clip, clip, driven=candidate.driven)
-    part = sequence[None, :AT_ONCE].to(bench.device)
-    picture = portrait_of(bench.cache, clip.start)
+        raise ValueError(f"{model.name} draws nothing")
+    step = step_of(generator, model.driven)
+    sequence = evaluator.sequence(generator, clip, clip, driven=model.driven)
+    part = sequence[None, :AT_ONCE].to(evaluator.device)
+    picture = portrait_of(evaluator.cache, clip.start)
     best = 0.0
     with torch.inference_mode():
-        identity = generator.encode(picture.to(bench.device))
+        identity = generator.encode(picture.to(evaluator.device))
         _, state = step(identity, part, None)
         for _ in range(TIMES):
             began = clock()
             generated, state = step(identity, part, state)
-            generated.frames.sum().item()  # a GPU answers only now
+            generated.frames.sum().item()  # waits for a GPU
             best = max(best, part.shape[1] / max(clock() - began, 1e-6))
     return best
 
 
 def write(folder: Path, speeds: Speeds) -> None:
-    """SPEED and SPEED_TABLE. Raises OutputError."""
+    """Write SPEED and SPEED_TABLE. Raises OutputError."""
     write_text(folder / SPEED, json.dumps(asdict(speeds), indent=1) + "\n")
     write_text(folder / SPEED_TABLE, markdown(speeds))
 
 
 def markdown(speeds: Speeds) -> str:
-    """The models as a table, under a line on the machine."""
+    """Write the speeds as a Markdown table, under a line on the machine."""
     columns = (
         ("frames/s", "frames_per_second", 1),
         ("seconds per second of video", "real_time_factor", 3),

@@ -1,8 +1,8 @@
-"""From results to tables: every number is computed from the lines of results.jsonl alone.
+"""Write tables of results; every number is computed from the lines of results.jsonl alone.
 
-A mean stands with its bootstrap interval over clips, 0.913* [0.905, 0.921]; the star says that it
-differs from the reference row on the same clips. Markdown and LaTeX are two ways of writing one
-list of tables.
+A mean is written with its bootstrap interval over clips, 0.913* [0.905, 0.921]. The star means that
+it differs from the reference row on the same clips. The same tables are written as Markdown and as
+LaTeX.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from talkingface.metrics.lips import amplitude_ratio, correlation
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, the interval it lies in (NaN where none is known), whether a star stands by it.
+    """A number, its interval (NaN if it is unknown), and whether it has a star.
 
-    against: it is a share, and what is missing to 1 is written beside it, as 0.74/0.26.
+    against: the number is a share, and its complement is written too, as 0.74/0.26.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Estimate:
     against: bool = False
 
     def times(self, factor: float) -> Estimate:
-        """In another unit."""
+        """Return the estimate in another unit."""
         low, high = self.low * factor, self.high * factor
         return replace(self, value=self.value * factor, low=low, high=high)
 
@@ -85,7 +85,7 @@ AUTHOR_COLUMNS: tuple[Column, ...] = (
     ("SSIM, authors'", "author_ssim", 4),
     ("LMD px, authors'", "author_lmd", 2),
 )
-FEW = 20  # clips: with fewer, percentiles of a bootstrap cover the truth less often than they say
+FEW = 20  # clips: with fewer, bootstrap percentiles cover the true value too rarely
 AUTHOR_CAPTION = (
     "As ATVGnet's released script computes them (columns marked authors'): PSNR of grey pictures "
     "of 256 px whose uint8 differences wrap, SSIM in a flat window of 7 x 7, LMD summed over 20 "
@@ -98,11 +98,11 @@ AUTHOR_CAPTION = (
 
 
 def summary(results: Sequence[Result]) -> dict[str, float]:
-    """One row of a table from the results of one model.
+    """Return one row of a table from the results of one model.
 
-    Every metric as its mean over the clips where it is defined; `missed` as a sum; correlation and
-    amplitude also pooled, over all frames of all clips in one curve; top1, top5 of the judge;
-    `clips` that were measured, and `failed` that could not be.
+    A metric is its mean over the clips in which it is defined; `missed` is a sum. Correlation and
+    amplitude are also pooled: over all frames of all clips in one curve. top1, top5: of the judge.
+    `clips`: number of evaluated clips; `failed`: number of failed ones.
     """
     measured = [r for r in results if r.error is None]
     names = sorted({name for result in measured for name in result.metrics})
@@ -122,7 +122,7 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Of the values that are known; NaN where none is."""
+    """Return the mean of the values that are not None; NaN if there is none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else math.nan
 
@@ -132,7 +132,7 @@ def _curve(values: Iterable[float | None]) -> Array:
 
 
 def sums(results: Sequence[Result]) -> dict[str, Sums]:
-    """What the means of `summary` are computed from, a row per clip; counts have none."""
+    """Return the summands of the means of `summary`, a row per clip; counts have none."""
     names = sorted({name for r in results for name in r.metrics} - {"missed"})
     found = {name: intervals.ratio(_curve(r.metrics.get(name) for r in results)) for name in names}
     made, real = ([_curve(c) for c in curves] for curves in _apertures(results))
@@ -150,10 +150,10 @@ def _apertures(results: Sequence[Result]) -> tuple[list[list[float | None]], ...
 
 
 def estimates(results: Sequence[Result], reference: Sequence[Result] = ()) -> dict[str, Estimate]:
-    """`summary` with intervals, and a star where the model differs from `reference`.
+    """Return `summary` with intervals, and a star for a number that differs from `reference`.
 
     results, reference: of one model each, in one split and with one identity. The difference is
-    taken over the clips that both have: what makes a clip hard for both tells nothing.
+    taken over the clips that both have, so that the difficulty of a clip cancels.
     """
     measured = [r for r in results if r.error is None]
     own = sums(measured)
@@ -174,7 +174,7 @@ def estimates(results: Sequence[Result], reference: Sequence[Result] = ()) -> di
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by name. first: the heading above the names. caption: what to know before reading."""
+    """Rows by name. first: the heading above the names. caption: an explanation above the table."""
 
     first: str
     rows: Mapping[str, Row]
@@ -184,7 +184,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """The tables of a split and an identity. remarks: (model, clip, what was odd or went wrong)."""
+    """Tables of a split and an identity. remarks: (model, clip, note or error)."""
 
     title: str
     tables: list[Table]
@@ -192,7 +192,7 @@ class Section:
 
 
 def reference_of(results: Sequence[Result], name: str | None = None) -> str | None:
-    """The row that others are compared with: the first model, unless named. Raises BadRequest."""
+    """Return the row that others are compared with [the first model]. Raises BadRequest."""
     models = list(dict.fromkeys(r.model for r in results))
     if name is not None and name not in models:
         raise BadRequest(
@@ -202,7 +202,7 @@ def reference_of(results: Sequence[Result], name: str | None = None) -> str | No
 
 
 def sections(results: Sequence[Result], reference: str | None = None) -> list[Section]:
-    """Per split and identity: lips, further measures, pixels, reading; real and still beside."""
+    """Return the tables of each split and identity: lips, further measures, pixels, reading."""
     reference = reference_of(results, reference)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -236,7 +236,7 @@ def _tables(results: list[Result], reference: str | None) -> list[Table]:
 
 
 def vocabulary_of(results: Iterable[Result]) -> int:
-    """How many words the judge of these results knows."""
+    """Return the number of words of the judge of these results."""
     return max(result.vocabulary for result in results)
 
 
@@ -258,7 +258,7 @@ def _each_speaker(results: list[Result], speakers: list[str], reference: str | N
 
 
 def percent(row: Row) -> Row:
-    """A row whose top1 and top5 are in percent."""
+    """Return a row with top1 and top5 in percent."""
     return {
         name: value.times(100) if isinstance(value, Estimate) and name.startswith("top") else value
         for name, value in row.items()
@@ -266,7 +266,7 @@ def percent(row: Row) -> Row:
 
 
 def _without_empty(table: Table) -> Table:
-    """The table without the columns in which no row has a number."""
+    """Return the table without the columns in which no row has a number."""
     return replace(
         table,
         columns=[
@@ -283,7 +283,7 @@ def _estimate(row: Row, key: str) -> Estimate:
 
 
 def _cell(row: Row, column: Column) -> tuple[str, str, str]:
-    """A number, the star or nothing, its interval or nothing; "-" for what is undefined."""
+    """Return a number, its star or "", its interval or ""; "-" for an undefined number."""
     _, key, decimals = column
     found = _estimate(row, key)
     value, low, high = (f"{v:.{decimals}f}" for v in (found.value, found.low, found.high))
@@ -296,7 +296,7 @@ def _cell(row: Row, column: Column) -> tuple[str, str, str]:
 
 
 def legend(reference: str | None) -> str:
-    """What intervals and stars mean, for above a table. reference: what stars compare with."""
+    """Explain intervals and stars, for above a table. reference: the row stars compare with."""
     text = (
         f"[low, high]: {LEVEL:.0%} interval over clips, bootstrap of {RESAMPLES:,} draws (with "
         f"fewer than {FEW} clips it is too narrow)."
@@ -313,7 +313,7 @@ def legend(reference: str | None) -> str:
 
 
 def markdown(results: Sequence[Result], reference: str | None = None) -> str:
-    """All tables as Markdown. reference: the row that stars compare with [the first model].
+    """Write all tables as Markdown. reference: the row that stars compare with [the first model].
 
     Raises BadRequest for a reference that is no row.
     """
@@ -329,7 +329,7 @@ def markdown(results: Sequence[Result], reference: str | None = None) -> str:
 
 
 def table(first: str, rows: Mapping[str, Row], columns: Sequence[Column]) -> str:
-    """Markdown: rows by name, "-" for what is undefined. first: the heading above the names."""
+    """Write rows as Markdown, "-" for an undefined number. first: the heading above the names."""
     lines = []
     for name, row in rows.items():
         cells = (_cell(row, column) for column in columns)
@@ -338,7 +338,7 @@ def table(first: str, rows: Mapping[str, Row], columns: Sequence[Column]) -> str
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---") -> str:
-    """A table as Markdown has it; align: of all columns but the first."""
+    """Write a table of texts as Markdown. align: of all columns but the first."""
     body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [head, ["---", *(align for _ in head[1:])], *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -361,7 +361,7 @@ LATEX = str.maketrans(
 
 
 def latex(results: Sequence[Result], reference: str | None = None) -> str:
-    """The tables of `markdown` for \\input in LaTeX; needs \\usepackage{booktabs}.
+    r"""Write the tables of `markdown` for \input in LaTeX; needs \usepackage{booktabs}.
 
     Raises BadRequest for a reference that is no row.
     """
@@ -379,7 +379,7 @@ def latex(results: Sequence[Result], reference: str | None = None) -> str:
 
 
 def tabular(table: Table, caption: str) -> str:
-    """One table for \\input in LaTeX, under this caption; needs booktabs."""
+    r"""Write one table for \input in LaTeX, with this caption; needs booktabs."""
     head = [table.first, *(heading for heading, _, _ in table.columns)]
     lines = [" & ".join(cell.translate(LATEX) for cell in head), "\\midrule"]
     for name, row in table.rows.items():

@@ -167,7 +167,7 @@ def _measure(picture: Picture, region: _Region) -> Face:
 
 
 def _region_of(points: Array) -> _Region:
-    """Where to look for a face whose mesh (478, 3) is about this."""
+    """Return the region to look into for a face whose mesh (478, 3) is about this."""
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     x, y = (low + high) / 2
     across = points[_RIGHT_EYE] - points[_LEFT_EYE]
@@ -196,7 +196,7 @@ def _view(picture: Picture, region: _Region, size: int, border: int, step: int =
 
 
 def _detections(picture: Picture) -> Iterator[list[_Region]]:
-    """Where faces may be, from the whole picture to small tiles; best first in each view."""
+    """Yield regions that may hold faces, from the whole picture to small tiles; best first."""
     height, width = picture.shape[:2]
     shrink = max(1.0, max(height, width) / _WORKING_SIDE)
     if shrink > 1:
@@ -285,14 +285,14 @@ def _region_from(box: Array) -> _Region:
 
 
 def _covers(box: Box, region: _Region) -> bool:
-    """Whether a detection lies on a face that is already known, and is not much larger than it."""
+    """Return whether a detection lies on a known face, and is not much larger than it."""
     x, y, width, height = box
     inside = 0 < region.x - x < width and 0 < region.y - y < height
     return inside and region.side < 2 * _ROI_MARGIN * max(width, height)
 
 
 def _same(a: Box, b: Box) -> bool:
-    """Whether two meshes are of one face."""
+    """Return whether two meshes are of one face."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     smaller = min(a[2] * a[3], b[2] * b[3])

@@ -39,7 +39,7 @@ _PARTS = [(0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (
 
 @dataclass(frozen=True)
 class Located:
-    """Where a face is. landmarks: (68, 2) picture pixels, iBUG order; origin: who says so.
+    """A face's place. landmarks: (68, 2) picture pixels, iBUG order; origin: their source.
 
     mesh: (478, 3) picture pixels, the third is depth (less is nearer); None where only the
     landmarks are known.
@@ -51,7 +51,7 @@ class Located:
 
     @property
     def note(self) -> str | None:
-        """What the user should know of it."""
+        """Note for the user; None where there is nothing to say."""
         if self.origin != "mean face":
             return None
         return "the box shows no face that the finder knows: the mean face was laid into it"

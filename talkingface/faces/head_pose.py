@@ -97,7 +97,7 @@ def _solve(face: Array, depth: Array, moved: Array) -> Array:
 
 
 def _brows(face: Array, depth: Array, moved: Array, head: Array) -> Array:
-    """How far inner and outer ends of the brows are raised, the head's own motion removed."""
+    """Return how far the brows' ends are raised, the head's own motion removed."""
     raised = []
     for points in (INNER_BROWS, OUTER_BROWS):
         left = moved[:, points] - apply_pose(face[points], depth[points], head)

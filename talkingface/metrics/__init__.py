@@ -1,1 +1,1 @@
-"""Measures of a generated clip against the real one. NumPy in, numbers out."""
+"""Measures of a generated clip against the real one: from NumPy arrays to numbers."""

@@ -1,8 +1,7 @@
-"""How heads, brows and eyelids move in videos: statistics of Song et al. 2019, Sec. 5.
+"""Statistics of the motion of heads, brows and eyelids in videos: Song et al. 2019, Sec. 5.
 
-A generated head need not move as the real one did at that moment, only as such a head moves: what
-is compared is statistics over clips. All of it is read off meshes found in the finished pictures,
-which tremble: nothing is smoothed.
+A generated head need not repeat the real motion, so statistics over clips are compared. They are
+measured on meshes detected in the finished pictures. The meshes jitter; nothing is smoothed.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ Array = NDArray[np.float64]
 
 MOVES = (*HEAD, *(f"{name} brows" for name in BROWS))
 UNITS = np.array([180 / np.pi] * 3 + [100.0] * 5)  # degrees; 0.01 interocular distances; per cent
-BANDS = ((0.0, 1.0), (1.0, 3.0), (3.0, 12.5))  # Hz: sways and nods, beats of speech, trembling
+BANDS = ((0.0, 1.0), (1.0, 3.0), (3.0, 12.5))  # Hz: slow motion and nods, beats of speech, jitter
 STRETCH = 75  # frames: of a clip's parts in which range and correlation are measured
 SPECTRUM = 64  # frames of a spectrum: 0.4 Hz steps
-SHUT = 0.65  # of how open the eyes usually are
-LONGEST = 15  # frames of a blink; what is shut for longer looks down, or sleeps
+SHUT = 0.65  # of the usual opening of the eyes
+LONGEST = 15  # frames of a blink; longer closures are no blinks
 BEGUN, HALF, DONE = 0.2, 0.5, 0.8  # of a blink's depth: eyes open slowly at the end
-FOLLOWED = ("pitch", "inner brows", "outer brows")  # what might follow the voice
+FOLLOWED = ("pitch", "inner brows", "outer brows")  # motion that is correlated with the voice
 
 
 @dataclass(frozen=True)
 class HeadVideo:
-    """What is read off one video of T frames.
+    """Motion of one video of T frames.
 
-    moves: (T, 8), MOVES in UNITS from the video's median face. openness: (T,), of the eyes. voice:
-    (T, 3), loudness, whether there is a voice, and its pitch; None where the sound is unknown.
+    moves: (T, 8), MOVES in UNITS, relative to the video's median face. openness: (T,), of the eyes.
+    voice: (T, 3), loudness, 1 for voiced, and pitch; None if the sound is unknown.
     """
 
     moves: Array
@@ -46,7 +45,7 @@ class HeadVideo:
 
     @classmethod
     def of(cls, meshes: NDArray[Any], voice: Array | None = None) -> HeadVideo:
-        """Measure meshes (T, 478, 2), all of them found, in any unit."""
+        """Measure meshes (T, 478, 2) without NaN, in any unit."""
         points = np.asarray(meshes, np.float64)
         moves = clip_moves(points, smooth=False) * UNITS
         return cls(moves, np.asarray(eye_openness(points)), voice)
@@ -77,7 +76,7 @@ class HeadStatistics:
 
 
 def statistics(videos: Sequence[HeadVideo]) -> HeadStatistics:
-    """Measure videos of one kind. The shortest says how fine the spectrum is."""
+    """Measure videos of one kind. The shortest decides the resolution of the spectrum."""
     moves = [video.moves for video in videos]
     seconds = sum(map(len, moves)) / FPS
     spans = [(video.openness, span) for video in videos for span in blinks(video.openness)]
@@ -100,17 +99,18 @@ def statistics(videos: Sequence[HeadVideo]) -> HeadStatistics:
 
 
 def deviation(clips: Sequence[Array]) -> Array:
-    """Standard deviation within clips: (T, N) each -> (N,). Clips count by their frames."""
+    """Return the standard deviation within clips: (T, N) each -> (N,), weighted by frames."""
     total = sum(len(clip) for clip in clips)
     squares = sum(((clip - clip.mean(0)) ** 2).sum(0) for clip in clips)
     return np.asarray(np.sqrt(squares / total))
 
 
 def spectrum(clips: Sequence[Array], frames: int = SPECTRUM) -> tuple[Array, Array]:
-    """Power over frequency, of all stretches of so many frames: Hz (F,), and (F, N) unit² per Hz.
+    """Return the power spectrum of clips: Hz (F,), and (F, N) unit² per Hz.
 
-    Welch 1967: stretches overlap by half, are freed of their mean and weighed by a Hann window. One
-    sided: the sum times the step is the variance. Raises ValueError: no clip is so long.
+    Welch 1967: stretches of `frames` frames overlap by half, have their mean removed and are
+    weighted by a Hann window. One sided: the sum times the step is the variance. Raises ValueError
+    if no clip is so long.
     """
     window = np.hanning(frames + 1)[:-1, None]
     norm = FPS * float((window**2).sum())
@@ -127,7 +127,7 @@ def spectrum(clips: Sequence[Array], frames: int = SPECTRUM) -> tuple[Array, Arr
 
 
 def band_shares(frequencies: Array, power: Array) -> Array:
-    """Of the power (F, N), what share lies in each of BANDS: (bands, N)."""
+    """Return the share of the power (F, N) in each of BANDS: (bands, N)."""
     parts = [
         power[(frequencies >= low) & (frequencies < high + (high == BANDS[-1][1]))].sum(0)
         for low, high in BANDS
@@ -139,10 +139,10 @@ def band_shares(frequencies: Array, power: Array) -> Array:
 
 
 def blinks(openness: Array) -> list[tuple[int, int]]:
-    """The blinks of a clip (T,), as first frame and the one after the last.
+    """Return the blinks of a clip (T,), as first frame and the one after the last.
 
-    A blink is where the eyes are open less than SHUT times as far as usual (the 80th percentile),
-    for LONGEST frames at most.
+    In a blink the eyes are open less than SHUT times as far as usual (the 80th percentile), for at
+    most LONGEST frames.
     """
     shut = openness < SHUT * np.percentile(openness, 80)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], shut.astype(int), [0]])))
@@ -151,10 +151,10 @@ def blinks(openness: Array) -> list[tuple[int, int]]:
 
 
 def blink_phases(openness: Array, span: tuple[int, int]) -> tuple[float, float, float]:
-    """Seconds in which a blink closes the eyes, opens them, and lasts; NaN where it is cut.
+    """Return the seconds of closing, opening and duration of a blink; NaN if it is cut.
 
-    Closing goes from BEGUN to DONE of its depth, opening back, and it lasts at HALF of it; linear
-    between frames.
+    Closing is from BEGUN to DONE of the depth, opening back. The duration is taken at HALF of the
+    depth. Values are linear between frames.
     """
     lowest = span[0] + int(openness[span[0] : span[1]].argmin())
     usual = np.percentile(openness, 80)
@@ -166,7 +166,7 @@ def blink_phases(openness: Array, span: tuple[int, int]) -> tuple[float, float, 
 
 
 def _falls(values: Array, level: float) -> float:
-    """Where values, which begin above a level, first fall below it; NaN where they do not."""
+    """Return the row at which values first fall below a level; NaN if they do not."""
     below = np.flatnonzero(values < level)
     if len(below) == 0:
         return float("nan")
@@ -175,7 +175,7 @@ def _falls(values: Array, level: float) -> float:
 
 
 def _intervals(spans: Sequence[Sequence[tuple[int, int]]]) -> Array:
-    """Deciles of the seconds between the beginnings of blinks within clips: (9,)."""
+    """Return deciles (9,) of the seconds between the beginnings of blinks within clips."""
     times = [np.diff([begin for begin, _ in clip]) / FPS for clip in spans if len(clip) > 1]
     if not times:
         return np.full(9, np.nan)
@@ -187,13 +187,13 @@ def _median(values: Array) -> float:
     return float(np.median(found)) if len(found) else float("nan")
 
 
-# --- what follows the voice -----------------------------------------------------------------------
+# --- correlation with the voice -------------------------------------------------------------------
 
 
 def correlations(videos: Sequence[HeadVideo]) -> Array:
-    """How loudness and the voice's pitch go with FOLLOWED: (2, 3), medians over stretches.
+    """Correlate loudness and the voice's pitch with FOLLOWED: (2, 3), medians over stretches.
 
-    Slow motion is taken off as a parabola. The voice's pitch counts where there is a voice.
+    Slow motion is removed as a parabola. The pitch counts in voiced frames.
     """
     columns = [MOVES.index(name) for name in FOLLOWED]
     found: list[Array] = []
@@ -225,13 +225,13 @@ def _correlation(first: Array, second: Array) -> float:
 
 
 def _detrended(rows: Array) -> Array:
-    """Rows (T, N) less the parabola that fits each column best."""
+    """Subtract from each column of rows (T, N) the parabola that fits it best."""
     time = np.linspace(-1, 1, len(rows))
     basis = np.linalg.qr(np.stack([np.ones_like(time), time, time**2], 1))[0]
     return np.asarray(rows - basis @ (basis.T @ rows))
 
 
 def _stretches(rows: Array) -> list[Array]:
-    """Parts of STRETCH frames each; a shorter clip is one part."""
+    """Split rows into parts of STRETCH frames each; a shorter clip is one part."""
     count = max(1, len(rows) // STRETCH)
     return [rows[n * STRETCH : (n + 1) * STRETCH] for n in range(count)]

@@ -1,8 +1,8 @@
-"""Whether the person in a clip is still the person of the picture, and how surely that is told.
+"""Identity similarity of a clip and its picture, and the accuracy of that measure.
 
 The measure is the cosine of our own face embedding (`models/identity.py`): 1 is the same picture.
-It is neither CSIM nor ArcFace's and compares only with cosines of the same weights file, whose
-header holds how well it verifies people that it never saw.
+It is neither CSIM nor ArcFace's. It is comparable only with cosines of the same weights file. The
+file's header holds its accuracy of verification on people outside the training.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from talkingface import video
 
 Floats = NDArray[np.float64]
 Embedding = Callable[[Tensor], Tensor]  # (B, 3, S, S) in [-1, 1] -> (B, D) of length 1
-EVERY = 5  # frames: five looks a second, a face does not change faster
+EVERY = 5  # frames: five per second, a face does not change faster
 AT_ONCE = 64  # pictures that are embedded together
-# The least cosine with a person's mean face that is still theirs: of the shipped embedding, 99 % of
-# s1's held-out frames are above 0.97, all of 500 other people's faces below 0.45.
+# The least cosine with a person's mean face that counts as the same person. With the package's
+# embedding 99 % of s1's held-out frames are above 0.97, all of 500 other people's faces below 0.45.
 SAME_PERSON = 0.65
 
 
 def embed(embedding: Embedding, frames: NDArray[np.uint8]) -> Floats:
-    """(T, S, S, 3) uint8 RGB aligned crops, T >= 1 -> (T, D), as the network gives them."""
+    """Embed uint8 RGB aligned crops (T, S, S, 3), T >= 1: (T, D), the network's own outputs."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"expected pictures (T, S, S, 3) uint8, got {frames.shape} {frames.dtype}")
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def likeness(
     picture: NDArray[np.uint8],
     every: int = EVERY,
 ) -> Floats:
-    """The cosine of every `every`-th frame, from the first, with the identity picture.
+    """Return the cosine of every `every`-th frame, from the first, with the identity picture.
 
     frames: (T, S, S, 3), picture: (S, S, 3), uint8 RGB aligned crops. Returns (ceil(T / every),)
     in [-1, 1].
@@ -61,14 +61,16 @@ def similarity(
     picture: NDArray[np.uint8],
     every: int = EVERY,
 ) -> float:
-    """Identity similarity of a clip: the mean of `likeness`."""
+    """Return the identity similarity of a clip: the mean of `likeness`."""
     return float(likeness(embedding, frames, picture, every).mean())
 
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a model of one person has learned: a name, and the mean (D,) of how they look to the
-    network of this sha256."""
+    """The person that a model was trained on.
+
+    face: (D,), the mean embedding. sha256: of the weights of the embedding network.
+    """
 
     name: str
     face: tuple[float, ...]
@@ -76,32 +78,32 @@ class Person:
 
     @classmethod
     def of(cls, name: str, embedding: Embedding, frames: NDArray[np.uint8], sha256: str) -> Person:
-        """frames: (T, S, S, 3), aligned crops of nobody else."""
+        """Create a person from frames (T, S, S, 3), aligned crops of this person alone."""
         mean = embed(embedding, frames).mean(0)
         return cls(name, tuple(round(float(x), 5) for x in mean / np.linalg.norm(mean)), sha256)
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> Person:
-        """From `facts` of an earlier one, as a weights file's header keeps them."""
+        """Read a person from `facts`, as a weights file's header holds them."""
         return cls(str(facts["name"]), tuple(map(float, facts["face"])), str(facts["sha256"]))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a weights file's header keeps."""
+        """Values for a weights file's header."""
         return {"name": self.name, "face": list(self.face), "sha256": self.sha256}
 
     def likeness(self, embedding: Embedding, crop: NDArray[np.uint8]) -> float:
-        """The cosine of a crop (S, S, 3) with the person's mean; SAME_PERSON tells them apart."""
+        """Return the cosine of a crop (S, S, 3) with the mean; compare it with SAME_PERSON."""
         return float(embed(embedding, crop[None])[0] @ np.array(self.face))
 
 
 def verification(same: NDArray[Any], different: NDArray[Any]) -> tuple[float, float]:
-    """How well scores tell pairs of one person from pairs of two: (AUC, equal error rate).
+    """Return (AUC, equal error rate) of scores for pairs of one person and pairs of two.
 
     same: (N,), different: (M,) scores, higher is more alike. AUC: the chance that a pair of one
-    person scores above a pair of two, a tie counts half. EER: where as large a share of the same is
-    refused as of the different is accepted; between two thresholds the mean of both shares where
-    they are closest. NaN for no pairs.
+    person scores above a pair of two; a tie counts half. EER: the error at the threshold that
+    rejects as large a share of the same pairs as it accepts of the different ones; it is the mean
+    of both shares where they are closest. NaN if there are no pairs.
     """
     if len(same) == 0 or len(different) == 0:
         return math.nan, math.nan

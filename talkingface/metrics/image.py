@@ -1,4 +1,4 @@
-"""How like a real picture a generated one is: PSNR, SSIM, sharpness.
+"""Similarity of a generated picture and a real one: PSNR, SSIM, sharpness.
 
 Pictures are (H, W, 3) RGB in 0-255, uint8 or float. A clip's number is the mean over its frames.
 """
@@ -25,14 +25,14 @@ def _pair(generated: NDArray[Any], real: NDArray[Any]) -> tuple[Array, Array]:
 
 
 def psnr(generated: NDArray[Any], real: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels of R, G and B; inf where they are equal."""
+    """Return the peak signal-to-noise ratio in dB over R, G and B; inf for equal pictures."""
     first, second = _pair(generated, real)
     error = float(np.mean((first - second) ** 2))
     return math.inf if error == 0 else 10 * math.log10(RANGE**2 / error)
 
 
 def _structure(first: Array, second: Array, means: tuple[Array, ...], bessel: float) -> Array:
-    """The SSIM map (Wang et al. 2004, Eq. 13) from local means of x, y, xx, yy, xy."""
+    """Return the SSIM map (Wang et al. 2004, Eq. 13) from local means of x, y, xx, yy, xy."""
     mean_x, mean_y, xx, yy, xy = means
     c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
     var_x, var_y = bessel * (xx - mean_x**2), bessel * (yy - mean_y**2)
@@ -42,7 +42,7 @@ def _structure(first: Array, second: Array, means: tuple[Array, ...], bessel: fl
 
 
 def _ssim(first: Array, second: Array, window: int, sigma: float | None) -> float:
-    """Mean SSIM over all places where the whole window fits, and over channels."""
+    """Return the mean SSIM over all places where the whole window fits, and over channels."""
     if min(first.shape[:2]) < window:
         raise ValueError(f"SSIM needs pictures of {window} x {window} px or more")
 
@@ -60,7 +60,7 @@ def _ssim(first: Array, second: Array, window: int, sigma: float | None) -> floa
 
 
 def ssim(generated: NDArray[Any], real: NDArray[Any]) -> float:
-    """Structural similarity, at most 1: Gaussian window of 11 px, sigma 1.5, mean over R, G, B."""
+    """Return structural similarity, at most 1: Gaussian window of 11 px, sigma 1.5, mean of RGB."""
     first, second = _pair(generated, real)
     return _ssim(first, second, SSIM_WINDOW, SSIM_SIGMA)
 
@@ -70,7 +70,7 @@ def _grey(picture: NDArray[Any]) -> Array:
 
 
 def sharpness(picture: NDArray[Any]) -> float:
-    """Variance of the Laplacian (4 neighbours) of the luma: high where edges are crisp.
+    """Return the variance of the Laplacian (4 neighbours) of the luma: high for sharp edges.
 
     It grows with contrast and noise too, so compare a generated picture with the real one of the
     same face, never two faces.
@@ -88,13 +88,13 @@ def _author_size(picture: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def author_psnr(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
-    """PSNR in dB as ATVGnet's released script computes it. Not correct: only to stand beside the
-    numbers published with it.
+    """Return PSNR in dB as ATVGnet's released script computes it.
 
-    Enlarged to 256 x 256, grey, and the difference and its square stay uint8, so that both wrap at
-    256: an error of 16 grey levels counts as none. It hardly falls under 24 dB, and a true 26.0 dB
-    reads about 30.5. inf where nothing is left of the error. Raises ValueError for other than two
-    pictures (H, W, 3) uint8.
+    It is not correct, and comparable only with the numbers published with that script. Pictures are
+    enlarged to 256 x 256 and grey. The difference and its square stay uint8 and wrap at 256: an
+    error of 16 grey levels counts as none. It is hardly ever under 24 dB; a true 26.0 dB gives
+    about 30.5. inf if the error is 0. Raises ValueError for other than two pictures (H, W, 3)
+    uint8.
     """
     _pair(generated, real)
     first, second = (cv2.cvtColor(_author_size(p), cv2.COLOR_RGB2GRAY) for p in (generated, real))
@@ -103,10 +103,10 @@ def author_psnr(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
 
 
 def author_ssim(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> float:
-    """SSIM as ATVGnet's released script computes it. Another measure than `ssim`: only to stand
-    beside the numbers published with it.
+    """Return SSIM as ATVGnet's released script computes it.
 
-    Enlarged to 256 x 256, with a flat 7 x 7 window and sample covariance; mean over R, G, B.
+    It differs from `ssim`, and is comparable only with the numbers published with that script.
+    Pictures are enlarged to 256 x 256; flat 7 x 7 window, sample covariance, mean over R, G, B.
     Raises ValueError for other than two pictures (H, W, 3) uint8.
     """
     _pair(generated, real)

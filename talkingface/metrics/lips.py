@@ -1,4 +1,4 @@
-"""How like real lips the generated ones move: aperture, landmark distance, reading accuracy.
+"""Similarity of generated and real lip motion: aperture, landmark distance, reading accuracy.
 
 Landmarks are (T, 68, 2) in pixels, iBUG order, detected on the finished frames. A frame in which no
 face was found is a row of NaN: it is left out of both clips, and counted.
@@ -18,7 +18,7 @@ from talkingface.models.lipreader import LEFT_CORNER, RIGHT_CORNER, MouthSpec
 
 Array = NDArray[np.float64]
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
-EQUAL = 1e-9  # correlations no further apart are the same: rounding does not decide
+EQUAL = 1e-9  # correlations that differ by less are equal: rounding does not decide
 REFERENCE_SIZE = 128  # pixels: the crop side at which landmark distances are quoted
 
 
@@ -29,7 +29,7 @@ def _check(*tracks: NDArray[Any]) -> None:
 
 
 def interocular(landmarks: NDArray[Any]) -> Array:
-    """(T, 68, 2) -> (T,): the distance of the eye centres (means of points 36-41 and 42-47)."""
+    """Return the distance (T,) of the eye centres, means of points 36-41 and 42-47 of 68."""
     _check(landmarks)
     points = landmarks.astype(np.float64)
     apart = points[:, LEFT_EYE].mean(1) - points[:, RIGHT_EYE].mean(1)
@@ -37,7 +37,7 @@ def interocular(landmarks: NDArray[Any]) -> Array:
 
 
 def aperture(landmarks: NDArray[Any]) -> Array:
-    """(T, 68, 2) -> (T,): the gap of the inner lips (points 62 and 66) in interocular distances."""
+    """Return the gap (T,) of the inner lips, points 62 and 66, in interocular distances."""
     _check(landmarks)
     gap = landmarks[:, INNER_TOP].astype(np.float64) - landmarks[:, INNER_BOTTOM]
     return np.asarray(np.linalg.norm(gap, axis=-1) / interocular(landmarks))
@@ -51,9 +51,9 @@ def _finite(generated: NDArray[Any], real: NDArray[Any]) -> tuple[Array, Array]:
 
 
 def correlation(generated: NDArray[Any], real: NDArray[Any]) -> float:
-    """Pearson's r of two curves (T,) over the frames where both are finite.
+    """Return Pearson's r of two curves (T,) over the frames in which both are finite.
 
-    NaN where it is undefined: a curve that does not move (a still picture), or under two frames.
+    NaN if it is undefined: for a constant curve (a still picture), or under two frames.
     """
     first, second = _finite(generated, real)
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -62,7 +62,7 @@ def correlation(generated: NDArray[Any], real: NDArray[Any]) -> float:
 
 
 def amplitude_ratio(generated: NDArray[Any], real: NDArray[Any]) -> float:
-    """Standard deviation of the generated curve (T,) over the real one's; NaN if that is still."""
+    """Return the standard deviation of a curve (T,) over the real one's; NaN if that is 0."""
     first, second = _finite(generated, real)
     if len(first) == 0 or np.ptp(second) == 0:
         return math.nan
@@ -70,11 +70,11 @@ def amplitude_ratio(generated: NDArray[Any], real: NDArray[Any]) -> float:
 
 
 def lag(generated: NDArray[Any], real: NDArray[Any], reach: int = 5) -> float:
-    """By how many frames the generated curve (T,) comes late; negative where it is early.
+    """Return the lag of the generated curve (T,) in frames; negative if it is early.
 
-    The shift within +-`reach` at which the two correlate best, the smallest of equals (of +k and
-    -k: the early one). A shift that leaves fewer than 2 `reach` frames finite in both does not
-    count. NaN where none does, where a curve does not move, or where none correlates positively.
+    It is the shift within +-`reach` with the largest correlation, the smallest of equals (of +k and
+    -k the early one). A shift that leaves fewer than 2 `reach` frames finite in both does not
+    count. NaN if no shift counts, a curve is constant, or no correlation is positive.
     """
     if generated.shape != real.shape or real.ndim != 1 or reach < 1:
         raise ValueError(
@@ -94,11 +94,11 @@ def lag(generated: NDArray[Any], real: NDArray[Any], reach: int = 5) -> float:
 
 @dataclass(frozen=True)
 class LandmarkDistance:
-    """LMD of the 20 mouth points after each frame's mean of all 68 points is taken away.
+    """LMD of the 20 mouth points; each frame's mean of all 68 points is subtracted first.
 
     pixels: mean over points and frames, in pixels of a 128 px crop; interocular: the same in the
     real face's interocular distances; author_sum: summed over the points, not averaged, as
-    ATVGnet's published script does; missed: frames left out because a face was not found.
+    ATVGnet's published script does; missed: frames without a face, which are left out.
     """
 
     pixels: float
@@ -110,7 +110,7 @@ class LandmarkDistance:
 def landmark_distance(
     generated: NDArray[Any], real: NDArray[Any], size: int = REFERENCE_SIZE
 ) -> LandmarkDistance:
-    """LMD (Chen et al. 2018) of two tracks (T, 68, 2) in pixels of a `size` px crop."""
+    """Return LMD (Chen et al. 2018) of two tracks (T, 68, 2) in pixels of a `size` px crop."""
     _check(generated, real)
     found = np.isfinite(generated).all((1, 2)) & np.isfinite(real).all((1, 2))
     missed = int((~found).sum())
@@ -137,15 +137,15 @@ class Box(NamedTuple):
     bottom: int
 
     def cut(self, frames: NDArray[Any]) -> NDArray[Any]:
-        """(..., H, W, 3) -> (..., bottom - top, right - left, 3), a view."""
+        """Return the view (..., bottom - top, right - left, 3) of frames (..., H, W, 3)."""
         return frames[..., self.top : self.bottom, self.left : self.right, :]
 
 
 def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None) -> Box:
-    """One box per clip for the mouth's own PSNR and SSIM, whole inside the `size` px crop.
+    """Return one box per clip for PSNR and SSIM of the mouth, inside the `size` px crop.
 
-    landmarks: (T, 68, 2) pixels of the real clip; the box sits around the mean of the mouth
-    corners' middles, sized as a lip reader's (48 x 36 px of 128).
+    landmarks: (T, 68, 2) pixels of the real clip. The box is around the mean of the mouth corners'
+    middles; its size is a lip reader's (48 x 36 px of 128).
     """
     _check(landmarks)
     spec = spec or MouthSpec()
@@ -162,10 +162,10 @@ def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None)
 
 
 def reading_accuracy(logits: NDArray[Any], labels: NDArray[Any], top: int = 1) -> float:
-    """LRA: the share of clips whose word is among the reader's `top` likeliest.
+    """Return LRA: the share of clips whose word is among the reader's `top` likeliest.
 
-    logits: (N, words); labels: (N,), -1 for a clip without a word, which does not count. NaN where
-    none has one. A tie for the last place counts as wrong.
+    logits: (N, words); labels: (N,), -1 for a clip without a word, which does not count. NaN if no
+    clip has a word. A tie for the last rank counts as wrong.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"expected (N, words) and (N,), got {logits.shape} and {labels.shape}")

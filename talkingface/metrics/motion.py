@@ -1,4 +1,4 @@
-"""How a clip moves: where, by optical flow (Song et al. 2019, footnote 2), and how steadily."""
+"""Motion of a clip: its place by optical flow (Song et al. 2019, footnote 2), and steadiness."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _greys(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
-    """Farneback's dense flow of two grey pictures (H, W): (H, W, 2), (u, v) in pixels per frame.
+    """Return Farneback's dense flow of two grey pictures (H, W): (H, W, 2), (u, v) in pixels.
 
-    What is at (x, y) in the first is at (x + u, y + v) in the second.
+    The point (x, y) of the first is at (x + u, y + v) in the second.
     """
     flow: Any = cv2.calcOpticalFlowFarneback(
         first, second, np.zeros((*first.shape, 2), np.float32), 0.5, 3, 15, 3, 5, 1.2, 0
@@ -47,7 +47,7 @@ def _flows(greys: list[NDArray[np.uint8]]) -> Iterator[Floats]:
 
 @dataclass(frozen=True)
 class Motion:
-    """How one clip moves.
+    """Motion of one clip.
 
     intensity: (H, W), the paper's motion map (`motion_intensity`). mouth, rest: its mean inside the
     mouth's box and outside. warp_error: see `warp_error`, mean absolute difference of 255.
@@ -60,7 +60,7 @@ class Motion:
 
 
 def clip_motion(frames: NDArray[np.uint8], mouth: Box) -> Motion:
-    """All that the flow of a clip tells, from one pass: the flow is what takes the time.
+    """Return all measures of the flow of a clip from one pass: the flow is slow to compute.
 
     frames: (T, H, W, 3) uint8 RGB, T >= 2. mouth: the box of `lips.mouth_box`.
     """
@@ -73,10 +73,10 @@ def clip_motion(frames: NDArray[np.uint8], mouth: Box) -> Motion:
 
 
 def motion_intensity(frames: NDArray[np.uint8]) -> Floats:
-    """The paper's motion map: u^2 + v^2 of the flow between neighbours, averaged over the clip.
+    """Return the paper's motion map: u^2 + v^2 of the flow between neighbours, mean over the clip.
 
-    frames: (T, H, W, 3) uint8 RGB, T >= 2. Returns (H, W), squared pixels per frame: bright where
-    the clip moves, which on a good clip is the mouth. Song et al. 2019, footnote 2.
+    frames: (T, H, W, 3) uint8 RGB, T >= 2. Returns (H, W), squared pixels per frame: high where the
+    clip moves, which in a good clip is the mouth. Song et al. 2019, footnote 2.
     """
     greys = _greys(frames)
     total = np.zeros(frames.shape[1:3], np.float32)
@@ -86,9 +86,9 @@ def motion_intensity(frames: NDArray[np.uint8]) -> Floats:
 
 
 def motion_split(frames: NDArray[np.uint8], box: Box) -> tuple[float, float]:
-    """Mean of `motion_intensity` in the mouth's box and in the rest of the crop, px^2 per frame^2.
+    """Return the mean of `motion_intensity` in the mouth's box and outside, px^2 per frame^2.
 
-    A speaking face moves in the first; what moves in the second is the head, or trembles.
+    Speech moves the first. Motion in the second is that of the head, or jitter.
     """
     return _split(motion_intensity(frames), box)
 
@@ -102,18 +102,18 @@ def _split(intensity: Floats, box: Box) -> tuple[float, float]:
 
 
 def warp_error(frames: NDArray[np.uint8]) -> float:
-    """What motion does not explain: flicker, popping texture. Lower is steadier.
+    """Return the change that motion does not explain: flicker, popping texture. Lower is steadier.
 
-    frames: (T, H, W, 3) uint8 RGB, T >= 2. Each frame's successor is brought back along the flow
-    and compared: the mean absolute difference over R, G, B (0-255). Noise of the camera counts too,
-    so read it beside the real clip's; a clip that stands still scores about 0.
+    frames: (T, H, W, 3) uint8 RGB, T >= 2. Each frame's successor is warped back along the flow and
+    compared: the mean absolute difference over R, G, B (0-255). Noise of the camera counts too, so
+    compare it with the real clip's. It is about 0 for a still clip.
     """
     together = zip(_flows(_greys(frames)), pairwise(frames), strict=True)
     return float(np.mean([_unexplained(*pair, flow) for flow, pair in together]))
 
 
 def _unexplained(here: NDArray[np.uint8], following: NDArray[np.uint8], flow: Floats) -> float:
-    """Mean absolute difference of a frame and its successor, brought back along the flow."""
+    """Return the mean absolute difference of a frame and its successor warped along the flow."""
     height, width = flow.shape[:2]
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     back = cv2.remap(
@@ -127,11 +127,11 @@ def _unexplained(here: NDArray[np.uint8], following: NDArray[np.uint8], flow: Fl
 
 
 def jitter(landmarks: NDArray[Any], size: int = REFERENCE_SIZE) -> float:
-    """How the mouth trembles: the mean length of the second difference of its 20 points over time.
+    """Return the jitter of the mouth: mean length of the second difference of its 20 points.
 
     landmarks: (T, 68, 2) in pixels of a `size` px crop. Returns pixels per frame^2 at 128: 0 for
-    lips that stand or glide. Real lips change direction too, so read it beside the real clip's.
-    Three frames in a row of which one has no face are left out; NaN where none is left.
+    lips that are still or move uniformly. Real lips change direction too, so compare it with the
+    real clip's. Differences that include a frame without a face are left out; NaN if none is left.
     """
     if landmarks.ndim != 3 or landmarks.shape[1:] != (LANDMARKS, 2):
         raise ValueError(f"expected landmarks (T, {LANDMARKS}, 2), got {landmarks.shape}")
@@ -142,12 +142,12 @@ def jitter(landmarks: NDArray[Any], size: int = REFERENCE_SIZE) -> float:
 
 
 def drift(frames: NDArray[np.uint8], picture: NDArray[np.uint8], every: int = 25) -> Array:
-    """How far a face walks away from its identity picture while it speaks, as a curve over time.
+    """Return the drift of a face from its identity picture, as a curve over time.
 
     frames: (T, S, S, 3). picture: (S, S, 3), the identity, an aligned crop. Returns a value per
-    `every` frames (the last may have fewer): the mean absolute difference, of 255, of their mean
-    picture, in which flicker and blinks fade, from the eyes to the upper lip (NOSE_AND_CHEEKS):
-    generators draw there, and speech moves little. 0 is the identity's own face.
+    `every` frames (the last may have fewer). It is the mean absolute difference, of 255, of their
+    mean picture, in which flicker and blinks fade. It is taken from the eyes to the upper lip
+    (NOSE_AND_CHEEKS), where generators draw and speech moves little. 0 is the identity's own face.
     """
     if frames.ndim != 4 or frames.shape[1:] != picture.shape or not len(frames) or every < 1:
         raise ValueError(
@@ -155,6 +155,6 @@ def drift(frames: NDArray[np.uint8], picture: NDArray[np.uint8], every: int = 25
             f"got {frames.shape}, {picture.shape} and {every}"
         )
     still = Box(*(round(share * len(picture)) for share in NOSE_AND_CHEEKS))
-    seen, own = still.cut(frames), still.cut(picture).astype(np.float64)
-    blocks = [seen[first : first + every] for first in range(0, len(seen), every)]
+    region, own = still.cut(frames), still.cut(picture).astype(np.float64)
+    blocks = [region[first : first + every] for first in range(0, len(region), every)]
     return np.array([np.abs(block.mean(0, dtype=np.float64) - own).mean() for block in blocks])

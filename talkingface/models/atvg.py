@@ -247,8 +247,8 @@ class VgNet(nn.Module):
             maps.append(x)
         landmarks = ibug(meshes)
         moved = (landmarks - portrait.landmarks.unsqueeze(1)) / FLOW_UNIT
-        told = torch.cat([moved.flatten(2), landmarks.flatten(2)], dim=-1).flatten(0, 1)
-        drawn = self.landmark_encoder(told).unflatten(1, (-1, *self.small))
+        placed = torch.cat([moved.flatten(2), landmarks.flatten(2)], dim=-1).flatten(0, 1)
+        drawn = self.landmark_encoder(placed).unflatten(1, (-1, *self.small))
         x = self.fuse(torch.cat([maps[2], drawn.to(x.dtype)], dim=1)).unflatten(0, shape)
         x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
         x = self.residual(pixels_last(x.flatten(0, 1)))
@@ -352,7 +352,7 @@ def _double(inputs: int, outputs: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Atvg.encode` keeps of a face; the published AT-net alone needs no features."""
+    """Face encoded by `Atvg.encode`; the published AT-net alone needs no features."""
 
     portrait: Portrait
     features: tuple[Tensor, ...] = ()
@@ -415,16 +415,16 @@ class Atvg(nn.Module):
 
         meshes: (B, T, 478, 2) to draw instead of the predicted ones, see `contract.Moving`.
         """
-        heard, drawn = (None, None) if state is None else state
+        at_state, vg_state = (None, None) if state is None else state
         if isinstance(self.at, ExpressionNet):
             if meshes is None:
                 meshes = self.meshes(identity, self.at(speech))
-            made, drawn = self.draw_window(identity, meshes, drawn)
+            made, vg_state = self.draw_window(identity, meshes, vg_state)
         else:
-            landmarks, heard = self.speak(identity, speech, heard)
-            made, drawn = self.draw_window(identity, landmarks, drawn)
+            landmarks, at_state = self.speak(identity, speech, at_state)
+            made, vg_state = self.draw_window(identity, landmarks, vg_state)
         whole = identity.portrait.image.unsqueeze(1)
-        return self.window.into_crop(made, whole), (heard, drawn)
+        return self.window.into_crop(made, whole), (at_state, vg_state)
 
     @property
     def readout(self) -> ExpressionNet:
@@ -450,7 +450,7 @@ class Atvg(nn.Module):
     def draw(
         self, identity: Identity, landmarks: Tensor, state: State = None
     ) -> tuple[Generated, State]:
-        """VG-net: landmarks (B, T, 68, 2), heard or given, to whole crops.
+        """VG-net: landmarks (B, T, 68, 2), predicted or given, to whole crops.
 
         A VG-net that bends the picture moves its mesh as the landmarks move.
         """

@@ -153,22 +153,22 @@ class ConvGru(nn.Module):
 
         forget: every frame begins anew, and the state is None: no recurrence.
         """
-        heard = self.heard(x.flatten(0, 1)).contiguous()  # convolutions of few pixels want this
+        projected = self.heard(x.flatten(0, 1)).contiguous()  # convolutions of few pixels want this
         if forget:
             return self._cell(
-                heard, heard.new_zeros(len(heard), self.hidden, *x.shape[-2:])
+                projected, projected.new_zeros(len(projected), self.hidden, *x.shape[-2:])
             ).unflatten(0, x.shape[:2]), None
         if state is None:
-            state = heard.new_zeros(len(x), self.hidden, *x.shape[-2:])
-        return over_frames(self._next, heard.unflatten(0, x.shape[:2]), state)
+            state = projected.new_zeros(len(x), self.hidden, *x.shape[-2:])
+        return over_frames(self._next, projected.unflatten(0, x.shape[:2]), state)
 
-    def _next(self, heard: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        after = self._cell(heard, state)
+    def _next(self, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        after = self._cell(projected, state)
         return after, after
 
-    def _cell(self, heard: Tensor, state: Tensor) -> Tensor:
+    def _cell(self, projected: Tensor, state: Tensor) -> Tensor:
         kept: Tensor = self.kept(state)
-        gates, new = heard.split([2 * self.hidden, self.hidden], dim=1)
+        gates, new = projected.split([2 * self.hidden, self.hidden], dim=1)
         old_gates, old_new = kept.split([2 * self.hidden, self.hidden], dim=1)
         reset, update = torch.sigmoid(gates + old_gates).chunk(2, dim=1)
         new = torch.tanh(new + reset * old_new)
@@ -205,7 +205,7 @@ def _lstm_cell(weights: Sequence[Tensor]) -> Cell:
 
 
 def over_frames(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """What `cell` makes of (B, T, ...), frame after frame: (B, T, ...), and its last state.
+    """Apply `cell` to (B, T, ...), frame after frame; returns (B, T, ...), and the last state.
 
     cell: a frame (B, ...) and the state before it -> its output (B, ...) and the state after it.
     """

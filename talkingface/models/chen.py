@@ -48,7 +48,7 @@ class ChenConfig:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Chen.encode` keeps of a face."""
+    """Face encoded by `Chen.encode`."""
 
     portrait: Portrait
     features: Tensor  # (B, C, h', w'): m_I
@@ -106,9 +106,9 @@ class Chen(nn.Module):
     def draw_window(self, identity: Identity, speech: Tensor) -> Generated:
         """`forward`, but pictures are only the lips' box: what training needs."""
         frames = speech.shape[1]
-        heard = self.audio_encoder(self.normal(speech).flatten(0, 1).unsqueeze(1))
+        encoded = self.audio_encoder(self.normal(speech).flatten(0, 1).unsqueeze(1))
         seen = repeat_frames(identity.features, frames)
-        joint = torch.cat([seen, heard.unflatten(1, self.map_shape)], dim=1)
+        joint = torch.cat([seen, encoded.unflatten(1, self.map_shape)], dim=1)
         x = self.blocks(joint.contiguous(memory_format=torch.channels_last))
         colour = torch.tanh(self.decoder(x).float()).unflatten(0, (-1, frames)).contiguous()
         ramp, still = self.window.ramp, self.window.cut(identity.portrait.image).unsqueeze(1)
@@ -123,7 +123,7 @@ class Chen(nn.Module):
 
 
 class Correlation(nn.Module):
-    """How well the change of sound and the motion of lips go together (the paper's L_corr).
+    """Agreement of the change of sound and the motion of lips (the paper's L_corr).
 
     Both are embedded frame by frame, and centred over the sequence before the cosine, which makes
     it a correlation: embeddings that never change would otherwise agree with everything.

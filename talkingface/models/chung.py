@@ -61,7 +61,7 @@ class ChungConfig:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Chung.encode` keeps of a face."""
+    """Face encoded by `Chung.encode`."""
 
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
@@ -159,8 +159,8 @@ class EncoderDecoder(nn.Module):
         """z_I, its maps and (B, T, hops, coefficients) -> (B, T, 3, h, w) in [-1, 1]."""
         frames = speech.shape[1]
         normal = (speech - self.speech_mean) / self.speech_std
-        heard = self.audio_encoder(normal.flatten(0, 1).unsqueeze(1))
-        joint = torch.cat([heard, repeat_frames(face, frames)], dim=1)
+        encoded = self.audio_encoder(normal.flatten(0, 1).unsqueeze(1))
+        joint = torch.cat([encoded, repeat_frames(face, frames)], dim=1)
         x = F.leaky_relu(self.seed(joint), 0.2).unflatten(1, (-1, *self.seed_shape))
         x = x.contiguous(memory_format=torch.channels_last)
         for level, up in enumerate(self.ups):

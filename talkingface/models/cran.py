@@ -96,13 +96,13 @@ class CranConfig:
 
     @property
     def looks_back(self) -> bool:
-        """Whether the scheme sees the picture before."""
+        """True if the scheme sees the picture before."""
         return self.scheme in ("sequential", "natural")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Cran.encode` keeps of a face: everything that does not depend on speech."""
+    """Face encoded by `Cran.encode`: all that does not depend on speech."""
 
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I

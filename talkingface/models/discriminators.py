@@ -198,7 +198,7 @@ class FrameCritic(nn.Module):
 
 
 class VideoCritic(nn.Module):
-    """D_V of Eq. 4: does this sequence move as real ones do?"""
+    """D_V of Eq. 4: tells sequences that move as real ones do from generated ones."""
 
     def __init__(self, config: VideoCriticConfig = PUBLISHED_VIDEO_CRITIC) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class VideoCritic(nn.Module):
 
 
 class RegressionCritic(nn.Module):
-    """ATVGnet's discriminator: which landmarks do these frames show, and is the sequence real?
+    """ATVGnet's discriminator: the landmarks that frames show, and whether the sequence is real.
 
     The recurrence is over time and forward: the landmarks of a frame depend on no later frame.
     """
@@ -269,8 +269,10 @@ class RegressionCritic(nn.Module):
         return nn.Sequential(*layers)
 
     def train(self, mode: bool = True) -> RegressionCritic:
-        """As any module's, but cuDNN's LSTM must stay in training mode to pass gradients on to a
-        generator while the critic is held still; without dropout its two modes are the same.
+        """Set the mode as of any module, but keep cuDNN's LSTM in training mode.
+
+        It passes gradients on to a generator while the critic is held still; without dropout its
+        two modes are the same.
         """
         super().train(mode)
         self.memory.train()

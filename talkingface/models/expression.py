@@ -50,7 +50,7 @@ _FADE_LENGTH = 0.35  # and how much further down it does fully
 
 
 def fade(reference: Tensor) -> Tensor:
-    """How much speech moves each point, in [0, 1]: (478, 2) -> (478,)."""
+    """Return how much speech moves each point, in [0, 1]: (478, 2) -> (478,)."""
     y = reference[:, 1]
     return ((y - y[NOSE_BASE] + _FADE_ABOVE) / _FADE_LENGTH).clamp(0, 1)
 
@@ -86,17 +86,17 @@ def _pair_steps(mesh: Tensor) -> Tensor:
 
 
 def _displaced_pairs(displacement: Tensor) -> Tensor:
-    """How displacements (N, 956) of the upper inner lip differ from the lower's: (N, 18)."""
+    """Return the displacements (N, 956) of the lower inner lip less the upper's: (N, 18)."""
     return _pair_steps(displacement.unflatten(1, (MESH_POINTS, 2))).flatten(1)
 
 
 def _pair_gaps(mesh: Tensor) -> Tensor:
-    """How far the lower point of each of INNER_PAIRS lies below the upper one: (..., 9)."""
+    """Return how far the lower point of each of INNER_PAIRS lies below the upper one: (..., 9)."""
     return _pair_steps(mesh)[..., 1]
 
 
 def _closing(reference: Tensor, upper_reach: float, lower_reach: float) -> Tensor:
-    """How each point moves down to close gaps of 1 between INNER_PAIRS: (478, 9).
+    """Return each point's motion down that closes gaps of 1 between INNER_PAIRS: (478, 9).
 
     The upper lip takes _UPPER_SHARE of it, the lower lip the rest; both fade like Gaussians.
     """
@@ -234,7 +234,7 @@ class ExpressionSpace(nn.Module):
         return solved[:count].T.to(self.scale.dtype).contiguous()
 
     def lip_gap(self, expression: Tensor) -> Tensor:
-        """How far the lower inner lip lies below the upper one: expressions (..., K) -> (...).
+        """Return the gap of the inner lips of expressions (..., K): (...).
 
         Interocular units; affine in the expression, about 0 of the neutral face.
         """
@@ -266,7 +266,7 @@ class ExpressionSpace(nn.Module):
         return transform(moved, inverse(aligned).unsqueeze(1))
 
     def _wanted(self, expression: Tensor) -> Tensor:
-        """How far each pair of inner lips is apart with expressions (..., K): (..., 9)."""
+        """Return the gap of each pair of inner lips with expressions (..., K): (..., 9)."""
         gaps = _pair_gaps(self.mesh(expression)).clamp(min=0)
         part = (self.lip_gap(expression) / _SHUT_GAP).clamp(0, 1).unsqueeze(-1)
         return gaps * part.square() * (3 - 2 * part)

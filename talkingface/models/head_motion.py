@@ -231,7 +231,7 @@ class HeadConfig:
 
 
 class HeadState(NamedTuple):
-    """Everything that a stream needs to go on; batch first.
+    """State of a stream's head; batch first.
 
     seed, frame: (B,), what random numbers depend on. hidden: (B, hidden) of the GRU. last: (B, 2,
     POSES), positions, newest first. memory: of `Prosody.step`. passes: (B, 2, bands), low passes of
@@ -352,10 +352,10 @@ class HeadNet(nn.Module):
 
     def step(self, windows: Tensor, state: HeadState) -> tuple[Tensor, HeadState]:
         """One frame: windows (B, hops, coefficients) -> a move (B, POSES) and the next state."""
-        heard, memory = self.hear(windows, state.memory)
-        hybrid, hidden = self.gru(heard.unsqueeze(1), state.hidden.unsqueeze(0))
+        features, memory = self.hear(windows, state.memory)
+        hybrid, hidden = self.gru(features.unsqueeze(1), state.hidden.unsqueeze(0))
         state = state._replace(hidden=hidden[0], memory=memory)
-        move: tuple[Tensor, HeadState] = self.output(hybrid[:, 0], heard, state)
+        move: tuple[Tensor, HeadState] = self.output(hybrid[:, 0], features, state)
         return move
 
     def hear(self, windows: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -381,6 +381,6 @@ def bands(passes: Tensor) -> Tensor:
 
 
 def _pace(loudness: Tensor, activity: Tensor) -> Tensor:
-    """How much the activity of a voice changes in a frame: quickly up, slowly down."""
+    """Return the change of a voice's activity in a frame: quickly up, slowly down."""
     change = (loudness > 0.4).to(activity) - activity
     return torch.where(change > 0, ATTACK * change, RELEASE * change)

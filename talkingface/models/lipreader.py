@@ -30,7 +30,7 @@ LEFT_CORNER, RIGHT_CORNER = 48, 54  # of the outer lips, iBUG
 
 @dataclass(frozen=True)
 class MouthSpec:
-    """Which box around the mouth a reader sees, and at which size.
+    """Box around the mouth that a reader sees, and its size.
 
     half_width, above, below: of the face crop's side, from the middle of the mouth's corners;
     height, width: pixels after resampling; grey: one channel (luma) in place of RGB.
@@ -47,7 +47,7 @@ class MouthSpec:
 
     @property
     def channels(self) -> int:
-        """Of a cut mouth."""
+        """Channels of a mouth's crop."""
         return 1 if self.grey else 3
 
 
@@ -130,7 +130,7 @@ def valid_frames(lengths: Tensor, time: int) -> Tensor:
 
 
 class _Reader(nn.Module):
-    """What both readers share: valid frames only are encoded, so padding changes nothing."""
+    """Base of both readers: valid frames only are encoded, so padding changes nothing."""
 
     def _check(self, mouths: Tensor, lengths: Tensor, spec: MouthSpec) -> None:
         expected = (spec.channels, spec.height, spec.width)

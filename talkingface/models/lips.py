@@ -24,8 +24,8 @@ from talkingface.models.expression import ExpressionSpace
 
 
 class Mouth(NamedTuple):
-    """What motion needs of a face: its mesh (B, 478, 2) in [0, 1] of the crop, its own expression
-    (B, K), and its mesh at rest with closed lips (B, 478, 2)."""
+    """A face ready to move: its mesh (B, 478, 2) in [0, 1] of the crop, its own expression (B, K),
+    and its mesh at rest with closed lips (B, 478, 2)."""
 
     mesh: Tensor
     own: Tensor
@@ -108,7 +108,7 @@ class ExpressionNet(nn.Module):
         return out
 
     def prepare(self, portrait: Portrait) -> Mouth:
-        """What stays of a face: once per portrait. Raises ValueError where it has no mesh."""
+        """Prepare a face, once per portrait. Raises ValueError where it has no mesh."""
         if portrait.mesh is None:
             raise ValueError("a portrait that speaks by expressions needs its mesh")
         own = self.space.fit(portrait.mesh)[1]

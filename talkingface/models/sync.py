@@ -1,4 +1,4 @@
-"""Whether lips and sound belong together: 200 ms of each, as two points on one sphere.
+"""Embedding of lips and sound: 200 ms of each, as two points on one sphere.
 
 After SyncNet (Chung and Zisserman 2016): one encoder sees five mouths in a row, the other hears the
 log-mel spectrum around them; matching windows lie close. The weights are our own, and so are the

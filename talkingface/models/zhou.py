@@ -55,7 +55,7 @@ class ZhouConfig:
 
 @dataclass(frozen=True)
 class Identity:
-    """What `Zhou.encode` keeps of a face."""
+    """Face encoded by `Zhou.encode`."""
 
     portrait: Portrait
     features: Tensor  # (B, image_features): p
@@ -146,7 +146,7 @@ class Zhou(nn.Module):
 
 
 class SharedSpace(nn.Module):
-    """Where both encoders end: features centred and scaled, then of length 1.
+    """Shared space of both encoders: features centred and scaled, then of length 1.
 
     Without a centre all features begin as nearly one vector, and the contrastive loss keeps them
     so: at half the margin from each other, sounds all alike and mouths all alike, it stands still.

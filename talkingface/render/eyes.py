@@ -371,7 +371,7 @@ class _Layers:
     def _gaze(
         self, rise: Floats, depth: Floats, shift: tuple[float, float]
     ) -> tuple[Floats, Floats]:
-        """Where the eyeball's pixels come from, (right, down) of their place."""
+        """Return the offsets (right, down) from which the eyeball's pixels come."""
         x, y, deep = self.x[self.eyeball], self.y[self.eyeball], np.float32(shift[1])
         inner = np.minimum(-rise, -depth)  # inside the opening, from its edge
         far = np.hypot(x - self.iris[0] - np.float32(shift[0]), y - self.iris[1] - deep)
@@ -496,7 +496,7 @@ class EyeRenderer:
 
 
 def _reach(eye: _Eye, shape: tuple[int, ...]) -> float:
-    """How far an eye can shut, of its opening: 0 if it is shut in the picture, or out of it."""
+    """Return how far an eye can shut, of its opening: 0 if it is shut already, or outside."""
     x, y = eye.middle
     if not (0 <= x < shape[1] and 0 <= y < shape[0] and np.isfinite(eye.upper).all()):
         return 0.0
@@ -517,7 +517,7 @@ def _gaze_limits(eye: _Eye) -> Array:
 
 
 def _behind_lenses(picture: Picture, mesh: Array, eyes: list[_Surroundings]) -> bool:
-    """Whether dark or mirroring lenses hide the eyes.
+    """Return whether dark or mirroring lenses hide the eyes.
 
     No iris stands out from its white or from the skin around, and that skin is of another colour
     than the face's. Eyes in deep shadow look the same, and are left alone as well.

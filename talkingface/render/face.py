@@ -18,7 +18,7 @@ MARGIN = 4  # pixels around the lips in which the two layers are blended
 
 
 class Interior(Protocol):
-    """What is behind the lips, see `render.mouth.MouthInterior`."""
+    """Inside of a mouth, see `render.mouth.MouthInterior`."""
 
     def draw(self, mesh: Array, box: Box) -> Floats:
         """(478, 2) picture pixels and a box -> its pixels (h, w, 3) in [0, 255]."""
@@ -104,7 +104,7 @@ class FaceRenderer:
         return box if box[0] < box[1] and box[2] < box[3] else None
 
     def _clipped(self, box: Box) -> Box:
-        """What the picture holds of a box; of no size where it holds nothing."""
+        """Clip a box to the picture; of no size where it holds nothing."""
         height, width = self.picture.shape[:2]
         y0, y1 = (min(max(0, y), height) for y in box[:2])
         x0, x1 = (min(max(0, x), width) for x in box[2:])
@@ -117,7 +117,7 @@ def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int]) -> 
 
 
 def _coverage(shape: tuple[int, int], polygon: Array, corner: tuple[int, int]) -> Floats:
-    """How much of each pixel a polygon covers, in [0, 1]: drawn four times as large, averaged.
+    """Return each pixel's coverage by a polygon, in [0, 1]: drawn four times as large, averaged.
 
     Without its outline, which is a quarter of a pixel wide and would be all of a shut mouth.
     """

@@ -1,4 +1,4 @@
-"""Whether a face wears glasses: their bridge is an edge across the nose, at the eyes' height."""
+"""Detection of glasses: their bridge is an edge across the nose, at the eyes' height."""
 
 from __future__ import annotations
 

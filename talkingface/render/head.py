@@ -87,7 +87,7 @@ class HeadRenderer:
         return out
 
     def _weights(self, head: Floats, brows: Floats) -> Floats:
-        """What the fields are multiplied by: (6, 2), picture pixels."""
+        """Return the fields' factors of one frame: (6, 2), picture pixels."""
         pitch, yaw, roll, x, y, scale = LARGEST * np.tanh(head / LARGEST)
         moved = np.exp(scale) * rotation(pitch, yaw, roll)[:2] - np.eye(3)[:2]
         inner, outer = BROW_LARGEST * np.tanh(brows / BROW_LARGEST)
@@ -146,7 +146,7 @@ class HeadRenderer:
         return _smoothstep(1 - distance / FADE)
 
     def _brow_fields(self, nodes: Array) -> Floats:
-        """How far each node rises with the inner and with the outer ends: (rows, columns, 2)."""
+        """Return how far nodes rise with the brows' inner and outer ends: (rows, columns, 2)."""
         out = np.zeros((*nodes.shape[:2], 2))
         for upper, lower, lid in zip(BROWS_UPPER, BROWS_LOWER, LID_TOPS, strict=True):
             brow = (self._face[upper] + self._face[lower]) / 2  # from the outer end to the inner
@@ -172,7 +172,7 @@ class HeadRenderer:
         return _smoothstep(near / (BORDER * unit))
 
     def _inverted(self, move: Floats) -> Floats:
-        """Where nodes go -> where a frame's nodes come from, by fixed-point iteration."""
+        """Invert the nodes' displacement, by fixed-point iteration."""
         rows, columns = self._region.shape
         down, across = np.mgrid[:rows, :columns].astype(np.float32)
         scale = np.float32(1 / self._region.step)
@@ -204,7 +204,7 @@ class HeadRenderer:
         )
 
     def _sources(self, move: Floats, nodes: Box) -> Floats:
-        """Where the pixels from the first of those nodes on come from: (rows, columns, 2).
+        """Return the source of each pixel from the first of those nodes on: (rows, columns, 2).
 
         Enlarged by an odd factor, a node's value lies in the middle of its pixels.
         """

@@ -121,7 +121,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class _OwnFrame:
-    """What the picture shows of its mouth. mesh: (478, 2) of it.
+    """The mouth as the picture shows it. mesh: (478, 2) of it.
 
     seen: premultiplied (h, w, 4) in the layers' box; shade: (h, w), of its lips.
     """
@@ -131,13 +131,13 @@ class _OwnFrame:
     shade: Floats
 
     def likeness(self, mesh: Points, axes: Axes) -> float:
-        """How near a frame's mouth is to the picture's: 1 for the same, 0 beyond _NEAR."""
+        """Return the likeness of a mouth to the picture's: 1 for the same, 0 beyond _NEAR."""
         off = np.linalg.norm((mesh - self.mesh)[_MOUTH], axis=1).max() / axes.unit
         return float(np.clip(1 - (off / _NEAR) ** 2, 0, 1))
 
 
 class MouthInterior:
-    """What shows between the lips of one face.
+    """Inside of one face's mouth: what shows between its lips.
 
     picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows the face.
     neutral: (478, 2), the same face in the same pose at rest, lips closed. eye_distance: pixels,
@@ -243,7 +243,7 @@ class MouthInterior:
         return np.concatenate([linear, start[:, None]], 1)
 
     def _shade(self, mesh: Points, box: Box) -> Floats:
-        """How much light the lips leave inside, of a box's pixels: (h, w) in [0, 1].
+        """Return the light that the lips leave inside, of a box's pixels: (h, w) in [0, 1].
 
         Drawn small: the opening, a little lower than it is, blurred.
         """

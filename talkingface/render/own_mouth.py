@@ -37,15 +37,19 @@ class FaceAxes(Protocol):
     """The part of `mouth.Axes` that is needed here."""
 
     @property
-    def unit(self) -> float: ...
+    def unit(self) -> float:
+        """Pixels between the eyes."""
 
-    def points(self, points: Points) -> Points: ...
-    def grid(self, box: Box) -> tuple[Floats, Floats]: ...
+    def points(self, points: Points) -> Points:
+        """Picture pixels (N, 2) -> the mouth's own axes."""
+
+    def grid(self, box: Box) -> tuple[Floats, Floats]:
+        """The axes' coordinates of a box's pixels, (h, w) each."""
 
 
 @dataclass(frozen=True)
 class OwnMouth:
-    """What a picture shows between its lips, premultiplied (h, w, 4) in the layers' box.
+    """A picture's own teeth and tongue, premultiplied (h, w, 4) in the layers' box.
 
     upper: teeth of the skull; lower: the rest; seen: both as
     they are. has_teeth: whether there are upper ones. lip: where
@@ -66,7 +70,7 @@ class OwnMouth:
 
 
 def is_flat(picture: Picture, box: Box) -> bool:
-    """Whether a face is drawn in flat colours: most neighbouring pixels are equal."""
+    """Return whether a face is drawn in flat colours: most neighbouring pixels are equal."""
     y0, y1, x0, x1 = box
     part = picture[y0:y1, x0:x1].astype(np.int16)
     if part.shape[1] < 2 or float(part.mean()) < _TOO_DARK:
@@ -169,7 +173,7 @@ def _edge(
 
 
 def _beside_lips(light: Floats, lab: Floats, there: NDArray[np.bool_], bright: float) -> bool:
-    """Whether the brightest of an opening is brighter or less red than the lips around it."""
+    """Return whether an opening's brightest is brighter or less red than the lips around it."""
     size = max(5, int(np.sqrt(there.sum()) / 8)) | 1
     lips = (cv2.dilate(there.astype(np.uint8), np.ones((size, size), np.uint8)) > 0) & ~there
     best = there & (light > 0.85 * bright)
@@ -179,7 +183,7 @@ def _beside_lips(light: Floats, lab: Floats, there: NDArray[np.bool_], bright: f
 
 
 def _run_end(teeth: Floats, y: Floats, light: Floats) -> float:
-    """Where the first tooth of a column ends: at a gap, or at a dark line across."""
+    """Return the end of a column's first tooth: at a gap, or at a dark line across."""
     order = np.argsort(y, kind="stable")
     y, light = y[order], light[order]
     first = last = float(teeth[0])

@@ -42,7 +42,7 @@ _SPREAD = np.array([0.35, 0.25, 0.03, 0.12, 0.15, 60.0])
 
 @dataclass(frozen=True)
 class FaceLight:
-    """How a face is lit and shaped.
+    """Light and shape of a face.
 
     skin: (3,) colour of the cheeks in [0, 255]; left, right: their brightness; white: brightness of
     the eyes' white. roundness: eye distance over the face's height, larger in children. mouth:

@@ -1,4 +1,4 @@
-"""How bright and of which colour the inside of a mouth is, read off the face around it."""
+"""Brightness and colour of the inside of a mouth, read off the face around it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _join(found: set[frozenset[int]], points: list[complex], edge: frozenset[int
 
 
 def _cross(points: list[complex], first: frozenset[int], second: frozenset[int]) -> bool:
-    """Whether two edges without a common end cross."""
+    """Return whether two edges without a common end cross."""
     if first & second:
         return False
     (a, b), (c, d) = ([points[end] for end in edge] for edge in (first, second))
@@ -135,7 +135,7 @@ class Region:
 
 @dataclass(frozen=True)
 class _Shares:
-    """How points move nodes: a matrix (nodes, points), nearly empty, that multiplies steps.
+    """Shares of points in the motion of nodes: a sparse matrix (nodes, points).
 
     nodes: (R,), that move. starts: (R,), of each one's shares (E,), which are of `points` (E,).
     """
@@ -165,7 +165,7 @@ class _Shares:
 
 
 class MeshWarp:
-    """Where the pixels of a frame come from, for one picture and any motion of its mesh."""
+    """Warp of one picture along its mesh: the source of every pixel, for any motion of the mesh."""
 
     def __init__(self, mesh: Array, moving: NDArray[np.int64]) -> None:
         """mesh: (478, 2), as the picture shows the face. moving: (P,), the points that may move."""
@@ -184,7 +184,7 @@ class MeshWarp:
         self._layers = [_Shares.of(self._layer(inside, plain, side) * fade) for side in LIPS]
 
     def flows(self, mesh: Array) -> tuple[Floats, Floats]:
-        """Of the upper and of the lower layer: (rows, columns, 2) at the region's nodes.
+        """Return both layers' flows, upper and lower: (rows, columns, 2) at the region's nodes.
 
         mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
         """
@@ -205,7 +205,7 @@ class MeshWarp:
         return transform(corners, self.to_picture)
 
     def _overlap(self, mesh: Array) -> Array:
-        """How far lips that move go past their edges, more where they are apart: (9, 2), down.
+        """Return how far moving lips go past their edges, more where they are apart: (9, 2), down.
 
         A tracker sees the edges some pixels off; without it a line of teeth, or of the other lip,
         would move with a lip and stay between the two when they close. Down, for the upper lip.
@@ -235,7 +235,7 @@ class MeshWarp:
         return Region((int(y0), int(y1), int(x0), int(x1)), step, shape)
 
     def _barycentric(self) -> tuple[NDArray[np.bool_], Floats]:
-        """Which nodes lie in a triangle that moves, and how each moving point moves them.
+        """Find the nodes in triangles that move, and the share of each moving point in them.
 
         (rows, columns), and (rows, columns, P).
         """
@@ -250,7 +250,7 @@ class MeshWarp:
         return inside, weights[..., :-1]
 
     def _layer(self, inside: NDArray[np.bool_], plain: Floats, side: NDArray[np.int64]) -> Floats:
-        """How each moving point moves the nodes of one layer: (rows, columns, P).
+        """Return the share of each moving point in the nodes of one layer: (rows, columns, P).
 
         A layer knows all but the other side of the mouth, between its corners. A node that lies
         exactly on the edge belongs to its own side; those next to the edge go with it.
@@ -285,7 +285,7 @@ class MeshWarp:
         return fade
 
     def _inverted(self, forward: Floats) -> Floats:
-        """Where points go, at the nodes of the picture -> where a frame's nodes come from.
+        """Invert the displacement of the picture's nodes: the source of each node of a frame.
 
         Newton's method, node by node, on a part of the motion that grows to the whole.
         """

@@ -1,5 +1,6 @@
-"""People compare videos of two methods, pair by pair (Song et al. 2019, Sec. 4.5 and Table 2).
+"""User study: raters compare videos of two methods (Song et al. 2019, Sec. 4.5 and Table 2).
 
-`making` makes a study of folders of videos, `store` keeps it and every answer, `order` says what a
-rater sees when and on which side, `statistics` computes and `table` prints what came out.
+`creation` makes a study from folders of videos. `store` keeps the study and its answers. `order`
+chooses each rater's pairs, their order and their sides. `statistics` computes the results and
+`table` prints them.
 """

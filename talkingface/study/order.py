@@ -1,7 +1,7 @@
-"""What a rater sees: which pairs, in which order, on which side, and where attention is checked.
+"""Tasks of a rater: the pairs, their order, their sides, and the attention checks.
 
-Everything follows from the study's seed and the rater's number, so that a design can be computed
-again, and no two raters have the same.
+All follow from the study's seed and the rater's number. So a design can be computed again, and
+raters get different designs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """One pair before one rater. first_is_a: the pair's first video is video A, on the left."""
+    """A pair shown to one rater. first_is_a: the pair's first video is video A, on the left."""
 
     pair: int
     first_is_a: bool
 
 
 def checks_beside(comparisons: int, share: float) -> int:
-    """How many attention checks go with so many comparisons, so that they are `share` of all.
+    """Return the number of attention checks that makes up `share` of all tasks.
 
-    At least one, unless none are wanted (share 0) or there is nothing to compare.
+    At least one, except for share 0 or no comparisons.
     """
     if share == 0 or comparisons == 0:
         return 0
@@ -30,7 +30,7 @@ def checks_beside(comparisons: int, share: float) -> int:
 
 
 def fitting(pairs: int, tasks: int, share: float) -> int:
-    """The most comparisons, of so many pairs, that fit into `tasks` together with their checks."""
+    """Return the most comparisons that fit into `tasks` together with their checks."""
     fits = (n for n in range(min(pairs, tasks), 0, -1) if n + checks_beside(n, share) <= tasks)
     return next(fits, 0)
 
@@ -43,11 +43,11 @@ def design(
     tasks: int,
     share: float,
 ) -> list[Task]:
-    """The tasks of one rater, in their order; at most `tasks`, `share` of them attention checks.
+    """Return the tasks of one rater in order: at most `tasks`, `share` of them attention checks.
 
-    votes: each pair that still needs ratings, and how many it has: those with the fewest come in
-    first, ties in an order of the rater's own. Checks are spread evenly: one in each stretch of the
-    sequence, somewhere in it. Either side has the first video in half of the tasks.
+    votes: pair -> its ratings, for pairs that need more. Pairs with the fewest ratings are taken
+    first, ties in random order. Checks are spread evenly: the sequence is divided into stretches
+    with one check each, at a random position. The first video is on each side in half of the tasks.
     """
     rng = random.Random(f"{seed}/{rater}")
     pool = sorted(votes)

@@ -1,8 +1,7 @@
-"""A study on disk: one SQLite file beside its videos. Every answer is a transaction of its own.
+"""A study on disk: one SQLite file beside its videos. Every answer is one transaction.
 
-The file is in write-ahead mode and synchronised at every commit: a server that is killed, or a
-machine that loses power, keeps every answer that it has acknowledged, and the tables can be read
-while people vote.
+The file is in write-ahead mode and synchronised at every commit. So an acknowledged answer
+survives a killed server or a loss of power, and the tables can be read while people vote.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from talkingface.study import order
 
 DATABASE, VIDEOS = "study.sqlite", "videos"
 VERSION = 0x7F5D0001  # of the tables below, as SQLite's user_version
-Side = Literal["a", "b"]
+VideoLabel = Literal["a", "b"]
 QUESTIONS = {"lips": "Lip Accuracy", "realism": "Video Realism", "quality": "Image Quality"}
-PASS = 0.75  # of the answers to attention checks: with fewer right, a rater is left out
-AWAY = 3600.0  # seconds without an answer, after which a rater's open tasks are given to others
-MOST_RATERS = 10_000  # a page that anybody can call must not fill the disk
-LONGEST = 86_400.0  # seconds that an answer may have taken
+PASS = 0.75  # share of right answers to attention checks below which a rater is left out
+AWAY = 3600.0  # seconds without an answer after which a rater's open tasks go to others
+MOST_RATERS = 10_000  # so that a public page cannot fill the disk
+LONGEST = 86_400.0  # most seconds for an answer
 
 SCHEMA = """
 CREATE TABLE study (
@@ -67,20 +66,20 @@ CREATE INDEX answer_pair ON answer(pair);
 
 
 class UnknownRater(BadRequest):
-    """A token that no rater of this study has."""
+    """Raised for a token that no rater of this study has."""
 
 
-class Closed(BadRequest):
-    """No pair needs any more ratings, or there are too many raters."""
+class StudyClosed(BadRequest):
+    """Raised when no pair needs more ratings, or when there are too many raters."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is fixed when a study is made.
+    """Settings that are fixed when a study is created.
 
-    seed: of samples, orders and sides. per_pair: ratings wanted of each pair. tasks: pairs that a
-    rater sees, at most, attention checks among them. checks: their share of what is seen, 0 to
-    0.5. contact: who runs the study, for the page.
+    seed: of samples, orders and sides. per_pair: wanted ratings per pair. tasks: most pairs that a
+    rater sees, including attention checks. checks: share of attention checks, 0 to 0.5. contact:
+    contact of the study, for the page.
     """
 
     seed: int = 0
@@ -103,7 +102,7 @@ class Design:
 
 @dataclass(frozen=True)
 class VideoRow:
-    """A video under its opaque name. source: the file it was; seconds: its length."""
+    """A video under its random name. source: the original file. seconds: its length."""
 
     file: str
     sample: str
@@ -114,7 +113,7 @@ class VideoRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two videos by their opaque names; see the table `pair`."""
+    """Two videos by their random names; see the table `pair`."""
 
     sample: str
     other: str
@@ -124,27 +123,27 @@ class PairRow:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A task as the page shows it. answers: question -> "a" or "b", empty where none are yet."""
+class Assignment:
+    """A task as the page shows it. answers: question -> "a" or "b", empty before the first."""
 
     position: int
-    answers: dict[str, Side]
+    answers: dict[str, VideoLabel]
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a rater stands. task: None when all are answered; then `code` proves it."""
+    """State of a rater. task: None when all are answered; then `code` proves it."""
 
     token: str
     answered: int
     total: int
-    task: Shown | None
+    task: Assignment | None
     code: str | None
 
 
 @dataclass(frozen=True)
 class Vote:
-    """One answer to a pair that counts. ours: for the first method; chose_a: for the left side."""
+    """One answer to a pair, not to a check. ours: for the first method. chose_a: for the left."""
 
     rater: int
     sample: str
@@ -157,7 +156,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Standing:
-    """A rater so far: pairs answered of those given, checks answered rightly of those met."""
+    """Progress of a rater: pairs answered of `total`, checks answered right of those `met`."""
 
     rater: int
     code: str
@@ -167,7 +166,7 @@ class Standing:
     met: int
 
     def passed(self, threshold: float = PASS) -> bool:
-        """Whether the votes count. Who met no check has not failed any."""
+        """Return whether the rater's votes count. A rater without checks passes."""
         return self.right >= threshold * self.met
 
 
@@ -200,7 +199,7 @@ def _now() -> str:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; nobody else writes meanwhile."""
+    """Run a write transaction: all or nothing, without other writers."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -211,10 +210,10 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 class Study:
-    """An existing study. Every method opens a connection of its own: any thread may call any."""
+    """An existing study. Each method opens its own connection, so it is thread-safe."""
 
     def __init__(self, folder: Path | str) -> None:
-        """Raises BadRequest when the folder holds no study of this version."""
+        """Open a study. Raises BadRequest when the folder holds no study of this version."""
         self.folder = Path(folder)
         path = self.folder / DATABASE
         if not path.is_file():
@@ -247,13 +246,13 @@ class Study:
             yield connection
 
     def missing(self) -> list[Path]:
-        """The videos that are not where they belong."""
+        """Return the paths of missing videos."""
         with self._connected() as connection:
             files = connection.execute("SELECT file FROM video ORDER BY file").fetchall()
         return [path for (f,) in files if not (path := self.folder / VIDEOS / f).is_file()]
 
     def expected(self) -> tuple[int, float]:
-        """What a new rater would see at most: (pairs, seconds of video, both sides at once)."""
+        """Return the most that a new rater sees: (pairs, seconds); both sides play at once."""
         with self._connected() as connection:
             pairs, seconds = connection.execute(
                 "SELECT count(*), avg(seconds) FROM pair JOIN video ON file = first WHERE NOT "
@@ -263,32 +262,32 @@ class Study:
         total = fitting + order.checks_beside(fitting, self.design.checks)
         return total, total * float(seconds or 0)
 
-    def is_open(self) -> bool:
-        """Whether any pair still needs ratings."""
+    def needs_ratings(self) -> bool:
+        """Return whether any pair still needs ratings."""
         with self._connected() as connection:
-            return bool(self._needed(connection))
+            return bool(self._pairs_to_rate(connection))
 
     # --- raters -----------------------------------------------------------------------------------
 
     def begin(self) -> State:
-        """A new rater, who has consented, with all tasks laid out. Raises Closed."""
+        """Create a rater, who has consented, and assign all tasks. Raises StudyClosed."""
         with self._connected() as connection, _transaction(connection):
             (raters,) = connection.execute("SELECT count(*) FROM rater").fetchone()
-            votes = self._needed(connection)
+            votes = self._pairs_to_rate(connection)
             if not votes:
-                raise Closed("this study has all the answers it needs: thank you for coming")
+                raise StudyClosed("this study has all the answers it needs: thank you for coming")
             if raters >= MOST_RATERS:
-                raise Closed("this study takes no more raters: thank you for coming")
+                raise StudyClosed("this study takes no more raters: thank you for coming")
             token, code = secrets.token_urlsafe(16), secrets.token_hex(4).upper()
             cursor = connection.execute(
                 "INSERT INTO rater (token, code, consented, seen) VALUES (?, ?, ?, ?)",
                 (token, f"{code[:4]}-{code[4:]}", _now(), time.time()),
             )
             assert cursor.lastrowid is not None
-            self._lay_out(connection, cursor.lastrowid, votes)
+            self._assign_tasks(connection, cursor.lastrowid, votes)
             return self._state(connection, cursor.lastrowid, token)
 
-    def _lay_out(
+    def _assign_tasks(
         self, connection: sqlite3.Connection, rater: int, votes: Mapping[int, int]
     ) -> None:
         design = self.design
@@ -300,11 +299,11 @@ class Study:
             [(rater, n, task.pair, task.first_is_a) for n, task in enumerate(tasks)],
         )
 
-    def _needed(self, connection: sqlite3.Connection) -> dict[int, int]:
-        """The pairs that have too few ratings, and how many they have or are about to get.
+    def _pairs_to_rate(self, connection: sqlite3.Connection) -> dict[int, int]:
+        """Return the pairs with too few ratings -> their ratings, including expected ones.
 
-        Ratings of raters who fail the attention checks do not count; what somebody has before them
-        counts until they have been away for long.
+        Ratings of raters who fail the attention checks do not count. An open task of a rater is an
+        expected rating, until the rater was away for `AWAY` seconds.
         """
         passing = {s.rater for s in self._standings(connection) if s.passed()}
         rows = connection.execute(
@@ -323,7 +322,7 @@ class Study:
         return {pair: n + open_[pair] for pair, n in done.items() if n < wanted}
 
     def state(self, token: str) -> State:
-        """Where a rater stands. Raises UnknownRater."""
+        """Return the state of a rater. Raises UnknownRater."""
         with self._connected() as connection:
             return self._state(connection, self._rater(connection, token), token)
 
@@ -335,12 +334,12 @@ class Study:
 
     def _state(self, connection: sqlite3.Connection, rater: int, token: str) -> State:
         answered, total = self._progress(connection, rater)
-        shown = Shown(answered, {}) if answered < total else None
+        shown = Assignment(answered, {}) if answered < total else None
         (code,) = connection.execute("SELECT code FROM rater WHERE id = ?", (rater,)).fetchone()
         return State(token, answered, total, shown, None if shown else code)
 
     def _progress(self, connection: sqlite3.Connection, rater: int) -> tuple[int, int]:
-        """(tasks answered, tasks): answers come in the tasks' order, without a gap."""
+        """Return (answered tasks, all tasks). Tasks are answered in order, without gaps."""
         row = connection.execute(
             "SELECT (SELECT count(DISTINCT pair) FROM answer WHERE rater = ?), "
             "(SELECT count(*) FROM task WHERE rater = ?)",
@@ -348,24 +347,24 @@ class Study:
         ).fetchone()
         return int(row[0]), int(row[1])
 
-    def shown(self, token: str, position: int) -> Shown:
-        """A task that may be answered: the first open one, or the last answered, to change it.
+    def assignment(self, token: str, position: int) -> Assignment:
+        """Return a task that may be answered: the first open one or the last answered one.
 
         Raises UnknownRater, BadRequest.
         """
         with self._connected() as connection:
             rater = self._rater(connection, token)
-            pair, first_is_a = self._answerable(connection, rater, position)
+            pair, first_is_a = self._answerable_task(connection, rater, position)
             rows = connection.execute(
                 "SELECT question, first_wins FROM answer WHERE rater = ? AND pair = ?",
                 (rater, pair),
             ).fetchall()
-        return Shown(position, {q: "a" if wins == first_is_a else "b" for q, wins in rows})
+        return Assignment(position, {q: "a" if wins == first_is_a else "b" for q, wins in rows})
 
-    def _answerable(
+    def _answerable_task(
         self, connection: sqlite3.Connection, rater: int, position: int
     ) -> tuple[int, bool]:
-        """(pair, whether its first video is A) of a task that may be answered now."""
+        """Return (pair, whether its first video is A) of a task that may be answered now."""
         answered, _ = self._progress(connection, rater)
         row = connection.execute(
             "SELECT pair, first_is_a FROM task WHERE rater = ? AND position = ?",
@@ -379,12 +378,12 @@ class Study:
         return int(row[0]), bool(row[1])
 
     def answer(
-        self, token: str, position: int, answers: Mapping[str, Side], seconds: float
+        self, token: str, position: int, answers: Mapping[str, VideoLabel], seconds: float
     ) -> State:
-        """Keep the answers to one pair, all questions of it, in one transaction.
+        """Store the answers to all questions of one pair, in one transaction.
 
         position: of the first open task, or of the last answered one, whose answers are replaced.
-        answers: question -> "a" or "b". seconds: how long it took. Raises UnknownRater, BadRequest.
+        answers: question -> "a" or "b". seconds: time taken. Raises UnknownRater, BadRequest.
         """
         if set(answers) != set(QUESTIONS) or not set(answers.values()) <= {"a", "b"}:
             raise BadRequest(f'answers must be "a" or "b" to each of: {", ".join(QUESTIONS)}')
@@ -392,7 +391,7 @@ class Study:
             raise BadRequest(f"{seconds} seconds for an answer: must be 0 to {LONGEST:.0f}")
         with self._connected() as connection, _transaction(connection):
             rater = self._rater(connection, token)
-            pair, first_is_a = self._answerable(connection, rater, position)
+            pair, first_is_a = self._answerable_task(connection, rater, position)
             now = _now()
             rows = [
                 (rater, pair, question, (side == "a") == first_is_a, now, seconds)
@@ -402,8 +401,8 @@ class Study:
             connection.execute("UPDATE rater SET seen = ? WHERE id = ?", (time.time(), rater))
             return self._state(connection, rater, token)
 
-    def video(self, token: str, position: int, side: Side) -> Path:
-        """The file of one side of one of a rater's tasks. Raises UnknownRater, BadRequest."""
+    def video(self, token: str, position: int, side: VideoLabel) -> Path:
+        """Return the file of one side of a rater's task. Raises UnknownRater, BadRequest."""
         with self._connected() as connection:
             rater = self._rater(connection, token)
             row = connection.execute(
@@ -416,10 +415,10 @@ class Study:
         first, second, first_is_a = row
         return self.folder / VIDEOS / str(first if (side == "a") == bool(first_is_a) else second)
 
-    # --- what came out ----------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def votes(self) -> list[Vote]:
-        """Every answer to a pair that is no attention check, of every rater."""
+        """Return all answers of all raters, except those to attention checks."""
         with self._connected() as connection:
             rows = connection.execute(
                 "SELECT answer.rater, sample, other, question, first_wins, first_is_a, seconds "
@@ -433,7 +432,7 @@ class Study:
         ]
 
     def standings(self) -> list[Standing]:
-        """Every rater, in the order in which they came."""
+        """Return the progress of every rater, in the order in which they began."""
         with self._connected() as connection:
             return self._standings(connection)
 

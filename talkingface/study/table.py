@@ -1,4 +1,4 @@
-"""Table 2 of Song et al. 2019 from the answers of a study, and what to know before believing it."""
+"""Table 2 of Song et al. 2019 from the answers of a study, with details on its reliability."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talkingface.study import statistics
 from talkingface.study.statistics import LEVEL, Interval
 from talkingface.study.store import PASS, QUESTIONS, Standing, Study, Vote
 
-NAME = "study"  # of the files: study.md, study.tex, study.json
+NAME = "study"  # stem of the files: study.md, study.tex, study.json
 COLUMNS: tuple[Column, ...] = tuple((heading, key, 2) for key, heading in QUESTIONS.items())
 DETAILS: tuple[Column, ...] = (
     ("votes", "votes", 0),
@@ -36,11 +36,11 @@ DETAILS: tuple[Column, ...] = (
 
 @dataclass(frozen=True)
 class Result:
-    """One method beside the compared one, by one question.
+    """Result of the first method against another one, for one question.
 
-    ours: votes for the compared method, of `votes`. two_way, wilson, over_raters, over_samples:
-    intervals of their share (see `statistics`; the last two are bootstraps of whole raters and of
-    whole samples). p: of the sign test over samples. agreement, alpha: of raters.
+    ours: votes for the first method, of `votes`. two_way, wilson, over_raters, over_samples:
+    intervals of their share (see `statistics`; the last two are bootstraps over raters and over
+    samples). p: of the sign test over samples. agreement, alpha: of raters.
     """
 
     other: str
@@ -59,16 +59,17 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of the votes, for the compared method; NaN without votes."""
+        """Return the share of votes for the first method; NaN without votes."""
         return self.ours / self.votes if self.votes else math.nan
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Who voted. raters: began; voted: answered a pair that counts; left_out: failed the checks.
+    """Counts of raters.
 
-    unchecked: voted, and met no check. chose_a: share of the left side, 0.5 where sides do not
-    matter. seconds: median time of a pair. Both of the raters who count.
+    raters: who began. voted: who answered a pair that is no check. left_out: who failed the
+    checks. unchecked: who voted but met no check. chose_a: share of the left side, 0.5 without
+    bias. seconds: median time of a pair. The last two include only raters who passed.
     """
 
     raters: int
@@ -82,7 +83,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that came out of a study. methods: the compared one first."""
+    """Results of a study. methods: the one that is compared with all others comes first."""
 
     methods: list[str]
     results: list[Result]
@@ -91,7 +92,7 @@ class Outcome:
 
 
 def outcome(study: Study, threshold: float = PASS) -> Outcome:
-    """Count a study's answers, whether it is finished or not.
+    """Compute the results of a study, finished or not.
 
     threshold: raters with a smaller share of right answers to attention checks are left out.
     """
@@ -118,7 +119,7 @@ def outcome(study: Study, threshold: float = PASS) -> Outcome:
 
 
 def result(votes: Sequence[Vote], other: str, question: str) -> Result:
-    """From the votes on one method and question."""
+    """Compute the result of one method and question from its votes."""
     ours = np.array([vote.ours for vote in votes], dtype=np.float64)
     raters = np.array([vote.rater for vote in votes], dtype=np.int64)
     samples = np.array([vote.sample for vote in votes], dtype=np.str_)
@@ -142,7 +143,7 @@ def result(votes: Sequence[Vote], other: str, question: str) -> Result:
 
 
 def _sums(labels: NDArray[Any], ours: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(votes for ours, votes) of each label."""
+    """Return (votes for ours, votes) of each label."""
     _, index = np.unique(labels, return_inverse=True)
     return np.bincount(index, ours), np.bincount(index).astype(np.float64)
 
@@ -151,7 +152,7 @@ def _sums(labels: NDArray[Any], ours: NDArray[np.float64]) -> tuple[NDArray[Any]
 
 
 def as_printed(found: Outcome) -> list[Table]:
-    """The paper's table, then one with what stands behind each of its cells."""
+    """Return the paper's table and a table with the details of each of its cells."""
     rows: dict[str, dict[str, float | Estimate]] = {}
     details: dict[str, Row] = {}
     for r in found.results:
@@ -192,8 +193,8 @@ def _details_caption() -> str:
     )
 
 
-def about(panel: Panel) -> str:
-    """Who voted, in a few sentences."""
+def panel_summary(panel: Panel) -> str:
+    """Describe the raters in a few sentences."""
     text = (
         f"{panel.raters} raters began, {panel.voted} voted; {panel.left_out} of these are left out "
         f"(under {panel.threshold:.0%} of their attention checks right), {panel.unchecked} met no "
@@ -208,23 +209,23 @@ def about(panel: Panel) -> str:
 
 
 def markdown(found: Outcome) -> str:
-    """Everything, to read."""
+    """Return the results as Markdown."""
     parts = [f"# User study: {found.methods[0]} against {', '.join(found.methods[1:])}\n"]
     for one in as_printed(found):
         parts += [tables.table(one.first, one.rows, one.columns), f"{one.caption}\n"]
-    return "\n".join([*parts, f"{about(found.panel)}\n"])
+    return "\n".join([*parts, f"{panel_summary(found.panel)}\n"])
 
 
 def latex(found: Outcome) -> str:
-    """The same tables for \\input in LaTeX; needs \\usepackage{booktabs}."""
+    r"""Return the tables for \input in LaTeX; needs \usepackage{booktabs}."""
     main, details = as_printed(found)
-    captions = f"User study. {main.caption}", f"{details.caption} {about(found.panel)}"
+    captions = f"User study. {main.caption}", f"{details.caption} {panel_summary(found.panel)}"
     floats = (tables.tabular(t, c) for t, c in zip((main, details), captions, strict=True))
     return "\n".join(["% \\usepackage{booktabs}\n", *floats])
 
 
 def as_json(found: Outcome) -> str:
-    """The same, and every rater with code and attention checks, for programs; null is unknown."""
+    """Return the results, with every rater, as JSON. null means unknown."""
     results = [{**asdict(r), "share": r.share} for r in found.results]
     panel, threshold = asdict(found.panel), found.panel.threshold
     raters = [{**asdict(s), "passed": s.passed(threshold)} for s in found.standings]
@@ -233,7 +234,7 @@ def as_json(found: Outcome) -> str:
 
 
 def _known(value: Any) -> Any:
-    """What JSON can say of it: no NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: _known(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -242,12 +243,12 @@ def _known(value: Any) -> Any:
 
 
 def outputs(out: Path) -> list[Path]:
-    """The files that `write` makes."""
+    """Return the files that `write` makes."""
     return [out / f"{NAME}.{kind}" for kind in ("md", "tex", "json")]
 
 
 def write(found: Outcome, out: Path, overwrite: bool = False) -> None:
-    """Tables as Markdown, LaTeX and JSON into a folder. Raises OutputError."""
+    """Write the tables as Markdown, LaTeX and JSON into a folder. Raises OutputError."""
     with media.writing(out, OSError):
         out.mkdir(parents=True, exist_ok=True)
     for path in outputs(out):

@@ -1,0 +1,1 @@
+"""Train generators, baselines, lip readers and the networks that measure."""

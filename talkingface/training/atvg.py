@@ -33,7 +33,7 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 
 @dataclass(frozen=True)
 class AtvgTraining(GeneratorTraining):
-    """Everything that `talkingface train atvg` needs beside the data.
+    """Settings of `talkingface train atvg`.
 
     beta: of the dynamic pixel-wise loss. mouth: factor on the height of the lips in the regression
     terms (the released code: 1e4). jitter: noise on real landmarks shown to VG-net, crop sides.
@@ -47,8 +47,11 @@ class AtvgTraining(GeneratorTraining):
 
 
 class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
-    """Chen et al. 2019: a stage without pictures trains AT-net; in one with pictures, `real_guide`
-    says how many samples VG-net draws from real landmarks (all: the paper's second stage)."""
+    """The recipe of Chen et al. 2019.
+
+    A stage without pictures trains AT-net. In a stage with pictures, `real_guide` is the share of
+    samples that VG-net generates from real landmarks (all: the paper's second stage).
+    """
 
     def __init__(
         self,
@@ -72,11 +75,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         critics: dict[str, nn.Module] = {"regression_critic": self.regression}
         super().__init__(training, cache, splits, device, init, seed, critics, lips)
 
-    def _hearing(self) -> nn.Module:
+    def _speech_module(self) -> nn.Module:
         at: nn.Module = self.model.at
         return at
 
-    def _listens(self, stage: Stage) -> bool:
+    def _uses_speech(self, stage: Stage) -> bool:
         return self.lips_at is None and (not stage.pictures or stage.real_guide < 1)
 
     @property
@@ -118,8 +121,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
     def _landmarks(
         self, identity: Identity, batch: Batch, stage: Stage
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What VG-net is shown: real meshes; or the published one: real landmarks, a little
-        disturbed, or AT-net's own."""
+        """Return VG-net's input and the loss terms of AT-net.
+
+        The input is real meshes; for the published VG-net, real landmarks with some noise or those
+        of AT-net.
+        """
         if self.lips_at is not None:
             return batch.mesh, {}
         jitter = torch.randn(len(batch.landmarks), 1, 68, 2, device=self.device)
@@ -132,7 +138,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         return torch.where(real, disturbed, own), terms
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
-        """The discriminator's score, and the landmarks it sees in what was drawn from them."""
+        """Add the losses of the discriminator's score and of the landmarks that it estimates."""
         terms = super()._adversarial_terms(batch, made, stage)
         if "score" not in stage.weights and "regression" not in stage.weights:
             return terms
@@ -159,16 +165,16 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
             "critic/regression_real": self._regression(seen_real, batch.landmarks),
             "critic/regression_fake": self._regression(seen_fake, made.landmarks),
         }
-        self._learn("regression_critic", torch.stack(list(own.values())).sum())
+        self._update("regression_critic", torch.stack(list(own.values())).sum())
         return terms | own
 
     def _regression(self, seen: Tensor, drawn: Tensor | None) -> Tensor:
-        """Landmarks seen in frames against those that the frames were drawn from, or are known."""
+        """Return the loss of landmarks estimated from frames against their true landmarks."""
         assert drawn is not None
         true = drawn.detach() / FLOW_UNIT
         return landmark_regression_loss(seen / FLOW_UNIT, true, self.training.mouth)
 
-    # --- looking at it --------------------------------------------------------------------------
+    # --- validation -----------------------------------------------------------------------------
 
     def _renditions(
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
@@ -179,7 +185,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         return {"": heard, "real_landmarks_": drawn}
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The averaged weights; the published AT-net's gain makes lips open as real ones do."""
+        """Write the averaged weights; set the published AT-net's gain to the real lips' opening."""
         if self.lips_at is None:
             gain = self._gain()
             self.ema.at.gain.fill_(gain)
@@ -187,7 +193,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         super().export(path, step, measures)
 
     def _gain(self) -> float:
-        """1 / the amplitude ratio of all held-out apertures, between 0.8 and 1.25."""
+        """Return 1 / the amplitude ratio of all held-out apertures, between 0.8 and 1.25."""
         own: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         true: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         for _, _, landmarks, portrait, speech in self._held_out():  # AT-net alone: no pictures

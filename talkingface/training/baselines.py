@@ -18,10 +18,10 @@ from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, S
 
 @dataclass(frozen=True)
 class ChungTraining(GeneratorTraining):
-    """Everything that training Chung et al. needs beside the data.
+    """Settings of training Chung et al. 2017.
 
-    same_picture: share of samples that see their identity picture repeated, as it is wherever only
-    one is given, and not further ones of the same clip.
+    same_picture: share of samples whose identity input is one picture repeated, as in use with one
+    portrait; the others get several pictures of the same clip.
     """
 
     model: ChungConfig
@@ -29,8 +29,11 @@ class ChungTraining(GeneratorTraining):
 
 
 class ChungRecipe(GeneratorRecipe[ChungTraining]):
-    """Chung et al. 2017: L1 alone. A stage with the loss "pixels" trains the encoder-decoder, one
-    with "deblurring" the second network on what the first, held still, draws."""
+    """The recipe of Chung et al. 2017, with L1 alone.
+
+    A stage with the loss "pixels" trains the encoder-decoder. One with "deblurring" trains the
+    second network on the output of the frozen first one.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
     ) -> None:
         super().__init__(training, cache, splits, device, init, seed, {})
 
-    def _hearing(self) -> nn.Module:
+    def _speech_module(self) -> nn.Module:
         network: nn.Module = self.model.network
         return network
 
@@ -53,7 +56,7 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
     def _renditions(
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
     ) -> dict[str, Generated]:
-        """The answer, and what it was before deblurring."""
+        """Return the output, and the output before deblurring."""
         identity = self.ema.encode(portrait)
         blurred = self.ema.draw_blurred(identity, speech)
         laid = {"": self.ema.deblurring(blurred), "blurred_": blurred}
@@ -80,7 +83,7 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
         return made, real, {name: reconstruction_loss(made.frames, real, weight)}
 
     def _identity(self, batch: Batch) -> object:
-        """E_I of one picture, repeated, or of several, sample by sample."""
+        """Encode one picture, repeated, or several, chosen at random for each sample (E_I)."""
         one = batch.portrait.image.unsqueeze(1).expand_as(batch.others)
         same = torch.rand(len(one), 1, 1, 1, 1, device=self.device) < self.training.same_picture
         identity: object = self.model.encode(batch.portrait, torch.where(same, one, batch.others))
@@ -89,7 +92,7 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
 
 @dataclass(frozen=True)
 class ChenTraining(GeneratorTraining):
-    """Everything that training Chen et al. 2018 needs beside the data.
+    """Settings of training Chen et al. 2018.
 
     critic_width: first channels of every stream of the discriminator and of the correlation.
     """
@@ -99,8 +102,11 @@ class ChenTraining(GeneratorTraining):
 
 
 class ChenRecipe(GeneratorRecipe[ChenTraining]):
-    """Chen et al. 2018: L1 ("pixels"), the correlation of the change of sound with the lips' motion
-    ("correlation"), and a discriminator of sound, pictures and motion ("adversary")."""
+    """The recipe of Chen et al. 2018.
+
+    Losses: L1 ("pixels"), the correlation of the change of sound with the lips' motion
+    ("correlation"), and a discriminator of sound, pictures and motion ("adversary").
+    """
 
     def __init__(
         self,
@@ -146,18 +152,18 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
             self.together.train()
             with self._precision():
                 loss = correlation_loss(self.together(real, speech), batch.silent)
-            self._learn("correlation", loss)
+            self._update("correlation", loss)
             terms["critic/correlation"] = loss
         if "adversary" in stage.weights:
             self.three_streams.train()
             with self._precision():
                 loss = self._three_stream_loss(real, made.frames.detach(), speech)
-            self._learn("three_streams", loss)
+            self._update("three_streams", loss)
             terms["critic/adversary"] = loss
         return terms
 
     def _three_stream_loss(self, real: Tensor, fake: Tensor, speech: Tensor) -> Tensor:
-        """Real, against the mean of fake and of real lips that said something else."""
+        """Return the loss of real samples against generated ones and against wrong speech."""
         judged, form = self.three_streams(real, speech), self.training.form
         mismatched = self.three_streams(real, speech.roll(1, dims=0))
         drawn = self.three_streams(fake, speech)
@@ -165,7 +171,7 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
 
 
 def correlation_loss(together: Tensor, silent: Tensor) -> Tensor:
-    """Chen et al. 2018, L_corr: the mean of 1 - correlation over samples in which somebody speaks.
+    """Return the mean of 1 - correlation over samples with speech (Chen et al. 2018, L_corr).
 
     together: (B,) from `models.chen.Correlation`; silent: (B,) bool; 0 where all are silent.
     """

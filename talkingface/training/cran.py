@@ -18,7 +18,7 @@ from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import (
     Batch,
     Cache,
-    Drawn,
+    RawBatch,
     speakers_of,
 )
 from talkingface.errors import BadRequest
@@ -43,17 +43,17 @@ from talkingface.models.lipreader import (
 from talkingface.training import head
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 from talkingface.training.head import HeadClip, HeadTraining, Hybrid
-from talkingface.training.parallel import WHOLE, Part
+from talkingface.training.parallel import WHOLE_STEP, MicroBatch
 from talkingface.training.reading import teachers_of, vocabulary_of
 
 
 @dataclass(frozen=True)
 class CranTraining(GeneratorTraining):
-    """Everything that `talkingface train cran` needs beside the data.
+    """Settings of `talkingface train cran`.
 
-    reading: how D_l learns while G does.
-    teacher_forcing: share of frames, at a stage's beginning and at its end, that see the real frame
-    before and not their own, for schemes that look back (Bengio et al. 2015, scheduled sampling).
+    reading: how D_l is trained beside G.
+    teacher_forcing: share of frames, at a stage's beginning and at its end, that get the real
+    previous frame, for autoregressive schemes (Bengio et al. 2015, scheduled sampling).
     head: how the head's motion is fitted, where the model samples it.
     """
 
@@ -64,7 +64,7 @@ class CranTraining(GeneratorTraining):
 
 
 class CranRecipe(GeneratorRecipe[CranTraining]):
-    """Song et al. 2019, Sec. 3.3 and 4.2: reconstruction first, then with the three critics."""
+    """The recipe of Song et al. 2019, Sec. 3.3 and 4.2: reconstruction, then discriminators."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return ("readout", "readout") if self.training.model.lips == "expression" else None
 
     def _facts(self) -> dict[str, Any]:
-        """Which readers have taught it: an evaluation refuses those as its judge."""
+        """Return the lip readers that trained this model; evaluation refuses them as its judge."""
         taught = any("reading" in stage.weights for stage in self.training.stages)
         teachers = self.began_with | (self.taught_by if taught else frozenset())
         facts: dict[str, Any] = {"taught_by": sorted(teachers)}
@@ -106,7 +106,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return facts
 
     def _person(self, name: str) -> Person:
-        """The one whom this model learns."""
+        """Return the face embedding of the one person that this model is trained on."""
         embedding, info = weights.load_with_info("identity", self.device)
         speaking = [c for c in self.clips if not c.silent]
         chosen = speaking[:: max(1, len(speaking) // 100)]
@@ -115,22 +115,24 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     # --- one step -------------------------------------------------------------------------------
 
-    def step(self, drawn: Drawn, step: int, part: Part = WHOLE) -> dict[str, float]:
+    def step(
+        self, raw: RawBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
+    ) -> dict[str, float]:
         """See `GeneratorRecipe.step`."""
         stage, local = self.stage(step)
-        self.progress = local / stage.steps  # of the stage: what `teacher_forcing` goes by
-        return super().step(drawn, step, part)
+        self.progress = local / stage.steps  # share of the stage, for `teacher_forcing`
+        return super().step(raw, step, micro_batch)
 
     def _set_statistics(self) -> None:
         super()._set_statistics()
-        if self.training.model.head_motion == "sampled":  # prosody is the shipped head's
+        if self.training.model.head_motion == "sampled":  # prosody of the pretrained head
             head_net: Any = weights.load("head")
             self.model.prosody.load_state_dict(head_net.prosody.state_dict())
             self.model.prosody.requires_grad_(False)
             self.model.head_output.requires_grad_(False)  # see `_finished`
 
     def _finished(self) -> nn.Module:
-        """See `GeneratorRecipe._finished`: the head's motion is fitted to the trained features."""
+        """See `GeneratorRecipe._finished`; fits the head's motion to the trained features."""
         if self.training.model.head_motion == "none":
             return super()._finished()
         model: Cran = copy.deepcopy(self.ema).cpu()
@@ -140,8 +142,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         fit_head(model, clips, video.to_tensor(pictures), settings)
         return model
 
-    def _batch(self, drawn: Drawn, stage: Stage) -> Batch:
-        batch = super()._batch(drawn, stage)
+    def _batch(self, raw: RawBatch, stage: Stage) -> Batch:
+        batch = super()._batch(raw, stage)
         sampled = self.training.model.head_motion == "sampled"
         return still_head(batch) if sampled and stage.pictures else batch
 
@@ -162,7 +164,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return made, real, terms
 
     def _blind_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The lips, without pictures."""
+        """Return the loss of the lips, without pictures."""
         landmarks, _ = self.model.speak(self._faceless(batch.portrait), batch.speech)
         return {"lips": self._lip_loss(landmarks, batch)}
 
@@ -170,7 +172,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         terms = super()._adversarial_terms(batch, made, stage)
         if "reading" in stage.weights:
             loss = lip_reading_generator_loss(self._read(made.frames, batch), batch.word)
-            terms["reading"] = loss * self._worded(batch)
+            terms["reading"] = loss * self._word_weight(batch)
         return terms
 
     def _critics(
@@ -183,15 +185,15 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 read = self._read(real, batch)
                 misread = self._read(made.frames.detach(), batch)
                 loss = lip_reading_critic_loss(read, misread, batch.word, self.training.reading)
-                loss = loss * self._worded(batch)
-            self._learn("reader", loss)
+                loss = loss * self._word_weight(batch)
+            self._update("reader", loss)
             terms["critic/reading"] = loss
         return terms
 
-    # --- the parts of a step --------------------------------------------------------------------
+    # --- parts of a step ------------------------------------------------------------------------
 
     def _mouth(self, landmarks: Tensor) -> Tensor | None:
-        """Where heads move, eyes blink, which is not the decoder's: they do not count."""
+        """Return pixel weights; eyes that blink with a moving head have weight 0."""
         weight = super()._mouth(landmarks)
         if weight is not None and self.training.model.head_motion == "sampled":
             for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
@@ -203,7 +205,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return Identity(portrait, features.to(self.device), ())
 
     def _teacher(self, batch: Batch) -> Teacher | None:
-        """The real frames before, for schemes that look back, which see some of them."""
+        """Return the real previous frames and which are used, for autoregressive schemes."""
         if not self.training.model.looks_back:
             return None
         first, last = self.training.teacher_forcing
@@ -212,11 +214,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return Teacher(self._before(batch), used)
 
     def _before(self, batch: Batch) -> Tensor:
-        """The real frame before each: (B, T, 3, S, S)."""
+        """Return the real frame before each: (B, T, 3, S, S)."""
         return torch.cat([batch.before[:, None], batch.frames[:, :-1]], dim=1)
 
     def _read(self, frames: Tensor, batch: Batch) -> Tensor:
-        """Logits of the word on each sample's mouth; the box follows the real landmarks."""
+        """Return logits of the word on each sample's mouth; the box follows the real landmarks."""
         mouths, lengths = cut_words(
             self._into_crop(frames), batch.landmarks, batch.span, self.reader.config.mouth
         )
@@ -230,11 +232,11 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
 
 def still_head(batch: Batch) -> Batch:
-    """Return a batch whose heads lie where the portrait's does, frame by frame.
+    """Return a batch whose heads are aligned with the portrait's, frame by frame.
 
-    Least-squares similarities of points that neither speech nor brows nor lids move (Umeyama 1991):
-    what is left of the head's motion are small turns out of the picture's plane. The frame before
-    the first is laid as the first.
+    The alignment is a least-squares similarity of points that neither speech nor brows nor lids
+    move (Umeyama 1991). Small turns out of the picture's plane remain. The frame before the first
+    is aligned as the first.
     """
     assert batch.portrait.mesh is not None
     own, seen = batch.portrait.mesh[:, None, RIGID], batch.mesh[:, :, RIGID]
@@ -257,7 +259,7 @@ def still_head(batch: Batch) -> Batch:
 
 
 def _sampled(frames: Tensor, places: Tensor) -> Tensor:
-    """Frames (B, T, 3, S, S) read at places (B, T, S, S, 2) in [-1, 1]."""
+    """Sample frames (B, T, 3, S, S) at places (B, T, S, S, 2) in [-1, 1]."""
     flat, where = frames.flatten(0, 1), places.flatten(0, 1)
     read = F.grid_sample(flat, where, "bicubic", "border", align_corners=False)  # blurs less
     out: Tensor = read.clamp(-1, 1).unflatten(0, frames.shape[:2])
@@ -267,7 +269,7 @@ def _sampled(frames: Tensor, places: Tensor) -> Tensor:
 def fit_head(
     model: Cran, clips: Sequence[HeadClip], pictures: Tensor, training: HeadTraining
 ) -> None:
-    """Fit the mixture to a trained model's hybrid features, which stay as they are.
+    """Fit the mixture of head motion to a trained model's hybrid features, which stay unchanged.
 
     pictures: (N, 3, S, S), one of each clip.
     """
@@ -291,7 +293,7 @@ def fit_head(
 
 @torch.no_grad()
 def hybrid_of(model: Cran, pictures: Tensor, windows: Tensor) -> Hybrid:
-    """What the head's motion depends on: pictures (B, 3, S, S), windows (B, T, hops, ...)."""
+    """Return the input of head motion from pictures (B, 3, S, S) and windows (B, T, hops, ...)."""
     prosody, _ = head.prosody_of(model.prosody, windows)
     return Hybrid(model.undrawn_hybrid(pictures, windows), prosody)
 
@@ -299,8 +301,11 @@ def hybrid_of(model: Cran, pictures: Tensor, windows: Tensor) -> Hybrid:
 def _reader(
     path: str | Path | None, vocabulary: tuple[str, ...]
 ) -> tuple[LipReader, frozenset[str]]:
-    """The trained lip reader of a name or a file, sha256 of it and of those that it learned from;
-    without one, an untrained one that no loss asks. vocabulary: what it must know."""
+    """Load a lip reader; return it and the sha256 of it and of the readers that trained it.
+
+    path: a name or a file; None gives an untrained reader that no loss uses. vocabulary: the words
+    it must know. Raises BadRequest.
+    """
     if path is None:
         return LeanLipReader().requires_grad_(True), frozenset()
     reader, info = weights.load_with_info(path)

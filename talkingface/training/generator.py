@@ -1,7 +1,7 @@
-"""What the generators' recipes share: a curriculum of stages, frame and video critics, one step.
+"""The shared recipe of the generators: a curriculum of stages, discriminators and one step.
 
-A step is each paper's algorithm: forward once, each critic on `fake.detach()`, one dict of named
-losses, one dict of weights, total = their dot product; a missing key ablates.
+A step runs the generator once and each discriminator on `fake.detach()`. The losses are one dict,
+their weights another; the total is the dot product. A loss without a weight is left out.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from talkingface.data.dataset import (
     Batch,
     Cache,
     ClipInfo,
-    Drawn,
-    Pool,
+    ClipPool,
+    RawBatch,
     SampleConfig,
+    clip_pool,
     clip_speech,
-    draw,
-    pool_of,
+    sample_batch,
     speakers_of,
 )
 from talkingface.data.provenance import licence, people, titles
@@ -56,18 +56,18 @@ from talkingface.models.discriminators import (
 from talkingface.models.lips import ExpressionNet
 from talkingface.models.window import FLOW_UNIT, SPEAKING
 from talkingface.training import parallel
-from talkingface.training.loop import Average, TrainingPrecision, autocast
-from talkingface.training.parallel import WHOLE, Learner, Part, Place
+from talkingface.training.loop import EMA, TrainingPrecision, autocast
+from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the curriculum. weights: loss name -> its weight; a missing key is not trained.
+    """One part of the curriculum. weights: loss name -> weight; other losses are not computed.
 
     lips (predicted landmarks), pixels, gradient, image (Song et al., Eq. 3), video (Eq. 4), reading
-    (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples drawn from
-    real landmarks, not from predicted ones. critic_rate: factor on the critics' learning rate
-    (CRAN's code: 5).
+    (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples generated
+    from real landmarks, not from predicted ones. critic_rate: factor on the discriminators'
+    learning rate (CRAN's code: 5).
     """
 
     steps: int  # 0: `epochs` passes over the clips instead
@@ -84,7 +84,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class GeneratorTraining:
-    """What `talkingface train` needs beside the data, whichever the generator."""
+    """Settings of `talkingface train` that all generators share."""
 
     model: Any
     stages: tuple[Stage, ...]
@@ -94,7 +94,7 @@ class GeneratorTraining:
     mouth_weight: float = 1.0  # how much more a pixel at the mouth counts than one far off
     balance: float = 0.5
     silent: float = 0.1
-    puppets: float = 0.0
+    reenacted: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
     video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
@@ -106,9 +106,10 @@ T = TypeVar("T", bound=GeneratorTraining)
 
 
 class GeneratorRecipe(ABC, Generic[T]):
-    """See `loop.Recipe`. A subclass says how frames are made and which critics it adds.
+    """The recipe of a generator, see `loop.Recipe`.
 
-    partners: those of them that learn with the generator, from the same loss.
+    A subclass defines how frames are generated and which discriminators it adds. partners: those of
+    them that are trained with the generator, by the same loss.
     """
 
     partners: tuple[str, ...] = ()
@@ -124,10 +125,13 @@ class GeneratorRecipe(ABC, Generic[T]):
         critics: dict[str, nn.Module],
         lips: str | Path = "lips",
     ) -> None:
-        """lips: the read-out of a model that predicts expressions, a name or a file."""
+        """Build the networks and their optimisers.
+
+        lips: the read-out of a model that predicts expressions, a name or a file.
+        """
         self.cache, self.device, self.seed = cache, torch.device(device), seed
         self.splits, self.clips = splits, cache.split(*splits)
-        self.training = _counted(training, sum(not c.silent for c in self.clips))
+        self.training = _with_steps(training, sum(not c.silent for c in self.clips))
         fitted = self._fitted_lips(lips)
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in self.training.stages)
@@ -136,7 +140,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
-            self._begin_as(weights.load(init))
+            self._initialise_from(weights.load(init))
         if fitted is not None:
             assert self.lips_at is not None
             readout: nn.Module = getattr(self.model, self.lips_at[1])
@@ -153,7 +157,7 @@ class GeneratorRecipe(ABC, Generic[T]):
             module.to(self.device)
         for module in (self.model, self.ema, self.critics["image_critic"]):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.model, self.ema, training.average)
+        self.average = EMA(self.model, self.ema, training.average)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(
                 [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -163,17 +167,19 @@ class GeneratorRecipe(ABC, Generic[T]):
             for name, module in self.modules.items()
             if name != "ema"
         }
-        self.part = WHOLE
-        self._pools: dict[tuple[SampleConfig, Place], Pool] = {}
-        self.learners = {
-            name: self._learner(name, *(self.partners if name == "model" else ()))
+        self.micro_batch = WHOLE_STEP
+        self._pools: dict[tuple[SampleConfig, BatchIndex], ClipPool] = {}
+        self.optimizer_groups = {
+            name: self._optimizer_group(name, *(self.partners if name == "model" else ()))
             for name in self.optimizers
             if name not in self.partners
         }
 
     def compile(self) -> None:
-        """Let torch.compile fuse what generator, D_I and D_V do: other last bits, and minutes for
-        the first step of each stage."""
+        """Compile generator, D_I and D_V with torch.compile.
+
+        The last bits of results differ, and the first step of each stage takes minutes.
+        """
         for name in ("encode", "speak", "draw_window"):
             if hasattr(self.model, name):
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=False))
@@ -188,16 +194,16 @@ class GeneratorRecipe(ABC, Generic[T]):
         vars(self).update(state)
         self.clips, self._pools = self.cache.split(*self.splits), {}
 
-    def _learner(self, *names: str) -> Learner:
+    def _optimizer_group(self, *names: str) -> OptimizerGroup:
         modules, optimizers = [self.modules[n] for n in names], [self.optimizers[n] for n in names]
-        return Learner(modules, optimizers, partly="model" in names)  # by stage
+        return OptimizerGroup(modules, optimizers, partly="model" in names)  # by stage
 
-    def _begin_as(self, given: nn.Module) -> None:
-        """Begin with the weights of --init."""
+    def _initialise_from(self, given: nn.Module) -> None:
+        """Load the weights of --init."""
         self.model.load_state_dict(given.state_dict())
 
     def _fitted_lips(self, name: str | Path) -> ExpressionNet | None:
-        """The lips that the model draws, where it draws fitted ones; the model takes their sizes.
+        """Load the fitted lips, and set the model's sizes to theirs; None for models without.
 
         Raises BadRequest for weights of another kind.
         """
@@ -215,42 +221,42 @@ class GeneratorRecipe(ABC, Generic[T]):
 
     @property
     def lips_at(self) -> tuple[str, str] | None:
-        """Where fitted lips are: the field of the model's config, and its module."""
+        """The config field and the module of the fitted lips; None for models without."""
         return None
 
-    # --- what a subclass says -------------------------------------------------------------------
+    # --- methods of subclasses ------------------------------------------------------------------
 
-    def _hearing(self) -> nn.Module:
-        """The module that keeps `speech_mean` and `speech_std`: the model, or a part of it."""
+    def _speech_module(self) -> nn.Module:
+        """Return the module with the buffers `speech_mean` and `speech_std`."""
         model: nn.Module = self.model
         return model
 
-    def _listens(self, stage: Stage) -> bool:
-        """Whether this stage hears at all."""
+    def _uses_speech(self, stage: Stage) -> bool:
+        """Return whether this stage uses speech."""
         return True
 
     def _facts(self) -> dict[str, Any]:
-        """What else the weights' header should say."""
+        """Return further entries of the weights' header."""
         return {}
 
     @abstractmethod
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        """What is drawn (the window only), the real frames, and the terms that need no critic."""
+        """Return generated frames (mouth region), real frames and the non-adversarial losses."""
 
     def _renditions(
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
     ) -> dict[str, Generated]:
-        """The averaged model's answers to a held-out clip, the one from sound alone as ""."""
+        """Return the averaged model's outputs for a held-out clip; "" is from speech alone."""
         made, _ = self.ema(self.ema.encode(portrait), speech)
         return {"": made}
 
     # --- one step -------------------------------------------------------------------------------
 
     def _set_statistics(self) -> None:
-        """Mean and standard deviation of the training speech, kept in the weights."""
-        hearing = self._hearing()
+        """Set mean and standard deviation of the training speech, which the weights contain."""
+        hearing = self._speech_module()
         speaking = [c for c in self.clips if not c.silent]
         chosen = speaking[:: max(1, len(speaking) // 200)]
         spec = self.training.model.speech
@@ -260,26 +266,26 @@ class GeneratorRecipe(ABC, Generic[T]):
         hearing.get_buffer("speech_std").copy_(hops.std(0))
 
     def stage(self, step: int) -> tuple[Stage, int]:
-        """The stage that this step belongs to, and its step within the stage."""
+        """Return the stage of this step, and the step's number within the stage."""
         for stage in self.training.stages:
             if step < stage.steps:
                 return stage, step
             step -= stage.steps
         raise IndexError(f"step beyond the last stage by {step}")
 
-    def batch(self, step: int, place: Place | None = None) -> Drawn:
-        """See `loop.Recipe`; each place has its own share of the clips, where there are enough."""
+    def batch(self, step: int, index: BatchIndex | None = None) -> RawBatch:
+        """See `loop.Recipe`; each index has its own share of the clips, where there are enough."""
         stage, _ = self.stage(step)
-        config, place = self._samples(stage), place or parallel.place()
-        known = (config, place)
+        config, index = self._samples(stage), index or parallel.batch_index()
+        known = (config, index)
         if known not in self._pools:
-            share = (place.number, place.of)
-            self._pools[known] = pool_of(self.cache, self.clips, config, share)
-        spec, seed = self.training.model.speech, (self.seed, step, place.number)
-        return draw(self.cache, self._pools[known], spec, config, seed)
+            share = (index.number, index.of)
+            self._pools[known] = clip_pool(self.cache, self.clips, config, share)
+        spec, seed = self.training.model.speech, (self.seed, step, index.number)
+        return sample_batch(self.cache, self._pools[known], spec, config, seed)
 
     def _samples(self, stage: Stage) -> SampleConfig:
-        """How this stage's batches are drawn."""
+        """Return how this stage's batches are sampled."""
         t = self.training
         return SampleConfig(
             batch=stage.batch,
@@ -287,35 +293,37 @@ class GeneratorRecipe(ABC, Generic[T]):
             balance=t.balance,
             silent=t.silent,
             pictures=stage.pictures,
-            sound=self._listens(stage),
-            puppets=t.puppets if stage.pictures else 0.0,
+            sound=self._uses_speech(stage),
+            reenacted=t.reenacted if stage.pictures else 0.0,
             augment=t.augment,
         )
 
-    def step(self, drawn: Drawn, step: int, part: Part = WHOLE) -> dict[str, float]:
-        """L = sum of weight x loss for the generator, then each critic on the same frames."""
-        self.part = part
+    def step(
+        self, raw: RawBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
+    ) -> dict[str, float]:
+        """Train the generator on the weighted sum of losses, then each discriminator."""
+        self.micro_batch = micro_batch
         stage, local = self.stage(step)
-        batch = self._batch(drawn, stage)
+        batch = self._batch(raw, stage)
         for name, optimizer in self.optimizers.items():
             _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
         self.model.train()
         with self._precision():
             made, real, terms = self._generate(batch, stage)
             if made is not None:
-                with _held_still(*self.critics.values()):
+                with _frozen(*self.critics.values()):
                     terms |= self._adversarial_terms(batch, made, stage)
-        self._learn("model", total_loss(terms, stage.weights))
-        if part.last:
+        self._update("model", total_loss(terms, stage.weights))
+        if micro_batch.last:
             self.average.update(step)
         if made is not None:
             terms |= self._critics(batch, made, real, stage)
         values = torch.stack([value.detach().float() for value in terms.values()])
-        return dict(zip(terms, values.tolist(), strict=True))  # a GPU is waited for once
+        return dict(zip(terms, values.tolist(), strict=True))  # one synchronisation with the GPU
 
-    def _batch(self, drawn: Drawn, stage: Stage) -> Batch:
-        """The batch that this stage learns from."""
-        return drawn.to(self.device)
+    def _batch(self, raw: RawBatch, stage: Stage) -> Batch:
+        """Return the batch that this stage is trained on."""
+        return raw.to(self.device)
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         return {
@@ -327,23 +335,23 @@ class GeneratorRecipe(ABC, Generic[T]):
     def _critics(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        """Every critic's own step; its losses are named critic/..."""
+        """Train every discriminator; its losses are named critic/..."""
         terms, fake = {}, made.frames.detach()
         for name in ("image", "video"):
             if name in stage.weights:
                 critic = self.critics[f"{name}_critic"].train()
                 with self._precision():
                     loss = critic_loss(critic(real), critic(fake), self.training.form)
-                self._learn(f"{name}_critic", loss)
+                self._update(f"{name}_critic", loss)
                 terms[f"critic/{name}"] = loss
         return terms
 
-    def _learn(self, name: str, loss: Tensor) -> None:
-        self.learners[name].learn(loss, self.part)
+    def _update(self, name: str, loss: Tensor) -> None:
+        self.optimizer_groups[name].step(loss, self.micro_batch)
 
-    def _worded(self, batch: Batch) -> float:
-        """What a mean over this batch's words counts: others of the step have more or fewer."""
-        return self.part.share(batch, lambda drawn: int((drawn.word >= 0).sum()))
+    def _word_weight(self, batch: Batch) -> float:
+        """Return the weight of a mean over this batch's words; batches have different numbers."""
+        return self.micro_batch.share(batch, lambda raw: int((raw.word >= 0).sum()))
 
     # --- the parts of a step --------------------------------------------------------------------
 
@@ -358,23 +366,26 @@ class GeneratorRecipe(ABC, Generic[T]):
         return landmark_loss(error, torch.zeros_like(error), velocity=2.0)
 
     def _mouth(self, landmarks: Tensor) -> Tensor | None:
-        """(B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them (Gaussian, 15 px at 128)."""
+        """Return pixel weights (B, T, 1, h, w): 1 far from the lips, `mouth_weight` at them.
+
+        The transition is a Gaussian of 15 px at 128.
+        """
         if self.training.mouth_weight <= 1:
             return None
         return 1 + (self.training.mouth_weight - 1) * self._near(landmarks[:, :, 48:], 0.12)
 
     def _near(self, points: Tensor, width: float) -> Tensor:
-        """(B, T, 1, h, w): a Gaussian of this width (crop sides) about the middle of points."""
+        """Return a Gaussian (B, T, 1, h, w) about the middle of points. width: crop sides."""
         size, cut = self.training.model.crop.size, self.model.window.cut
         grid = cut(base_grid(size, size).permute(2, 0, 1)[None]).to(self.device) / 2 + 0.5
         centre = points.mean(2)[..., None, None]
         distance = (grid[None] - centre).square().sum(2, keepdim=True)
         return torch.exp(-0.5 * distance / width**2)
 
-    # --- looking at it --------------------------------------------------------------------------
+    # --- validation -----------------------------------------------------------------------------
 
     def _held_out(self) -> Iterator[tuple[ClipInfo, Tensor, Tensor, Portrait, Tensor]]:
-        """Clip, real frames and landmarks, portrait (the first frame), speech (1, T, ...)."""
+        """Yield clip, real frames and landmarks, portrait (first frame), speech (1, T, ...)."""
         for clip in self.held_out:
             rows = slice(clip.start, clip.start + clip.frames)
             real = video.to_tensor(np.array(self.cache.frames[rows]))
@@ -393,7 +404,7 @@ class GeneratorRecipe(ABC, Generic[T]):
             yield clip, real, landmarks, made
 
     def validate(self, step: int) -> dict[str, float]:
-        """Held-out sentences, identity = first frame: pixels against still, and the lips."""
+        """Measure pixels and lips of held-out sentences; the identity is the first frame."""
         rows: dict[str, list[float]] = {}
         cut = self.ema.window.cut
         for _, real, landmarks, renditions in self._held_out_clips():
@@ -409,7 +420,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         return {name: float(np.mean(values)) for name, values in rows.items()}
 
     def sheet(self) -> video.Picture | None:
-        """Every fourth frame of three held-out clips, real above generated."""
+        """Return every fourth frame of three held-out clips, real above generated."""
         rows, labels = [], []
         for clip, real, _, renditions in islice(self._held_out_clips(), 3):
             pictures = {"real": real}
@@ -421,7 +432,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         return video.contact_sheet(rows, labels) if rows else None
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """Write the averaged weights, with what they are in the header."""
+        """Write the averaged weights, described in their header."""
         speakers = speakers_of(self.clips)
         silent = sum(c.silent for c in self.clips)
         many = f"{len(speakers)} speakers" if len(speakers) > 1 else "one speaker"
@@ -437,18 +448,18 @@ class GeneratorRecipe(ABC, Generic[T]):
         )
 
     def _finished(self) -> nn.Module:
-        """Return the averaged model as it is written, with what is fitted after training."""
+        """Return the averaged model to write, with the parts that are fitted after training."""
         model: nn.Module = self.ema
         return model
 
 
 def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The inner lips' aperture of (T, 68, 2), in their unit."""
+    """Return the inner lips' aperture (T,) of landmarks (T, 68, 2), in their unit."""
     return (landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]).double().cpu().numpy()
 
 
-def _counted(training: T, clips: int) -> T:
-    """Stages given in epochs, in steps of this corpus."""
+def _with_steps(training: T, clips: int) -> T:
+    """Return the training with epochs of stages converted to steps of this corpus."""
     stages = tuple(
         replace(s, steps=-(-s.epochs * clips // s.batch)) if s.steps == 0 else s
         for s in training.stages
@@ -457,7 +468,7 @@ def _counted(training: T, clips: int) -> T:
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor: float) -> None:
-    """Constant as in the papers, or 5 % warm-up and a cosine down to 2 %."""
+    """Set the learning rate: constant as in the papers, or 5 % warm-up and a cosine to 2 %."""
     rate = stage.lr * factor
     if stage.schedule == "cosine":
         part = (local + 1) / stage.steps
@@ -467,8 +478,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor
 
 
 @contextmanager
-def _held_still(*critics: nn.Module) -> Iterator[None]:
-    """Gradients pass through the critics, but do not gather in them; norms stand still."""
+def _frozen(*critics: nn.Module) -> Iterator[None]:
+    """Freeze discriminators: gradients pass through, but parameters and statistics stay."""
     for critic in critics:
         critic.requires_grad_(False).eval()
     yield

@@ -1,9 +1,9 @@
 """Fit `HeadNet`: prosody in closed form, the mixture in minutes.
 
-Moves are measured in clips whose crop is fixed (`talkingface prepare --natural-pose`), relative to
-each clip's median face, and smoothed, since the trembling of landmarks is not the head's. Prosody
-is read off tokens by ridge regression; its labels come from the sound itself. The mixture learns
-moves forced to the real past with noise on it. Then everything is scaled to a quiet speaker.
+Moves are measured in clips with a fixed crop (`talkingface prepare --natural-pose`), relative to
+each clip's median face. They are smoothed against the noise of landmarks. Prosody is predicted from
+tokens by ridge regression; its labels are measured in the sound. The mixture is trained with the
+real past plus noise (teacher forcing). Then all motion is scaled to that of a quiet speaker.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int], None]
 _MIRROR = torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0])  # a mirrored head's moves
 _SILENT_SHARE = 1 / 3  # of the motion in speech, in silence
 _LIMIT = 3.0  # standard deviations of a quiet speaker, softly approached
-_FLOOR = -60.0  # dB of full scale: what is quieter is silence
+_FLOOR = -60.0  # dB of full scale: quieter sound is silence
 _SILENT, _APERIODIC = 35.0, 0.25  # dB below the loudest; de Cheveigne and Kawahara's threshold
 _LOUDNESS_WINDOW, _PITCH_WINDOW = 1024, 512  # samples
 _LOWEST, _HIGHEST = 60, 400  # Hz
@@ -55,10 +55,10 @@ _LOWEST, _HIGHEST = 60, 400  # Hz
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How a head is fitted.
+    """Settings of fitting a head.
 
-    most: clips of a speaker at most. copies, octaves: of the sound at other speeds, from which
-    prosody is learned; ridge: its penalty. steps, batch, rate, dropout: of the mixture; noise: on
+    most: clips of a speaker at most. copies, octaves: of the sound at other speeds, for fitting
+    prosody; ridge: its penalty. steps, batch, rate, dropout: of the mixture; noise: on
     the real past, of a usual step; sizes: deviation of the logarithm of a motion's size. quiet:
     standard deviations of HEAD and BROWS of a quiet speaker; stress: of what follows prosody in it.
     """
@@ -81,10 +81,10 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class HeadClip:
-    """A clip to learn from.
+    """A training clip.
 
     start: its first row of the cache. sound: (N,); windows: (T, hops, coefficients), half
-    precision; moves: (T, POSES) in units of UNIT; weight: how much it counts.
+    precision; moves: (T, POSES) in units of UNIT; weight: of the clip.
     """
 
     start: int
@@ -113,7 +113,7 @@ def fit_clips(
     training: HeadTraining,
     progress: Progress = lambda stage, done, total: None,
 ) -> HeadNet:
-    """`fit`, of clips already read."""
+    """Fit a head to clips that are already read, see `fit`."""
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     net = HeadNet(training.head)
@@ -133,7 +133,7 @@ def read_clips(
     training: HeadTraining,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[HeadClip]:
-    """Return the speaking clips, a few of each speaker, who counts (clips) ** 0.5. BadRequest."""
+    """Read speaking clips, a few of each speaker, whose weight is (clips) ** 0.5. BadRequest."""
     chosen = _few([c for c in clips if not c.silent], training.most)
     if not chosen:
         raise BadRequest("no clip of speech to fit heads to: prepare a corpus first")
@@ -154,7 +154,7 @@ def read_clips(
 
 
 def _few(clips: Sequence[ClipInfo], most: int) -> list[ClipInfo]:
-    """At most so many clips of a speaker, evenly spread."""
+    """Choose at most so many clips of a speaker, evenly spread."""
     chosen: list[ClipInfo] = []
     for speaker in speakers_of(list(clips)):
         own = [c for c in clips if c.speaker == speaker]
@@ -167,10 +167,10 @@ def _few(clips: Sequence[ClipInfo], most: int) -> list[ClipInfo]:
 
 
 def prosody_labels(sound: Array, frames: int) -> Array:
-    """RAW of models.head_motion, measured in a sound (N,): (frames, 3).
+    """Measure RAW of models.head_motion in a sound (N,): (frames, 3).
 
     Loudness of 64 ms, 10 dB; voicing, 0 or 1; pitch, octaves above 100 Hz, by YIN (de Cheveigne and
-    Kawahara 2002), which means nothing where there is no voice.
+    Kawahara 2002), which is undefined without a voice.
     """
     window = np.hanning(_LOUDNESS_WINDOW + 1)[:-1]
     parts = _stretches(sound, frames, _LOUDNESS_WINDOW)
@@ -185,7 +185,7 @@ def prosody_labels(sound: Array, frames: int) -> Array:
 
 
 def _stretches(sound: Array, frames: int, size: int) -> Array:
-    """The sound around the middle of each frame: (frames, size)."""
+    """Cut the sound around the middle of each frame: (frames, size)."""
     padded = np.pad(np.asarray(sound, np.float64), (size, size + frames * SAMPLES_PER_FRAME))
     middles = np.arange(frames) * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2 + size
     out: Array = padded[middles[:, None] + np.arange(size) - size // 2]
@@ -193,7 +193,7 @@ def _stretches(sound: Array, frames: int, size: int) -> Array:
 
 
 def _yin(parts: Array) -> tuple[Array, Array]:
-    """Aperiodicity in [0, 1] and pitch, octaves above 100 Hz, of stretches (T, N): (T,) each."""
+    """Estimate aperiodicity in [0, 1] and pitch, octaves above 100 Hz, of (T, N): (T,) each."""
     lags = parts.shape[1] - _PITCH_WINDOW
     length = 2 ** int(np.ceil(np.log2(parts.shape[1] + _PITCH_WINDOW)))
     first = np.fft.rfft(parts[:, :_PITCH_WINDOW], length)
@@ -214,7 +214,7 @@ def _yin(parts: Array) -> tuple[Array, Array]:
 
 
 def _dip(row: Array) -> int:
-    """The lag of the first dip below the threshold of the paper, or of the deepest one."""
+    """Return the lag of the first minimum below the paper's threshold, or of the deepest one."""
     low, high = SAMPLE_RATE // _HIGHEST, len(row) - 2
     below = np.flatnonzero(row[low:high] < 0.15)
     if len(below) == 0:
@@ -232,7 +232,7 @@ def fit_prosody(
     rng: np.random.Generator,
     progress: Progress = lambda stage, done, total: None,
 ) -> None:
-    """Set components, and lines by ridge regression; pitch of voiced frames alone."""
+    """Fit components, and lines by ridge regression; pitch of voiced frames alone."""
     samples = [
         (c.windows, prosody_labels(c.sound.numpy(), len(c.windows)), c.weight) for c in clips
     ]
@@ -261,7 +261,7 @@ def fit_prosody(
 def _other_voice(
     clip: HeadClip, training: HeadTraining, rng: np.random.Generator
 ) -> tuple[Tensor, Array]:
-    """A clip's sound at another speed, disturbed: windows, and labels of the clean one."""
+    """Return windows of a clip's sound at another speed, disturbed, and labels of the clean one."""
     speed = 2 ** rng.uniform(-training.octaves, training.octaves)
     places = np.arange(int(len(clip.sound) / speed)) * speed
     sound = np.interp(places, np.arange(len(clip.sound)), clip.sound.numpy())
@@ -272,7 +272,7 @@ def _other_voice(
 
 
 def _set_components(prosody: Prosody, tokens: Tensor, weight: Tensor) -> None:
-    """Mean and principal components of tokens (N, coefficients), each number scaled to 1."""
+    """Set mean and principal components of tokens (N, coefficients), each number scaled to 1."""
     rows = tokens.double()
     mean = weight @ rows
     spread = (weight @ (rows - mean).square()).sqrt() + 1e-3
@@ -286,8 +286,8 @@ def _set_components(prosody: Prosody, tokens: Tensor, weight: Tensor) -> None:
 # --- motion ---------------------------------------------------------------------------------------
 
 
-def hear(net: HeadNet, windows: Tensor) -> Tensor:
-    """What the GRU hears in clips (B, T, hops, coefficients): (B, T, PROSODY and features)."""
+def gru_input(net: HeadNet, windows: Tensor) -> Tensor:
+    """Return the GRU's input (B, T, PROSODY and features) of clips (B, T, hops, coefficients)."""
     memory, heard = Prosody.begin(len(windows)), []
     for frame in windows.unbind(1):
         row, memory = net.hear(frame.float(), memory)
@@ -296,16 +296,16 @@ def hear(net: HeadNet, windows: Tensor) -> Tensor:
 
 
 def motion_loss(net: HeadNet, heard: Tensor, positions: Tensor, dropout: float = 0.0) -> Tensor:
-    """Mean negative log likelihood of positions (B, T, POSES), nats per number.
+    """Return the mean negative log likelihood of positions (B, T, POSES), nats per number.
 
-    dropout: of what the GRU hears and of what it says.
+    dropout: of the GRU's input and output.
     """
     hybrid, _ = net.gru(F.dropout(heard, dropout))
     return mixture_loss(net.output.motion, F.dropout(hybrid, dropout), positions)
 
 
 def mixture_loss(motion: HeadMotion, hybrid: Tensor, positions: Tensor) -> Tensor:
-    """Mean negative log likelihood of positions (B, T, POSES), forced to the two before each."""
+    """Return the mean negative log likelihood of positions (B, T, POSES), teacher-forced."""
     last = torch.stack([positions[:, 1:-1], positions[:, :-2]], 2)
     return motion.loss(hybrid[:, 2:], last, positions[:, 2:])
 
@@ -316,7 +316,7 @@ def fit_motion(
     training: HeadTraining,
     progress: Progress = lambda stage, done, total: None,
 ) -> None:
-    """Learn the GRU and the mixture by gradient steps."""
+    """Train the GRU and the mixture by gradient steps."""
     frames = min(len(clip.moves) for clip in clips)
     windows = torch.stack([clip.windows[:frames] for clip in clips])
     with torch.no_grad():
@@ -340,11 +340,11 @@ def fit_mixture(
     progress: Progress = lambda stage, done, total: None,
     mirrored: bool = False,
 ) -> None:
-    """Learn the mixture, and `others` that hybrid features depend on, by gradient steps.
+    """Train the mixture, and `others` that hybrid features depend on, by gradient steps.
 
-    hybrid: numbers of clips (B,) -> features (B, T, hidden), T of the shortest clip. mirrored: half
-    of the heads. All move more or less than they did. Without dropout the few clips of most
-    speakers are learned by heart.
+    hybrid: numbers of clips (B,) -> features (B, T, hidden), T of the shortest clip. mirrored:
+    mirror half of the heads. The size of all motion is varied. Without dropout the model overfits
+    to the few clips of most speakers.
     """
     frames = min(len(clip.moves) for clip in clips)
     moves = torch.stack([clip.moves[:frames] for clip in clips])
@@ -372,7 +372,7 @@ def fit_mixture(
 
 
 def prosody_of(lines: Prosody, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """PROSODY and the middle token's components of clips (B, T, hops, coefficients)."""
+    """Return PROSODY and the middle token's components of clips (B, T, hops, coefficients)."""
     components = torch.stack([lines.components(clip.float()) for clip in windows])
     memory, prosody = Prosody.begin(len(windows)), []
     for frame in components.unbind(1):
@@ -382,7 +382,7 @@ def prosody_of(lines: Prosody, windows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prosody_bands(prosody: Tensor) -> Tensor:
-    """`bands` of PROSODY (B, T, 4): (B, T, 2 * (bands - 1))."""
+    """Return `bands` of PROSODY (B, T, 4): (B, T, 2 * (bands - 1))."""
     passes, out = prosody.new_zeros(len(prosody), 2, len(BANDS)), []
     for frame in prosody.unbind(1):
         passes = low_passes(frame, passes)
@@ -391,7 +391,7 @@ def prosody_bands(prosody: Tensor) -> Tensor:
 
 
 def detrended(rows: Tensor) -> Tensor:
-    """Rows (T, N) less the parabola that fits each column best: slow sways are not of words."""
+    """Subtract from rows (T, N) the best parabola of each column: slow sways are not of words."""
     time = torch.linspace(-1, 1, len(rows), dtype=rows.dtype)
     basis = torch.linalg.qr(torch.stack([torch.ones_like(time), time, time**2], 1))[0]
     left: Tensor = rows - basis @ (basis.T @ rows)
@@ -399,7 +399,7 @@ def detrended(rows: Tensor) -> Tensor:
 
 
 class Hybrid(NamedTuple):
-    """What `HeadOutput` needs of clips: hybrid features (B, T, hidden), prosody (B, T, >= 4)."""
+    """Input of `HeadOutput`: hybrid features (B, T, hidden), prosody (B, T, >= 4)."""
 
     features: Tensor
     prosody: Tensor
@@ -408,7 +408,7 @@ class Hybrid(NamedTuple):
 def spoken_windows(
     clips: Sequence[HeadClip], training: HeadTraining, count: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """Windows (B, T, hops, coefficients) of clips one after the other, and of silence (1, ...)."""
+    """Return windows (B, T, hops, coefficients) of joined clips, and of silence (1, ...)."""
     rng = np.random.default_rng(training.seed)
     chances = np.array([clip.weight for clip in clips])
     rows = rng.choice(len(clips), (count, 12), p=chances / chances.sum())
@@ -419,14 +419,14 @@ def spoken_windows(
 
 @torch.no_grad()
 def hybrid_of(net: HeadNet, windows: Tensor) -> Hybrid:
-    """Features of windows (B, T, hops, coefficients)."""
-    heard = hear(net, windows)
+    """Return the features of windows (B, T, hops, coefficients)."""
+    heard = gru_input(net, windows)
     return Hybrid(net.gru(heard)[0], heard)
 
 
 @torch.no_grad()
 def play(output: HeadOutput, hybrid: Hybrid, seeds: Sequence[int]) -> Tensor:
-    """Sample moves (B, T, POSES) in units of UNIT, one performance of the features per seed."""
+    """Sample moves (B, T, POSES) in units of UNIT, one sequence per seed."""
     state, moves = output.begin(seeds), []
     features, prosody = (part.expand(len(seeds), -1, -1) for part in hybrid)
     for row, heard in zip(features.unbind(1), prosody.unbind(1), strict=True):
@@ -439,7 +439,7 @@ def play(output: HeadOutput, hybrid: Hybrid, seeds: Sequence[int]) -> Tensor:
 def set_amplitudes(
     output: HeadOutput, spoken: Hybrid, silent: Hybrid, training: HeadTraining
 ) -> None:
-    """Scale what is sampled, and what follows prosody, to the deviations of a quiet speaker."""
+    """Scale sampled motion and motion by prosody to the deviations of a quiet speaker."""
     quiet, stress = torch.tensor(training.quiet) / UNIT, torch.tensor(training.stress) / UNIT
     followed = prosody_bands(spoken.prosody)
     kernel = torch.zeros_like(output.kernel)
@@ -462,19 +462,19 @@ def set_amplitudes(
 
 
 def _deviation(moves: Tensor) -> Tensor:
-    """Standard deviation of columns (B, T, N) about 0 from the fourth second on, 0.01 at least."""
+    """Return the deviation of columns (B, T, N) about 0 from second four on, 0.01 at least."""
     late: Tensor = moves[:, 100:].flatten(0, 1).square().mean(0).sqrt()
     return late.clamp(min=1e-2)
 
 
-# --- what it is worth -----------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------
 
 
 def measure(net: HeadNet, clips: Sequence[HeadClip]) -> dict[str, float]:
-    """Compare with clips that the head was not fitted to: medians; empty where there are none.
+    """Measure the head on clips outside the fit: medians; empty for no clips.
 
-    Correlations of loudness, voicing and pitch of voices with those measured in the sound, of what
-    follows prosody with the real head's pitch and brows, and nats per number of the mixture.
+    Correlations of loudness, voicing and pitch of voices with those measured in the sound, of
+    motion by prosody with the real head's pitch and brows, and nats per number of the mixture.
     """
     found: dict[str, list[float]] = {}
     for clip in clips:
@@ -502,7 +502,7 @@ def measure(net: HeadNet, clips: Sequence[HeadClip]) -> dict[str, float]:
         for name, (made, real) in pairs.items():
             found.setdefault(name, []).append(float(np.corrcoef(made, real)[0, 1]))
         positions = net.output.motion.position(clip.moves)[None]
-        nats = motion_loss(net, hear(net, clip.windows[None]), positions)
+        nats = motion_loss(net, gru_input(net, clip.windows[None]), positions)
         found.setdefault("nats", []).append(float(nats))
     return {name: float(np.median(values)) for name, values in found.items()}
 
@@ -514,9 +514,9 @@ def save(
     training: HeadTraining,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the fitted head, with what it is in the header. Raises OutputError.
+    """Write the fitted head, described in the header. Raises OutputError.
 
-    clips: what it was fitted to. metrics: what `measure` says.
+    clips: the clips of the fit. metrics: the result of `measure`.
     """
     chosen = _few([c for c in clips if not c.silent], training.most)
     weights.save(

@@ -1,8 +1,8 @@
-"""Training of the face embedding: two pictures of a person find each other among other people.
+"""Training of the face embedding: contrastive, with two pictures of each person.
 
-The corpus has few speakers but many frames of each, and many still portraits: those differ by the
-puppets' mouths and by augmentation alone, so that neither the mouth nor light, sharpness or
-compression tells who somebody is.
+The corpus has few speakers with many frames, and many still portraits. The two pictures of a still
+portrait differ by a moved mouth (`data/reenactment.py`) and by augmentation alone. So the embedding
+cannot depend on the mouth, on light, sharpness or compression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from talkingface import video, weights
 from talkingface.data.augment import AugmentConfig, augment_faces
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.provenance import described, licence
-from talkingface.data.puppets import animate, can_speak, closed_mouth
+from talkingface.data.reenactment import animate, can_speak, closed_mouth
 from talkingface.errors import BadShard
 from talkingface.landmarks import IBUG
 from talkingface.losses import info_nce
@@ -30,16 +30,16 @@ from talkingface.models.identity import FaceEmbedding, IdentityConfig
 from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import autocast, one_cycle
-from talkingface.training.parallel import WHOLE, Learner, Part, Place
+from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
 
 Frames = NDArray[np.uint8]
-HELD_OUT = ("stranger", "portrait-heldout")
+UNSEEN_SPLITS = ("stranger", "portrait-heldout")
 APART = 5  # frames, at least, between two pictures from one clip
 
 
 @dataclass(frozen=True)
 class ViewAugment:
-    """How much a picture is changed, each of a pair on its own; 0 switches a part off."""
+    """Strengths of random changes, separate for the pictures of a pair; 0 switches one off."""
 
     faces: AugmentConfig = field(default_factory=lambda: AugmentConfig(mirror=0.0, geometry=0.6))
     blur: float = 1.6  # pixels at 128, standard deviation at most
@@ -52,14 +52,14 @@ class ViewAugment:
 
 @dataclass(frozen=True)
 class IdentityTraining:
-    """Everything that `talkingface train identity` needs beside the data."""
+    """Settings of `talkingface train identity`."""
 
     model: IdentityConfig = field(default_factory=IdentityConfig)
     steps: int = 2400
     people: int = 48  # different ones in a batch, two pictures of each
     speaking: float = 0.25  # share of speakers among them, where there are enough
-    blended: float = 0.25  # share that is a mixture of two portraits: more people than there are
-    mirrored: float = 0.5  # probability, of a pair: nobody is like his mirror image
+    blended: float = 0.25  # share of mixtures of two portraits, as further people
+    mirrored: float = 0.5  # probability, of a pair: a mirror image counts as another person
     moved: int = 6  # pictures of a still portrait with another mouth
     rate: float = 2e-3  # at its peak
     warm_up: float = 0.1  # share of the steps
@@ -71,7 +71,7 @@ class IdentityTraining:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody, by the clips of a speaker or by pictures (N, S, S, 3) of a still portrait."""
+    """A person: the clips of a speaker, or pictures (N, S, S, 3) of a still portrait."""
 
     name: str
     clips: tuple[ClipInfo, ...] = ()
@@ -89,7 +89,7 @@ class PairBatch:
 def people_of(
     cache: Cache, clips: list[ClipInfo], drivers: list[ClipInfo], moved: int, seed: int
 ) -> list[Person]:
-    """Each known speaker of these clips, then each still portrait, its mouth moved by drivers."""
+    """Return the known speakers of these clips, then the still portraits, moved by drivers."""
     speakers: dict[str, list[ClipInfo]] = {}
     for clip in clips:
         if not clip.silent and clip.speaker:
@@ -106,7 +106,7 @@ def people_of(
 def _moved(
     cache: Cache, portrait: ClipInfo, drivers: list[ClipInfo], count: int, rng: np.random.Generator
 ) -> Frames:
-    """A portrait's picture, then `count` with another mouth where its mouth can be moved."""
+    """Return a portrait's picture, then `count` with a moved mouth where that is possible."""
     picture, mesh = np.array(cache.frames[portrait.start]), cache.mesh[portrait.start]
     if not drivers or count == 0 or not can_speak(mesh[IBUG]):
         return picture[None]
@@ -120,7 +120,7 @@ def _moved(
 
 
 def two_pictures(cache: Cache, person: Person, rng: np.random.Generator) -> Frames:
-    """(2, S, S, 3): from two clips, else from two times of one, else with two mouths."""
+    """Return (2, S, S, 3) of two clips, else of two times of one, else with two mouths."""
     if person.pictures is not None:
         many = len(person.pictures)
         return person.pictures[rng.choice(many, 2, replace=many == 1)]
@@ -136,13 +136,13 @@ def two_pictures(cache: Cache, person: Person, rng: np.random.Generator) -> Fram
 
 
 def blend(own: Frames, other: Frames, part: float) -> Frames:
-    """Two aligned faces (..., S, S, 3) laid over each other; part: of the other, 0 to 1."""
+    """Blend two aligned faces (..., S, S, 3). part: weight of the other, 0 to 1."""
     mixed = cv2.addWeighted(own, 1 - part, other, part, 0)
     return np.asarray(mixed, dtype=np.uint8)
 
 
 def changed(picture: Frames, augment: ViewAugment, rng: np.random.Generator) -> Frames:
-    """(S, S, 3) uint8 in another light, place and sharpness, and through another codec."""
+    """Change light, position, sharpness and compression of a picture (S, S, 3) uint8."""
     faces, _ = augment_faces(picture[None], np.zeros((1, 68, 2), np.float32), rng, augment.faces)
     out, size = np.array(faces[0]), len(picture)  # a copy: boxes are drawn into it
     often = rng.random(5) < augment.often
@@ -168,7 +168,7 @@ def changed(picture: Frames, augment: ViewAugment, rng: np.random.Generator) -> 
 
 
 class IdentityRecipe:
-    """See `loop.Recipe`: InfoNCE between two pictures of each person, AdamW, one cycle."""
+    """The recipe of the face embedding, see `loop.Recipe`: InfoNCE, AdamW, one cycle."""
 
     def __init__(
         self, training: IdentityTraining, cache: Cache, device: torch.device | str = "cpu"
@@ -179,7 +179,9 @@ class IdentityRecipe:
         drivers = [c for c in learned if not c.silent]
         many, seed = training.moved, training.seed
         self.people = people_of(cache, learned, drivers, many, seed)
-        self.held_out = people_of(cache, cache.split(*HELD_OUT), cache.split("val"), many, seed)
+        self.held_out = people_of(
+            cache, cache.split(*UNSEEN_SPLITS), cache.split("val"), many, seed
+        )
         if len(self.people) < 2:
             raise BadShard(
                 f"{len(self.people)} people to learn from, two are needed at least: prepare more "
@@ -191,21 +193,23 @@ class IdentityRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "identity": torch.optim.AdamW(self.network.parameters(), weight_decay=training.decay)
         }
-        self.learner = Learner([self.network], [self.optimizers["identity"]], most=5.0)
+        self.optimizer_group = OptimizerGroup(
+            [self.network], [self.optimizers["identity"]], most=5.0
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("cache", "training", "people")}
 
-    def batch(self, step: int, place: Place | None = None) -> PairBatch:
-        """Two changed pictures each of different people, all drawn from (seed, step)."""
-        turn = (place or parallel.place()).turn(step)
-        rng = np.random.default_rng((self.training.seed, turn))
+    def batch(self, step: int, index: BatchIndex | None = None) -> PairBatch:
+        """Return two changed pictures of each of different people; (seed, step) decide all."""
+        number = (index or parallel.batch_index()).global_number(step)
+        rng = np.random.default_rng((self.training.seed, number))
         pairs = [self._pair(self.people[i], rng) for i in self._chosen(rng)]
         first, second = (np.stack(side) for side in zip(*pairs, strict=True))
         return PairBatch(video.to_tensor(first), video.to_tensor(second))
 
     def _chosen(self, rng: np.random.Generator) -> list[int]:
-        """Different people, speakers and portraits each evenly among their own."""
+        """Choose different people, evenly among speakers and evenly among portraits."""
         speakers = sum(person.pictures is None for person in self.people)
         count = min(self.training.people, len(self.people))
         wanted = min(speakers, round(count * self.training.speaking))
@@ -224,8 +228,10 @@ class IdentityRecipe:
             pair = pair[:, :, ::-1]
         return changed(pair[0], t.augment, rng), changed(pair[1], t.augment, rng)
 
-    def step(self, batch: PairBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
-        """InfoNCE, and how often a picture's nearest is its partner."""
+    def step(
+        self, batch: PairBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
+    ) -> dict[str, float]:
+        """Train with InfoNCE; `found` is how often the nearest picture is of the same person."""
         for group in self.optimizers["identity"].param_groups:
             group["lr"] = one_cycle(self.training, step)
         self.network.train()
@@ -233,23 +239,23 @@ class IdentityRecipe:
         with autocast("auto", self.device):
             first, second = self.network(both).chunk(2)
         loss = info_nce(first, second, self.training.temperature)
-        self.learner.learn(loss, part)
+        self.optimizer_group.step(loss, micro_batch)
         nearest = (first.detach() @ second.detach().T).argmax(1)
         found = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
         return {"loss": float(loss.detach()), "found": float(found)}
 
     def validate(self, step: int) -> dict[str, float]:
-        """AUC and EER of pairs of people who were never learned from."""
+        """Return AUC and EER of pairs of people who are not in the training."""
         return verified(self.network, self.cache, self.held_out, self.training.augment)
 
     def sheet(self) -> Picture | None:
-        """Pairs of the first batch above each other: what augmentation leaves of a person."""
+        """Return the pairs of the first batch above each other, augmented."""
         batch = self.batch(0)
         rows = [video.to_uint8(side[::4]) for side in (batch.first, batch.second)]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The weights, with what they are in the header."""
+        """Write the weights, described in their header."""
         clips = [clip for person in self.people for clip in person.clips]
         pictures = [p.pictures for p in self.people if p.pictures is not None]
         moved = sum(len(seen) > 1 for seen in pictures)
@@ -272,10 +278,10 @@ def verified(
     pairs: int = 3,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Same or another person, told by the cosine of changed pictures: {"auc", "eer"}; {} for none.
+    """Measure verification by the cosine of changed pictures: {"auc", "eer"}; {} for no people.
 
-    Of each person `pairs` pairs are drawn as in training and changed as there; every two pictures
-    of one person are a pair of the same, every two of two people a pair of different ones.
+    Of each person, `pairs` pairs are sampled and changed as in training. Every two pictures of one
+    person are a positive pair, every two pictures of two people a negative one.
     """
     if len(people) < 2:
         return {}

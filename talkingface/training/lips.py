@@ -1,10 +1,10 @@
 """Fit `ExpressionNet`: the shape in closed form, the closure by a few hundred steps.
 
-Shape: ridge regression of measured expressions on principal components of tokens, speakers weighted
-by (clips) ** -0.5, clean and disturbed sound alike, no speech meaning the neutral face.
-Closure: a small network that tells whether the lips meet, from frames of the corpus whose lips are
-seen closed, and from p, b and m of synthetic voices whose phone times are known: a corpus of 51
-words by seventeen people has too few of them.
+Shape: ridge regression of measured expressions on principal components of tokens. Speakers are
+weighted by (clips) ** -0.5. Sound is clean and disturbed; the target of noise is the neutral face.
+Closure: a small network that classifies whether the lips meet. It is trained on frames of the
+corpus with closed lips, and on p, b and m of synthetic voices with known phone times: a corpus of
+51 words by seventeen people has too few of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NO_SPEECH = (
 
 @dataclass(frozen=True)
 class LipsTraining:
-    """How the read-out is fitted; the defaults were chosen on free speech (docs/log.md).
+    """Settings of fitting the read-out; the defaults were chosen on free speech (docs/log.md).
 
     ridge: penalty per unit of weight, in the variance of a principal component. disturbed: weight
     of disturbed copies of the corpus beside the clean one, copies: how many of each clip.
@@ -72,14 +72,14 @@ class LipsTraining:
 
 @dataclass(frozen=True)
 class Samples:
-    """Frames to learn from. x: (N, hops * rank); y: (N, ...), the target; weight: (N,)."""
+    """Training samples of frames. x: (N, hops * rank); y: (N, ...), the target; weight: (N,)."""
 
     x: Tensor
     y: Tensor
     weight: Tensor
 
     def scaled(self, total: float) -> Samples:
-        """The same with weights that add up to `total`."""
+        """Return the samples with weights that add up to `total`."""
         return Samples(self.x, self.y, self.weight * (total / self.weight.sum().clamp(min=1e-9)))
 
 
@@ -161,9 +161,9 @@ def save(
     training: LipsTraining,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the fitted lips, with what they are in the header. Raises OutputError.
+    """Write the fitted lips, described in the header. Raises OutputError.
 
-    clips: what they were fitted to. metrics: what `measure` says.
+    clips: the clips of the fit. metrics: the result of `measure`.
     """
     speaking = [c for c in clips if not c.silent]
     weights.save(
@@ -176,7 +176,7 @@ def save(
     )
 
 
-# --- what is learned from -------------------------------------------------------------------------
+# --- training data --------------------------------------------------------------------------------
 
 
 def _corpus(
@@ -186,7 +186,7 @@ def _corpus(
     training: LipsTraining,
     progress: Progress,
 ) -> Iterator[_Clip]:
-    """The speaking clips, their sound clean."""
+    """Read the speaking clips with their clean sound."""
     speaking = [c for c in clips if not c.silent]
     counts = Counter(c.speaker for c in speaking)
     scale = _amplitudes(cache, speaking)
@@ -210,7 +210,7 @@ def _sound(cache: Cache, clip: ClipInfo) -> Tensor:
 
 
 def _amplitudes(cache: Cache, clips: Sequence[ClipInfo]) -> dict[str, float]:
-    """How much to enlarge each speaker's motion so that all open their mouths alike: 0.5 to 2."""
+    """Return a gain per speaker, 0.5 to 2, with which all open their mouths alike."""
     gaps: dict[str, list[NDArray[np.float32]]] = {}
     for clip in clips:
         mesh = cache.mesh[clip.start : clip.start + clip.frames]
@@ -221,13 +221,13 @@ def _amplitudes(cache: Cache, clips: Sequence[ClipInfo]) -> dict[str, float]:
 
 
 def _smooth(expression: Tensor) -> Tensor:
-    """(T, K) averaged over three frames, [1 2 1] / 4: the rest is the tracker's noise."""
+    """Smooth (T, K) over three frames, [1 2 1] / 4, against the tracker's noise."""
     padded = torch.cat([expression[:1], expression, expression[-1:]])
     return padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4
 
 
 def _set_components(net: ExpressionNet, corpus: Sequence[_Clip]) -> None:
-    """Mean and principal components of the middle token of every frame, each number scaled to 1."""
+    """Set mean and principal components of the middle tokens, each number scaled to 1."""
     tokens = torch.cat([c.windows[:, c.windows.shape[1] // 2] for c in corpus]).double()
     weight = torch.cat([torch.full((len(c.windows),), c.weight) for c in corpus]).double()
     weight = (weight / weight.sum())[:, None]
@@ -248,7 +248,7 @@ def _disturbed(
     rng: np.random.Generator,
     progress: Progress,
 ) -> Iterator[tuple[Tensor, _Clip]]:
-    """Windows of disturbed copies of the corpus's sound, and the clips that they are of."""
+    """Yield windows of disturbed copies of the corpus's sound, and their clips."""
     speaking = [c for c in clips if not c.silent]
     for done, (clip, known) in enumerate(zip(speaking, corpus, strict=True)):
         for _ in range(training.copies):
@@ -258,7 +258,7 @@ def _disturbed(
 
 
 def disturb(sound: Tensor, rng: np.random.Generator) -> Tensor:
-    """Another microphone, room, noise and level: what a user's recording may be like."""
+    """Disturb a sound with another microphone, room, noise and level, as of a user's recording."""
     if rng.random() < 0.5:
         response = disturbances.room_response(rng, rng.uniform(0.1, 0.6), rng.uniform(0.0, 12.0))
         sound = disturbances.reverberate(sound, response)
@@ -271,7 +271,7 @@ def disturb(sound: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _no_speech(net: ExpressionNet, training: LipsTraining, rng: np.random.Generator) -> Tensor:
-    """(N, hops * rank) of noise, music and rooms at every level."""
+    """Return features (N, hops * rank) of noise, music and rooms at every level."""
     seconds, found = 5, []
     for number in range(int(training.no_speech_seconds / seconds)):
         source = NO_SPEECH[number % len(NO_SPEECH)]
@@ -282,7 +282,7 @@ def _no_speech(net: ExpressionNet, training: LipsTraining, rng: np.random.Genera
 
 
 def _stack(net: ExpressionNet, clips: Sequence[tuple[Tensor, _Clip]]) -> Samples:
-    """Features of clips, with targets (N, K + 1): the expression, and whether the lips meet."""
+    """Return features of clips, with targets (N, K + 1): the expression, and closed lips."""
     targets = [torch.cat([c.expression, c.closed[:, None].float()], 1) for _, c in clips]
     weights = [torch.full((len(windows),), c.weight) for windows, c in clips]
     return Samples(
@@ -302,7 +302,7 @@ def _closed(samples: Samples) -> Samples:
 def _fit_shape(
     net: ExpressionNet, clean: Samples, disturbed: Samples, quiet: Tensor, training: LipsTraining
 ) -> None:
-    """Weighted ridge regression; where nobody speaks the face is neutral."""
+    """Fit the shape by weighted ridge regression; without speech the face is neutral."""
     count = net.config.components
     parts = [
         clean.scaled(1.0),
@@ -337,7 +337,7 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: float) -> tuple[Tensor,
 
 
 def _opening(space: ExpressionSpace, clean: Samples) -> Tensor:
-    """The direction in which expressions vary with the gap of the lips, per unit of gap."""
+    """Return the direction in which expressions vary with the lips' gap, per unit of gap."""
     expression, weight = clean.y[:, :-1], clean.weight / clean.weight.sum()
     gap = space.lip_gap(expression)
     gap = gap - weight @ gap
@@ -350,15 +350,15 @@ def _opening(space: ExpressionSpace, clean: Samples) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Spoken:
+class _VoiceFiles:
     """Recordings with their phones (symbol, start, end), and the phones that close the lips."""
 
     files: tuple[tuple[Path, Sequence[tuple[str, float, float]]], ...]
     closed: frozenset[str]
 
 
-def _read_voices(folder: Path) -> _Spoken:
-    """What is known of a folder of voices; sound is read later. Raises BadRequest."""
+def _read_voices(folder: Path) -> _VoiceFiles:
+    """Read the phones of a folder of voices; sound is read later. Raises BadRequest."""
     try:
         known = json.loads((folder / "phones.json").read_text(encoding="utf-8"))
         files = tuple((folder / n, facts["phones"]) for n, facts in sorted(known["files"].items()))
@@ -370,17 +370,17 @@ def _read_voices(folder: Path) -> _Spoken:
             f"{folder}: no voices with phone times ({error}); expected phones.json with `files` "
             "and `classes`, as tools/make_voices.py writes it"
         ) from error
-    return _Spoken(files, closed)
+    return _VoiceFiles(files, closed)
 
 
 def _voices(
     net: ExpressionNet,
-    spoken: _Spoken,
+    spoken: _VoiceFiles,
     training: LipsTraining,
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[Samples, Samples]:
-    """Frames of synthetic voices, clean and disturbed, that do or do not show closed lips."""
+    """Return frames of synthetic voices, clean and disturbed, with closed or open lips."""
     found: tuple[list[Samples], list[Samples]] = ([], [])
     for done, (path, phones) in enumerate(spoken.files):
         sound = audio.load(path)
@@ -399,7 +399,7 @@ def _voices(
 def closures(
     phones: Sequence[tuple[str, float, float]], frames: int, closed: frozenset[str]
 ) -> tuple[Tensor, Tensor]:
-    """Whether the lips meet in each frame, and how much that frame counts: (T,) twice.
+    """Return whether the lips meet in each frame, and the frame's weight: (T,) twice.
 
     phones: (symbol, start, end) in seconds, "" is a pause. A frame counts where it is at least half
     p, b or m, or none of it; not in a pause, in which lips may do anything.
@@ -422,7 +422,7 @@ def closures(
 def _fit_closure(
     net: ExpressionNet, parts: Sequence[Samples], training: LipsTraining, progress: Progress
 ) -> None:
-    """Binary cross-entropy with feature noise and dropout; samples drawn by weight."""
+    """Fit the closure by binary cross-entropy, with noise, dropout and weighted sampling."""
     x = torch.cat([p.x for p in parts])
     y = torch.cat([p.y for p in parts])
     weight = torch.cat([p.weight for p in parts]).double()

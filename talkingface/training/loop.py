@@ -1,8 +1,8 @@
-"""The training loop: dumb, shared, resumable. What is learned is the recipe's business.
+"""The shared, resumable training loop. The recipe defines the model, the data and the losses.
 
-Every batch and its noise come from (seed, step, place), and a checkpoint is written to a temporary
-name and renamed: a run that was killed and resumed gives the same bits. It runs as one process, or
-under `torchrun` with as many as there are, which learn and stop together (`parallel.py`).
+Every batch and its noise come from (seed, step, index). A checkpoint is written to a temporary name
+and renamed. So a run that was killed and resumed gives the same bits. The loop runs in one process,
+or in several under `torchrun`, which train and stop together (`parallel.py`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from talkingface import picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
 from talkingface.training import parallel
-from talkingface.training.parallel import WHOLE, Asked, Part, Place, rank
+from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, StopSignal, rank
 
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
-_VALID = "valid/"  # begins the names of measures on held-out data in the log
+_VALID = "valid/"  # prefix of measures on held-out data in the log
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
 
 
-def keep_memory() -> None:
-    """Let big buffers stay with the process once they are freed.
+def configure_malloc() -> None:
+    """Make malloc keep large freed buffers in the process.
 
-    glibc hands each of them back and gets it anew, page by page: a quarter of a CPU training's time
-    (docs/log.md). Elsewhere than under glibc nothing happens.
+    By default glibc returns each of them to the system and maps it again, page by page: a quarter
+    of a CPU training's time (docs/log.md). Without glibc this does nothing.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):
@@ -46,37 +46,41 @@ def keep_memory() -> None:
 
 
 class Recipe(Protocol):
-    """One paper's algorithm. `modules` and `optimizers` are all that a checkpoint holds.
+    """The algorithm of one paper. A checkpoint holds `modules` and `optimizers`, nothing else.
 
-    Pickled, it keeps what `batch` needs and nothing else: so it goes to processes that draw.
+    A pickled recipe keeps only what `batch` needs: it is sent to the processes that load data.
     """
 
     steps: int
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
 
-    def batch(self, step: int, place: Place | None = None) -> Any:
-        """A batch of this step, on the CPU; called ahead of its turn. place: the first, if None."""
+    def batch(self, step: int, index: BatchIndex | None = None) -> Any:
+        """Return a batch of this step, on the CPU; called in advance. index: the first, if None."""
 
-    def step(self, batch: Any, step: int, part: Part = WHOLE) -> dict[str, float]:
-        """Learn from a batch; the named losses, unweighted. part: which of the step's it is."""
+    def step(self, batch: Any, step: int, micro_batch: MicroBatch = WHOLE_STEP) -> dict[str, float]:
+        """Train on a batch and return the named losses, unweighted.
+
+        micro_batch: which of the step's batches it is.
+        """
 
     def validate(self, step: int) -> dict[str, float]:
-        """Measures on held-out data."""
+        """Return measures on held-out data."""
 
     def sheet(self) -> picture.Picture | None:
-        """A contact sheet of held-out samples, real above generated."""
+        """Return a contact sheet of held-out samples, real above generated."""
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """Write the weights that would ship."""
+        """Write the weights as a release would contain them."""
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How often what happens; `minutes` ends the call early (a later call goes on).
+    """Intervals of the loop, in steps, and its limits.
 
-    accumulate: batches of each process whose gradients are added up to one step; workers: processes
-    that draw batches ahead of their turn, or 0 for a thread.
+    minutes: end the call after so long; a later call goes on. accumulate: batches of each process
+    whose gradients are summed to one step. workers: processes that load batches in advance, or 0
+    for a thread.
     """
 
     log_every: int = 20
@@ -93,15 +97,17 @@ TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 
 def chosen(precision: TrainingPrecision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """What "auto" is: bfloat16 on accelerators and on CPUs that compute in it. Others imitate it: a
-    step takes 1.6 times as long (docs/training.md)."""
+    """Resolve "auto": bfloat16 on accelerators and on CPUs that compute in it, else float32.
+
+    Other CPUs emulate bfloat16: a step takes 1.6 times as long (docs/training.md).
+    """
     if precision != "auto":
         return precision
     return "bfloat16" if device.type != "cpu" or has_bfloat16() else "float32"
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX); False where unknown."""
+    """Return whether the CPU has bfloat16 (AVX-512 BF16 or AMX); False where unknown."""
     if not CPU_INFO.exists():
         return False
     flags = CPU_INFO.read_text(encoding="utf-8", errors="replace").split()
@@ -109,24 +115,29 @@ def has_bfloat16() -> bool:
 
 
 def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autocast:
-    """Mixed precision for what is computed within."""
+    """Return a context of mixed precision."""
     mixed = chosen(precision, device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
 class Cycle(Protocol):
-    """A training with one cycle of the learning rate; warm_up is a share of the steps."""
+    """A training with one cycle of the learning rate."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """The number of steps."""
+
     @property
-    def rate(self) -> float: ...
+    def rate(self) -> float:
+        """The learning rate at its peak."""
+
     @property
-    def warm_up(self) -> float: ...
+    def warm_up(self) -> float:
+        """The share of the steps before the peak."""
 
 
 def one_cycle(training: Cycle, step: int) -> float:
-    """The learning rate: half a cosine up from 4 % to the peak, half a cosine down to 0."""
+    """Return the learning rate: half a cosine up from 4 % to the peak, then half a cosine to 0."""
     up = training.warm_up * training.steps
     if step < up:
         return training.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / up)))
@@ -135,11 +146,11 @@ def one_cycle(training: Cycle, step: int) -> float:
 
 
 def seed_step(seed: int, step: int, number: int = 0) -> None:
-    """Noise (dropout) of this step and of the batch of this number, whatever ran before."""
+    """Seed torch for the noise (dropout) of one batch of a step, independent of earlier steps."""
     torch.manual_seed(((seed * 1_000_003 + step) << 12) + number)
 
 
-class Average:
+class EMA:
     """Exponential moving average of a module's weights; buffers are copied."""
 
     def __init__(self, source: nn.Module, target: nn.Module, decay: float) -> None:
@@ -149,7 +160,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After the optimiser; the first steps average over fewer."""
+        """Update the average after the optimiser; the first steps average over fewer."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(self.target.parameters(), self.source.parameters(), strict=True):
             mine.lerp_(theirs, 1 - decay)
@@ -162,37 +173,39 @@ def run(
     folder: Path,
     options: LoopOptions = LoopOptions(),
     progress: Callable[[int, int], None] | None = None,
-    asked: Asked | None = None,
+    stop_signal: StopSignal | None = None,
 ) -> int:
-    """Train to `recipe.steps`, or until `options.minutes` are over; returns the steps done in all.
+    """Train to `recipe.steps`, or until `options.minutes` are over; return the steps done in all.
 
-    folder: gets checkpoint.pt, log.jsonl, sheet-*.png and weights.safetensors; a checkpoint that is
-    there already is gone on from. progress is told the steps done and those in all. asked: once any
-    process's says stop, all leave a checkpoint, nothing more, and return; theirs say it too.
+    folder: gets checkpoint.pt, log.jsonl, sheet-*.png and weights.safetensors. Training resumes
+    from a checkpoint that exists already. progress: called with the steps done and those in all.
+    stop_signal: once that of any process is set, all processes set theirs, write a checkpoint,
+    nothing more, and return.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = load_checkpoint(recipe, folder / CHECKPOINT)
     parallel.check_same_step(first, folder)
-    asked, log, began = asked or Asked(), _Log(folder / "log.jsonl", first), time.monotonic()
-    places = [parallel.place(i, options.accumulate) for i in range(options.accumulate)]
+    stop, log = stop_signal or StopSignal(), _Log(folder / "log.jsonl", first)
+    began = time.monotonic()
+    indices = [parallel.batch_index(i, options.accumulate) for i in range(options.accumulate)]
 
-    ahead = prefetch(_Batches(recipe, tuple(places)), first, recipe.steps, options.workers)
-    for done, drawn in enumerate(ahead, first + 1):
-        for index, place in enumerate(places):
-            seed_step(options.seed, done - 1, place.number)
-            log.add(recipe.step(drawn[index], done - 1, Part(index, drawn)))
+    ahead = prefetch(_Batches(recipe, tuple(indices)), first, recipe.steps, options.workers)
+    for done, batches in enumerate(ahead, first + 1):
+        for own, index in enumerate(indices):
+            seed_step(options.seed, done - 1, index.number)
+            log.add(recipe.step(batches[own], done - 1, MicroBatch(own, batches)))
         if progress is not None:
             progress(done, recipe.steps)
         late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
-        asked.stop, over = parallel.anyone(asked.stop, late and rank() == 0)
+        stop.requested, over = parallel.any_rank(stop.requested, late and rank() == 0)
         last = done == recipe.steps or over
         if done - first == options.stop_after:
             log.flush(done)
             return done
-        _record(recipe, folder, log, done, options, last, asked.stop)
-        if last or asked.stop:
+        _record(recipe, folder, log, done, options, last, stop.requested)
+        if last or stop.requested:
             break
-    else:  # nothing was left to do, unless a process died between its checkpoint and its weights
+    else:  # all is done, unless a process died between its checkpoint and its weights
         done = first
         if rank() == 0 and not ((folder / WEIGHTS).exists() and log.has_validation(done)):
             _validate(recipe, folder, log, done)
@@ -202,13 +215,13 @@ def run(
 
 @dataclass(frozen=True)
 class _Batches:
-    """What this process learns from in a step, by its number."""
+    """The batches of this process in a step, by the step's number."""
 
     recipe: Recipe
-    places: tuple[Place, ...]
+    indices: tuple[BatchIndex, ...]
 
     def __call__(self, step: int) -> tuple[Any, ...]:
-        return tuple(self.recipe.batch(step, place) for place in self.places)
+        return tuple(self.recipe.batch(step, index) for index in self.indices)
 
 
 def _record(
@@ -220,7 +233,7 @@ def _record(
     last: bool,
     stop: bool,
 ) -> None:
-    """What is due after so many steps, by rank 0: a line, a checkpoint, weights to look at."""
+    """Write what is due after so many steps: rank 0's log line, checkpoint and weights."""
     if last or stop or done % options.log_every == 0:
         log.flush(done)
     if rank() != 0:
@@ -232,7 +245,10 @@ def _record(
 
 
 def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
-    """Measure, and write sheet and weights; the log's row comes last: with it, they are there."""
+    """Validate, and write sheet, weights and the log's row.
+
+    The row comes last: with it, the files exist.
+    """
     measures = recipe.validate(done)
     sheet = recipe.sheet()
     if sheet is not None:
@@ -242,7 +258,7 @@ def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
 
 
 def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
-    """All modules and optimisers, whole or not at all."""
+    """Write all modules and optimisers atomically."""
     state = {
         "step": step,
         "modules": {name: module.state_dict() for name, module in recipe.modules.items()},
@@ -254,7 +270,10 @@ def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
 
 
 def load_checkpoint(recipe: Recipe, path: Path) -> int:
-    """The step to go on from; 0 where there is no checkpoint. Strict: another run's is refused."""
+    """Load a checkpoint and return its step, 0 where there is none.
+
+    Raises BadShard where the checkpoint is of another recipe.
+    """
     if not path.exists():
         return 0
     try:
@@ -272,12 +291,15 @@ def load_checkpoint(recipe: Recipe, path: Path) -> int:
 
 
 class _Log:
-    """JSON lines; means over the steps since the line before. What a killed run wrote past its
-    checkpoint is dropped, so that a resumed log reads as one run."""
+    """The log as JSON lines: means over the steps since the line before.
+
+    Lines that a killed run wrote after its checkpoint are dropped, so a resumed log reads as one
+    run.
+    """
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
-        self._seen: dict[str, list[float]] = {}  # a loss that a stage lacks has no value there
+        self._seen: dict[str, list[float]] = {}  # no values of a loss that a stage lacks
         if rank() == 0:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if json.loads(line)["step"] <= first]
@@ -293,7 +315,7 @@ class _Log:
         self._seen = {}
 
     def has_validation(self, step: int) -> bool:
-        """Whether the row that follows the weights of this step is there."""
+        """Return whether the log has the validation row of this step."""
         rows = map(json.loads, self.path.read_text().splitlines())
         return any(
             row.pop("step") == step and all(name.startswith(_VALID) for name in row) for row in rows

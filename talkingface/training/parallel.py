@@ -1,8 +1,8 @@
-"""Several processes, and several batches of one, that learn as one: what recipes need of either.
+"""Data-parallel training and gradient accumulation.
 
-A step has the gradients of so many batches: `accumulate` of each process that `torchrun` started.
-Every batch has its place among them, and its data and noise come from (seed, step, place): two
-processes do what one does that adds up two batches, to rounding.
+A step sums the gradients of `accumulate` batches of each process that `torchrun` started. Every
+batch has an index among them; its data and noise come from (seed, step, index). So two processes
+give the same weights as one process that accumulates two batches, to rounding.
 """
 
 from __future__ import annotations
@@ -20,135 +20,142 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from talkingface.errors import BadShard
 
-LOOK = 0.1  # seconds between two looks at whether all have come
+POLL = 0.1  # seconds between two checks whether all processes have joined
 
 
 def rank() -> int:
-    """This process's number under torchrun, 0 otherwise."""
+    """Return this process's number under torchrun, 0 otherwise."""
     return int(os.environ.get("RANK", "0"))
 
 
 def processes() -> int:
-    """How many there are, once they have joined."""
+    """Return the number of processes that have joined, 1 without torchrun."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def start_processes(device: torch.device) -> torch.device:
-    """Join the other processes of a `torchrun` launch; nothing to do for a single one.
+    """Join the other processes of a `torchrun` launch; a single process joins nothing.
 
-    Returns this process's device: of several accelerators, its own.
+    Return this process's device: of several accelerators, its own.
     """
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        store, own, many = next(rendezvous("env://"))
-        store = distributed.PrefixStore(meet(store, own, many), store)  # type: ignore[attr-defined]
+        store, own, many = next(torch_rendezvous("env://"))
+        prefix = rendezvous(store, own, many)
+        store = distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=own, world_size=many)
     return device
 
 
-def meet(store: Any, own: int, many: int) -> str:
-    """A name on which `many` processes agree, and which none before them had; store: a
-    `torch.distributed.Store` that all of them see.
+def rendezvous(store: Any, own: int, many: int) -> str:
+    """Agree with the other processes on a store prefix that no earlier launch has used.
 
-    An agent of `torchrun` (2.13) hands its store to the processes that it starts again, with the
-    addresses of those that died still in it: the new would wait for the old. And agents of several
-    machines count restarts each on its own. So rank 0 calls a meeting, whose name is its own; who
-    finds that his rank has been at a meeting already, waits for the next.
+    store: a `torch.distributed.Store` that all of them see. own: this process's rank. many: the
+    number of processes.
+
+    An agent of `torchrun` (2.13) gives its store to the processes that it restarts, with the
+    addresses of dead processes still in it. The new processes would wait for the dead ones. Agents
+    of several machines each count restarts on their own. So rank 0 publishes a fresh name. A
+    process whose rank has already joined under that name waits for the next name.
     """
     if own == 0:
-        called = uuid.uuid4().hex
-        store.set("meeting", called)
-        while not store.check([f"{called}/{other}" for other in range(1, many)]):
-            time.sleep(LOOK)
-        store.set(f"{called}/begun", "")
-        return called
+        prefix = uuid.uuid4().hex
+        store.set("meeting", prefix)
+        while not store.check([f"{prefix}/{other}" for other in range(1, many)]):
+            time.sleep(POLL)
+        store.set(f"{prefix}/begun", "")
+        return prefix
     while True:
         name: str = store.get("meeting").decode()
         if store.add(f"{name}/{own}", 1) == 1:
             while store.get("meeting").decode() == name:  # rank 0 may be one that has died
                 if store.check([f"{name}/begun"]):
                     return name
-                time.sleep(LOOK)
-        time.sleep(LOOK)
+                time.sleep(POLL)
+        time.sleep(POLL)
 
 
 def spare_cores() -> int:
-    """Cores of this process's share of the machine, beside the one that it works on itself."""
+    """Return the cores of this process's share of the machine, less the one that it runs on."""
     share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, share - 1)
 
 
 def end_processes() -> None:
-    """Leave them, all work done; a process that fails just ends, since nobody may answer it."""
+    """Leave the process group after all work is done.
+
+    A process that fails just ends, since the others may not answer.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-# --- which of the batches -------------------------------------------------------------------------
+# --- the batches of a step ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Place:
-    """A batch's number among all batches of a step, of all processes."""
+class BatchIndex:
+    """A batch's number among all batches of a step, over all processes."""
 
     number: int = 0
     of: int = 1
 
-    def turn(self, step: int) -> int:
-        """Its number among those of all steps."""
+    def global_number(self, step: int) -> int:
+        """Return the batch's number among those of all steps."""
         return step * self.of + self.number
 
 
-def place(index: int = 0, accumulate: int = 1) -> Place:
-    """Of the batch `index` of the `accumulate` that this process has in a step."""
-    return Place(rank() * accumulate + index, processes() * accumulate)
+def batch_index(index: int = 0, accumulate: int = 1) -> BatchIndex:
+    """Return the index of batch `index` of the `accumulate` that this process has in a step."""
+    return BatchIndex(rank() * accumulate + index, processes() * accumulate)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of this process's batches of a step, and all of them."""
+class MicroBatch:
+    """One of this process's batches of a step, beside all of them."""
 
     index: int = 0
     batches: tuple[Any, ...] = (None,)
 
     @property
     def first(self) -> bool:
-        """Whether gradients begin at zero."""
+        """True if gradients are set to zero before this batch."""
         return self.index == 0
 
     @property
     def last(self) -> bool:
-        """Whether weights are moved now."""
+        """True if weights are updated after this batch."""
         return self.index == len(self.batches) - 1
 
     def share(self, batch: Any, count: Callable[[Any], int]) -> float:
-        """What a mean over `count` samples of this batch counts beside those of other batches.
+        """Return the weight of a mean over `count` samples of this batch within the step.
 
-        1 where all have as many; so weighted, the step's gradient is of the mean over all samples.
+        It is 1 where all batches have as many samples. With these weights the step's gradient is
+        that of the mean over all samples.
         """
         own = self.batches if len(self.batches) > 1 else (batch,)
         mean = mean_over_processes(sum(map(count, own)) / len(own))
         return count(batch) / mean if mean else 1.0
 
 
-WHOLE = Part()
+WHOLE_STEP = MicroBatch()
 
 
-# --- what all agree on ----------------------------------------------------------------------------
+# --- values shared by all processes ---------------------------------------------------------------
 
 
 def mean_over_processes(value: float) -> float:
-    """The mean of a number that each process has."""
+    """Return the mean of a number that each process has."""
     if not distributed.is_initialized():
         return value
     shared = torch.tensor(value, dtype=torch.float64)
@@ -156,20 +163,22 @@ def mean_over_processes(value: float) -> float:
     return float(shared) / processes()
 
 
-def anyone(*asked: bool) -> tuple[bool, ...]:
-    """Of each question, whether any process says yes: a process that stopped alone would leave the
-    others waiting."""
+def any_rank(*flags: bool) -> tuple[bool, ...]:
+    """Return for each flag whether any process sets it.
+
+    All processes must stop together: one that stopped alone would leave the others waiting.
+    """
     if not distributed.is_initialized():
-        return asked
-    shared = torch.tensor(asked, dtype=torch.uint8)
+        return flags
+    shared = torch.tensor(flags, dtype=torch.uint8)
     distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-    return tuple(bool(answer) for answer in shared)
+    return tuple(bool(flag) for flag in shared)
 
 
 def check_same_step(step: int, folder: object) -> None:
-    """Raises BadShard where processes would go on from different checkpoints."""
+    """Raise BadShard where processes would resume from different checkpoints."""
     mean = mean_over_processes(step)
-    if any(anyone(step != mean)):
+    if any(any_rank(step != mean)):
         raise BadShard(
             f"{folder} has the checkpoint of step {step} here and another in other processes: put "
             "it where every machine sees the same files"
@@ -177,47 +186,47 @@ def check_same_step(step: int, folder: object) -> None:
 
 
 def wait_for_all() -> None:
-    """Until every process is here: what one of them wrote is there for the others."""
+    """Wait until every process is here; then files that one wrote exist for the others."""
     if distributed.is_initialized():
-        anyone(False)
+        any_rank(False)
 
 
-class Asked:
-    """Whether somebody has asked this process to stop."""
+class StopSignal:
+    """A flag: this process was asked to stop."""
 
-    stop = False
+    requested = False
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Asked]:
-    """SIGTERM (a preempted job, a drained machine, `kill`) asks to stop, and does not end."""
-    asked = Asked()
+def stop_on_sigterm() -> Iterator[StopSignal]:
+    """Set a flag on SIGTERM (a preempted job, a drained machine, `kill`) instead of ending."""
+    stop_signal = StopSignal()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.stop = True
+    def request(number: int, frame: FrameType | None) -> None:
+        stop_signal.requested = True
 
     try:
-        before = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not the main thread, which alone hears of signals
-        yield asked
+        before = signal.signal(signal.SIGTERM, request)
+    except ValueError:  # not the main thread, which alone receives signals
+        yield stop_signal
         return
     try:
-        yield asked
+        yield stop_signal
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-# --- who learns together --------------------------------------------------------------------------
+# --- modules trained by one loss ------------------------------------------------------------------
 
 
 _OLD_NAME = "broadcast_buffers"  # before torch 2.13
 
 
-class _Together(nn.Module):
-    """Modules that one loss teaches, as DistributedDataParallel wants them: behind one forward.
+class _DistributedModule(nn.Module):
+    """The modules of one loss behind one `forward`, as DistributedDataParallel needs them.
 
-    The loss is computed by then: it goes in and comes out, and DDP follows its graph to the
-    parameters that it reaches. What a module is called for is so no business of DDP's.
+    `forward` returns the loss, which is already computed. DDP follows its graph to the parameters
+    that it reaches. So DDP need not know how the modules are called.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -228,10 +237,11 @@ class _Together(nn.Module):
         return loss
 
 
-class Learner:
-    """Modules that learn from one loss, each by its optimiser; in step over all processes.
+class OptimizerGroup:
+    """Modules trained by one loss, each with its optimiser, synchronised over all processes.
 
-    Build it before the first loss, once the processes have joined: all begin with rank 0's weights.
+    Build it before the first loss and after the processes have joined: all begin with rank 0's
+    weights.
     """
 
     def __init__(
@@ -241,8 +251,11 @@ class Learner:
         most: float = 1.0,
         partly: bool = False,
     ) -> None:
-        """most: what the norm of each module's gradient is clipped to. partly: whether some losses
-        reach a part of the parameters only."""
+        """Collect the modules, and wrap them for DDP where there are several processes.
+
+        most: the norm that each module's gradient is clipped to. partly: whether some losses reach
+        a part of the parameters only.
+        """
         self.modules, self.optimizers, self.most = list(modules), list(optimizers), most
         self._shared: DistributedDataParallel | None = None
         self._statistics = [
@@ -254,29 +267,30 @@ class Learner:
             if buffer.is_floating_point()
         ]
         if distributed.is_initialized():
-            # buffers stay as they are: the graph of the loss, which is there already, may use them
+            # buffers stay as they are: the existing graph of the loss may use them
             known = inspect.signature(DistributedDataParallel.__init__).parameters
             name = "forward_sync_buffers" if "forward_sync_buffers" in known else _OLD_NAME
             still: dict[str, Any] = {name: False}
             self._shared = DistributedDataParallel(
-                _Together(self.modules), find_unused_parameters=partly, **still
+                _DistributedModule(self.modules), find_unused_parameters=partly, **still
             )
 
-    def learn(self, loss: Tensor, part: Part = WHOLE) -> None:
-        """Add up a part's gradient; with a step's last part, move the weights by the mean of all.
+    def step(self, loss: Tensor, micro_batch: MicroBatch = WHOLE_STEP) -> None:
+        """Add the gradient of a micro-batch; after the last of a step, update the weights.
 
-        Raises RuntimeError where a gradient is not finite: a step of NaN is an error, not a habit.
+        The update uses the mean gradient of all batches. Raises RuntimeError where a gradient is
+        not finite.
         """
-        if part.first:
+        if micro_batch.first:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-        loss = loss / len(part.batches)
+        loss = loss / len(micro_batch.batches)
         if self._shared is None:
             loss.backward()
         else:
-            with nullcontext() if part.last else self._shared.no_sync():
+            with nullcontext() if micro_batch.last else self._shared.no_sync():
                 self._shared(loss).backward()
-        if part.last:
+        if micro_batch.last:
             self._update()
 
     def _update(self) -> None:
@@ -284,13 +298,16 @@ class Learner:
             nn.utils.clip_grad_norm_(module.parameters(), self.most, error_if_nonfinite=True)
             optimizer.step()
         if self._shared is not None and self._statistics:
-            _take_from_first(self._statistics)
+            _copy_from_first(self._statistics)
 
 
 @torch.no_grad()
-def _take_from_first(buffers: list[Tensor]) -> None:
-    """Running statistics as rank 0 has them, which a checkpoint keeps. DDP would do so before the
-    next forward only: a critic that judges before that would differ from a resumed run's."""
+def _copy_from_first(buffers: list[Tensor]) -> None:
+    """Set running statistics to those of rank 0, which a checkpoint keeps.
+
+    DDP would do so only before the next forward. A discriminator that runs before that would differ
+    from the one of a resumed run.
+    """
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     distributed.broadcast(flat, 0)
     for buffer, new in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):

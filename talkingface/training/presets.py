@@ -1,4 +1,4 @@
-"""The papers' training tables, and ours, as rows."""
+"""Training presets of the papers, and ours, as rows of tables."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
 LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
 LEAN_WEIGHTS = {**LEAN_DRAWING, "lips": 0.2}
-# With the paper's weights the critics changed nothing that could be seen in a thousand steps.
+# With the paper's weights the discriminators had no visible effect in a thousand steps.
 LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
-# The face stays one person's in one studio; the microphone may change.
+# One person in one studio: the face is not changed, but the sound is.
 ONE_PERSON = replace(AugmentConfig(), colour=0.0, light=0.0, mirror=0.0, geometry=0.5)
 
 PIXELS = Stage(2500, LEAN_DRAWING, 8e-4, schedule="cosine")
@@ -50,13 +50,13 @@ LEAN_CRAN = CranTraining(
     betas=(0.9, 0.98),
     decay=1e-2,
     mouth_weight=6.0,
-    puppets=0.25,
+    reenacted=0.25,
 )
 CRAN = {
     "cran": LEAN_CRAN,
     # The paper's output and no lips from geometry, at our size (docs/log.md).
     "cran-direct": replace(LEAN_CRAN, model=MODELS["cran-direct"]),
-    # Sec. 4.2: Adam 2e-4, beta 0.5; 30 epochs without critics, 15 with them.
+    # Sec. 4.2: Adam 2e-4, beta 0.5; 30 epochs without discriminators, 15 with them.
     "cran-paper": CranTraining(
         model=MODELS["cran-paper"],
         stages=(
@@ -96,8 +96,8 @@ CRAN = {
 }
 
 
-# ATVGnet: AT-net learns from landmarks, VG-net from real ones; published, one behind the other too.
-# From the start, an adversary that sees random teeth teaches green ones: critics join at the end.
+# ATVGnet: AT-net is trained on landmarks, VG-net on real ones; the published one also in a cascade.
+# Discriminators join at the end: trained from the start, they gave green teeth.
 JUDGED = {**LEAN_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
 VG = Stage(2800, LEAN_DRAWING, 8e-4, schedule="cosine")
 JUDGED_VG = replace(VG, steps=950, weights=JUDGED, lr=4e-4, critic_rate=5.0)
@@ -111,7 +111,7 @@ ATVG = {
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
-        puppets=0.25,
+        reenacted=0.25,
     ),
     # Released code: Adam 2e-4, beta 0.5; AT-net 10 epochs of 16 clips, VG-net 5 epochs of 10; the
     # paper has no third stage: here one epoch of it.
@@ -146,16 +146,16 @@ ATVG = {
 }
 
 
-# Published baselines, on the data and near the budget of CRAN's rows. Frames are learned one by
-# one, so a batch holds as many as CRAN's, of more clips.
+# Published baselines, on the data and near the budget of CRAN's rows. Frames are independent
+# samples, so a batch holds as many as CRAN's, of more clips.
 FRAMEWISE = Stage(3200, {"pixels": 10.0}, 8e-4, batch=24, frames=5, schedule="cosine")
 # Chen et al. 2018: 16 frames; the adversary joins at the end, as everywhere here.
 LIPS_ALONE = Stage(
     2500, {"pixels": 10.0, "correlation": 0.5}, 8e-4, batch=8, frames=16, schedule="cosine"
 )
 
-# Zhou et al.: drawn from sound and from mouths alike, both in one space. Of two confusions, neither
-# can fall below the log of its classes, so that their weight is small.
+# Zhou et al.: generated from sound and from mouths, both in one space. A confusion loss cannot fall
+# below the log of its number of classes, so its weight is small.
 LEAN_DISENTANGLED = {
     "pixels": 10.0,
     "pixels_from_video": 10.0,
@@ -174,7 +174,7 @@ BASELINES: dict[str, GeneratorTraining] = {
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
-        puppets=0.25,
+        reenacted=0.25,
     ),
     # The paper gives no schedule that fits other data: CRAN's table in epochs.
     "chung-paper": ChungTraining(
@@ -210,7 +210,7 @@ BASELINES: dict[str, GeneratorTraining] = {
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
-        puppets=0.25,
+        reenacted=0.25,
     ),
     "chen-tiny": ChenTraining(
         model=MODELS["chen-tiny"],
@@ -235,7 +235,7 @@ BASELINES: dict[str, GeneratorTraining] = {
         betas=(0.9, 0.98),
         decay=1e-2,
         mouth_weight=6.0,
-        puppets=0.25,
+        reenacted=0.25,
     ),
     # Released code: Adam 2e-4, beta 0.9, batch 16; CRAN's table in epochs, the paper gives none.
     "zhou-paper": ZhouTraining(
@@ -264,7 +264,7 @@ BASELINES: dict[str, GeneratorTraining] = {
         hidden=8,
     ),
 }
-# Which step learns a row of BASELINES.
+# The recipe of each kind of row of BASELINES.
 BASELINE_RECIPES: dict[type[GeneratorTraining], Callable[..., GeneratorRecipe[Any]]] = {
     ChungTraining: ChungRecipe,
     ChenTraining: ChenRecipe,
@@ -272,15 +272,15 @@ BASELINE_RECIPES: dict[type[GeneratorTraining], Callable[..., GeneratorRecipe[An
 }
 
 
-# Lip readers. "trainer" guides a generator, "judge" scores it: other sentences, another seed and
-# another architecture (the published one at a third of its size). The trainer sees colour: a grey
-# one asks for nothing about the inside of a mouth that another reader would see (docs/log.md).
+# Lip readers. "trainer" guides a generator, "judge" (the evaluation lip reader) scores it. They use
+# other sentences, another seed and another architecture (the published one at a third of its size).
+# The trainer sees colour: a grey one does not improve the inside of a mouth (docs/log.md).
 READING = {
     "trainer": ReadingTraining(
-        LeanReaderConfig(mouth=MouthSpec(grey=False)), half="first", steps=1200
+        LeanReaderConfig(mouth=MouthSpec(grey=False)), corpus_half="first", steps=1200
     ),
     "judge": ReadingTraining(
-        PublishedReaderConfig(feature=256, hidden=256), half="second", steps=1200, seed=1
+        PublishedReaderConfig(feature=256, hidden=256), corpus_half="second", steps=1200, seed=1
     ),
     "published": ReadingTraining(PublishedReaderConfig(), steps=3200),
     "tiny": ReadingTraining(
@@ -288,7 +288,7 @@ READING = {
     ),
 }
 
-# Who is seen: measures whether a generated face is still that person.
+# The face embedding: measures whether a generated face is still the same person.
 IDENTITY = {
     "identity": IdentityTraining(),
     "tiny": IdentityTraining(
@@ -320,7 +320,7 @@ T = TypeVar("T", bound=GeneratorTraining)
 
 
 def shortened(training: T, steps: tuple[int, ...]) -> T:
-    """The same training with other numbers of steps per stage, in order; 0 leaves a stage out."""
+    """Return the training with other numbers of steps per stage, in order; 0 removes a stage."""
     if len(steps) > len(training.stages):
         raise BadRequest(f"{len(steps)} stages asked for, this preset has {len(training.stages)}")
     pairs = zip(training.stages, steps, strict=False)
@@ -331,7 +331,7 @@ Row = TypeVar("Row")
 
 
 def named(table: Mapping[str, Row], preset: str) -> Row:
-    """The preset of that name. Raises BadRequest naming what is known."""
+    """Return the preset of that name. Raises BadRequest, which lists the known ones."""
     if preset not in table:
         raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
     return table[preset]
@@ -340,10 +340,12 @@ def named(table: Mapping[str, Row], preset: str) -> Row:
 def choose(
     table: Mapping[str, T], preset: str, steps: str | None, without: list[str], change: list[str]
 ) -> T:
-    """A row of a table with the command line's wishes: `steps` as "1200,4000,600", loss names to
-    leave out, and "name=value" for a text switch of the training (form, reading, precision), of the
-    model (scheme, output, lips) or of its parts (motion, recurrence).
-    Raises BadRequest naming what is known."""
+    """Return a row of a table with the changes of the command line.
+
+    steps: as "1200,4000,600". without: names of losses to remove. change: "name=value" for a text
+    option of the training (form, reading, precision), of the model (scheme, output, lips) or of its
+    parts (motion, recurrence). Raises BadRequest, which lists the known names.
+    """
     training = named(table, preset)
     for item in change:
         training = _changed(training, item)
@@ -364,7 +366,7 @@ def choose(
 
 
 def _changed(training: T, item: str) -> T:
-    """One "name=value" applied to the training's or the model's text switches."""
+    """Apply one "name=value" to the text options of the training or the model."""
     name, _, value = item.partition("=")
     allowed = _choices(training)
     if name not in allowed:
@@ -377,7 +379,7 @@ def _changed(training: T, item: str) -> T:
 
 
 def _with(config: Any, name: str, value: str) -> Any:
-    """The dataclass with this switch changed, wherever in its model (and its parts) it is."""
+    """Return the dataclass with this option changed, in itself, its model or its model's parts."""
     if name in _words(config):
         return replace(config, **{name: value})
     inner = {n: _with(part, name, value) for n, part in _parts(config) if name in _choices(part)}
@@ -385,18 +387,18 @@ def _with(config: Any, name: str, value: str) -> Any:
 
 
 def _choices(config: Any) -> dict[str, tuple[str, ...]]:
-    """All switches of a dataclass and of the parts of its model."""
+    """Return all text options of a dataclass and of the parts of its model."""
     found = {n: words for _, part in _parts(config) for n, words in _choices(part).items()}
     return {**found, **_words(config)}
 
 
 def _parts(config: Any) -> list[tuple[str, Any]]:
-    """A training's model; a model's networks."""
+    """Return a training's model, or a model's networks, by field name."""
     names = ("model", "at", "vg")
     return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
 
 
 def _words(config: Any) -> dict[str, tuple[str, ...]]:
-    """The fields of a dataclass that take one of a few words."""
+    """Return the Literal fields of a dataclass, with their values."""
     hints = typing.get_type_hints(type(config))
     return {n: typing.get_args(h) for n, h in hints.items() if typing.get_origin(h) is Literal}

@@ -1,7 +1,7 @@
 """Pre-training of the lip readers (Song et al. 2019, Sec. 4.2): words of real clips, cross-entropy.
 
-Two readers that never share sentences: the trainer's guides a generator (D_l), the judge's scores
-it. Which half of the corpus a sentence belongs to is a hash of its clip's name.
+There are two readers, which never share sentences. The trainer's guides a generator (D_l), the
+judge's evaluates it. A hash of a clip's name assigns its sentence to one half of the corpus.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from talkingface.models.lipreader import (
 from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import one_cycle
-from talkingface.training.parallel import WHOLE, Learner, Part, Place
+from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
 from talkingface.weights import WeightsInfo
 
-Half = Literal["first", "second", "both"]
+CorpusHalf = Literal["first", "second", "both"]
 HALVES = {"both": "all", "first": "the first half", "second": "the second half"}  # in words
 AROUND = 3  # frames read beside a word: two of margin, one that its span may be off
 
 
 @dataclass(frozen=True)
 class MouthAugment:
-    """How much a word's picture is changed, all its frames alike; 0 switches a part off."""
+    """Strengths of random changes, equal for all frames of a word; 0 switches one off."""
 
     shift: float = 4.0  # pixels at 128, each way
     scale: float = 0.12  # of the box, each axis
@@ -61,10 +61,10 @@ NO_AUGMENTATION = MouthAugment(0, 0, 0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class ReadingTraining:
-    """Everything that `talkingface train lipreader` needs beside the data."""
+    """Settings of `talkingface train lipreader`."""
 
     reader: ReaderConfig
-    half: Half = "both"
+    corpus_half: CorpusHalf = "both"
     steps: int = 2400
     batch: int = 32
     rate: float = 2e-3  # at its peak
@@ -87,7 +87,7 @@ class Word:
 
 @dataclass(frozen=True)
 class WordBatch:
-    """What a reader takes: mouths (B, W, C, h, w), lengths (B,); and the words (B,)."""
+    """Input of a reader: mouths (B, W, C, h, w), lengths (B,); and its labels: words (B,)."""
 
     mouths: Tensor
     lengths: Tensor
@@ -95,7 +95,7 @@ class WordBatch:
 
 
 def words_of(clip: ClipInfo, known: Mapping[str, int]) -> list[Word]:
-    """The words of a clip that are known, with whole frames for their times.
+    """Return the known words of a clip, with times in whole frames.
 
     known: word -> its number, as `Cache.word_index`.
     """
@@ -108,24 +108,24 @@ def words_of(clip: ClipInfo, known: Mapping[str, int]) -> list[Word]:
 
 
 def vocabulary_of(info: WeightsInfo) -> tuple[str, ...]:
-    """The words that a lip reader's weights tell apart, in order: GRID's, if they do not say."""
+    """Return the vocabulary of a lip reader's weights, in order; GRID's by default."""
     return tuple(info.extra.get("vocabulary", GRID_WORDS))
 
 
 def teachers_of(info: WeightsInfo) -> frozenset[str]:
-    """sha256 of every lip reader that these weights, or those they began with, learned from."""
+    """Return the sha256 of every lip reader that trained these weights or their initial ones."""
     named = (info.extra.get("reader", ""), *info.extra.get("taught_by", ()))
     return frozenset(named) - {""}
 
 
-def half_of(clip: ClipInfo) -> Half:
-    """Which half of the corpus a clip is in: which of the two readers may learn from it."""
+def corpus_half_of(clip: ClipInfo) -> CorpusHalf:
+    """Return the half of the corpus that a clip belongs to; each reader is trained on one half."""
     odd = hashlib.sha256(clip.key.encode()).digest()[0] & 1
     return "second" if odd else "first"
 
 
 def build_reader(config: ReaderConfig) -> LipReader:
-    """A fresh reader of this config's architecture."""
+    """Return an untrained reader of this config's architecture."""
     for network, kind in READERS.values():
         if isinstance(config, kind):
             return network(config)  # type: ignore[arg-type]
@@ -139,10 +139,10 @@ def cut_word(
     augment: MouthAugment = NO_AUGMENTATION,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
-    """The mouth while one word is spoken: (W, C, h, w) in [-1, 1], W its frames and the margins.
+    """Crop the mouth during one word: (W, C, h, w) in [-1, 1], W its frames and the margins.
 
-    With an rng, changed as `augment` says: the box is moved and scaled, the picture is mirrored,
-    relit and gets noise, the word begins and ends a frame off.
+    With an rng, `augment` applies: the box is moved and scaled, the picture is mirrored, relit and
+    gets noise, the word begins and ends a frame off.
     """
     begin, end = max(0, word.first - AROUND), min(word.clip.frames, word.last + AROUND)
     rows = slice(word.clip.start + begin, word.clip.start + end)
@@ -160,7 +160,7 @@ def cut_word(
 
 
 def _scaled(mouth: MouthSpec, across: float, down: float) -> MouthSpec:
-    """A larger or smaller box around the same middle, sampled at as many pixels."""
+    """Return a larger or smaller box around the same middle, sampled at as many pixels."""
     middle, half = (mouth.below - mouth.above) / 2, (mouth.below + mouth.above) / 2 * down
     return replace(
         mouth, half_width=mouth.half_width * across, above=half - middle, below=half + middle
@@ -178,13 +178,13 @@ def _changed(mouths: Tensor, augment: MouthAugment, rng: np.random.Generator) ->
 
 
 def collate(mouths: list[Tensor], words: list[int]) -> WordBatch:
-    """Words of different lengths as one batch, zero beyond each one's end."""
+    """Pad words of different lengths with zeros to one batch."""
     padded = nn.utils.rnn.pad_sequence(mouths, batch_first=True)
     return WordBatch(padded, torch.tensor([len(m) for m in mouths]), torch.tensor(words))
 
 
 def word_logits(reader: LipReader, frames: Tensor, landmarks: Tensor, words: list[Word]) -> Tensor:
-    """What a reader makes of each word of one clip: (words, as many as it knows).
+    """Return a reader's logits of each word of one clip: (words, vocabulary).
 
     frames: (T, 3, S, S) in [-1, 1]; landmarks: (T, 68, 2) in [0, 1] of the crop, for the box.
     """
@@ -202,14 +202,16 @@ def word_logits(reader: LipReader, frames: Tensor, landmarks: Tensor, words: lis
 
 
 class ReadingRecipe:
-    """See `loop.Recipe`: AdamW, one cycle of the learning rate, label smoothing."""
+    """The recipe of a lip reader, see `loop.Recipe`: AdamW, one cycle, label smoothing."""
 
     def __init__(
         self, training: ReadingTraining, cache: Cache, device: torch.device | str = "cpu"
     ) -> None:
         self.training, self.cache, self.device = training, cache, torch.device(device)
         self.steps = training.steps
-        clips = [c for c in cache.split("train") if training.half in ("both", half_of(c))]
+        clips = [
+            c for c in cache.split("train") if training.corpus_half in ("both", corpus_half_of(c))
+        ]
         known = cache.word_index
         self.words = [w for clip in clips for w in words_of(clip, known)]
         if not self.words:
@@ -225,52 +227,54 @@ class ReadingRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "reader": torch.optim.AdamW(self.reader.parameters(), weight_decay=training.decay)
         }
-        self.learner = Learner([self.reader], [self.optimizers["reader"]], most=5.0)
+        self.optimizer_group = OptimizerGroup([self.reader], [self.optimizers["reader"]], most=5.0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("cache", "training", "words")}
 
-    def batch(self, step: int, place: Place | None = None) -> WordBatch:
-        """Every word once per epoch, in an order and with changes that (seed, step) decide."""
+    def batch(self, step: int, index: BatchIndex | None = None) -> WordBatch:
+        """Return a batch of words, each once per epoch; (seed, step) decide order and changes."""
         t = self.training
-        place_in_all = (place or parallel.place()).turn(step)
+        number = (index or parallel.batch_index()).global_number(step)
         per_epoch = max(1, len(self.words) // t.batch)
-        epoch, row = divmod(place_in_all, per_epoch)
+        epoch, row = divmod(number, per_epoch)
         order = np.random.default_rng((t.seed, 0, epoch)).permutation(len(self.words))
         chosen = [self.words[i] for i in order[row * t.batch : (row + 1) * t.batch]]
-        rng = np.random.default_rng((t.seed, 1, place_in_all))
+        rng = np.random.default_rng((t.seed, 1, number))
         mouths = [cut_word(self.cache, w, t.reader.mouth, t.augment, rng) for w in chosen]
         return collate(mouths, [w.index for w in chosen])
 
-    def step(self, batch: WordBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
-        """Cross-entropy of the word, labels smoothed."""
+    def step(
+        self, batch: WordBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
+    ) -> dict[str, float]:
+        """Train on the cross-entropy of words, labels smoothed."""
         for group in self.optimizers["reader"].param_groups:
             group["lr"] = one_cycle(self.training, step)
         self.reader.train()
         logits = self.reader(batch.mouths.to(self.device), batch.lengths.to(self.device))
         words = batch.words.to(self.device)
         loss = F.cross_entropy(logits, words, label_smoothing=self.training.smoothing)
-        self.learner.learn(loss, part)
+        self.optimizer_group.step(loss, micro_batch)
         right = (logits.argmax(1) == words).float().mean()
         return {"loss": float(loss.detach()), "top1": float(right)}
 
     def validate(self, step: int) -> dict[str, float]:
-        """Words of held-out sentences: share read rightly, first guess and first five."""
+        """Return the accuracy on words of held-out sentences, top 1 and top 5."""
         return read_accuracy(self.reader, self.cache, self.held_out)
 
     def sheet(self) -> Picture | None:
-        """Nothing to look at."""
+        """Return None: there is no contact sheet."""
         return None
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The weights, with what they are in the header."""
+        """Write the weights, described in their header."""
         clips = [w.clip for w in self.words]
         data = (
             f"{titles(clips)}: {len(clips)} words of {len({c.key for c in clips})} clips of "
-            f"{people(c.speaker for c in clips)}, {HALVES[self.training.half]} of the training "
-            "sentences"
+            f"{people(c.speaker for c in clips)}, {HALVES[self.training.corpus_half]} of the "
+            "training sentences"
         )
-        extra: dict[str, Any] = {"steps": step, "half": self.training.half}
+        extra: dict[str, Any] = {"steps": step, "half": self.training.corpus_half}
         extra["seed"] = self.training.seed
         if self.cache.vocabulary != GRID_WORDS:
             extra["vocabulary"] = self.cache.vocabulary
@@ -281,7 +285,7 @@ class ReadingRecipe:
 
 
 def read_accuracy(reader: LipReader, cache: Cache, words: list[Word]) -> dict[str, float]:
-    """Top-1 and top-5 of a reader on real words of a cache, as they are; {} for no words."""
+    """Return top-1 and top-5 accuracy on real words of a cache, unchanged; {} for no words."""
     if not words:
         return {}
     device = next(reader.parameters()).device

@@ -1,8 +1,8 @@
 """Training of the audio-visual embedding that measures synchrony: contrastive, on real clips only.
 
-Every window of sound has to be found among all pictures of the batch and the other way round, most
-of them windows of the same clip, so that who speaks, where and how loudly is no help. It learns
-from the judge's half of the sentences, and no generator is ever trained by it.
+Every window of sound is matched with all pictures of the batch, and the other way round. Most of
+them are of the same clip, so speaker, room and loudness do not help. The training uses the judge's
+half of the sentences. No generator is trained by this embedding.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
 from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import TrainingPrecision, autocast
-from talkingface.training.parallel import WHOLE, Learner, Part, Place
-from talkingface.training.reading import Half, half_of
+from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.training.reading import CorpusHalf, corpus_half_of
 
-LEAD = 8  # frames before the first word and after the last: lips open before they are heard
+LEAD = 8  # frames before the first word and after the last: lips open before the sound
 NEAR = 0.625  # of the picture's side: what is cut around a mouth before its box is moved and scaled
 
 
 @dataclass(frozen=True)
 class SyncTraining:
-    """Everything that `talkingface train sync` needs beside the data.
+    """Settings of `talkingface train sync`.
 
     clips, windows: of a batch, so many windows of each clip; apart: frames between them. balance: a
-    speaker's weight is (clips) ** balance. augment: its shift must be 0, the offset is the lesson;
-    its geometry is strong, since a box 4 px off must not matter.
+    speaker's weight is (clips) ** balance. augment: its shift must be 0, since the embedding learns
+    the offset; its geometry is strong, since a box 4 px off must not matter.
     """
 
     model: SyncConfig
-    half: Half = "second"
+    corpus_half: CorpusHalf = "second"
     steps: int = 1300
     clips: int = 10
     windows: int = 20
@@ -65,8 +65,11 @@ class SyncTraining:
 
 @dataclass(frozen=True)
 class SyncBatch:
-    """N matching windows: mouths (N, frames, C, h, w), speech (N, hops, coefficients); of which
-    clip (N,) and around which of its frames (N,)."""
+    """N matching windows of mouths and speech.
+
+    mouths: (N, frames, C, h, w). speech: (N, hops, coefficients). clip: (N,), its number. frame:
+    (N,), the middle frame in the clip.
+    """
 
     mouths: Tensor
     speech: Tensor
@@ -74,16 +77,16 @@ class SyncBatch:
     frame: Tensor
 
     def too_near(self, apart: int) -> Tensor:
-        """(N, N) bool: windows of one clip less than `apart` frames from each other."""
+        """Return (N, N) bool: windows of one clip less than `apart` frames from each other."""
         same = self.clip[:, None] == self.clip
         near: Tensor = same & ((self.frame[:, None] - self.frame).abs() < apart)
         return near
 
 
 def window_places(clip: ClipInfo, training: SyncTraining, rng: np.random.Generator) -> list[int]:
-    """The middle frames of a clip's windows in a batch: `apart` from each other, where it speaks.
+    """Choose the middle frames of a clip's windows, `apart` from each other, within its speech.
 
-    A clip with too little room for as many gives some twice.
+    A clip that is too short for as many gives some twice.
     """
     around = training.model.around
     low, high = around, clip.frames - around
@@ -98,7 +101,7 @@ def window_places(clip: ClipInfo, training: SyncTraining, rng: np.random.Generat
 def near_mouth(
     frames: NDArray[np.uint8], landmarks: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The part of the picture around the mouth, NEAR of its side: less to change and to convert.
+    """Crop the picture around the mouth to NEAR of its side, which saves time.
 
     frames: (T, S, S, 3), landmarks: (T, 68, 2) in [0, 1] of S; the same of the smaller side.
     """
@@ -117,7 +120,7 @@ def cut_windows(
     training: SyncTraining,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """What is seen and heard around these frames of a clip, one random change for all of them.
+    """Cut the windows around these frames of a clip, with one random change for all of them.
 
     Returns mouths (W, frames, C, h, w) and speech (W, hops, coefficients).
     """
@@ -139,13 +142,13 @@ def cut_windows(
 
 
 def scaled(mouth: MouthSpec, factor: float) -> MouthSpec:
-    """A box `factor` times as large, sampled at as many pixels."""
+    """Return a box `factor` times as large, sampled at as many pixels."""
     width, above, below = (factor * v for v in (mouth.half_width, mouth.above, mouth.below))
     return replace(mouth, half_width=width, above=above, below=below)
 
 
 class SyncRecipe:
-    """See `loop.Recipe`: AdamW, a warm-up and half a cosine, InfoNCE both ways."""
+    """The recipe of the embedding, see `loop.Recipe`: InfoNCE both ways, AdamW, half a cosine."""
 
     def __init__(
         self, training: SyncTraining, cache: Cache, device: torch.device | str = "cpu"
@@ -153,7 +156,7 @@ class SyncRecipe:
         self.training, self.cache, self.device = training, cache, torch.device(device)
         self.steps = training.steps
         spoken = [c for c in cache.split("train") if not c.silent]
-        halves = [c for c in spoken if training.half in ("both", half_of(c))]
+        halves = [c for c in spoken if training.corpus_half in ("both", corpus_half_of(c))]
         self.clips = [c for c in halves if c.frames >= training.model.frames + training.apart]
         if not self.clips:
             raise BadShard(
@@ -170,29 +173,31 @@ class SyncRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "net": torch.optim.AdamW(self.net.parameters(), weight_decay=training.decay)
         }
-        self.learner = Learner([self.net], [self.optimizers["net"]], most=5.0)
+        self.optimizer_group = OptimizerGroup([self.net], [self.optimizers["net"]], most=5.0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("cache", "training", "clips", "_shares")}
 
-    def batch(self, step: int, place: Place | None = None) -> SyncBatch:
-        """Clips, windows and changes that (seed, step) decide."""
+    def batch(self, step: int, index: BatchIndex | None = None) -> SyncBatch:
+        """Return a batch; (seed, step) decide clips, windows and changes."""
         t = self.training
-        rng = np.random.default_rng((t.seed, (place or parallel.place()).turn(step)))
+        rng = np.random.default_rng((t.seed, (index or parallel.batch_index()).global_number(step)))
         few = len(self.clips) < t.clips
         chosen = rng.choice(len(self.clips), t.clips, replace=few, p=self._shares)
         mouths, speech, frames = [], [], []
-        for index in chosen:
-            places = window_places(self.clips[index], t, rng)
-            seen, heard = cut_windows(self.cache, self.clips[index], places, t, rng)
+        for number in chosen:
+            places = window_places(self.clips[number], t, rng)
+            seen, heard = cut_windows(self.cache, self.clips[number], places, t, rng)
             mouths.append(seen)
             speech.append(heard)
             frames += places
         clips = torch.from_numpy(chosen).repeat_interleave(t.windows)
         return SyncBatch(torch.cat(mouths), torch.cat(speech), clips, torch.tensor(frames))
 
-    def step(self, batch: SyncBatch, step: int, part: Part = WHOLE) -> dict[str, float]:
-        """InfoNCE over the batch; top1: share of pictures whose sound is the nearest of all."""
+    def step(
+        self, batch: SyncBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
+    ) -> dict[str, float]:
+        """Train with InfoNCE; top1: share of pictures whose own sound is the nearest of all."""
         t = self.training
         for group in self.optimizers["net"].param_groups:
             group["lr"] = t.rate * schedule(t, step)
@@ -202,29 +207,31 @@ class SyncRecipe:
             sounds = self.net.hear(batch.speech.to(self.device))
         ignored = batch.too_near(t.apart).to(self.device)
         loss = info_nce(sights, sounds, t.temperature, ignored)
-        self.learner.learn(loss, part)
+        self.optimizer_group.step(loss, micro_batch)
         nearest = (sights @ sounds.T).argmax(1)
         right = (nearest == torch.arange(len(nearest), device=self.device)).float().mean()
         return {"loss": float(loss.detach()), "top1": float(right)}
 
     def validate(self, step: int) -> dict[str, float]:
-        """`accuracy` on the held-out sentences."""
+        """Return `accuracy` on the held-out sentences."""
         return accuracy(self.net, self.cache, self.cache.split("val"))
 
     def sheet(self) -> Picture | None:
-        """Nothing to look at."""
+        """Return None: there is no contact sheet."""
         return None
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """The weights, with what they are in the header."""
+        """Write the weights, described in their header."""
         t = self.training
         speakers = sorted({c.speaker for c in self.clips})
-        half = {"both": "all", "first": "the first half", "second": "the second half"}[t.half]
+        half = {"both": "all", "first": "the first half", "second": "the second half"}[
+            t.corpus_half
+        ]
         data = (
             f"{titles(self.clips)}: {len(self.clips)} clips of {people(speakers)}, {half} of the "
             "training sentences"
         )
-        extra = {"steps": step, "half": t.half, "seed": t.seed, "speakers": speakers}
+        extra = {"steps": step, "half": t.corpus_half, "seed": t.seed, "speakers": speakers}
         terms = licence(self.clips)
         weights.save(
             path, self.net, training_data=data, licence=terms, metrics=measures, extra=extra
@@ -232,7 +239,7 @@ class SyncRecipe:
 
 
 def schedule(training: SyncTraining, step: int) -> float:
-    """The learning rate's share of its peak: a straight line up, half a cosine down to 0."""
+    """Return the learning rate's share of its peak: linear warm-up, half a cosine to 0."""
     up = max(1.0, training.warm_up * training.steps)
     if step < up:
         return (step + 1) / (up + 1)
@@ -240,7 +247,7 @@ def schedule(training: SyncTraining, step: int) -> float:
 
 
 def accuracy(net: SyncNet, cache: Cache, clips: list[ClipInfo]) -> dict[str, float]:
-    """What an embedding makes of real clips, each with its own sound; {} for none.
+    """Measure an embedding on real clips with their own sound; {} for no clips.
 
     in_sync: share of clips whose offset is at most one frame; confidence: its mean; found: share of
     windows whose own sound is the nearest of the clip's (`metrics.sync.retrieval`).
@@ -250,11 +257,11 @@ def accuracy(net: SyncNet, cache: Cache, clips: list[ClipInfo]) -> dict[str, flo
     measures, found = [], []
     for clip in clips:
         rows = slice(clip.start, clip.start + clip.frames)
-        sights = metric.see(net, np.array(cache.frames[rows]), cache.landmarks[rows] * size)
+        sights = metric.embed_video(net, np.array(cache.frames[rows]), cache.landmarks[rows] * size)
         samples = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
-        sounds = metric.hear(net, samples, clip.frames)
+        sounds = metric.embed_sound(net, samples, clip.frames)
         around = net.config.around
-        measures.append(metric.read(metric.offset_curve(sights, sounds, around)))
+        measures.append(metric.summarise(metric.offset_curve(sights, sounds, around)))
         found.append(metric.retrieval(sights, sounds, around))
     net.train(training)
     if not clips:

@@ -1,4 +1,4 @@
-"""The trainings behind a paper's table, as rows: one command makes them all, in this order."""
+"""The trainings behind a paper's table, as rows; one command runs them all, in this order."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Method = Literal["cran", "baseline"]
 class Row:
     """One model of a table.
 
-    name: of its folder among the runs. label: what the table calls it; empty for a beginning that
-    others share and that is in no table. method, preset, steps, without, change: as on the command
-    line of `talkingface train`. after: the row whose weights it begins with.
+    name: of its folder among the runs. label: its name in the table; empty for a common start of
+    other rows that is in no table. method, preset, steps, without, change: as on the command
+    line of `talkingface train`. after: the row whose weights it starts from.
     """
 
     name: str
@@ -38,13 +38,12 @@ class Row:
 
 
 def _branch(name: str, label: str, without: str, start: str, preset: str, steps: str) -> Row:
-    """Some critics more, from a common beginning: the paper's 30 epochs without, 15 with them."""
+    """Return a row with discriminators from a common start (the paper: 30 epochs, then 15)."""
     return Row(name, label, "cran", preset, steps, tuple(without.split()), after=start)
 
 
 def _scheme(name: str, label: str) -> Row:
-    """Another of Fig. 1's schemes, from the beginning of the recurrent one: it learns its frames as
-    L_r does."""
+    """Return a row of another scheme of Fig. 1, started from the recurrent one, with L_r."""
     without, change = ("image", "video", "reading"), (f"scheme={name}",)
     return Row(name, label, "cran", "cran", "0,400", without, change, "cran-start")
 
@@ -83,7 +82,7 @@ TABLES: Mapping[str, tuple[Row, ...]] = {
 
 
 def rows_of(table: str, only: Sequence[str] = ()) -> tuple[Row, ...]:
-    """The rows of a table, or those of these names. Raises BadRequest naming what is known."""
+    """Return the rows of a table, or those of these names. Raises BadRequest."""
     if table not in TABLES:
         raise BadRequest(f"no table is called {table!r}; known: {', '.join(TABLES)}")
     rows = {row.name: row for row in TABLES[table]}
@@ -100,7 +99,7 @@ def recipe_of(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Recipe:
-    """The training of one row, on the split `train`; runs: the folder that has the row before's."""
+    """Return the recipe of one row, on the split `train`. runs: the folder of the rows' runs."""
     init = runs / row.after / WEIGHTS if row.after else None
     change, without = list(row.change), list(row.without)
     if row.method == "cran":
@@ -112,7 +111,7 @@ def recipe_of(
 
 
 def trained(table: str, runs: Path) -> dict[str, Path]:
-    """Label -> weights of a table's models. Raises BadRequest naming those that are missing."""
+    """Return label -> weights of a table's models. Raises BadRequest naming missing ones."""
     found = {row.label: runs / row.name / WEIGHTS for row in rows_of(table) if row.label}
     missing = [path.parent.name for path in found.values() if not path.is_file()]
     if missing:

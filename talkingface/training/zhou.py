@@ -1,4 +1,4 @@
-"""Zhou et al. 2019's training step: one space for sound and mouths, disentangled from who it is."""
+"""Zhou et al. 2019's training step: one space for sound and mouths, without the identity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ word_loss = speaker_loss = lip_reading_generator_loss  # cross-entropy; -1 is no
 def contrastive_loss(
     heard: Tensor, seen: Tensor, counted: Tensor | None = None, margin: float = 1.0, apart: int = 3
 ) -> Tensor:
-    """Sound and mouth of one moment together, of others `margin` apart (Hadsell et al. 2006).
+    """Return the contrastive loss of sound and mouth features (Hadsell et al. 2006).
+
+    Features of one moment are drawn together, those of others `margin` apart.
 
     heard, seen: (B, T, features) of E_a and E_v; counted: (B,) bool, samples that count. The mean
     of d^2 over pairs of one moment plus the mean of max(0, margin - d)^2 over all others; moments
@@ -54,9 +56,9 @@ def contrastive_loss(
 
 
 def confusion_loss(logits: Tensor, counted: Tensor) -> Tensor:
-    """Cross-entropy to all classes alike: log n where a classifier cannot tell, else more.
+    """Return the cross-entropy to the uniform distribution; log n is its minimum.
 
-    logits: (N, n); counted: (N,) bool. An encoder minimises it, the classifier held still.
+    logits: (N, n); counted: (N,) bool. An encoder minimises it while the classifier is frozen.
     """
     values = -logits.float().log_softmax(-1).mean(-1)
     return (values * counted).sum() / counted.sum().clamp(min=1)
@@ -64,7 +66,7 @@ def confusion_loss(logits: Tensor, counted: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ZhouTraining(GeneratorTraining):
-    """Everything that training this baseline needs beside the data.
+    """Settings of training Zhou et al. 2019.
 
     mouth, mouth_channels: what E_v sees, and its layers; hidden: of the three classifiers; margin:
     of the contrastive loss, of features of length 1.
@@ -79,7 +81,7 @@ class ZhouTraining(GeneratorTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class Disentangled(Generated):
-    """What is drawn, and the features that the adversaries are asked about.
+    """Generated frames, and the features that the adversaries classify.
 
     heard, seen: (B, T, features) of E_a and E_v; face: (B, features) of E_p on a frame in the
     middle of each sample's word.
@@ -91,10 +93,12 @@ class Disentangled(Generated):
 
 
 class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
-    """Losses: pixels (drawn from sound) and pixels_from_video, contrastive, word (on both), image,
-    video, and confusion (of who speaks in what is said, and of what is said in who it is).
+    """The recipe of Zhou et al. 2019.
 
-    The two classifiers that are to be confused learn on detached features, like critics.
+    Losses: pixels (generated from sound) and pixels_from_video, contrastive, word (on both), image,
+    video, and confusion (of the speaker in speech features, and of the word in face features).
+
+    The two classifiers behind the confusion are trained on detached features, as discriminators.
     """
 
     partners = ("mouth_encoder", "word_classifier")
@@ -124,7 +128,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        for partner in self.partners:  # critics are left as if judging
+        for partner in self.partners:  # discriminators are in eval mode
             self.critics[partner].train()
         heard, seen = self.model.encode_speech(batch.speech), self._seen(batch)
         real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
@@ -150,15 +154,17 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         return features, real, terms
 
     def _seen(self, batch: Batch) -> Tensor:
-        """E_v of the real mouths, in a box that stands still: a wrong lip cannot move it."""
+        """Encode the real mouths (E_v), in a fixed box that a wrong lip cannot move."""
         mean = batch.landmarks.mean(1, keepdim=True)
         mouths = mouth_crops(batch.frames, mean, self.training.mouth)
         out: Tensor = self.critics["mouth_encoder"](mouths)
         return out
 
     def _face(self, batch: Batch) -> Tensor:
-        """E_p of a frame in the middle of the word: a clip of GRID has six, the identity picture
-        would show another."""
+        """Encode a frame in the middle of the word (E_p).
+
+        A clip of GRID has six words, so the identity picture may show another one.
+        """
         middle = batch.span.sum(1) // 2
         frames = batch.frames[torch.arange(len(middle), device=self.device), middle]
         face: Tensor = self.model.encode_face(self.model.window.cut(frames))[0]
@@ -170,7 +176,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
         if "confusion" in stage.weights:
-            speakers, words = self._asked(made, batch)
+            speakers, words = self._classified(made, batch)
             who, what = speakers[1] >= 0, words[1] >= 0
             confused = [confusion_loss(speakers[0], who), confusion_loss(words[0], what)]
             terms["confusion"] = torch.stack(confused).sum()
@@ -182,17 +188,17 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         terms = super()._critics(batch, made, real, stage)
         if "confusion" in stage.weights:
             with self._precision():
-                speakers, words = self._asked(made, batch, detached=True)
+                speakers, words = self._classified(made, batch, detached=True)
             own = {"speaker": speaker_loss(*speakers), "face_word": word_loss(*words)}
             for name, loss in own.items():
-                self._learn(f"{name}_classifier", loss)
+                self._update(f"{name}_classifier", loss)
                 terms[f"critic/{name}"] = loss
         return terms
 
-    def _asked(
+    def _classified(
         self, made: Generated, batch: Batch, detached: bool = False
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Logits and labels: who speaks, by every sound and mouth; which word, by a face."""
+        """Return logits and labels: the speaker of sounds and mouths, and the word of faces."""
         assert isinstance(made, Disentangled)
         content, face = torch.stack([made.heard, made.seen]), made.face
         if detached:
@@ -201,9 +207,9 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         said = self.critics["speaker_classifier"](content.flatten(0, 2)), speakers
         return said, (self.critics["face_word_classifier"](face), batch.word)
 
-    def _learn(self, name: str, loss: Tensor) -> None:
-        """E_v and the word classifier learn at the generator's rate, whatever the critics' is."""
+    def _update(self, name: str, loss: Tensor) -> None:
+        """Update a module; E_v and the word classifier get the generator's learning rate."""
         for partner in self.partners:
             for group in self.optimizers[partner].param_groups:
                 group["lr"] = self.optimizers["model"].param_groups[0]["lr"]
-        super()._learn(name, loss)
+        super()._update(name, loss)

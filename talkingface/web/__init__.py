@@ -1,1 +1,1 @@
-"""Pages and programs' interfaces over the network: `serve` (generate) and `study` (vote)."""
+"""Web pages and HTTP interfaces: `serve` generates videos, `study` collects votes."""

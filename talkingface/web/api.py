@@ -1,4 +1,4 @@
-"""The HTTP interface, for programs and for the page: one table, from which its document is made."""
+"""HTTP interface, for programs and for the page. `openapi.ENDPOINTS` lists its endpoints."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ from starlette.types import Receive, Scope, Send
 
 from talkingface.arkit import EXPRESSIONS
 from talkingface.web import uploads
-from talkingface.web.choices import Choices, parse
+from talkingface.web.generate_options import GenerateOptions, parse_options
 from talkingface.web.jobs import Jobs
-from talkingface.web.lanes import Work
-from talkingface.web.limits import Refused
+from talkingface.web.limits import ApiError
 from talkingface.web.openapi import ENDPOINTS, document
-from talkingface.web.service import IMAGE, Made, Service, end_of, result
+from talkingface.web.service import IMAGE, GeneratedFile, Service, completion, result
+from talkingface.web.worker_pool import Work
 
 Result = TypeVar("Result")
 
-_LONGEST_WAIT = 30.0  # seconds that a question about a job may be held
+_LONGEST_WAIT = 30.0  # seconds that a request for a job's state may wait
 
 
-class _Sent(FileResponse):
-    """A finished file; its folder goes when it was sent, or when the client does not take it."""
+class _VideoResponse(FileResponse):
+    """Response with a finished video. It closes `stack` when the video is sent or times out."""
 
-    def __init__(self, made: Made, patience: float, stack: AsyncExitStack | None = None) -> None:
+    def __init__(
+        self, made: GeneratedFile, timeout: float, stack: AsyncExitStack | None = None
+    ) -> None:
         headers = {"Cache-Control": "no-store"}
         if made.note is not None:
             headers["Talkingface-Note"] = made.note
         super().__init__(made.path, media_type="video/mp4", filename="talking.mp4", headers=headers)
-        self._patience, self._stack = patience, stack or AsyncExitStack()
+        self._timeout, self._stack = timeout, stack or AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
 
-        async def sending(message: Any) -> None:
-            with anyio.fail_after(self._patience):
+        async def send_in_time(message: Any) -> None:
+            with anyio.fail_after(self._timeout):
                 await send(message)
 
         async with self._stack:
             try:
-                await super().__call__(scope, receive, sending)
+                await super().__call__(scope, receive, send_in_time)
             except TimeoutError:
                 return  # unfinished: the connection is closed
 
 
 class Api:
-    """The handlers; each takes a request and gives an answer, or raises Refused."""
+    """Request handlers. Each returns a response or raises ApiError."""
 
     def __init__(self, service: Service, jobs: Jobs) -> None:
         self._service, self._jobs = service, jobs
@@ -63,7 +65,7 @@ class Api:
         self._models = list(service.speakers)
 
     def routes(self) -> list[Route]:
-        """For Starlette."""
+        """Return the Starlette routes of all endpoints."""
         handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "generate": self.generate,
             "create_job": self.create_job,
@@ -82,91 +84,96 @@ class Api:
         ]
 
     async def generate(self, request: Request) -> Response:
-        """The finished file as the answer. A client that goes cancels it."""
+        """Generate a video and return it. A client that disconnects cancels the work."""
         async with AsyncExitStack() as stack:
-            folder, place = await stack.enter_async_context(
-                self._service.request(self._service.files)
+            folder, slot = await stack.enter_async_context(
+                self._service.request(self._service.file_pool)
             )
-            choices, _ = await self._received(request, folder)
-            work = place.start(partial(self._service.make, folder=folder, choices=choices))
-            made = await _finished(request, work)
-            return _Sent(made, self._limits.patience, stack.pop_all())
+            options, _ = await self._receive_form(request, folder)
+            work = slot.start(partial(self._service.generate, folder=folder, options=options))
+            made = await _wait_for_result(request, work)
+            return _VideoResponse(made, self._limits.patience, stack.pop_all())
 
     async def create_job(self, request: Request) -> Response:
-        """Begin a file, and say by which name it is asked for."""
-        self._jobs.check_room()
+        """Start a job and return its name and state."""
+        self._jobs.check_capacity()
         async with AsyncExitStack() as stack:
-            folder, place = await stack.enter_async_context(
-                self._service.request(self._service.files)
+            folder, slot = await stack.enter_async_context(
+                self._service.request(self._service.file_pool)
             )
-            choices, lease = await self._received(request, folder, "lease")
-            place.start(partial(self._service.make, folder=folder, choices=choices))
-            job = self._jobs.add(place, stack.pop_all(), _lease(lease))
+            options, lease = await self._receive_form(request, folder, "lease")
+            slot.start(partial(self._service.generate, folder=folder, options=options))
+            job = self._jobs.add(slot, stack.pop_all(), _parse_lease(lease))
         where = {"Location": f"/v1/jobs/{job.name}"}
         return JSONResponse(job.describe(), status_code=202, headers=where)
 
     async def job(self, request: Request) -> Response:
-        """How far a job is."""
+        """Return the state of a job."""
         job = self._jobs.get(request.path_params["id"])
-        seconds = _seconds(request.query_params.get("wait", "0"), "wait", _LONGEST_WAIT)
+        seconds = _parse_seconds(request.query_params.get("wait", "0"), "wait", _LONGEST_WAIT)
         await self._jobs.wait(job, seconds)
         return JSONResponse(job.describe(), headers={"Cache-Control": "no-store"})
 
     async def job_video(self, request: Request) -> Response:
-        """The finished file of a job."""
+        """Return the finished video of a job."""
         job = self._jobs.get(request.path_params["id"])
-        future = job.place.future
+        future = job.slot.future
         if future is None or not future.done():
-            raise Refused(409, "this job is not finished: ask for it until its state is done")
-        return _Sent(result(future), self._limits.patience)
+            raise ApiError(409, "this job is not finished: ask for it until its state is done")
+        return _VideoResponse(result(future), self._limits.patience)
 
     async def delete_job(self, request: Request) -> Response:
-        """Cancel a job, or forget its file."""
+        """Cancel a job or remove its file."""
         await self._jobs.remove(self._jobs.get(request.path_params["id"]))
         return Response(status_code=204)
 
     async def faces(self, request: Request) -> Response:
-        """Which faces a picture shows."""
+        """Return the faces that a picture shows."""
         most = {IMAGE: uploads.sizes(self._limits)[IMAGE]}
-        async with self._service.request(self._service.looks) as (folder, place):
+        async with self._service.request(self._service.face_pool) as (folder, slot):
             form = await uploads.receive(request, folder, most, self._limits)
             if form.fields:
-                raise Refused(400, f"{next(iter(form.fields))[:40]!r} is no option here")
-            work = place.start(partial(self._service.look, folder=folder))
-            return JSONResponse(await _finished(request, work))
+                raise ApiError(400, f"{next(iter(form.fields))[:40]!r} is no option here")
+            work = slot.start(partial(self._service.find_faces, folder=folder))
+            return JSONResponse(await _wait_for_result(request, work))
 
     async def models(self, request: Request) -> Response:
-        """What can be chosen."""
+        """Return the models and the expressions."""
         expressions = sorted(EXPRESSIONS)
         return JSONResponse({"models": self._service.models(), "expressions": expressions})
 
     async def limits(self, request: Request) -> Response:
-        """How much of everything is taken."""
+        """Return the server's limits."""
         return JSONResponse(asdict(self._limits))
 
     async def health(self, request: Request) -> Response:
-        """How busy the server is."""
-        lanes = {"files": self._service.files, "live": self._service.live}
-        counts = {name: lane.counts() for name, lane in lanes.items()}
-        about = {name: {"working": a, "waiting": b} for name, (a, b) in counts.items()}
-        return JSONResponse({"status": "ok", **about}, headers={"Cache-Control": "no-store"})
+        """Return how many requests are working and waiting."""
+        pools = {"files": self._service.file_pool, "live": self._service.live_pool}
+        counts = {name: pool.counts() for name, pool in pools.items()}
+        busy = {name: {"working": a, "waiting": b} for name, (a, b) in counts.items()}
+        return JSONResponse({"status": "ok", **busy}, headers={"Cache-Control": "no-store"})
 
     async def openapi(self, request: Request) -> Response:
-        """What this interface is."""
+        """Return the OpenAPI document."""
         return JSONResponse(document(ENDPOINTS, self._models))
 
-    async def _received(self, request: Request, folder: Path, *more: str) -> tuple[Choices, str]:
-        """What was chosen, and the value of one more field; the files are in `folder`."""
+    async def _receive_form(
+        self, request: Request, folder: Path, *more: str
+    ) -> tuple[GenerateOptions, str]:
+        """Read the form. Return its options and the text of the fields named in `more`.
+
+        The uploaded files are written to `folder`.
+        """
         form = await uploads.receive(request, folder, uploads.sizes(self._limits), self._limits)
         extra = {name: form.fields.pop(name, "") for name in more}
-        return parse(form.fields, self._models), "".join(extra.values())
+        return parse_options(form.fields, self._models), "".join(extra.values())
 
 
-async def _finished(request: Request, work: Work[Result]) -> Result:
-    """What the work gives. Raises Refused, and ClientDisconnect when the client goes before."""
-    gone = asyncio.create_task(_gone(request))
+async def _wait_for_result(request: Request, work: Work[Result]) -> Result:
+    """Return the result of the work. Raises ApiError, and ClientDisconnect if the client leaves."""
+    gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({end_of(work), gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({completion(work), gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
     if not work.done():
@@ -174,20 +181,20 @@ async def _finished(request: Request, work: Work[Result]) -> Result:
     return result(work)
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _lease(text: str) -> float | None:
-    return _seconds(text, "lease", 3600.0) if text else None
+def _parse_lease(text: str) -> float | None:
+    return _parse_seconds(text, "lease", 3600.0) if text else None
 
 
-def _seconds(text: str, name: str, most: float) -> float:
+def _parse_seconds(text: str, name: str, most: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= most:
-        raise Refused(400, f"{name} is {text[:40]!r}: give seconds, from 0 to {most:g}")
+        raise ApiError(400, f"{name} is {text[:40]!r}: give seconds, from 0 to {most:g}")
     return seconds

@@ -1,4 +1,4 @@
-"""Files that are made while their client is away: it comes back to ask, to fetch, or to cancel."""
+"""Jobs: videos generated in the background. The client polls, fetches or cancels them."""
 
 from __future__ import annotations
 
@@ -9,71 +9,73 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from talkingface.web.lanes import RETRY_AFTER, Place
-from talkingface.web.limits import Limits, Refused
-from talkingface.web.service import Made, Service, end_of, outcome, result
+from talkingface.web.limits import ApiError, Limits
+from talkingface.web.service import GeneratedFile, Service, completion, error_of, result
+from talkingface.web.worker_pool import RETRY_AFTER, Slot
 
-_SWEEP = 0.5  # seconds
+_SWEEP = 0.5  # seconds between two removals
 
 
 @dataclass
-class Kept:
-    """A job. stack: closes its place and its folder. lease: seconds for which nobody may ask.
+class Job:
+    """One background job.
 
-    seen, ended: when somebody last asked, when its work ended (time.monotonic).
+    stack: closes its slot and its folder. lease: seconds without a request after which the job is
+    cancelled. seen: time of the last request. ended: when the work ended. Both are
+    `time.monotonic`.
     """
 
     name: str
-    place: Place
+    slot: Slot
     stack: AsyncExitStack
     lease: float | None
     seen: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
     def describe(self) -> dict[str, Any]:
-        """As JSON tells it."""
-        place, future = self.place, self.place.future
-        about: dict[str, Any] = {"id": self.name, "frames": place.done, "of": place.total}
-        if future is None or place.waiting:
-            return about | {"state": "waiting", "ahead": place.ahead}
+        """Return the state as a JSON object."""
+        slot, future = self.slot, self.slot.future
+        described: dict[str, Any] = {"id": self.name, "frames": slot.done, "of": slot.total}
+        if future is None or slot.waiting:
+            return described | {"state": "waiting", "ahead": slot.ahead}
         if not future.done():
-            return about | {"state": "working", "seconds_left": place.seconds_left}
-        refused = outcome(future)
-        if refused is not None:
-            return about | {"state": "failed", "error": refused.text, "status": refused.status}
-        made: Made = result(future)
+            return described | {"state": "working", "seconds_left": slot.seconds_left}
+        error = error_of(future)
+        if error is not None:
+            return described | {"state": "failed", "error": error.text, "status": error.status}
+        made: GeneratedFile = result(future)
         done = {"state": "done", "of": made.frames, "video": f"/v1/jobs/{self.name}/video"}
-        return about | done | ({"note": made.note} if made.note else {})
+        return described | done | ({"note": made.note} if made.note else {})
 
 
 class Jobs:
-    """The jobs that are there: waiting, working, or finished and not yet old."""
+    """All current jobs: waiting, working, or finished and not yet expired."""
 
     def __init__(self, service: Service) -> None:
         self._limits: Limits = service.limits
-        self._jobs: dict[str, Kept] = {}
+        self._jobs: dict[str, Job] = {}
 
-    def check_room(self) -> None:
-        """Raises Refused (429) when too many finished files lie here unfetched."""
+    def check_capacity(self) -> None:
+        """Raise ApiError (429) when the server keeps too many files."""
         if len(self._jobs) >= self._limits.kept + self._limits.jobs + self._limits.queue:
-            raise Refused(
+            raise ApiError(
                 429,
                 f"the server keeps {len(self._jobs)} files already: fetch and delete yours, or try "
                 "again later",
                 6 * RETRY_AFTER,
             )
 
-    def add(self, place: Place, stack: AsyncExitStack, lease: float | None) -> Kept:
-        """A new job. From now on `stack` is closed here."""
-        job = Kept(secrets.token_urlsafe(16), place, stack, lease)
+    def add(self, slot: Slot, stack: AsyncExitStack, lease: float | None) -> Job:
+        """Create a job. The job closes `stack` when it is removed."""
+        job = Job(secrets.token_urlsafe(16), slot, stack, lease)
         self._jobs[job.name] = job
         return job
 
-    def get(self, name: str) -> Kept:
-        """The job of that name, which somebody asked for now. Raises Refused (404)."""
+    def get(self, name: str) -> Job:
+        """Return the job of that name and renew its lease. Raises ApiError (404)."""
         job = self._jobs.get(name)
         if job is None:
-            raise Refused(
+            raise ApiError(
                 404,
                 "there is no such job: it was deleted, nobody asked for it, or it is older than "
                 f"{self._limits.keep_minutes:g} minutes",
@@ -81,24 +83,24 @@ class Jobs:
         job.seen = time.monotonic()
         return job
 
-    async def wait(self, job: Kept, seconds: float) -> None:
-        """Until the job has ended, but no longer than this."""
-        if job.place.future is not None:
-            await asyncio.wait([end_of(job.place.future)], timeout=seconds)
+    async def wait(self, job: Job, seconds: float) -> None:
+        """Wait until the job has ended, for at most `seconds`."""
+        if job.slot.future is not None:
+            await asyncio.wait([completion(job.slot.future)], timeout=seconds)
         job.seen = time.monotonic()
 
-    async def remove(self, job: Kept) -> None:
-        """Cancel a job that is not finished, and remove all that there is of it."""
+    async def remove(self, job: Job) -> None:
+        """Cancel a job if it is unfinished and remove its files."""
         self._jobs.pop(job.name, None)
         await job.stack.aclose()
 
     async def sweep(self) -> None:
-        """For ever: remove what nobody asks for any more, and what is old."""
+        """Remove expired and abandoned jobs, in an endless loop."""
         while True:
             await asyncio.sleep(_SWEEP)
             now = time.monotonic()
             for job in list(self._jobs.values()):
-                if job.ended is None and job.place.future is not None and job.place.future.done():
+                if job.ended is None and job.slot.future is not None and job.slot.future.done():
                     job.ended = now
                 forgotten = job.lease is not None and now - job.seen > job.lease
                 old = job.ended is not None and now - job.ended > 60 * self._limits.keep_minutes
@@ -106,6 +108,6 @@ class Jobs:
                     await self.remove(job)
 
     async def close(self) -> None:
-        """Remove them all."""
+        """Remove all jobs."""
         for job in list(self._jobs.values()):
             await self.remove(job)

@@ -1,4 +1,4 @@
-"""What a stranger may ask of the server, and how a refusal reads."""
+"""Limits of the server for its clients, and the errors that it returns."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ MEGA = 1_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of everything; what exceeds one is refused with a 4xx that names it.
+    """Limits of the server. A request over a limit gets a 4xx error that names the limit.
 
-    picture_mb, sound_mb: megabytes of an upload; megapixels: of a picture, as its header tells
-    before it is decoded; live_minutes, file_minutes: of sound. jobs: files made at once; queue:
-    files waiting; streams: live videos at once; kept: finished files not yet fetched, each for
-    keep_minutes. patience: seconds that a client may neither send nor read while it is its turn;
-    upload_minutes: for everything it sends. live_size, file_size: pixels of a video's long side.
+    picture_mb, sound_mb: megabytes of an upload. megapixels: size of a picture according to its
+    header. live_minutes, file_minutes: length of the sound. jobs: files generated at once. queue:
+    files that may wait. streams: live videos at once. kept: finished files that are not yet
+    fetched, each kept for keep_minutes. patience: timeout in seconds for a client that should send
+    or read. upload_minutes: time for a whole upload. live_size, file_size: pixels of a video's
+    longer side. The field names are part of the HTTP interface (/v1/limits).
     """
 
     picture_mb: float = 25
@@ -48,10 +49,10 @@ class Limits:
     file_size: int = 1280
 
 
-class Refused(Exception):
-    """A request that is not answered: an HTTP status and one line that says what to do.
+class ApiError(Exception):
+    """Rejected request: an HTTP status and one line that says what to do.
 
-    retry_after: seconds after which it may be tried again.
+    retry_after: seconds after which the client may try again.
     """
 
     def __init__(self, status: int, text: str, retry_after: int | None = None) -> None:
@@ -68,39 +69,42 @@ _STATUS: dict[type[TalkingFaceError], int] = {
 }
 
 
-# What the command line says to its users, as it is said here; the longest first.
-_WORDS = {
+# Advice of the command line and its replacement for clients; the longest first.
+_REWORDED = {
     "--face x,y,width,height or --landmarks points.json": "a box around it: x,y,width,height",
     "--face x,y,width,height": "a box around it: x,y,width,height",
 }
 
 
-def refusal(error: TalkingFaceError, names: dict[Path, str]) -> Refused | None:
-    """The refusal of what the user can mend; None for what only the server's owner can.
+def to_api_error(error: TalkingFaceError, names: dict[Path, str]) -> ApiError | None:
+    """Convert an error to an ApiError; None for an error that the client cannot correct.
 
-    names: what the client calls each file, whose own path is nobody's business.
+    names: the client's name for each file, which replaces the path in the text.
     """
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), None)
     if status is None:
         return None
     text = " ".join(str(error).split())
-    for words, instead in [*_WORDS.items(), *((str(path), name) for path, name in names.items())]:
+    for words, instead in [
+        *_REWORDED.items(),
+        *((str(path), name) for path, name in names.items()),
+    ]:
         text = text.replace(words, instead)
-    return Refused(status, text)
+    return ApiError(status, text)
 
 
 def check_picture(path: Path, limits: Limits) -> int:
-    """The pixels of a picture's longer side, as its header tells: before it is decoded.
+    """Return the pixels of a picture's longer side from its header, without decoding.
 
-    Raises Refused for no picture, or for more pixels than are allowed.
+    Raises ApiError for a file that is no picture, or for too many pixels.
     """
     with path.open("rb") as file:
         size = picture.header_size(file.read())
     if size is None:
-        raise Refused(415, f"the picture is not {picture.KINDS}: convert it to one of these")
+        raise ApiError(415, f"the picture is not {picture.KINDS}: convert it to one of these")
     width, height = size
     if width * height > limits.megapixels * MEGA:
-        raise Refused(
+        raise ApiError(
             413,
             f"the picture has {width}x{height} pixels, at most {limits.megapixels:g} megapixels "
             "are taken: shrink it first",
@@ -109,15 +113,15 @@ def check_picture(path: Path, limits: Limits) -> int:
 
 
 def check_sound(path: Path, minutes: float) -> int:
-    """How many frames a sound will have, by its time stamps: it is not decoded for that.
+    """Return the number of video frames of a sound from its time stamps, without decoding.
 
-    Silence before it and in its holes counts. Raises Refused when it lasts longer than so many
-    minutes, UnreadableMedia.
+    Silence before the sound and in its gaps counts. Raises ApiError when it is longer than
+    `minutes`, and UnreadableMedia.
     """
     end = 0.0
     with media.opened(path, sound_only=True) as container:
         if not container.streams.audio:
-            return 1  # whoever reads the sound says what is wrong
+            return 1  # the error is raised when the sound is read
         stream = container.streams.audio[0]
         if stream.time_base is None:
             return 1
@@ -128,11 +132,11 @@ def check_sound(path: Path, minutes: float) -> int:
             if packet.pts is not None:
                 clock.add(float(packet.pts * unit), float((packet.duration or 0) * unit))
                 end = max(end, clock.length)
-            if end > 60 * minutes + 1:  # coders pad the last packet
-                raise too_long(minutes)
+            if end > 60 * minutes + 1:  # encoders pad the last packet
+                raise sound_too_long(minutes)
     return max(1, math.ceil(end * FPS))
 
 
-def too_long(minutes: float) -> Refused:
-    """The refusal of a sound."""
-    return Refused(413, f"the sound is longer than {minutes:g} minutes, which is the most: cut it")
+def sound_too_long(minutes: float) -> ApiError:
+    """Return the error for a sound that is too long."""
+    return ApiError(413, f"the sound is longer than {minutes:g} minutes, which is the most: cut it")

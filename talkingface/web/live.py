@@ -1,8 +1,8 @@
-"""A video that is watched while it is made: sound goes in and pictures come out of one WebSocket.
+"""Live video over one WebSocket: sound goes in, video comes out.
 
-The client sends a picture, then a recording or the sound of a microphone as it comes; the server
-sends an mp4 in pieces. Everything that belongs to it lives as long as the socket. docs/serving.md
-has the messages.
+The client sends a picture, then a recording or the sound of a microphone as it is recorded. The
+server sends an mp4 in pieces. All files are removed when the socket closes. docs/serving.md
+describes the messages.
 """
 
 from __future__ import annotations
@@ -27,108 +27,123 @@ from talkingface import audio, media, video
 from talkingface.audio import FPS
 from talkingface.media import Sound
 from talkingface.web import uploads
-from talkingface.web.choices import LIVE_NAMES, Choices, parse
-from talkingface.web.lanes import Cancelled, Place
-from talkingface.web.limits import Limits, Refused, check_sound
-from talkingface.web.mailboxes import Mailbox
-from talkingface.web.microphone import Inbox, Microphone, sound_alone, sound_or_silence
-from talkingface.web.service import AUDIO, BLOCK, IMAGE, Service, end_of, frames, refusing, result
+from talkingface.web.bounded_queue import BoundedQueue
+from talkingface.web.generate_options import LIVE_NAMES, GenerateOptions, parse_options
+from talkingface.web.limits import ApiError, Limits, check_sound
+from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
+from talkingface.web.service import (
+    AUDIO,
+    BLOCK,
+    IMAGE,
+    Service,
+    api_errors,
+    completion,
+    frames,
+    result,
+)
+from talkingface.web.worker_pool import Cancelled, Slot
 
-SOUND_RATE = 48_000  # Hz of a recording's sound as it is sent: short AAC frames, so little delay
-AHEAD = 2.0  # seconds that a recording's video may be made before it is watched
-_ROOM = 32  # messages that wait for a slow client, or for a slow worker
-_REPORT = FPS // 2  # frames between two reports
+SOUND_RATE = 48_000  # Hz of a recording's sound in the video: short AAC frames, small delay
+AHEAD = 2.0  # seconds that a recording's video may be ahead of its playback
+QUEUE_SIZE = 32  # messages in a queue; more wait for a slow client or worker
+_REPORT_EVERY = FPS // 2  # frames between two progress messages
 
-Outbox = Mailbox[bytes | dict[str, Any] | None]
+OutputQueue = BoundedQueue[bytes | dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class _Session:
-    """What one socket asks for. rate: of its microphone, None for a recording."""
+    """Request of one socket. rate: of the microphone in Hz, None for a recording."""
 
-    choices: Choices
+    options: GenerateOptions
     folder: Path
     rate: int | None
 
 
 class Live:
-    """The handler of /v1/live."""
+    """Handler of /v1/live."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._limits = service, service.limits
         self._models = list(service.speakers)
 
     async def serve(self, websocket: WebSocket) -> None:
-        """Serve one socket from beginning to end."""
+        """Serve one socket until it closes."""
         await websocket.accept()
         try:
-            choices = parse(dict(websocket.query_params), self._models, LIVE_NAMES)
-            async with self._service.request(self._service.live) as (folder, place):
-                session = await self._received(websocket, choices, folder)
-                await self._talk(websocket, session, place)
+            options = parse_options(dict(websocket.query_params), self._models, LIVE_NAMES)
+            async with self._service.request(self._service.live_pool) as (folder, slot):
+                session = await self._receive_files(websocket, options, folder)
+                await self._run(websocket, session, slot)
             await websocket.close()
-        except Refused as refused:
-            about = {"error": refused.text, "status": refused.status}
-            await _send(websocket, about, self._limits)
-            await websocket.close(1013 if refused.status == 429 else 1008)
+        except ApiError as error:
+            answer = {"error": error.text, "status": error.status}
+            await _send(websocket, answer, self._limits)
+            await websocket.close(1013 if error.status == 429 else 1008)
         except (WebSocketDisconnect, Cancelled):
             return
 
-    async def _received(self, websocket: WebSocket, choices: Choices, folder: Path) -> _Session:
-        """The picture, and the recording if there is one, on disk; raises Refused."""
+    async def _receive_files(
+        self, websocket: WebSocket, options: GenerateOptions, folder: Path
+    ) -> _Session:
+        """Store the picture and, if there is one, the recording. Raises ApiError."""
         most = uploads.sizes(self._limits)
         async with aclosing(uploads.timed(_messages(websocket), self._limits)) as messages:
-            await _store(messages, folder, IMAGE, _size(await anext(messages), IMAGE, most))
-            sound = _told(await anext(messages), "the sound")
+            await _store(messages, folder, IMAGE, _parse_size(await anext(messages), IMAGE, most))
+            sound = _parse_json(await anext(messages), "the sound")
             if "microphone" not in sound:
-                await _store(messages, folder, AUDIO, _size(sound, AUDIO, most))
-                return _Session(choices, folder, None)
+                await _store(messages, folder, AUDIO, _parse_size(sound, AUDIO, most))
+                return _Session(options, folder, None)
         rate = sound["microphone"]
         if not isinstance(rate, int) or rate not in media.AAC_RATES:
             known = ", ".join(map(str, sorted(media.AAC_RATES)))
-            raise Refused(400, f"a microphone's rate must be one of these, in Hz: {known}")
-        return _Session(choices, folder, rate)
+            raise ApiError(400, f"a microphone's rate must be one of these, in Hz: {known}")
+        return _Session(options, folder, rate)
 
-    async def _talk(self, websocket: WebSocket, session: _Session, place: Place) -> None:
-        """Sound in, video out, until one of them ends. Raises Refused, WebSocketDisconnect."""
-        outbox: Outbox = Mailbox(_ROOM, self._limits.patience)
-        inbox: Inbox = Mailbox(_ROOM, self._limits.patience)
-        work = place.start(partial(self._speak, session=session, outbox=outbox, inbox=inbox))
-        worker = end_of(work)
-        reader = asyncio.create_task(_read(websocket, session, inbox))
-        writer = asyncio.create_task(_write(websocket, outbox, self._limits))
+    async def _run(self, websocket: WebSocket, session: _Session, slot: Slot) -> None:
+        """Run worker, reader and writer until one ends. Raises ApiError, WebSocketDisconnect."""
+        outgoing: OutputQueue = BoundedQueue(QUEUE_SIZE, self._limits.patience)
+        incoming: SoundQueue = BoundedQueue(QUEUE_SIZE, self._limits.patience)
+        work = slot.start(
+            partial(self._generate, session=session, outgoing=outgoing, incoming=incoming)
+        )
+        worker = completion(work)
+        reader = asyncio.create_task(_read(websocket, session, incoming))
+        writer = asyncio.create_task(_write(websocket, outgoing, self._limits))
         try:
             await asyncio.wait([worker, reader, writer], return_when=asyncio.FIRST_COMPLETED)
             if worker.done():
                 result(work)
                 await writer
-            else:  # the client went, misspoke, or does not read
+            else:  # the client left, sent a wrong message, or does not read
                 await (reader if reader.done() else writer)
         finally:
-            place.leave()
-            outbox.close()
-            inbox.close()
+            slot.cancel()
+            outgoing.close()
+            incoming.close()
             reader.cancel()
             writer.cancel()
             await asyncio.wait([worker, reader, writer])
             for task in (reader, writer):
                 if not task.cancelled():
-                    task.exception()  # seen: the first to fail was raised
+                    task.exception()  # mark as retrieved; the first failure was raised above
 
-    def _speak(self, place: Place, session: _Session, outbox: Outbox, inbox: Inbox) -> None:
-        """In a thread: the whole video, piece by piece. Raises Refused, Cancelled."""
-        with refusing(session.folder):
-            total, parts, sound = self._heard(place, session, inbox)
+    def _generate(
+        self, slot: Slot, session: _Session, outgoing: OutputQueue, incoming: SoundQueue
+    ) -> None:
+        """Generate and queue the video, in a worker thread. Raises ApiError, Cancelled."""
+        with api_errors(session.folder):
+            total, parts, sound = self._open_sound(slot, session, incoming)
             stream = self._service.open(
-                session.folder / IMAGE, session.choices, self._limits.live_size
+                session.folder / IMAGE, session.options, self._limits.live_size
             )
-            spoken = frames(stream, parts, place, total, self._limits.live_minutes)
+            spoken = frames(stream, parts, slot, total, self._limits.live_minutes)
             first = next(spoken, None)
             if first is None:
-                raise Refused(400, "there was no sound: speak, or send a longer recording")
-            tag = self._service.speakers[session.choices.model].tag
+                raise ApiError(400, "there was no sound: speak, or send a longer recording")
+            tag = self._service.speakers[session.options.model].tag
             with closing(video.Fragments(first, sound, tag=tag)) as mp4:
-                about = {
+                start = {
                     "mime": mp4.mime,
                     "width": first.shape[1],
                     "height": first.shape[0],
@@ -137,21 +152,21 @@ class Live:
                     "latency": stream.latency,
                     "note": stream.note,
                 }
-                outbox.put({"start": about})
-                count = _send_frames(chain([first], spoken), mp4, outbox, place, session)
-                outbox.put(mp4.finish())
-        outbox.put({"done": {"frames": count}})
-        outbox.put(None)
+                outgoing.put({"start": start})
+                count = _send_frames(chain([first], spoken), mp4, outgoing, slot, session)
+                outgoing.put(mp4.finish())
+        outgoing.put({"done": {"frames": count}})
+        outgoing.put(None)
 
-    def _heard(
-        self, place: Place, session: _Session, inbox: Inbox
+    def _open_sound(
+        self, slot: Slot, session: _Session, incoming: SoundQueue
     ) -> tuple[int, Iterator[Tensor], Sound]:
-        """(frames or 0, sound for the model, sound for the ear)."""
+        """Return (frames or 0 if unknown, sound for the model, sound for playback)."""
         rate = session.rate
         if rate is not None:
-            sent = sound_alone(inbox)
-            if session.choices.idle:
-                sent = sound_or_silence(inbox, rate, lambda: place.done)
+            sent = sound_alone(incoming)
+            if session.options.idle:
+                sent = sound_or_silence(incoming, rate, lambda: slot.done)
             microphone = Microphone(sent, rate)
             return 0, microphone.parts(), Sound(rate, 1, microphone)
         path = session.folder / AUDIO
@@ -160,24 +175,31 @@ class Live:
 
 
 def _send_frames(
-    pictures: Iterator[Any], mp4: video.Fragments, outbox: Outbox, place: Place, session: _Session
+    pictures: Iterator[Any],
+    mp4: video.Fragments,
+    outgoing: OutputQueue,
+    slot: Slot,
+    session: _Session,
 ) -> int:
-    """Every frame to the client; how many there were. A recording's are not made too early."""
+    """Queue every frame for the client; return their number.
+
+    Frames of a recording are generated at most `AHEAD` seconds before their playback.
+    """
     began, count = time.monotonic(), 0
     for picture in pictures:
         piece = mp4.add(picture)
         count += 1
         if piece:
-            outbox.put(piece)
-        if count % _REPORT == 0:
-            outbox.put({"frames": count, "of": place.total})
+            outgoing.put(piece)
+        if count % _REPORT_EVERY == 0:
+            outgoing.put({"frames": count, "of": slot.total})
         if session.rate is None:
-            place.pause(count / FPS - AHEAD - (time.monotonic() - began))
+            slot.pause(count / FPS - AHEAD - (time.monotonic() - began))
     return count
 
 
 async def _messages(websocket: WebSocket) -> AsyncIterator[Any]:
-    """What the client sends: bytes, or what a text says as JSON. Raises WebSocketDisconnect."""
+    """Yield the client's messages: bytes, or the parsed JSON text. Raises WebSocketDisconnect."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
@@ -188,52 +210,53 @@ async def _messages(websocket: WebSocket) -> AsyncIterator[Any]:
         try:
             yield json.loads(message["text"])
         except (ValueError, RecursionError):
-            raise Refused(400, "a message that is neither sound nor JSON") from None
+            raise ApiError(400, "a message that is neither sound nor JSON") from None
 
 
 async def _store(messages: AsyncIterator[Any], folder: Path, name: str, size: int) -> None:
-    """Binary messages of `size` bytes together, as a file."""
+    """Write binary messages with `size` bytes in total to a file. Raises ApiError."""
     with (folder / name).open("wb") as file:
         while size > 0:
             data = await anext(messages)
             if not isinstance(data, bytes) or len(data) > size:
-                raise Refused(400, f"{name}: {size} bytes were still to come, as binary messages")
+                raise ApiError(400, f"{name}: {size} bytes were still to come, as binary messages")
             await run_in_threadpool(file.write, data)
             size -= len(data)
 
 
-def _told(message: Any, what: str) -> dict[str, Any]:
+def _parse_json(message: Any, what: str) -> dict[str, Any]:
+    """Return a message as a JSON object. Raises ApiError."""
     if not isinstance(message, dict):
-        raise Refused(400, f"say first, as JSON, how many bytes {what} has; see docs/serving.md")
+        raise ApiError(400, f"say first, as JSON, how many bytes {what} has; see docs/serving.md")
     return message
 
 
-def _size(message: Any, name: str, most: dict[str, int]) -> int:
-    """How many bytes of a file will come. Raises Refused."""
-    size = _told(message, name).get(name)
+def _parse_size(message: Any, name: str, most: dict[str, int]) -> int:
+    """Return the announced number of bytes of a file. Raises ApiError."""
+    size = _parse_json(message, name).get(name)
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise Refused(400, f'say how many bytes come: {{"{name}": 12345}}')
+        raise ApiError(400, f'say how many bytes come: {{"{name}": 12345}}')
     if size > most[name]:
-        raise uploads.too_large(name, most[name])
+        raise uploads.upload_too_large(name, most[name])
     return size
 
 
-async def _read(websocket: WebSocket, session: _Session, inbox: Inbox) -> None:
-    """Take what the client says while it watches. Raises WebSocketDisconnect, Refused."""
+async def _read(websocket: WebSocket, session: _Session, incoming: SoundQueue) -> None:
+    """Queue the sound that the client sends. Raises WebSocketDisconnect, ApiError."""
     over = session.rate is None
     async for message in _messages(websocket):
         if isinstance(message, bytes) and not over and message and len(message) % 2 == 0:
-            await inbox.send(message)
+            await incoming.send(message)
         elif message == {"end": True} and not over:
             over = True
-            await inbox.send(b"")
+            await incoming.send(b"")
         else:
-            raise Refused(400, "what comes now must be 16-bit sound of the microphone, or its end")
+            raise ApiError(400, "what comes now must be 16-bit sound of the microphone, or its end")
 
 
-async def _write(websocket: WebSocket, outbox: Outbox, limits: Limits) -> None:
-    """Give the client what was made, until None. Raises WebSocketDisconnect, Refused."""
-    while (item := await outbox.receive()) is not None:
+async def _write(websocket: WebSocket, outgoing: OutputQueue, limits: Limits) -> None:
+    """Send the queued items to the client, until None. Raises WebSocketDisconnect, ApiError."""
+    while (item := await outgoing.receive()) is not None:
         await _send(websocket, item, limits)
 
 

@@ -1,8 +1,7 @@
-"""The sound of a live client as it comes, and silence while none comes.
+"""Sound of a live client's microphone, with silence while no sound comes.
 
-A face that waits goes on moving: its stream is given silence, one frame at a time, as if the client
-had sent it. The clock paces the frames that come of it, so that there are 25 a second, and the
-first sound that comes again is heard before any more silence.
+Silence keeps a waiting face moving. It is added one frame at a time, as if the client had sent it.
+The clock paces it, so that 25 frames a second result. New sound has priority over more silence.
 """
 
 from __future__ import annotations
@@ -18,37 +17,37 @@ from torch import Tensor
 
 from talkingface import media
 from talkingface.audio import FPS, SAMPLE_RATE
-from talkingface.web.mailboxes import Mailbox
+from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.service import BLOCK
 
-Inbox = Mailbox[bytes]  # 16-bit mono sound, little-endian; an empty message is its end
+SoundQueue = BoundedQueue[bytes]  # 16-bit mono sound, little-endian; an empty message ends it
 
-PAUSE = 0.4  # seconds without sound after which silence takes its place
+PAUSE = 0.4  # seconds without sound after which silence is added
 
 
-def sound_alone(inbox: Inbox) -> Iterator[bytes]:
-    """Give the client's sound until it ends. Raises Refused (408) when none comes, Cancelled."""
-    while data := inbox.get():
+def sound_alone(incoming: SoundQueue) -> Iterator[bytes]:
+    """Yield the client's sound until it ends. Raises ApiError (408) when none comes, Cancelled."""
+    while data := incoming.get():
         yield data
 
 
 def sound_or_silence(
-    inbox: Inbox,
+    incoming: SoundQueue,
     rate: int,
     frames: Callable[[], int],
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[bytes]:
-    """Give the client's sound until it ends, and silence while none comes. Raises Cancelled.
+    """Yield the client's sound until it ends, and silence while none comes. Raises Cancelled.
 
-    rate: of the sound, in Hz. frames: how many were made of what was given so far.
-    The next frame is due 1 / 25 s after the one before. Silence is given when a frame is due and
-    no sound has come for `PAUSE`. The frames of a pause that are late by then are made up for, but
-    never more of them than that: a slow client or server does not get the rest later.
+    rate: of the sound, in Hz. frames: returns how many frames were generated so far.
+    The next frame is due 1 / 25 s after the one before. Silence is added when a frame is due and
+    no sound has come for `PAUSE`. Frames that are late by then are made up for, at most `PAUSE` of
+    them. So a slow client or server does not get more late frames.
     """
     silence = bytes(2 * (rate // FPS))
-    due = quiet = clock()  # when the next frame is due, when there was sound last
+    due = quiet = clock()  # times of the next frame and of the last sound
     while True:
-        data = inbox.get_within(max(due, quiet + PAUSE) - clock())
+        data = incoming.get_within(max(due, quiet + PAUSE) - clock())
         if data == b"":
             return
         begun, before = clock(), frames()
@@ -61,22 +60,22 @@ def sound_or_silence(
 
 
 class Microphone:
-    """Sound for the model and for the ear.
+    """Sound of the microphone for the model and for playback.
 
-    `parts` is for the model. Iterating gives what the ear has not been given yet.
+    `parts` yields the sound for the model. Iterating yields the sound that was not played yet.
     """
 
     def __init__(self, messages: Iterable[bytes], rate: int) -> None:
-        """messages: 16-bit mono sound of that rate in Hz."""
+        """Take messages of 16-bit mono sound of `rate` Hz."""
         self._messages = messages
         self._resampler = media.Resampler(rate, SAMPLE_RATE)
-        self._unheard: deque[NDArray[np.float32]] = deque()
+        self._unplayed: deque[NDArray[np.float32]] = deque()
 
     def parts(self) -> Iterator[Tensor]:
-        """Give (n,) float32 at 16 kHz, n <= BLOCK, until the sound is over."""
+        """Yield (n,) float32 at 16 kHz, n <= BLOCK, until the sound is over."""
         for data in self._messages:
             samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
-            self._unheard.append(samples[None])
+            self._unplayed.append(samples[None])
             yield from torch.from_numpy(self._resampler.push(samples)).split(BLOCK)
         yield torch.from_numpy(self._resampler.finish())
 
@@ -84,6 +83,6 @@ class Microphone:
         return self
 
     def __next__(self) -> NDArray[np.float32]:
-        if not self._unheard:
+        if not self._unplayed:
             raise StopIteration
-        return self._unheard.popleft()
+        return self._unplayed.popleft()

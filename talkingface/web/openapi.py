@@ -1,4 +1,4 @@
-"""The HTTP interface as a table, and the OpenAPI document that is made of it."""
+"""Table of the HTTP endpoints, and the OpenAPI document that is made from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from talkingface import __version__
 from talkingface.arkit import EXPRESSIONS
 from talkingface.controls import DEFAULTS, SEEDS, STRENGTH
-from talkingface.web.choices import RANGES
+from talkingface.web.generate_options import RANGES
 
 Schema = dict[str, Any]
 
@@ -19,10 +19,10 @@ FORM = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path and method.
+    """One HTTP endpoint: a path and a method.
 
-    name: of its handler; form: the schema of the form it takes; answers: status -> (what it means,
-    media type, schema), "" for none; errors: statuses with an `Error`; query: name -> schema.
+    name: of its handler. form: the schema of its form, "" for none. answers: status -> (meaning,
+    media type or "" for none, schema). errors: statuses with an `Error`. query: name -> schema.
     """
 
     name: str
@@ -134,7 +134,7 @@ _NUMBER: Schema = {"type": "number"}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
-_MOVES = {
+_CONTROLS = {
     "mouth": ("strength of the lips' motion; closed lips stay closed", 1.2),
     "smooth": ("how much the mouth's motion is smoothed; above 0 a stream is 80 ms later", 0.5),
     "head": ("strength of the head's and the brows' motion", 0.5),
@@ -146,7 +146,7 @@ def _object(required: Sequence[str], **properties: Schema) -> Schema:
     return {"type": "object", "required": list(required), "properties": properties}
 
 
-def _choices(models: Sequence[str]) -> dict[str, Schema]:
+def _option_schemas(models: Sequence[str]) -> dict[str, Schema]:
     return {
         "image": _FILE | {"description": "JPEG, PNG, WebP, BMP or TIFF"},
         "audio": _FILE | {"description": "a recording, or a video with sound"},
@@ -169,15 +169,18 @@ def _choices(models: Sequence[str]) -> dict[str, Schema]:
             "description": "where the face is, instead: x,y,width,height in pixels",
             "pattern": r"^[-0-9.]+(,[-0-9.]+){3}$",
         },
-        **_controls(),
+        **_control_schemas(),
     }
 
 
-def _controls() -> dict[str, Schema]:
-    """The fields of `Controls`, for models whose `moves` is true; others take the defaults."""
+def _control_schemas() -> dict[str, Schema]:
+    """Return the schemas of the `Controls` fields. Models without `moves` ignore them."""
     low, high = STRENGTH
     return {
-        **{name: _control(name, text, example) for name, (text, example) in _MOVES.items()},
+        **{
+            name: _control_schema(name, text, example)
+            for name, (text, example) in _CONTROLS.items()
+        },
         "still": {
             "type": "string",
             "enum": ["true", "false"],
@@ -203,7 +206,7 @@ def _controls() -> dict[str, Schema]:
     }
 
 
-def _control(name: str, text: str, example: float) -> Schema:
+def _control_schema(name: str, text: str, example: float) -> Schema:
     low, high = RANGES[name]
     return {
         "type": "number",
@@ -216,14 +219,14 @@ def _control(name: str, text: str, example: float) -> Schema:
 
 
 def _schemas(models: Sequence[str]) -> dict[str, Schema]:
-    choices = _choices(models)
+    options = _option_schemas(models)
     lease = {
         "type": "number",
         "minimum": 0,
         "maximum": 3600,
         "description": "seconds: cancel the job when nobody asks for it for so long",
     }
-    place = _object(["working", "waiting"], working=_COUNT, waiting=_COUNT)
+    load = _object(["working", "waiting"], working=_COUNT, waiting=_COUNT)
     model = _object(
         ["name", "family", "good_at", "moves", "parameters", "licence", "training_data", "metrics"],
         name=_TEXT,
@@ -254,9 +257,9 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
         video=_TEXT | {"description": "where the file is, once it is done"},
     )
     return {
-        "Video": _object(["image", "audio"], **choices),
-        "JobVideo": _object(["image", "audio"], **choices, lease=lease),
-        "Picture": _object(["image"], image=choices["image"]),
+        "Video": _object(["image", "audio"], **options),
+        "JobVideo": _object(["image", "audio"], **options, lease=lease),
+        "Picture": _object(["image"], image=options["image"]),
         "Job": job,
         "Models": _object(
             ["models", "expressions"],
@@ -270,7 +273,7 @@ def _schemas(models: Sequence[str]) -> dict[str, Schema]:
             faces={"type": "array", "items": face},
         ),
         "Limits": {"type": "object", "additionalProperties": _NUMBER},
-        "Health": _object(["status", "files", "live"], status=_TEXT, files=place, live=place),
+        "Health": _object(["status", "files", "live"], status=_TEXT, files=load, live=load),
         "Error": _object(["error"], error=_TEXT | {"description": "one line: what to do"}),
     }
 
@@ -290,7 +293,7 @@ _MEANING = {
 
 
 def document(endpoints: Sequence[Endpoint], models: Sequence[str]) -> dict[str, Any]:
-    """OpenAPI 3.1. models: those that can be chosen, the default first."""
+    """Return the OpenAPI 3.1 document. models: the available ones, the default first."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)

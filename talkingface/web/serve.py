@@ -1,4 +1,4 @@
-"""The app of `talkingface serve`: its page, its HTTP interface, its live socket."""
+"""ASGI app of `talkingface serve`: the page, the HTTP interface and the live socket."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from talkingface.web.api import Api
-from talkingface.web.guard import Guard
 from talkingface.web.jobs import Jobs
-from talkingface.web.lanes import Cancelled
-from talkingface.web.limits import Refused
+from talkingface.web.limits import ApiError
 from talkingface.web.live import Live
-from talkingface.web.running import STATIC, SafeHeaders, problem, static_files
+from talkingface.web.origin_check import OriginCheckMiddleware
+from talkingface.web.server import STATIC, SafeHeaders, error_response, static_files
 from talkingface.web.service import UNFORESEEN, Service
+from talkingface.web.worker_pool import Cancelled
 
 PAGE = STATIC / "serve.html"
 
 
 def app(service: Service, names: Collection[str] = ()) -> Starlette:
-    """Everything, for one server; `service` is closed with it.
+    """Return the app. It closes `service` when the server stops.
 
-    names: host names by which it is reached, beside addresses and localhost.
+    names: host names of the server, besides addresses and localhost.
     """
     jobs = Jobs(service)
 
@@ -49,13 +49,13 @@ def app(service: Service, names: Collection[str] = ()) -> Starlette:
             WebSocketRoute("/v1/live", Live(service).serve),
             static_files(),
         ],
-        middleware=[Middleware(SafeHeaders), Middleware(Guard, names=names)],
+        middleware=[Middleware(SafeHeaders), Middleware(OriginCheckMiddleware, names=names)],
         exception_handlers={
-            Refused: _refused,
-            HTTPException: _no_such_thing,
-            ClientDisconnect: _gone,
-            Cancelled: _gone,
-            Exception: _failed,
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_gone,
+            Cancelled: _client_gone,
+            Exception: _unexpected_error,
         },
         lifespan=lifespan,
     )
@@ -65,24 +65,25 @@ async def _page(_: Request) -> Response:
     return FileResponse(PAGE)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    answer = problem(error.status, error.text)
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    answer = error_response(error.status, error.text)
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(error.retry_after)
     return answer
 
 
-async def _no_such_thing(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = problem(error.status_code, f"{error.detail}: see /openapi.json")
+    answer = error_response(error.status_code, f"{error.detail}: see /openapi.json")
     answer.headers.update(error.headers or {})
     return answer
 
 
-async def _gone(_: Request, error: Exception) -> Response:
-    return problem(499, "the client went before the end")  # nobody reads it
+async def _client_gone(_: Request, error: Exception) -> Response:
+    return error_response(499, "the client went before the end")  # the client is gone
 
 
-async def _failed(_: Request, error: Exception) -> Response:
-    return problem(500, UNFORESEEN)  # Starlette raises it again: it is logged, with its trace
+async def _unexpected_error(_: Request, error: Exception) -> Response:
+    # Starlette raises the error again, so it is logged with its traceback.
+    return error_response(500, UNFORESEEN)

@@ -1,4 +1,4 @@
-"""What the server has: its models, its places to work in, its temporary files; and how it works."""
+"""Shared resources of all requests (models, worker pools, temporary files) and their work."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from talkingface import audio, faces, picture, pipeline, video
 from talkingface.errors import TalkingFaceError
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Picture, Stream
-from talkingface.web.choices import Choices
-from talkingface.web.desk import Desk
-from talkingface.web.lanes import Cancelled, Ended, Lane, Place, Work
+from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
+    ApiError,
     Limits,
-    Refused,
     check_picture,
     check_sound,
-    refusal,
-    too_long,
+    sound_too_long,
+    to_api_error,
 )
+from talkingface.web.temp_store import TempStore
+from talkingface.web.worker_pool import Cancelled, Failure, Slot, Work, WorkerPool
 
-BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples pushed at once: between two, a job can be cancelled
-IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # what the files of a request are called
+BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled between two
+IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # file names in a request's folder
 Result = TypeVar("Result")
 
-# In a word; the numbers behind it are in docs/results.
+# One line per model; the numbers are in docs/results.
 _GOOD_AT = {
     "cran": "the clearest mouth, easiest to lip-read: it draws tongue and teeth from the sound",
     "atvg": "voices it never heard: it moves landmarks, and draws from these",
@@ -42,8 +42,8 @@ UNFORESEEN = "the server failed here; what happened is in its log"
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished file: its frames, and what the user should know of how the face was found."""
+class GeneratedFile:
+    """A finished video. note: a remark for the user about how the face was found."""
 
     path: Path
     frames: int
@@ -51,7 +51,7 @@ class Made:
 
 
 class Service:
-    """Everything that requests share."""
+    """Resources that all requests share."""
 
     def __init__(
         self,
@@ -59,34 +59,35 @@ class Service:
         limits: Limits | None = None,
         temp: Path | None = None,
     ) -> None:
-        """models: names or weights files, the default first. temp: where temporary files go.
+        """Load the models.
 
+        models: names or weights files, the default first. temp: folder for temporary files.
         Raises UnknownModel, BadWeights, BadRequest.
         """
         self.limits = limits or Limits()
         loaded = [pipeline.load(name) for name in models]
         self.speakers: dict[str, TalkingFace] = {own.info.name: own for own in loaded}
-        self.desk = Desk(temp)
-        self.files = Lane("making files", self.limits.jobs, self.limits.queue)
-        self.live = Lane("live videos", self.limits.streams, 0)
-        self.looks = Lane("looking for faces", 1, 2 * self.limits.queue)
+        self.temp_store = TempStore(temp)
+        self.file_pool = WorkerPool("making files", self.limits.jobs, self.limits.queue)
+        self.live_pool = WorkerPool("live videos", self.limits.streams, 0)
+        self.face_pool = WorkerPool("looking for faces", 1, 2 * self.limits.queue)
 
     @asynccontextmanager
-    async def request(self, lane: Lane) -> AsyncIterator[tuple[Path, Place]]:
-        """A folder and a place for one request; at its end the work has ended and both are gone.
+    async def request(self, pool: WorkerPool) -> AsyncIterator[tuple[Path, Slot]]:
+        """Reserve a folder and a slot for one request; stop the work and free both at the end.
 
-        Raises Refused (429) when there is no place.
+        Raises ApiError (429) when no slot is free.
         """
-        with lane.place() as place, self.desk.folder() as folder:
+        with pool.reserve() as slot, self.temp_store.folder() as folder:
             try:
-                yield folder, place
+                yield folder, slot
             finally:
-                place.leave()
-                if place.future is not None:
-                    await end_of(place.future)
+                slot.cancel()
+                if slot.future is not None:
+                    await completion(slot.future)
 
     def models(self) -> list[dict[str, Any]]:
-        """What is known of each model, the default first."""
+        """Return the description of each model, the default first."""
         return [
             {
                 "name": name,
@@ -103,51 +104,49 @@ class Service:
 
     def close(self) -> None:
         """Stop all work and remove every temporary file."""
-        for lane in (self.files, self.live, self.looks):
-            lane.close()
-        self.desk.close()
+        for pool in (self.file_pool, self.live_pool, self.face_pool):
+            pool.close()
+        self.temp_store.close()
 
-    def make(self, place: Place, folder: Path, choices: Choices) -> Made:
-        """In a thread: the video of the picture and the recording in `folder`.
+    def generate(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
+        """Generate the video of the picture and the recording in `folder`, in a worker thread.
 
-        Raises Refused, Cancelled.
+        Raises ApiError, Cancelled.
         """
         image, sound, output = folder / IMAGE, folder / AUDIO, folder / VIDEO
-        with refusing(folder):
+        with api_errors(folder):
             total = check_sound(sound, self.limits.file_minutes)
-            stream = self.open(image, choices, self.limits.file_size)
-            spoken = frames(
-                stream, audio.read(sound, BLOCK), place, total, self.limits.file_minutes
-            )
-            tag = self.speakers[choices.model].tag
+            stream = self.open(image, options, self.limits.file_size)
+            spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
+            tag = self.speakers[options.model].tag
             count = video.write(output, spoken, sound, tag=tag)
-            return Made(output, count, stream.note)
+            return GeneratedFile(output, count, stream.note)
 
-    def open(self, image: Path, choices: Choices, size: int) -> Stream:
-        """In a thread: the face of a picture, ready to listen. Raises Refused, TalkingFaceError."""
+    def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
+        """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError."""
         check_picture(image, self.limits)
-        return self.speakers[choices.model].open(
+        return self.speakers[options.model].open(
             image,
-            controls=choices.controls,
-            show=choices.show,
-            mark=choices.mark,
-            face=choices.face,
-            box=choices.box,
+            controls=options.controls,
+            show=options.show,
+            mark=options.mark,
+            face=options.face,
+            box=options.box,
             max_size=size,
         )
 
-    def look(self, place: Place, folder: Path) -> dict[str, Any]:
-        """In a thread: where faces are in the picture in `folder`, numbered as `face` counts them.
+    def find_faces(self, slot: Slot, folder: Path) -> dict[str, Any]:
+        """Find the faces in the picture in `folder`, in a worker thread.
 
-        Raises Refused, Cancelled.
+        They are numbered as the option `face` counts them. Raises ApiError, Cancelled.
         """
-        place.check()
-        with refusing(folder):
+        slot.check()
+        with api_errors(folder):
             longest = check_picture(folder / IMAGE, self.limits)
             seen = picture.read(folder / IMAGE)
             found = faces.find_faces(seen)
         height, width = seen.shape[:2]
-        scale = longest / max(height, width)  # a very large picture is shrunk while it is read
+        scale = longest / max(height, width)  # a very large picture was shrunk when it was read
         boxes = [
             {"number": number, "box": [round(scale * float(value), 1) for value in face.box]}
             for number, face in enumerate(found, start=1)
@@ -156,65 +155,65 @@ class Service:
 
 
 @contextmanager
-def refusing(folder: Path) -> Iterator[None]:
-    """What the client can mend is raised as Refused, with its own words for its files."""
+def api_errors(folder: Path) -> Iterator[None]:
+    """Raise errors that the client can correct as ApiError, with its own names of the files."""
     try:
         yield
     except TalkingFaceError as error:
         names = {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
-        refused = refusal(error, names)
-        if refused is None:
+        api_error = to_api_error(error, names)
+        if api_error is None:
             raise
-        raise refused from error
+        raise api_error from error
 
 
 def frames(
-    stream: Stream, parts: Iterable[Tensor], place: Place, total: int, minutes: float
+    stream: Stream, parts: Iterable[Tensor], slot: Slot, total: int, minutes: float
 ) -> Iterator[Picture]:
-    """In a thread: every frame of a sound that comes in parts, reported at its place.
+    """Yield every frame of a sound and report the progress to the slot, in a worker thread.
 
-    total: how many there will be, 0 when nobody knows. Raises Refused when there are more than so
-    many minutes of them, Cancelled as soon as they are not wanted.
+    parts: the sound, in blocks. total: the expected number of frames, 0 if unknown. Raises
+    ApiError when the video becomes longer than `minutes`, and Cancelled.
     """
     done = 0
     for part in parts:
-        place.check()
+        slot.check()
         for frame in stream.push(part):
             yield frame
             done += 1
-            place.report(done, max(done, total) if total else 0)
+            slot.report(done, max(done, total) if total else 0)
         if done > 60 * minutes * audio.FPS + audio.FPS:
-            raise too_long(minutes)
+            raise sound_too_long(minutes)
     for frame in stream.finish():
         yield frame
         done += 1
-        place.report(done, max(done, total) if total else 0)
+        slot.report(done, max(done, total) if total else 0)
 
 
-def end_of(work: Work[Any]) -> asyncio.Future[None]:
-    """To wait for in the event loop: done when the work has ended, whatever came of it."""
+def completion(work: Work[Any]) -> asyncio.Future[None]:
+    """Return a future of the event loop that is done when the work has ended, well or not."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
-    def tell() -> None:
+    def set_done() -> None:
         if not ended.done():
             ended.set_result(None)
 
-    work.add_done_callback(lambda _: loop.call_soon_threadsafe(tell))
+    work.add_done_callback(lambda _: loop.call_soon_threadsafe(set_done))
     return ended
 
 
-def outcome(work: Work[Any]) -> Refused | None:
-    """Why a finished piece of work failed, as the client may know it; None when it did not.
+def error_of(work: Work[Any]) -> ApiError | None:
+    """Return the error of finished work, as the client may see it; None if it succeeded.
 
     Raises Cancelled.
     """
     if work.cancelled():
         raise Cancelled
     if work.exception(timeout=0) is not None:
-        return Refused(500, UNFORESEEN)
+        return ApiError(500, UNFORESEEN)
     ended = work.result()
-    if not isinstance(ended, Ended):
+    if not isinstance(ended, Failure):
         return None
     if isinstance(ended.error, Cancelled):
         raise Cancelled
@@ -222,10 +221,10 @@ def outcome(work: Work[Any]) -> Refused | None:
 
 
 def result(work: Work[Result]) -> Result:
-    """What a finished piece of work gave. Raises what `outcome` returns, and Cancelled."""
-    refused = outcome(work)
-    if refused is not None:
-        raise refused
+    """Return the result of finished work. Raises the error of `error_of`, and Cancelled."""
+    error = error_of(work)
+    if error is not None:
+        raise error
     given = work.result()
-    assert not isinstance(given, Ended)
+    assert not isinstance(given, Failure)
     return given

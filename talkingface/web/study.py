@@ -1,8 +1,8 @@
-"""The page on which raters vote, and what it calls. Nothing here says which method is which.
+"""Page on which raters vote, and its HTTP interface. Neither reveals the methods.
 
-A rater is known by a token of chance: in the address behind "#", which no server log sees, and in a
-cookie. Videos have addresses by rater, position and side, so that none is seen again under its
-name.
+A random token identifies a rater. It is kept in a cookie, and in the address behind "#", where no
+server log records it. The address of a video consists of rater, position and side, so that a rater
+cannot recognise a video by its name.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from talkingface.errors import BadRequest
-from talkingface.study.store import Closed, Shown, Side, State, Study, UnknownRater
-from talkingface.web import running
+from talkingface.study.store import Assignment, State, Study, StudyClosed, UnknownRater, VideoLabel
+from talkingface.web import server
 
 COOKIE = "rater"
-MOST_BYTES = 4096  # of a request's body
-READING = 15.0  # seconds that the three questions take, for the estimate on the first screen
+MAX_BODY_BYTES = 4096  # of a request's body
+READING = 15.0  # seconds to answer the three questions, for the estimate on the first screen
 _MONTH = 30 * 24 * 3600
 
 
 def application(folder: Path | str) -> Starlette:
-    """The page and its interface over one study. Raises BadRequest for no or a damaged study."""
+    """Return the app of one study. Raises BadRequest for a missing or damaged study."""
     study = Study(folder)
     missing = study.missing()
     if missing:
@@ -45,53 +45,57 @@ def application(folder: Path | str) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", _page),
-            running.static_files(),
-            Route("/api/study", _about),
-            Route("/api/return", _return),
+            server.static_files(),
+            Route("/api/study", _info),
+            Route("/api/return", _returning_rater),
             Route("/api/raters", _begin, methods=["POST"]),
             Route("/api/raters/{token}", _state),
             Route("/api/raters/{token}/tasks/{position:int}", _task),
             Route("/api/raters/{token}/tasks/{position:int}", _answer, methods=["PUT"]),
             Route("/api/raters/{token}/tasks/{position:int}/{side}", _video),
         ],
-        middleware=[Middleware(running.SafeHeaders)],
+        middleware=[Middleware(server.SafeHeaders)],
         exception_handlers={
-            HTTPException: _refused,
-            UnknownRater: _told(HTTPStatus.NOT_FOUND),
-            Closed: _told(HTTPStatus.GONE),
-            BadRequest: _told(HTTPStatus.CONFLICT),
-            sqlite3.Error: _unkept,
-            Exception: _broken,
+            HTTPException: _http_error,
+            UnknownRater: _error_response(HTTPStatus.NOT_FOUND),
+            StudyClosed: _error_response(HTTPStatus.GONE),
+            BadRequest: _error_response(HTTPStatus.CONFLICT),
+            sqlite3.Error: _database_error,
+            Exception: _unexpected_error,
         },
     )
     app.state.study = study
     return app
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return running.problem(error.status_code, error.detail)
+    return server.error_response(error.status_code, error.detail)
 
 
-def _told(status: HTTPStatus) -> Any:
+def _error_response(status: HTTPStatus) -> Any:
+    """Return an exception handler that answers with this status and the error's text."""
+
     async def handler(_: Request, error: Exception) -> Response:
-        return running.problem(status, str(error))
+        return server.error_response(status, str(error))
 
     return handler
 
 
-async def _unkept(_: Request, __: Exception) -> Response:
-    return running.problem(503, "the answer could not be kept just now: try again")
+async def _database_error(_: Request, __: Exception) -> Response:
+    return server.error_response(503, "the answer could not be kept just now: try again")
 
 
-async def _broken(_: Request, __: Exception) -> Response:
-    return running.problem(500, "something went wrong here: try again, or tell who runs the study")
+async def _unexpected_error(_: Request, __: Exception) -> Response:
+    return server.error_response(
+        500, "something went wrong here: try again, or tell who runs the study"
+    )
 
 
-# --- answers --------------------------------------------------------------------------------------
+# --- handlers -------------------------------------------------------------------------------------
 
 
 def _study(request: Request) -> Study:
@@ -99,48 +103,51 @@ def _study(request: Request) -> Study:
 
 
 def _page(_: Request) -> Response:
-    return FileResponse(running.STATIC / "study.html", headers={"Cache-Control": "no-cache"})
+    return FileResponse(server.STATIC / "study.html", headers={"Cache-Control": "no-cache"})
 
 
-def _about(request: Request) -> Response:
-    """What the first screen says before anybody is a rater."""
+def _info(request: Request) -> Response:
+    """Return the facts about the study for the first screen."""
     study = _study(request)
     total, seconds = study.expected()
     minutes = max(1, round((seconds + READING * total) / 60))
-    facts = {"open": study.is_open(), "total": total, "minutes": minutes}
+    facts = {"open": study.needs_ratings(), "total": total, "minutes": minutes}
     return _json({**facts, "contact": study.design.contact})
 
 
-def _return(request: Request) -> Response:
-    """Where a rater stands whose browser still has the cookie; null for anybody else."""
+def _returning_rater(request: Request) -> Response:
+    """Return the state of the rater in the cookie; null without one."""
     try:
-        return _standing(_study(request).state(request.cookies.get(COOKIE, "")))
+        return _state_response(_study(request).state(request.cookies.get(COOKIE, "")))
     except UnknownRater:
         return _json(None)
 
 
 async def _begin(request: Request) -> Response:
-    """A new rater: {"consent": true}."""
+    """Create a rater. The body is {"consent": true}."""
     if (await _body(request)).get("consent") is not True:
         raise HTTPException(400, 'expected {"consent": true}: nobody takes part without it')
     state: State = await run_in_threadpool(_study(request).begin)
-    answer = _standing(state, 201)
+    answer = _state_response(state, 201)
     answer.set_cookie(COOKIE, state.token, max_age=_MONTH, httponly=True, samesite="strict")
     return answer
 
 
 def _state(request: Request) -> Response:
-    return _standing(_study(request).state(_token(request)))
+    return _state_response(_study(request).state(_token(request)))
 
 
 def _task(request: Request) -> Response:
-    """The open task, or the last answered one with its answers, to change them."""
+    """Return the open task, or the last answered one with its answers."""
     token = _token(request)
-    return _json(_shown(token, _study(request).shown(token, _position(request))))
+    return _json(_assignment_json(token, _study(request).assignment(token, _position(request))))
 
 
 async def _answer(request: Request) -> Response:
-    """{"answers": {question: "a" or "b", …}, "seconds": how long it took}."""
+    """Store the answers to a task.
+
+    The body is {"answers": {question: "a" or "b", …}, "seconds": how long it took}.
+    """
     body = await _body(request)
     answers, seconds = body.get("answers"), body.get("seconds")
     if not isinstance(answers, dict) or not all(isinstance(s, str) for s in answers.values()):
@@ -148,24 +155,24 @@ async def _answer(request: Request) -> Response:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise HTTPException(400, '"seconds" must be a number: how long the answer took')
     own = _token(request), _position(request), answers, float(seconds)
-    return _standing(await run_in_threadpool(_study(request).answer, *own))
+    return _state_response(await run_in_threadpool(_study(request).answer, *own))
 
 
 def _video(request: Request) -> Response:
-    """One side, "a" or "b", of a rater's own task; in parts, if the browser asks for parts."""
+    """Return the video of one side, "a" or "b", of a rater's task. Byte ranges are supported."""
     side, token, position = request.path_params["side"], _token(request), _position(request)
     if side not in ("a", "b"):
         raise HTTPException(404, 'a pair has the sides "a" and "b"')
-    path = _study(request).video(token, position, cast(Side, side))
+    path = _study(request).video(token, position, cast(VideoLabel, side))
     if not path.is_file():
         raise HTTPException(500, "this video is missing: tell who runs the study")
-    # The usual tag is made of size and time: the same for the same video in another pair.
+    # The default tag (size and time) would be the same for the same video in another pair.
     tag = hashlib.sha256(f"{token}/{position}/{side}".encode()).hexdigest()[:16]
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=3600"}
     return FileResponse(path, media_type="video/mp4", headers=headers)
 
 
-# --- in and out -----------------------------------------------------------------------------------
+# --- parsing and JSON -----------------------------------------------------------------------------
 
 
 def _token(request: Request) -> str:
@@ -173,19 +180,19 @@ def _token(request: Request) -> str:
 
 
 def _position(request: Request) -> int:
-    """SQLite's integers end where no study gets to."""
+    """Return the position of a task, limited to SQLite's range of integers."""
     return min(int(request.path_params["position"]), 2**31)
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
-    """A small JSON object. Raises HTTPException for anything else."""
+    """Return the body as a JSON object. Raises HTTPException for anything else."""
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected a body of type application/json")
     received = b""
     async for part in request.stream():
         received += part
-        if len(received) > MOST_BYTES:
-            raise HTTPException(413, f"the body is longer than {MOST_BYTES} bytes")
+        if len(received) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
     try:
         body = json.loads(received, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -196,7 +203,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    """NaN and Infinity are no JSON, whatever Python thinks."""
+    """Reject NaN and Infinity, which Python accepts but JSON does not have."""
     raise ValueError(name)
 
 
@@ -204,11 +211,11 @@ def _json(content: Any, status: int = 200) -> JSONResponse:
     return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
 
 
-def _shown(token: str, task: Shown) -> dict[str, Any]:
+def _assignment_json(token: str, task: Assignment) -> dict[str, Any]:
     at = f"/api/raters/{token}/tasks/{task.position}"
     return {**asdict(task), "videos": {side: f"{at}/{side}" for side in ("a", "b")}}
 
 
-def _standing(state: State, status: int = 200) -> JSONResponse:
-    task = None if state.task is None else _shown(state.token, state.task)
+def _state_response(state: State, status: int = 200) -> JSONResponse:
+    task = None if state.task is None else _assignment_json(state.token, state.task)
     return _json({**asdict(state), "task": task}, status)

@@ -1,4 +1,4 @@
-"""Forms with files, written to disk while they come, and refused as soon as they are too much."""
+"""Upload of forms with files: written to disk while received, rejected as soon as too large."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from talkingface.web.limits import MEGA, Limits, Refused
+from talkingface.web.limits import MEGA, ApiError, Limits
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 _LARGEST_FIELD = 1000  # bytes of a field that is no file
-_LARGEST_HEAD = 4000  # bytes of all headers of one part
+_LARGEST_HEADERS = 4000  # bytes of all headers of one part
 _MOST_PARTS = 20
 
 
 @dataclass
 class Form:
-    """fields: name -> text; files: name -> where it lies."""
+    """A received form. fields: name -> text. files: name -> path."""
 
     fields: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
 
 def sizes(limits: Limits) -> dict[str, int]:
-    """The files a client may send, and how many bytes each may have."""
+    """Return the file fields of a form and the most bytes of each."""
     return {
         "image": round(limits.picture_mb * MEGA),
         "audio": round(limits.sound_mb * MEGA),
@@ -43,34 +43,34 @@ def sizes(limits: Limits) -> dict[str, int]:
 
 
 async def receive(request: Request, folder: Path, most: Mapping[str, int], limits: Limits) -> Form:
-    """Read a multipart/form-data body; its files go to `folder` under their fields' names.
+    """Read a multipart/form-data body. Its files are written to `folder`, named as their fields.
 
-    most: the files that are expected, and their limits in bytes. Raises Refused: 400, 408 (the
-    client sends nothing), 413, 415; and ClientDisconnect.
+    most: the expected files and their limits in bytes. Raises ApiError: 400, 408 (the client sends
+    nothing), 413, 415; and ClientDisconnect.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
-        raise Refused(415, "send a form as multipart/form-data, with its files in it")
-    whole = sum(most.values()) + _MOST_PARTS * (_LARGEST_FIELD + _LARGEST_HEAD)
+        raise ApiError(415, "send a form as multipart/form-data, with its files in it")
+    whole = sum(most.values()) + _MOST_PARTS * (_LARGEST_FIELD + _LARGEST_HEADERS)
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > whole:
-        raise too_large("the request", whole)
-    parts = _Parts(folder, most)
+        raise upload_too_large("the request", whole)
+    parts = _FormReader(folder, most)
     with parts.closing():
         parser = MultipartParser(options[b"boundary"], parts.callbacks())
         async with aclosing(timed(request.stream(), limits)) as chunks:
             async for chunk in chunks:
                 await run_in_threadpool(_feed, parser, chunk)
         if not parts.complete:
-            raise Refused(400, "the form breaks off before its end")
+            raise ApiError(400, "the form breaks off before its end")
     missing = [name for name in most if name not in parts.form.files]
     if missing:
-        raise Refused(400, f"the form lacks {' and '.join(missing)}: send it as a file")
+        raise ApiError(400, f"the form lacks {' and '.join(missing)}: send it as a file")
     return parts.form
 
 
 async def timed(chunks: AsyncIterator[Item], limits: Limits) -> AsyncGenerator[Item, None]:
-    """The same items. Raises Refused (408) when the client takes too long, for one or for all."""
+    """Yield the items. Raises ApiError (408) when one of them, or all, take too long."""
     source, clock = chunks.__aiter__(), asyncio.get_running_loop().time
     end = clock() + 60 * limits.upload_minutes
     while True:
@@ -80,43 +80,43 @@ async def timed(chunks: AsyncIterator[Item], limits: Limits) -> AsyncGenerator[I
         except asyncio.TimeoutError:
             late = left < limits.patience
             most = f"{limits.upload_minutes:g} minutes" if late else f"{limits.patience:g} s"
-            raise Refused(408, f"nothing more came within {most}: send it again") from None
+            raise ApiError(408, f"nothing more came within {most}: send it again") from None
         if chunk is None:
             return
         yield chunk
 
 
-def too_large(what: str, most: int) -> Refused:
-    """The refusal of an upload."""
-    return Refused(413, f"{what} is too large: at most {most / MEGA:g} MB are taken")
+def upload_too_large(what: str, most: int) -> ApiError:
+    """Return the error for an upload that is too large."""
+    return ApiError(413, f"{what} is too large: at most {most / MEGA:g} MB are taken")
 
 
 def _feed(parser: MultipartParser, chunk: bytes) -> None:
     try:
         parser.write(chunk)
     except MultipartParseError as error:
-        raise Refused(400, f"the form cannot be read ({error})") from error
+        raise ApiError(400, f"the form cannot be read ({error})") from error
 
 
-class _Parts:
-    """What the parser calls: gathers the parts of a form."""
+class _FormReader:
+    """Callbacks of the multipart parser: collect the parts of a form."""
 
     def __init__(self, folder: Path, most: Mapping[str, int]) -> None:
         self.form, self.complete = Form(), False
         self._folder, self._most = folder, most
-        self._head: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._header_bytes = 0
         self._key, self._value = b"", b""
-        self._name, self._text, self._room, self._parts = "", b"", 0, 0
+        self._name, self._text, self._bytes_left, self._parts = "", b"", 0, 0
         self._file: BinaryIO | None = None
 
     def callbacks(self) -> MultipartCallbacks:
-        """For MultipartParser."""
+        """Return the callbacks for MultipartParser."""
         return {
             "on_part_begin": self._begin,
-            "on_header_field": self._head_key,
-            "on_header_value": self._head_value,
-            "on_header_end": self._head_end,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
             "on_headers_finished": self._open,
             "on_part_data": self._data,
             "on_part_end": self._end,
@@ -125,7 +125,7 @@ class _Parts:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Close the file that is being written, whatever happens."""
+        """Close the file that is being written, also on errors."""
         try:
             yield
         finally:
@@ -134,46 +134,48 @@ class _Parts:
 
     def _begin(self) -> None:
         self._parts += 1
-        self._head, self._head_bytes, self._key, self._value = [], 0, b"", b""
+        self._headers, self._header_bytes, self._key, self._value = [], 0, b"", b""
         if self._parts > _MOST_PARTS:
-            raise Refused(400, f"the form has more than {_MOST_PARTS} parts")
+            raise ApiError(400, f"the form has more than {_MOST_PARTS} parts")
 
-    def _head_key(self, data: bytes, start: int, end: int) -> None:
-        self._key += self._short(data, start, end)
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._key += self._checked(data, start, end)
 
-    def _head_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += self._short(data, start, end)
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += self._checked(data, start, end)
 
-    def _short(self, data: bytes, start: int, end: int) -> bytes:
-        self._head_bytes += end - start
-        if self._head_bytes > _LARGEST_HEAD:
-            raise Refused(400, f"a part of the form has more than {_LARGEST_HEAD} bytes of headers")
+    def _checked(self, data: bytes, start: int, end: int) -> bytes:
+        self._header_bytes += end - start
+        if self._header_bytes > _LARGEST_HEADERS:
+            raise ApiError(
+                400, f"a part of the form has more than {_LARGEST_HEADERS} bytes of headers"
+            )
         return data[start:end]
 
-    def _head_end(self) -> None:
-        self._head.append((self._key.lower(), self._value))
+    def _header_end(self) -> None:
+        self._headers.append((self._key.lower(), self._value))
         self._key, self._value = b"", b""
 
     def _open(self) -> None:
-        _, options = parse_options_header(dict(self._head).get(b"content-disposition", b""))
+        _, options = parse_options_header(dict(self._headers).get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._name in self.form.files or self._name in self.form.fields:
-            raise Refused(400, f"the form has {self._name[:40]!r} twice")
+            raise ApiError(400, f"the form has {self._name[:40]!r} twice")
         if b"filename" in options or self._name in self._most:
             if self._name not in self._most:
                 known = ", ".join(self._most)
-                raise Refused(400, f"{self._name[:40]!r} is no file of this form; known: {known}")
-            self._room = self._most[self._name]
+                raise ApiError(400, f"{self._name[:40]!r} is no file of this form; known: {known}")
+            self._bytes_left = self._most[self._name]
             self.form.files[self._name] = self._folder / self._name
             self._file = self.form.files[self._name].open("wb")
         else:
-            self._room, self._text = _LARGEST_FIELD, b""
+            self._bytes_left, self._text = _LARGEST_FIELD, b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._room -= end - start
-        if self._room < 0:
+        self._bytes_left -= end - start
+        if self._bytes_left < 0:
             most = self._most.get(self._name, _LARGEST_FIELD)
-            raise too_large(f"{self._name[:40]!r}", most)
+            raise upload_too_large(f"{self._name[:40]!r}", most)
         if self._file is not None:
             self._file.write(data[start:end])
         else:

@@ -1,16 +1,15 @@
-"""What is in a corpus: one function per corpus, from a folder to a list of recordings.
+"""Corpora: one function per corpus, which lists the recordings of a folder.
 
-A recording says where its file is, who speaks, what is said and which split it belongs to, all by
-names and by rule, so that everybody who prepares the corpus gets the same splits. Nothing is
-decoded here. A new corpus is a new function and a row in `CORPORA`; docs/corpora.md says what of
-each layout was checked, and where.
+A recording has its file, speaker, sentence and split. They follow from names by fixed rules, so
+everyone who prepares the corpus gets the same splits. Nothing is decoded here. A new corpus is a
+new function and a row in `CORPORA`. docs/corpora.md says which layouts were checked, and where.
 """
 
 from talkingface.data.sources.cremad import CREMAD, cremad
 from talkingface.data.sources.grid import (
     GRID,
+    HELD_OUT_SPEAKERS,
     LOMBARD_GRID,
-    STRANGERS,
     grid,
     lombard_grid,
     read_alignment,
@@ -41,7 +40,7 @@ CORPORA: dict[str, Corpus] = {
 __all__ = [
     "CORPORA",
     "GRID",
-    "STRANGERS",
+    "HELD_OUT_SPEAKERS",
     "UNKNOWN",
     "Corpus",
     "Recording",

@@ -36,11 +36,11 @@ LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
 
 
 def cremad(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """CREMA-D (Cao et al. 2014): `VideoFlash/1001_DFA_ANG_XX.flv`, converted or not.
+    """List CREMA-D (Cao et al. 2014): `VideoFlash/1001_DFA_ANG_XX.flv`, converted or not.
 
-    The name tells actor, sentence, emotion and its level; sex and age of the actors come from
-    `VideoDemographics.csv`, where it is there. No published split: of ten actors one, by number
-    (1010, 1020 ...), is "stranger", or `held_out` are, and one (1005, 1015 ...) is "val".
+    The name gives actor, sentence, emotion and its level; sex and age of the actors come from
+    `VideoDemographics.csv`, where it exists. There is no published split. Of ten actors one, by
+    number (1010, 1020 ...), is "stranger", or `held_out` are, and one (1005, 1015 ...) is "val".
     Raises BadRequest.
     """
     require(folder, "VideoFlash/1001_DFA_ANG_XX.flv")
@@ -70,7 +70,7 @@ def cremad(folder: Path, held_out: Sequence[str] | None = None) -> list[Recordin
 
 
 def _demographics(path: Path) -> dict[str, dict[str, str]]:
-    """Age and sex of each actor: ActorID, Age, Sex, Race, Ethnicity."""
+    """Read age and sex of each actor: ActorID, Age, Sex, Race, Ethnicity."""
     if not path.is_file():
         return {}
     with path.open(newline="", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""The GRID corpus and its Lombard extension: six-word sentences, spelled by their files' names."""
+"""The GRID corpus and its Lombard extension: six-word sentences, coded in file names."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from talkingface.data.sources.recording import (
     Corpus,
     Recording,
     first_folder,
+    hash_bucket,
     label_lines,
-    place_in,
     require,
 )
 from talkingface.errors import BadRequest, UnreadableMedia
 
-STRANGERS = ("s4", "s26")  # GRID speakers held out whole, unless others are named
+HELD_OUT_SPEAKERS = ("s4", "s26")  # GRID speakers held out whole, unless others are named
 UNSEEN = ("s1", "s2", "s20", "s22")  # LipNet's (Assael et al. 2016) unseen speakers
-MAIN_SPEAKER = 100  # clips: who has as many gives some sentences to "test" and "val"
+MAIN_SPEAKER = 100  # clips: speakers with so many have "test" and "val" sentences
 ALIGNMENT_RATE = 25_000  # units per second of GRID's alignments
-KINDS = (".mpg", ".mkv", ".mp4")  # GRID's own first: a clip that is there twice is read once
+KINDS = (".mpg", ".mkv", ".mp4")  # GRID's own first: duplicate clips are read once
 PLACES = ("*/*", "*/video/*", "*/video/*/*")  # <speaker>/... as the archives unpack
 LOMBARD_HELD_OUT = tuple(f"lombard-s{number}" for number in range(10, 56, 10))
 
@@ -42,16 +42,16 @@ _SILENCES = frozenset({"sil", "sp"})
 
 
 def grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """The GRID corpus (Cooke et al. 2006): `<speaker>/<clip>.mpg`, .mkv or .mp4, by name.
+    """List the GRID corpus (Cooke et al. 2006): `<speaker>/<clip>.mpg`, .mkv or .mp4, by name.
 
-    Also as the larger archives unpack, `<speaker>/video/mpg_6000/<clip>.mpg`. Word times come from
-    `alignments/<speaker>/<clip>.align` or `<speaker>/align/<clip>.align`, where they are; the
-    sentence from them or from the file's name. Splits: `held_out` speakers are "stranger" [s4 and
-    s26]; of speakers with 100 clips or more, the sentences that `sentence_split` says are "test"
-    and "val"; the rest is "train". Of the 34 speakers s21 has no video. Raises BadRequest when
-    there is nothing to prepare.
+    Also in the layout of the larger archives, `<speaker>/video/mpg_6000/<clip>.mpg`. Word times
+    come from `alignments/<speaker>/<clip>.align` or `<speaker>/align/<clip>.align`, where they
+    exist, the sentence from them or from the file's name. Splits: `held_out` speakers are
+    "stranger" [s4 and s26]; of speakers with 100 clips or more, `sentence_split` assigns sentences
+    to "test" and "val"; the rest is "train". Of the 34 speakers s21 has no video. Raises BadRequest
+    when there is nothing to prepare.
     """
-    held_out = STRANGERS if held_out is None else held_out
+    held_out = HELD_OUT_SPEAKERS if held_out is None else held_out
     found: dict[tuple[str, str], Path] = {}
     for kind in KINDS:
         for place in PLACES:
@@ -78,7 +78,7 @@ def grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]
 
 
 def sentence_of(name: str) -> str | None:
-    """The sentence "bin blue at f two now" of a GRID file named bbaf2n; None if it spells none."""
+    """Return the sentence "bin blue at f two now" of a GRID file bbaf2n; None for other names."""
     if len(name) != len(_GRAMMAR):
         return None
     words = [words.get(letter) for words, letter in zip(_GRAMMAR, name, strict=True)]
@@ -87,12 +87,12 @@ def sentence_of(name: str) -> str | None:
 
 
 def sentence_split(name: str) -> str:
-    """The split of a sentence by its name, whoever speaks it: a twentieth test, a twentieth val."""
-    return {0: "test", 1: "val"}.get(place_in(name, 20), "train")
+    """Return the split of a sentence by its name alone: a twentieth test, a twentieth val."""
+    return {0: "test", 1: "val"}.get(hash_bucket(name, 20), "train")
 
 
 def read_alignment(path: Path) -> tuple[Word, ...]:
-    """The words of a GRID alignment with their times in seconds, silences left out.
+    """Read the words of a GRID alignment with their times in seconds, without silences.
 
     Raises UnreadableMedia when a line is not "start end word" with 0 <= start <= end.
     """
@@ -110,13 +110,13 @@ def _grid_words(folder: Path, speaker: str, name: str) -> tuple[Word, ...]:
 
 
 def lombard_grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """Audio-visual Lombard GRID (Alghamdi et al. 2018): 54 talkers, plain and raised voices.
+    """List audio-visual Lombard GRID (Alghamdi et al. 2018): 54 talkers, plain and raised voices.
 
-    As the archives unpack: `lombardgrid/front/<s>_<l|p>_<code>.mov`, its sound beside in `audio/
+    In the archives' layout: `lombardgrid/front/<s>_<l|p>_<code>.mov`, its sound beside in `audio/
     <name>.wav`, phones in `alignment/<name>.json`, or all of it in `lombardgrid_front/lombardgrid/
-    front` and so on. No published split: every tenth talker (s10, s20 ...) is "stranger", of the
-    others the sentences of `sentence_split`. The talkers are other people than GRID's of the same
-    number, so they are called lombard-s2 ... Raises BadRequest.
+    front` and so on. There is no published split: every tenth talker (s10, s20 ...) is "stranger",
+    the others follow `sentence_split`. The talkers are other people than GRID's of the same number,
+    so they are called lombard-s2 ... Raises BadRequest.
     """
     require(folder, "lombardgrid/front/<name>.mov")
     held_out = LOMBARD_HELD_OUT if held_out is None else held_out
@@ -129,7 +129,7 @@ def lombard_grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Re
     for path in videos:
         talker, how, *rest = path.stem.split("_")
         speaker, code = f"lombard-{talker}", rest[-1] if rest else ""
-        # A name with WRONG in it tells in other ways what was said.
+        # A name with WRONG in it has another format.
         sentence = (sentence_of(code) or "") if "WRONG" not in rest else ""
         split = "stranger" if speaker in held_out else sentence_split(code)
         recordings.append(
@@ -161,10 +161,10 @@ def _beside(folder: Path | None, video: Path, kind: str) -> Path | None:
 
 
 def label_lombard(recording: Recording) -> Recording:
-    """With phones and, where they make as many words as its name spells, word times.
+    """Add phones and, where they give as many words as the name, word times.
 
     The file holds {name: [{"phone": "b_B", "offset": seconds, "duration": seconds}, ...]}; a phone
-    ends where the next one begins where it tells no duration; _B, _I, _E, _S say where in its word
+    without a duration ends where the next one begins; _B, _I, _E, _S say where in its word
     a phone is. Raises UnreadableMedia.
     """
     if recording.labels is None or not recording.labels.is_file():
@@ -200,7 +200,7 @@ def _lombard_phones(entries: list[dict[str, Any]]) -> list[Word]:
 
 
 def _word_spans(phones: list[Word]) -> list[tuple[float, float]]:
-    """Start and end of each word, by its phones' places: b(egin), i(nside), e(nd), s(ingle)."""
+    """Return start and end of each word, by its phones: b(egin), i(nside), e(nd), s(ingle)."""
     spans, begun = [], 0.0
     for name, start, end in phones:
         place = name.rpartition("_")[2]

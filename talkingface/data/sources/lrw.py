@@ -24,11 +24,11 @@ SPLITS = ("train", "val", "test")
 
 
 def lrw(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """LRW (Chung and Zisserman 2016): `lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4`.
+    """List LRW (Chung and Zisserman 2016): `lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4`.
 
-    500 words; the splits are the folders, by date of broadcast. Nobody says who speaks: the speaker
-    is UNKNOWN, and `held_out` is refused. The word's length is in `WORD_00001.txt` beside the clip,
-    read by `label_lrw` when the clip's turn comes. Raises BadRequest.
+    500 words; the splits are the folders, by date of broadcast. The corpus does not name speakers:
+    the speaker is UNKNOWN, and `held_out` is refused. The word's length is in `WORD_00001.txt`
+    beside the clip, which `label_lrw` reads later. Raises BadRequest.
     """
     require(folder, "lipread_mp4/WORD/train/WORD_00001.mp4")
     if held_out:
@@ -61,9 +61,9 @@ def _clips(folder: Path) -> list[Path]:
 
 
 def label_lrw(recording: Recording) -> Recording:
-    """With the word's time: centred in the clip, as long as its text file's "Duration:" tells.
+    """Add the word's time: centred in the clip, of the length "Duration:" in its text file.
 
-    Without that file the time stays unknown. Raises UnreadableMedia when it tells no duration.
+    Without that file the time stays unknown. Raises UnreadableMedia when it has no duration.
     """
     path = recording.labels
     if path is None or not path.is_file():

@@ -1,4 +1,4 @@
-"""Somebody's own videos, with or without transcripts; one person's addresses; still pictures."""
+"""The user's own videos, with or without transcripts; one person's addresses; still pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from talkingface.data.sources.recording import (
     VIDEOS,
     Corpus,
     Recording,
-    place_in,
+    hash_bucket,
     require,
 )
 from talkingface.errors import BadRequest, UnreadableMedia
@@ -26,18 +26,18 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def videos(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """One's own videos: `<person>/<video>.mp4`, or `<video>.mp4` of one person; any kind of file.
+    """List own videos: `<person>/<video>.mp4`, or `<video>.mp4` of one person; any kind of file.
 
-    `<video>.txt` beside it is what is said, `<video>.TextGrid` (Praat's text format, as forced
+    `<video>.txt` beside it is the transcript, `<video>.TextGrid` (Praat's text format, as forced
     aligners write it) its words with their times. Splits: `held_out` people are "stranger"; of the
     others' videos a twentieth is "test" and a twentieth "val", at least one each of three or more,
-    drawn by name. Long videos are cut at pauses. Raises BadRequest.
+    chosen by name. Long videos are cut at pauses. Raises BadRequest.
     """
     return _videos(folder, held_out, "", {"corpus": "videos"})
 
 
 def obama(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """Obama's weekly addresses (as Suwajanakorn et al. 2017 used them): one video per address.
+    """List Obama's weekly addresses (as in Suwajanakorn et al. 2017): one video per address.
 
     One person, long videos, cut at pauses; the pose is kept. Names are free (the authors name the
     videos by their YouTube ids). Splits, transcripts: as `videos`. Raises BadRequest.
@@ -70,10 +70,10 @@ def _videos(
 
 
 def _held_back(recordings: list[Recording]) -> list[Recording]:
-    """With some of the videos that may be learned from as "test" and "val"."""
+    """Move some of the training videos to "test" and "val"."""
     order = sorted(
         (r for r in recordings if r.split == "train"),
-        key=lambda r: (place_in(r.key, 2**32), r.key),
+        key=lambda r: (hash_bucket(r.key, 2**32), r.key),
     )
     share = -(-len(order) // HELD_BACK) if len(order) >= 3 else 0
     chosen = {r.key: "test" for r in order[:share]}
@@ -82,7 +82,7 @@ def _held_back(recordings: list[Recording]) -> list[Recording]:
 
 
 def label_videos(recording: Recording) -> Recording:
-    """With the transcript beside a video: `.TextGrid` (words and times) before `.txt` (words).
+    """Add the transcript beside a video: `.TextGrid` (words and times) before `.txt` (words).
 
     Raises UnreadableMedia.
     """
@@ -97,7 +97,7 @@ def label_videos(recording: Recording) -> Recording:
 
 
 def read_textgrid(path: Path) -> tuple[Word, ...]:
-    """The words of a Praat TextGrid: of its tier "words", or of its only interval tier.
+    """Read the words of a Praat TextGrid: of its tier "words", or of its only interval tier.
 
     Long and short text format (Praat manual, "TextGrid file formats"). Raises UnreadableMedia.
     """
@@ -119,7 +119,7 @@ def read_textgrid(path: Path) -> tuple[Word, ...]:
 
 
 def _tiers(text: str) -> dict[str, list[Word]]:
-    """Each interval tier's marks: numbers and quoted texts are read in the order they stand in."""
+    """Yield each interval tier's marks, from numbers and quoted texts in their order."""
     if "ooTextFile" not in text:
         raise ValueError("its first line should name ooTextFile")
     values = _values(text.partition("TextGrid")[2].lstrip('"'))
@@ -137,9 +137,9 @@ def _tiers(text: str) -> dict[str, list[Word]]:
 
 
 def _values(text: str) -> list[str]:
-    """The values of a text file of Praat: what is quoted, and numbers and flags that stand alone.
+    """Return the values of a text file of Praat: quoted texts, and numbers and flags on their own.
 
-    The long format puts "name = " before each and "item [1]:" between: those are skipped.
+    The long format has "name = " before each and "item [1]:" between; both are skipped.
     """
     found: list[str] = []
     for line in text.splitlines():
@@ -158,7 +158,7 @@ def _stands_alone(word: str) -> bool:
 
 
 def portraits(folder: Path) -> list[Recording]:
-    """Still pictures of faces, silent clips of one frame; each third, by name, is held out."""
+    """List still pictures of faces, silent clips of one frame; each third, by name, is held out."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise BadRequest(f"{folder}: no pictures; expected {', '.join(PICTURES)} files in it")

@@ -1,4 +1,4 @@
-"""A file of a corpus before it is opened, and what all source functions share."""
+"""Recordings: files of a corpus before they are opened; and helpers of all corpora."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ VIDEOS = (".mpg", ".mkv", ".mp4", ".mov", ".flv", ".avi", ".webm", ".m4v")
 class Recording:
     """A file of a corpus, not yet opened. still: a picture without sound.
 
-    speaker: UNKNOWN where nobody says. split: see `Corpus`. words: seconds from the file's start;
-    empty where the times are unknown; phones: the same of phones. sentence: "" where it is unknown.
-    sound: the file that has its sound, where it is another and is there; labels: the file that
-    `Corpus.label` reads when the recording's turn comes. facts: what goes into the clip's `info`.
+    speaker: UNKNOWN where the corpus does not say. split: see `Corpus`. words: seconds from the
+    file's start, empty where the times are unknown; phones: likewise. sentence: "" where it is
+    unknown. sound: a separate file with its sound. labels: the file that `Corpus.label` reads
+    later. facts: entries of the clip's `info`.
     """
 
     key: str
@@ -40,25 +40,25 @@ class Recording:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def heard_in(self) -> Path:
-        """The file that its sound is read from."""
+    def sound_file(self) -> Path:
+        """The file with its sound: the separate one if it exists, else the recording itself."""
         return self.sound if self.sound is not None and self.sound.is_file() else self.path
 
 
 Find = Callable[[Path, Sequence[str] | None], list[Recording]]
 
 
-def as_it_is(recording: Recording) -> Recording:
-    """The labels are known already."""
+def identity(recording: Recording) -> Recording:
+    """Return the recording unchanged: its labels are known already."""
     return recording
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What `talkingface prepare NAME` reads. title, paper, about: one line; layout: of its folder.
+    """A corpus of `talkingface prepare NAME`. title, paper, about: one line; layout: of its folder.
 
     find: its folder, and speakers to hold out [the published ones] -> its recordings. Splits are
-    "train", "val", "test" (people who may be in "train" say something else) and "stranger" (people
+    "train", "val", "test" (other sentences, of people who may be in "train") and "stranger" (people
     who are in no other split). label: reads a recording's label file; raises UnreadableMedia.
     groups: named sets of speakers to hold out. natural_pose: the head moves in its crop unless the
     user says otherwise. licence: of the recordings, as far as weights learned from them inherit it.
@@ -71,39 +71,39 @@ class Corpus:
     layout: str
     find: Find
     licence: str
-    label: Callable[[Recording], Recording] = as_it_is
+    label: Callable[[Recording], Recording] = identity
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     natural_pose: bool = False
 
     @property
     def line(self) -> str:
-        """The line about it in a list of corpora."""
+        """The line of the corpus in a list."""
         return f"{self.title} ({self.paper}): {self.about}" if self.paper else self.about
 
     @property
     def terms(self) -> str:
-        """Whose it is and on which terms, as weights say it."""
+        """Paper and licence, for the header of weights."""
         return f"{self.paper}, {self.licence}" if self.paper else self.licence
 
 
 def require(folder: Path, what: str) -> None:
-    """Raises BadRequest when the corpus's folder is missing, naming what is expected there."""
+    """Raise BadRequest when the corpus's folder is missing. what: the expected content."""
     if not folder.is_dir():
         raise BadRequest(f"{folder}: is no folder; expected {what}")
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """The first of these folders below `folder` ("." is itself) that is there."""
+    """Return the first of these folders below `folder` ("." is itself) that exists."""
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def place_in(name: str, count: int) -> int:
-    """One of `count` places for a name, whoever asks: how splits are made by rule."""
+def hash_bucket(name: str, count: int) -> int:
+    """Hash a name to one of `count` buckets, always the same; splits use it."""
     return int(hashlib.sha1(name.encode()).hexdigest(), 16) % count
 
 
 def label_lines(path: Path, unit: int, silences: frozenset[str]) -> tuple[Word, ...]:
-    """The words or phones of a file of lines "start end name", in seconds, silences left out.
+    """Read the words or phones of lines "start end name", in seconds, without silences.
 
     unit: units per second. Raises UnreadableMedia when a line is not like that.
     """
@@ -120,7 +120,7 @@ def parse_labels(
     unit: int,
     silences: frozenset[str],
 ) -> Iterator[Word]:
-    """`label_lines` of numbered lines of `path`."""
+    """Parse numbered lines of `path`, see `label_lines`."""
     for number, line in lines:
         fields = line.split()
         if not fields:

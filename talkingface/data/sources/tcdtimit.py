@@ -29,7 +29,7 @@ _SILENCES = frozenset({"sil", "sp"})
 
 
 def tcdtimit(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """TCD-TIMIT (Harte and Gillen 2015): `volunteers/01M/Clips/straightcam/sa1.mp4`.
+    """List TCD-TIMIT (Harte and Gillen 2015): `volunteers/01M/Clips/straightcam/sa1.mp4`.
 
     Also `lipspeakers/Lipspkr1/Clips/straightcam/...`; the straight view only. Phones come from
     `volunteer_labelfiles.mlf` and `lipspeaker_labelfiles.mlf`, in the folder or one below, or from
@@ -70,7 +70,7 @@ def tcdtimit(folder: Path, held_out: Sequence[str] | None = None) -> list[Record
 
 
 def _all_phones(folder: Path) -> dict[tuple[str, str], tuple[Word, ...]]:
-    """(speaker, clip) -> its phones, from every master label file."""
+    """Return (speaker, clip) -> phones, from every master label file."""
     found: dict[tuple[str, str], tuple[Word, ...]] = {}
     for path in sorted({*folder.glob("*_labelfiles.mlf"), *folder.glob("*/*_labelfiles.mlf")}):
         found |= read_master_labels(path)
@@ -78,10 +78,10 @@ def _all_phones(folder: Path) -> dict[tuple[str, str], tuple[Word, ...]]:
 
 
 def read_master_labels(path: Path) -> dict[tuple[str, str], tuple[Word, ...]]:
-    """An HTK master label file: "path/<speaker>/Clips/straightcam/<clip>.rec" in quotes, then lines
-    "start end phone" in 100 ns, then a dot. Returns (speaker, clip) -> phones in seconds.
+    """Read an HTK master label file: (speaker, clip) -> phones in seconds.
 
-    Raises UnreadableMedia when it is no such file.
+    Its entries are "path/<speaker>/Clips/straightcam/<clip>.rec" in quotes, then lines
+    "start end phone" in 100 ns, then a dot. Raises UnreadableMedia when it is no such file.
     """
     lines = path.read_text(errors="replace").splitlines()
     if not lines or lines[0].strip() != "#!MLF!#":
@@ -102,9 +102,9 @@ def read_master_labels(path: Path) -> dict[tuple[str, str], tuple[Word, ...]]:
 
 
 def label_tcdtimit(recording: Recording) -> Recording:
-    """With the phones of `<clip>.lab` and the sentence of `<clip>.txt`, where they are beside it.
+    """Add the phones of `<clip>.lab` and the sentence of `<clip>.txt`, where they exist.
 
-    TIMIT's own text files begin with two numbers, the sentence's first and last sample: left out.
+    TIMIT's own text files begin with the sentence's first and last sample, which are skipped.
     """
     phones, sentence = recording.phones, recording.sentence
     if not phones and recording.labels is not None and recording.labels.is_file():

@@ -11,7 +11,7 @@ from talkingface.data.clip import key_of
 from talkingface.data.sources.recording import (
     Corpus,
     Recording,
-    place_in,
+    hash_bucket,
     require,
 )
 from talkingface.errors import BadRequest, UnreadableMedia
@@ -24,22 +24,22 @@ _PARTS = ("dev", "test", ".")
 
 
 def voxceleb1(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """VoxCeleb1 (Nagrani et al. 2017): `mp4/<id>/<video>/<utterance>.mp4`, below `dev` and `test`.
+    """List VoxCeleb1 (Nagrani et al. 2017): `mp4/<id>/<video>/<utterance>.mp4` in `dev`, `test`.
 
-    Its authors publish sound (`wav/<id>/<video>/00001.wav`) and coordinates but no video: the clips
-    are one's own, cut from the videos, one per utterance; their sound is the wav file where that is
-    beside, otherwise their own. Splits as `voxceleb2`; the published test identities are id10270 to
+    Its authors publish sound (`wav/<id>/<video>/00001.wav`) and coordinates but no video. The user
+    cuts the clips from the videos, one per utterance; their sound is the wav file where that
+    exists, otherwise their own. Splits as `voxceleb2`; the published test identities are id10270 to
     id10309. Raises BadRequest.
     """
     return _voxceleb(folder, VOX1_TEST if held_out is None else held_out, "voxceleb1")
 
 
 def voxceleb2(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
-    """VoxCeleb2 (Chung et al. 2018): `<dev|test>/mp4/<id>/<video>/00001.mp4`, sound in `aac`.
+    """List VoxCeleb2 (Chung et al. 2018): `<dev|test>/mp4/<id>/<video>/00001.mp4`, sound in `aac`.
 
-    The published test set is other people than the development set's: folder `test`, or "test" in
-    `vox2_meta.csv`: they are "stranger", or `held_out` are. Of the others one identity in fifty is
-    "val", by its name. What is said, and in which language, is not known. Raises BadRequest.
+    The people of the published test set (folder `test`, or "test" in `vox2_meta.csv`) are not in
+    the development set: they are "stranger", or `held_out` are. Of the others one identity in fifty
+    is "val", by its name. Sentence and language are unknown. Raises BadRequest.
     """
     if held_out is None:
         held_out = tuple(_tested(folder / "vox2_meta.csv"))
@@ -55,7 +55,7 @@ def _voxceleb(folder: Path, held_out: Sequence[str], corpus: str) -> list[Record
         sounds = [(folder / part / name, kind) for name, kind in _SOUNDS]
         kept = next(((place, kind) for place, kind in sounds if place.is_dir()), None)
         for person, video, path in _utterances(root):
-            split = "val" if place_in(person, VALIDATION) == 0 else "train"
+            split = "val" if hash_bucket(person, VALIDATION) == 0 else "train"
             if part == "test" or person in strangers:
                 split = "stranger"
             sound = None if kept is None else kept[0] / person / video / (path.stem + kept[1])
@@ -77,7 +77,7 @@ def _voxceleb(folder: Path, held_out: Sequence[str], corpus: str) -> list[Record
 
 
 def _utterances(root: Path) -> list[tuple[str, str, Path]]:
-    """(identity, video, file) of each clip, in the order of names."""
+    """Yield (identity, video, file) of each clip, in the order of names."""
     if not root.is_dir():
         return []
     found = []
@@ -94,7 +94,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _tested(meta: Path) -> list[str]:
-    """The identities that a `vox2_meta.csv` (ID, ..., Gender, Set) gives to the test set."""
+    """Return the identities of the test set in a `vox2_meta.csv` (ID, ..., Gender, Set)."""
     if not meta.is_file():
         return []
     with meta.open(newline="", errors="replace") as file:

@@ -1,17 +1,17 @@
-// The page to vote: shows a pair, plays it, keeps the answers. The server decides what comes when.
+// Page to vote: shows and plays a pair and sends the answers. The server chooses the pairs.
 "use strict";
 
 const QUESTIONS = ["lips", "realism", "quality"];
 const NAMES = { lips: "lips", realism: "realism", quality: "picture" };
 const SIDES = ["a", "b"];
-const find = (selector, within = document) => within.querySelector(selector);
-const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+const $ = (selector, within = document) => within.querySelector(selector);
+const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-const figures = Object.fromEntries(SIDES.map((side) => [side, find(`figure[data-side="${side}"]`)]));
-const videos = Object.fromEntries(SIDES.map((side) => [side, find("video", figures[side])]));
+const figures = Object.fromEntries(SIDES.map((side) => [side, $(`figure[data-side="${side}"]`)]));
+const videos = Object.fromEntries(SIDES.map((side) => [side, $("video", figures[side])]));
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-let rater = null; // what the server last said: token, answered, total, task, code
+let rater = null; // last state from the server: token, answered, total, task, code
 let task = null; // the pair on the page: position, answers, videos
 let since = 0; // when it came up, in ms
 let stopped = 0; // when the rater stopped for now, in ms
@@ -22,9 +22,9 @@ let turn = 0; // counts plays: one that was overtaken by another must not go on
 let sending = false;
 let again = null; // what "Try again" does
 
-// --- talking to the server ----------------------------------------------------------------------
+// --- requests to the server ---------------------------------------------------------------------
 
-class Refused extends Error {
+class ApiError extends Error {
   constructor(status, text) {
     super(text);
     this.status = status;
@@ -41,10 +41,10 @@ async function call(method, path, body) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Refused(0, "The server does not answer. Check your connection, then try again.");
+    throw new ApiError(0, "The server does not answer. Check your connection, then try again.");
   }
   const said = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Refused(answer.status, said?.error ?? `The server said ${answer.status}.`);
+  if (!answer.ok) throw new ApiError(answer.status, said?.error ?? `The server said ${answer.status}.`);
   return said;
 }
 
@@ -54,15 +54,15 @@ const own = (path = "") => `/api/raters/${encodeURIComponent(rater.token)}${path
 
 function show(id) {
   if (id !== "vote") stop();
-  for (const section of all("main > section")) section.hidden = section.id !== id;
-  document.title = find(`#${id} h1`)?.textContent || "Which video is better?";
+  for (const section of $$("main > section")) section.hidden = section.id !== id;
+  document.title = $(`#${id} h1`)?.textContent || "Which video is better?";
   scrollTo(0, 0);
-  find(`#${id} h1`)?.focus({ preventScroll: true });
+  $(`#${id} h1`)?.focus({ preventScroll: true });
 }
 
 function failed(error, retry) {
   if (error.status === 410) return show("closed");
-  find("#trouble .lead").textContent = error.message;
+  $("#trouble .lead").textContent = error.message;
   again = retry;
   show("trouble");
 }
@@ -75,7 +75,7 @@ async function start() {
     if (!rater) return await welcome();
     remember();
     if (!rater.task) return finish();
-    find("#sofar").textContent = `${rater.answered} of ${rater.total} pairs`;
+    $("#sofar").textContent = `${rater.answered} of ${rater.total} pairs`;
     if (rater.answered === 0) return open(rater.task);
     show("again");
   } catch (error) {
@@ -95,12 +95,12 @@ async function known(token) {
 async function welcome() {
   const study = await call("GET", "/api/study");
   if (!study.open) return show("closed");
-  find("#howmany").textContent = study.total === 1 ? "one pair" : `${study.total} pairs`;
-  find("#minutes").textContent = study.minutes === 1 ? "a minute" : `${study.minutes} minutes`;
-  find("#contact").hidden = !study.contact;
-  find("#contact span").textContent = study.contact;
-  find("#consent").reset();
-  find("#consent .trouble").hidden = true;
+  $("#howmany").textContent = study.total === 1 ? "one pair" : `${study.total} pairs`;
+  $("#minutes").textContent = study.minutes === 1 ? "a minute" : `${study.minutes} minutes`;
+  $("#contact").hidden = !study.contact;
+  $("#contact span").textContent = study.contact;
+  $("#consent").reset();
+  $("#consent .trouble").hidden = true;
   show("welcome");
 }
 
@@ -114,7 +114,7 @@ async function begin(event) {
     open(rater.task);
   } catch (error) {
     if (error.status === 410) return show("closed");
-    const line = find("#consent .trouble");
+    const line = $("#consent .trouble");
     line.textContent = error.message;
     line.hidden = false;
   } finally {
@@ -137,12 +137,12 @@ function remember() {
 }
 
 function finish() {
-  find("#code").value = rater.code;
+  $("#code").value = rater.code;
   show("done");
 }
 
 async function copy(button) {
-  const field = find(`#${button.dataset.copy}`);
+  const field = $(`#${button.dataset.copy}`);
   field.select();
   try {
     await navigator.clipboard.writeText(field.value);
@@ -165,21 +165,21 @@ function open(next) {
     videos[side].load();
   }
   for (const question of QUESTIONS) {
-    for (const box of all(`input[name="${question}"]`)) {
+    for (const box of $$(`input[name="${question}"]`)) {
       box.checked = box.value === task.answers[question];
     }
   }
-  find("#where").textContent = `Pair ${task.position + 1} of ${rater.total}`;
-  find("#progress").max = rater.total;
-  find("#progress").value = task.position;
-  find("#back").hidden = task.position === 0 || answered;
-  find("#next").textContent = task.position + 1 === rater.total ? "Finish" : "Next";
+  $("#where").textContent = `Pair ${task.position + 1} of ${rater.total}`;
+  $("#progress").max = rater.total;
+  $("#progress").value = task.position;
+  $("#back").hidden = task.position === 0 || answered;
+  $("#next").textContent = task.position + 1 === rater.total ? "Finish" : "Next";
   show("vote");
   refresh();
   if (!still.matches && !answered) play(SIDES); // nobody waits for it
 }
 
-const chosen = (question) => find(`input[name="${question}"]:checked`)?.value;
+const chosen = (question) => $(`input[name="${question}"]:checked`)?.value;
 
 function missing() {
   const unseen = SIDES.filter((side) => !watched[side]);
@@ -191,20 +191,20 @@ function missing() {
   return parts.join("; ");
 }
 
-function tell(text, bad = false) {
-  const line = find("#todo");
-  if (line.textContent !== text) line.textContent = text; // said aloud when it changes
+function setHint(text, bad = false) {
+  const line = $("#todo");
+  if (line.textContent !== text) line.textContent = text; // a screen reader reads it when it changes
   line.classList.toggle("trouble", bad);
 }
 
 function refresh() {
   const left = missing();
-  find("#next").disabled = left !== "";
-  tell(left && `Still to do: ${left}`);
-  for (const side of SIDES) find(".seen", figures[side]).hidden = !watched[side];
+  $("#next").disabled = left !== "";
+  setHint(left && `Still to do: ${left}`);
+  for (const side of SIDES) $(".seen", figures[side]).hidden = !watched[side];
   const label = waiting ? "Loading …" : playing.length ? "Stop" : watched.a && watched.b ? "Play again" : "Play both";
-  find("#both span").textContent = label;
-  find("#both use").setAttribute("href", playing.length ? "#stop" : "#play");
+  $("#both span").textContent = label;
+  $("#both use").setAttribute("href", playing.length ? "#stop" : "#play");
 }
 
 async function next(event) {
@@ -219,7 +219,7 @@ async function next(event) {
     else finish();
   } catch (error) {
     if (error.status === 409 || error.status === 404) await start(); // answered in another window
-    else tell(error.message, true);
+    else setHint(error.message, true);
   } finally {
     sending = false;
   }
@@ -232,7 +232,7 @@ async function back() {
     open(await call("GET", own(`/tasks/${task.position - 1}`)));
   } catch (error) {
     if (error.status === 409 || error.status === 404) await start();
-    else tell(error.message, true);
+    else setHint(error.message, true);
   } finally {
     sending = false;
   }
@@ -262,14 +262,14 @@ function ready(video) {
 
 function listen(side) {
   for (const one of SIDES) videos[one].muted = one !== side;
-  find(`input[name="sound"][value="${side}"]`).checked = true;
+  $(`input[name="sound"][value="${side}"]`).checked = true;
 }
 
 async function play(sides) {
   stop();
   const mine = turn;
   if (sides.length === 1) listen(sides[0]);
-  else listen(find('input[name="sound"]:checked').value);
+  else listen($('input[name="sound"]:checked').value);
   playing = [...sides];
   waiting = true;
   refresh();
@@ -285,7 +285,7 @@ async function play(sides) {
     stop();
     refresh();
     // a browser plays nothing with sound before the first click or key
-    if (error?.name !== "NotAllowedError") tell("A video did not load. Press “Play both” to try again.", true);
+    if (error?.name !== "NotAllowedError") setHint("A video did not load. Press “Play both” to try again.", true);
   }
 }
 
@@ -310,12 +310,12 @@ function current() {
 }
 
 function focus(question) {
-  (find(`input[name="${question}"]:checked`) ?? find(`input[name="${question}"]`)).focus();
+  ($(`input[name="${question}"]:checked`) ?? $(`input[name="${question}"]`)).focus();
 }
 
 function choose(side, move) {
   const question = current();
-  find(`input[name="${question}"][value="${side}"]`).checked = true;
+  $(`input[name="${question}"][value="${side}"]`).checked = true;
   refresh();
   focus((move && QUESTIONS.find((one) => !chosen(one))) || question);
 }
@@ -332,13 +332,13 @@ const KEYS = {
   ArrowRight: () => choose("b", false),
   ArrowUp: () => step(-1),
   ArrowDown: () => step(1),
-  s: () => listen(find('input[name="sound"]:checked').value === "a" ? "b" : "a"),
+  s: () => listen($('input[name="sound"]:checked').value === "a" ? "b" : "a"),
   p: toggle,
   Enter: () => next(),
 };
 
 function pressed(event) {
-  if (find("#vote").hidden || event.ctrlKey || event.altKey || event.metaKey) return;
+  if ($("#vote").hidden || event.ctrlKey || event.altKey || event.metaKey) return;
   const target = event.target;
   const natively = target.closest("button") || target.name === "sound";
   if (natively && event.key.length > 1) return; // Enter on a button, arrows on a switch
@@ -352,26 +352,26 @@ function pressed(event) {
 
 for (const side of SIDES) {
   videos[side].addEventListener("ended", () => ended(side));
-  find(".single", figures[side]).addEventListener("click", () => play([side]));
-  find(`input[name="sound"][value="${side}"]`).addEventListener("change", () => listen(side));
+  $(".single", figures[side]).addEventListener("click", () => play([side]));
+  $(`input[name="sound"][value="${side}"]`).addEventListener("change", () => listen(side));
 }
-for (const button of all("[data-copy]")) button.addEventListener("click", () => copy(button));
-for (const button of all("[data-anew]")) button.addEventListener("click", anew);
-find("#consent").addEventListener("submit", begin);
-find("#questions").addEventListener("submit", next);
-find("#questions").addEventListener("change", refresh);
-find("#both").addEventListener("click", toggle);
-find("#back").addEventListener("click", back);
-find("#goon").addEventListener("click", () => open(rater.task));
-find("#resume").addEventListener("click", () => {
+for (const button of $$("[data-copy]")) button.addEventListener("click", () => copy(button));
+for (const button of $$("[data-anew]")) button.addEventListener("click", anew);
+$("#consent").addEventListener("submit", begin);
+$("#questions").addEventListener("submit", next);
+$("#questions").addEventListener("change", refresh);
+$("#both").addEventListener("click", toggle);
+$("#back").addEventListener("click", back);
+$("#goon").addEventListener("click", () => open(rater.task));
+$("#resume").addEventListener("click", () => {
   since += performance.now() - stopped;
   show("vote");
   refresh();
 });
-find("#retry").addEventListener("click", () => again());
-find("#pause").addEventListener("click", () => {
+$("#retry").addEventListener("click", () => again());
+$("#pause").addEventListener("click", () => {
   stopped = performance.now();
-  find("#address").value = location.href;
+  $("#address").value = location.href;
   show("paused");
 });
 document.addEventListener("keydown", pressed);

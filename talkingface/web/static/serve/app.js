@@ -1,10 +1,10 @@
-// The page: what was chosen, what runs, and what is said about it.
+// The page: chosen options, running work, status texts.
 
 import { FileVideo } from "./file.js";
 import { canPlayLive, LiveVideo } from "./live.js";
 import { listen } from "./microphone.js";
 import { Motion } from "./motion.js";
-import { clock, part, refuseStrayDrops, show, Trouble } from "./page.js";
+import { byId, clock, refuseStrayDrops, show, UserError } from "./page.js";
 import { Picture } from "./picture.js";
 import { Sound } from "./sound.js";
 
@@ -19,7 +19,7 @@ const SHOWN = {
 const MARKED = "People who see the video then know what it is.";
 const UNMARKED =
   "Without it, nothing in the picture says that this person never said it. You take it on yourself to tell everyone you show it to.";
-// What the numbers in a model's header mean, for people.
+// Texts for the numbers in a model's header.
 const NUMBERS = {
   head_correlation: (value) => `mouth opening follows real speakers on unheard sentences: r = ${value.toFixed(2)}`,
   head_amplitude: (value) => `opens ${Math.round(100 * value)} % as wide`,
@@ -27,59 +27,59 @@ const NUMBERS = {
 
 let running = null; // what can be cancelled
 let address = null; // of the finished video
-const video = part("video");
+const video = byId("video");
 
-function say(text) {
-  if (part("status").textContent !== text) part("status").textContent = text; // else it is read again
+function setStatus(text) {
+  if (byId("status").textContent !== text) byId("status").textContent = text; // an unchanged text would be read aloud again
 }
 
-// Numbers that change all the time: to be looked at, not to be read aloud.
-function detail(text) {
-  part("detail").textContent = text;
+// Numbers that change all the time; screen readers do not read them.
+function setProgressText(text) {
+  byId("detail").textContent = text;
 }
 
-function complain(text) {
-  part("error").textContent = text;
-  show(part("error"), Boolean(text));
+function showError(text) {
+  byId("error").textContent = text;
+  show(byId("error"), Boolean(text));
 }
 
-function progress(share) {
-  const bar = part("progress-bar");
+function setProgress(share) {
+  const bar = byId("progress-bar");
   if (share === null) bar.removeAttribute("value");
   else bar.value = share;
 }
 
-// Which buttons there are: while something runs, only those that end it.
-function busy(what, speaking = false) {
+// Show the buttons: while something runs, only those that end it.
+function setRunning(what, speaking = false) {
   running = what;
   const focused = document.activeElement?.closest(".actions, .examples");
-  for (const id of ["live", "file", "speak"]) show(part(id), !what);
-  show(part("cancel"), Boolean(what));
-  show(part("done"), Boolean(what) && speaking);
-  show(part("hear-row"), Boolean(what) && speaking);
-  show(part("progress"), Boolean(what) && !speaking);
-  part("stage").setAttribute("aria-busy", String(Boolean(what)));
-  detail("");
+  for (const id of ["live", "file", "speak"]) show(byId(id), !what);
+  show(byId("cancel"), Boolean(what));
+  show(byId("done"), Boolean(what) && speaking);
+  show(byId("hear-row"), Boolean(what) && speaking);
+  show(byId("progress"), Boolean(what) && !speaking);
+  byId("stage").setAttribute("aria-busy", String(Boolean(what)));
+  setProgressText("");
   if (what) {
-    part("watch").scrollIntoView({ block: "nearest" });
-    progress(null);
-    complain("");
-    show(part("download"), false);
+    byId("watch").scrollIntoView({ block: "nearest" });
+    setProgress(null);
+    showError("");
+    show(byId("download"), false);
   }
   // The button that had the focus may be gone.
-  if (focused) [...part("actions").children].find((button) => !button.hidden && button.id !== "done")?.focus();
+  if (focused) [...byId("actions").children].find((button) => !button.hidden && button.id !== "done")?.focus();
 }
 
-function offer(blob) {
+function offerDownload(blob) {
   if (address) URL.revokeObjectURL(address);
   address = URL.createObjectURL(blob);
-  part("download").href = address;
-  show(part("download"), true);
+  byId("download").href = address;
+  show(byId("download"), true);
 }
 
 function stageFor(choices) {
-  part("stage").classList.toggle("wide", choices.show === "maps");
-  show(part("empty"), false);
+  byId("stage").classList.toggle("wide", choices.show === "maps");
+  show(byId("empty"), false);
   show(video, true);
   video.controls = true;
   video.playbackRate = 1;
@@ -90,7 +90,7 @@ function clearStage() {
   video.removeAttribute("src");
   video.load();
   show(video, false);
-  show(part("empty"), true);
+  show(byId("empty"), true);
 }
 
 function seconds(frames) {
@@ -102,24 +102,24 @@ class Page {
     this.limits = limits;
     this.motion = new Motion(expressions);
     const moves = () => this.motion.enable(models.find(({ name }) => name === this.choices.model).moves);
-    part("models").addEventListener("change", moves);
+    byId("models").addEventListener("change", moves);
     this.picture = new Picture(limits, () => this.#ready());
     this.sound = new Sound(limits, () => this.#ready());
-    part("live").addEventListener("click", () => this.watch());
-    part("file").addEventListener("click", () => this.file());
-    part("speak").addEventListener("click", () => this.speak());
-    part("cancel").addEventListener("click", () => running?.cancel());
-    part("examples").addEventListener("click", (event) => this.#example(event.target.closest(".example")));
-    part("hear").addEventListener("change", (event) => {
+    byId("live").addEventListener("click", () => this.watch());
+    byId("file").addEventListener("click", () => this.file());
+    byId("speak").addEventListener("click", () => this.speak());
+    byId("cancel").addEventListener("click", () => running?.cancel());
+    byId("examples").addEventListener("click", (event) => this.#example(event.target.closest(".example")));
+    byId("hear").addEventListener("change", (event) => {
       video.muted = !event.target.checked;
     });
-    part("mark").addEventListener("change", ({ target }) => {
-      part("mark-about").textContent = target.checked ? MARKED : UNMARKED;
-      part("mark-about").classList.toggle("warn", !target.checked);
+    byId("mark").addEventListener("change", ({ target }) => {
+      byId("mark-about").textContent = target.checked ? MARKED : UNMARKED;
+      byId("mark-about").classList.toggle("warn", !target.checked);
     });
     for (const radio of document.querySelectorAll("input[name=show]")) {
       radio.addEventListener("change", () => {
-        part("show-about").textContent = SHOWN[radio.value];
+        byId("show-about").textContent = SHOWN[radio.value];
       });
     }
     moves();
@@ -129,7 +129,7 @@ class Page {
     return {
       model: document.querySelector("input[name=model]:checked").value,
       show: document.querySelector("input[name=show]:checked").value,
-      mark: String(part("mark").checked),
+      mark: String(byId("mark").checked),
       ...this.picture.choices,
       ...this.motion.choices,
     };
@@ -137,23 +137,23 @@ class Page {
 
   #ready() {
     if (running) return;
-    complain("");
+    showError("");
     const { blob: picture } = this.picture;
     const { blob: sound } = this.sound;
-    if (picture && sound) say("Ready: watch it live, or make a file.");
-    else if (picture) say("Now a voice: choose one, record one, or speak live.");
-    else if (sound) say("Now a picture of a face.");
-    else say("Choose a picture and a voice, or an example.");
+    if (picture && sound) setStatus("Ready: watch it live, or make a file.");
+    else if (picture) setStatus("Now a voice: choose one, record one, or speak live.");
+    else if (sound) setStatus("Now a picture of a face.");
+    else setStatus("Choose a picture and a voice, or an example.");
   }
 
-  // Whether what is needed is there; else says what is missing, and leads to it.
+  // Return whether the input is complete; else show what is missing and focus it.
   #has(needSound) {
     this.sound.stop();
-    part("sound-preview").pause();
+    byId("sound-preview").pause();
     const missing = !this.picture.blob ? "picture" : needSound && !this.sound.blob ? "sound" : null;
     if (!missing) return true;
-    complain(missing === "picture" ? "Choose a picture first, in step 1." : "Choose or record a voice first, in step 2.");
-    part(`${missing}-file`).focus();
+    showError(missing === "picture" ? "Choose a picture first, in step 1." : "Choose or record a voice first, in step 2.");
+    byId(`${missing}-file`).focus();
     return false;
   }
 
@@ -173,36 +173,36 @@ class Page {
       await this.file(NO_LIVE);
       return;
     }
-    const live = new LiveVideo(video, (news) => this.#tell(news));
+    const live = new LiveVideo(video, (news) => this.#showNews(news));
     await this.#play(live, this.sound.blob, false);
   }
 
   async speak() {
     if (!this.#has(false)) return;
     if (!canPlayLive()) {
-      complain("This browser cannot play a video while it is made. Record your voice in step 2, then make a file.");
+      showError("This browser cannot play a video while it is made. Record your voice in step 2, then make a file.");
       return;
     }
-    const live = new LiveVideo(video, (news) => this.#tell(news, true));
+    const live = new LiveVideo(video, (news) => this.#showNews(news, true));
     let microphone;
     try {
-      microphone = await listen((block) => live.say(block));
+      microphone = await listen((block) => live.sendSound(block));
     } catch (error) {
-      complain(error.message);
+      showError(error.message);
       return;
     }
     const done = () => {
       microphone.stop();
       live.endSpeech();
-      show(part("done"), false);
-      say("One moment: the last frames …");
+      show(byId("done"), false);
+      setStatus("One moment: the last frames …");
     };
-    part("done").addEventListener("click", done, { once: true });
-    video.muted = !part("hear").checked;
+    byId("done").addEventListener("click", done, { once: true });
+    video.muted = !byId("hear").checked;
     try {
       await this.#play(live, { rate: microphone.rate }, true);
     } finally {
-      part("done").removeEventListener("click", done);
+      byId("done").removeEventListener("click", done);
       microphone.stop();
       video.muted = false;
     }
@@ -210,35 +210,35 @@ class Page {
 
   async #play(live, sound, speaking) {
     const { choices } = this;
-    busy(live, speaking);
-    say("Looking at the picture …");
+    setRunning(live, speaking);
+    setStatus("Looking at the picture …");
     stageFor(choices);
     live.start(this.picture.blob, sound, { ...choices, idle: String(speaking) });
     try {
       const blob = await live.finished;
       if (blob) {
-        offer(blob);
-        say("That is all of it. You can watch it again, or save it.");
+        offerDownload(blob);
+        setStatus("That is all of it. You can watch it again, or save it.");
       } else {
         clearStage();
-        say("Cancelled.");
+        setStatus("Cancelled.");
       }
     } catch (error) {
       this.#failed(error);
     } finally {
-      busy(null);
+      setRunning(null);
     }
   }
 
-  #tell(news, speaking = false) {
-    if (news.left) say("Sending …");
-    else if (news.left === 0) say("Looking at the picture …");
+  #showNews(news, speaking = false) {
+    if (news.left) setStatus("Sending …");
+    else if (news.left === 0) setStatus("Looking at the picture …");
     else if (news.started) {
-      say(speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
-    } else if (speaking) detail(seconds(news.frames));
+      setStatus(speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
+    } else if (speaking) setProgressText(seconds(news.frames));
     else {
-      progress(news.of ? news.frames / news.of : null);
-      detail(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}.`);
+      setProgress(news.of ? news.frames / news.of : null);
+      setProgressText(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}.`);
     }
   }
 
@@ -252,46 +252,46 @@ class Page {
     const lead = typeof before === "string" && before ? `${before} ` : "";
     const job = new FileVideo((news) => {
       if ("sent" in news) {
-        progress(news.sent < 1 ? news.sent : null);
-        detail(`${Math.round(100 * news.sent)} %`);
+        setProgress(news.sent < 1 ? news.sent : null);
+        setProgressText(`${Math.round(100 * news.sent)} %`);
       } else if (news.state === "waiting") {
-        progress(null);
-        say(`${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
-        detail("");
+        setProgress(null);
+        setStatus(`${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
+        setProgressText("");
       } else {
-        progress(news.of ? news.frames / news.of : null);
+        setProgress(news.of ? news.frames / news.of : null);
         const left = news.seconds_left === null ? "" : `, ${clock(news.seconds_left)} left`;
-        say(`${lead}Making the file …`);
-        detail(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}${left}.`);
+        setStatus(`${lead}Making the file …`);
+        setProgressText(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}${left}.`);
       }
     });
-    busy(job);
-    say(`${lead}Sending …`);
+    setRunning(job);
+    setStatus(`${lead}Sending …`);
     try {
       const made = await job.make(this.picture.blob, this.sound.blob, choices);
       if (made) {
-        offer(made.blob);
+        offerDownload(made.blob);
         stageFor(choices);
         video.src = address;
         video.play().catch(() => {}); // the controls are there
-        say(`Finished${this.#note(made.note)}. Save it, or watch it here.`);
-      } else say("Cancelled.");
+        setStatus(`Finished${this.#note(made.note)}. Save it, or watch it here.`);
+      } else setStatus("Cancelled.");
     } catch (error) {
       this.#failed(error);
     } finally {
-      busy(null);
+      setRunning(null);
     }
   }
 
   #failed(error) {
     clearStage();
-    say("");
-    complain(error instanceof Trouble ? error.message : `Something went wrong in this page: ${error.message}`);
+    setStatus("");
+    showError(error instanceof UserError ? error.message : `Something went wrong in this page: ${error.message}`);
   }
 }
 
 function offerModels(models) {
-  const list = part("models");
+  const list = byId("models");
   models.forEach((model, k) => {
     const label = document.createElement("label");
     label.className = "model";
@@ -320,7 +320,7 @@ async function begin() {
     new Page(limits, models, expressions);
     document.body.dataset.ready = "true";
   } catch {
-    complain("The server does not answer. Load the page again when it runs.");
+    showError("The server does not answer. Load the page again when it runs.");
   }
 }
 

@@ -1,4 +1,4 @@
-// Runs beside the page: the microphone's sound as 16-bit blocks of about 40 ms.
+// Audio worklet: sends the microphone's sound as 16-bit blocks of about 40 ms.
 
 class Capture extends AudioWorkletProcessor {
   #block = new Int16Array(Math.round(sampleRate / 25));

@@ -1,11 +1,11 @@
-// A finished file: begun, asked for until it is done, fetched, and removed from the server.
+// A video as a file: starts a job, polls it, fetches the video, and removes the job.
 
-import { sentence, Trouble, troubleOf } from "./page.js";
+import { sentence, UserError, userErrorOf } from "./page.js";
 
-const LEASE = 60; // seconds after which the server forgets a job that nobody asks for
-const PAUSE = 0.5; // seconds that the server holds a question
+const LEASE = 60; // seconds without a request after which the server cancels a job
+const PAUSE = 0.5; // seconds that the server may wait before it answers
 
-// `report` is told {sent} (a share of the upload), then what the server tells of the job.
+// `report` is called with {sent} (a share of the upload), then with the server's state of the job.
 export class FileVideo {
   #report;
   #job = null;
@@ -25,11 +25,11 @@ export class FileVideo {
       const state = await this.#wait();
       const { signal } = this.#stopping;
       const answer = await fetch(state.video, { signal });
-      if (!answer.ok) throw await troubleOf(answer);
+      if (!answer.ok) throw await userErrorOf(answer);
       return { blob: await answer.blob(), note: state.note };
     } catch (error) {
       if (error.name === "AbortError") return null;
-      if (error instanceof TypeError) throw new Trouble("The connection to the server was lost.");
+      if (error instanceof TypeError) throw new UserError("The connection to the server was lost.");
       throw error;
     } finally {
       window.removeEventListener("pagehide", forget);
@@ -47,7 +47,7 @@ export class FileVideo {
     this.#job = null;
   }
 
-  // XMLHttpRequest, because it tells how much has been sent.
+  // XMLHttpRequest, because it reports the progress of an upload.
   #begin(image, sound, choices) {
     const form = new FormData();
     for (const [name, value] of Object.entries({ ...choices, lease: LEASE })) form.append(name, value);
@@ -56,11 +56,11 @@ export class FileVideo {
     const request = this.#request;
     return new Promise((resolve, reject) => {
       request.upload.onprogress = ({ loaded, total }) => this.#report({ sent: loaded / total });
-      request.onerror = () => reject(new Trouble("The connection to the server was lost."));
+      request.onerror = () => reject(new UserError("The connection to the server was lost."));
       request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
       request.onload = () => {
         if (request.status === 202) resolve(request.response.id);
-        else reject(new Trouble(sentence(request.response?.error ?? `the server answered ${request.status}`)));
+        else reject(new UserError(sentence(request.response?.error ?? `the server answered ${request.status}`)));
       };
       request.open("POST", "/v1/jobs");
       request.responseType = "json";
@@ -72,9 +72,9 @@ export class FileVideo {
     for (;;) {
       const { signal } = this.#stopping;
       const answer = await fetch(`/v1/jobs/${this.#job}?wait=${PAUSE}`, { signal });
-      if (!answer.ok) throw await troubleOf(answer);
+      if (!answer.ok) throw await userErrorOf(answer);
       const state = await answer.json();
-      if (state.state === "failed") throw new Trouble(sentence(state.error));
+      if (state.state === "failed") throw new UserError(sentence(state.error));
       if (state.state === "done") return state;
       this.#report(state);
     }

@@ -1,24 +1,24 @@
-// A video that is watched while it is made: the socket's messages, and MediaSource.
+// Live video: messages of the socket, playback by MediaSource.
 
-import { sentence, Trouble } from "./page.js";
+import { sentence, UserError } from "./page.js";
 
 const SLICE = 256 * 1024; // bytes of a file per message
 const MOST_WAITING = 4 * SLICE; // bytes that may wait in the socket
-const BEHIND = 10; // seconds that are kept behind the picture when the browser has no more room
-const MOST_LAG = 1.2; // seconds that a speaking person may be behind the newest picture
+const BEHIND = 10; // seconds kept before the current time when the buffer is full
+const MOST_LAG = 1.2; // seconds that live playback may be behind the newest frame
 
 const Source = window.ManagedMediaSource ?? window.MediaSource;
 const KIND = 'video/mp4; codecs="avc1.64001F, mp4a.40.2"';
 
 export const canPlayLive = () => Boolean(Source?.isTypeSupported(KIND));
 
-// One live video. `report` is told {started}, {frames, of}, {left} (bytes still to be sent).
+// One live video. `report` is called with {started}, {frames, of} or {left} (bytes to send).
 export class LiveVideo {
   #video;
   #report;
   #socket = null;
-  #pieces = []; // all of it, for who wants to keep it
-  #waiting = []; // what the browser has not been given yet
+  #pieces = []; // the whole video, for the download
+  #waiting = []; // pieces that are not yet in the buffer
   #source = null;
   #buffer = null;
   #over = false;
@@ -35,7 +35,7 @@ export class LiveVideo {
     });
   }
 
-  // Call from a click, so that the browser lets it be heard. sound: a Blob, or {rate} of a microphone.
+  // Call from a click, so that the browser plays sound. sound: a Blob, or {rate} of a microphone.
   start(image, sound, choices) {
     this.#speaking = !(sound instanceof Blob);
     this.#source = new Source();
@@ -48,12 +48,12 @@ export class LiveVideo {
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#send(image, sound);
-    socket.onmessage = ({ data }) => this.#hear(data);
+    socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code }) => this.#closed(code);
     this.#socket = socket;
   }
 
-  say(block) {
+  sendSound(block) {
     if (this.#listening && this.#socket.readyState === WebSocket.OPEN) this.#socket.send(block);
   }
 
@@ -86,7 +86,7 @@ export class LiveVideo {
     }
   }
 
-  #hear(data) {
+  #receive(data) {
     if (data instanceof ArrayBuffer) {
       this.#pieces.push(data);
       this.#waiting.push(data);
@@ -99,7 +99,7 @@ export class LiveVideo {
       this.#over = true;
       this.#feed();
       this.#settle.resolve(new Blob(this.#pieces, { type: "video/mp4" }));
-    } else if (message.error) this.#settle.reject(new Trouble(sentence(message.error)));
+    } else if (message.error) this.#settle.reject(new UserError(sentence(message.error)));
     else this.#report(message);
   }
 
@@ -114,7 +114,7 @@ export class LiveVideo {
     this.#report({ started: start });
   }
 
-  // Hand the browser what it has room for.
+  // Append the next piece to the buffer.
   #feed() {
     const buffer = this.#buffer;
     if (!buffer || buffer.updating || this.#source.readyState !== "open") return;
@@ -132,7 +132,7 @@ export class LiveVideo {
     if (this.#speaking) this.#catchUp();
   }
 
-  // Who speaks should see themselves now: what piled up is played a little faster.
+  // Play a little faster when a speaking person's video lags behind.
   #catchUp() {
     const { buffered, currentTime } = this.#video;
     const lag = buffered.length ? buffered.end(buffered.length - 1) - currentTime : 0;
@@ -142,6 +142,6 @@ export class LiveVideo {
   #closed(code) {
     if (this.#over) return;
     const why = code === 1009 ? "A message was too large." : "The connection to the server was lost.";
-    this.#settle.reject(new Trouble(why)); // nothing happens if it is settled already
+    this.#settle.reject(new UserError(why)); // nothing happens if it is settled already
   }
 }

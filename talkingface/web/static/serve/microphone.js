@@ -1,19 +1,19 @@
-// The microphone as blocks of 16-bit samples, and a recording made of them.
+// Microphone as blocks of 16-bit samples, and recordings of them.
 
-import { deviceTrouble, Trouble, whyNoDevices } from "./page.js";
+import { deviceError, UserError, whyNoDevices } from "./page.js";
 
 const WANTED = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 
-// Calls `heard` with an Int16Array every 40 ms until `stop` is called. Resolves to {rate, stop}.
-export async function listen(heard) {
+// Calls `onBlock` with an Int16Array every 40 ms until `stop` is called. Resolves to {rate, stop}.
+export async function listen(onBlock) {
   const missing = whyNoDevices("microphone");
-  if (missing) throw new Trouble(missing);
-  if (!window.AudioWorkletNode) throw new Trouble("This browser cannot record here: choose a recording instead.");
+  if (missing) throw new UserError(missing);
+  if (!window.AudioWorkletNode) throw new UserError("This browser cannot record here: choose a recording instead.");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: WANTED });
   } catch (error) {
-    throw deviceTrouble(error, "microphone");
+    throw deviceError(error, "microphone");
   }
   const context = new AudioContext();
   let stopped = false;
@@ -27,11 +27,11 @@ export async function listen(heard) {
     await context.resume();
   } catch (error) {
     stop();
-    throw deviceTrouble(error, "microphone");
+    throw deviceError(error, "microphone");
   }
   const capture = new AudioWorkletNode(context, "capture", { channelCount: 1, channelCountMode: "explicit" });
   capture.port.onmessage = ({ data }) => {
-    if (!stopped) heard(data);
+    if (!stopped) onBlock(data);
   };
   context.createMediaStreamSource(stream).connect(capture);
   return { rate: context.sampleRate, stop };

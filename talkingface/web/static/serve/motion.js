@@ -1,9 +1,9 @@
-// Step 3: how the face moves beside what is said.
+// Step 3: options of the face's motion.
 
-import { part, show } from "./page.js";
+import { byId, show } from "./page.js";
 
 const percent = (value) => `${Math.round(100 * value)} %`;
-// How the value of each slider reads.
+// Text of each slider's value.
 const SLIDERS = {
   mouth: percent,
   head: percent,
@@ -19,37 +19,37 @@ const STILL = "Head, brows, eyelids and gaze stay as they are in the picture.";
 const FIXED = "This model draws whole faces: how they move cannot be chosen. Choose another model for that.";
 
 export class Motion {
-  #group = part("motion");
+  #group = byId("motion");
 
   constructor(expressions) {
     for (const name of expressions) {
       const text = name.replaceAll("-", " ");
-      part("express").append(new Option(text, name));
+      byId("express").append(new Option(text, name));
     }
     this.#group.addEventListener("input", () => this.#update());
-    part("seed").addEventListener("change", ({ target }) => {
+    byId("seed").addEventListener("change", ({ target }) => {
       if (!target.value || !target.checkValidity()) target.value = target.defaultValue;
     });
-    part("seed-new").addEventListener("click", () => {
-      part("seed").value = 1 + Math.floor(Math.random() * (SEEDS - 1));
+    byId("seed-new").addEventListener("click", () => {
+      byId("seed").value = 1 + Math.floor(Math.random() * (SEEDS - 1));
     });
-    part("motion-reset").addEventListener("click", () => this.#reset());
+    byId("motion-reset").addEventListener("click", () => this.#reset());
     this.#reset();
   }
 
-  // Whether the model that is chosen takes any of this.
+  // Enable the options if the chosen model has them.
   enable(moves) {
     this.#group.disabled = !moves;
     this.#update();
   }
 
-  // As the server takes them; none for a model that takes none.
+  // Options for the server; none for a model without them.
   get choices() {
     if (this.#group.disabled) return {};
-    const values = Object.fromEntries(["mouth", "smooth", "head", "blinks", "seed"].map((id) => [id, part(id).value]));
-    const name = part("express").value;
-    const added = name ? { express: `${name}=${part("strength").value}` } : {};
-    return { ...values, still: String(part("still").checked), ...added };
+    const values = Object.fromEntries(["mouth", "smooth", "head", "blinks", "seed"].map((id) => [id, byId(id).value]));
+    const name = byId("express").value;
+    const added = name ? { express: `${name}=${byId("strength").value}` } : {};
+    return { ...values, still: String(byId("still").checked), ...added };
   }
 
   #reset() {
@@ -57,20 +57,20 @@ export class Motion {
       field.value = field.defaultValue;
       field.checked = field.defaultChecked;
     }
-    part("express").value = "";
+    byId("express").value = "";
     this.#update();
   }
 
   #update() {
     for (const [id, read] of Object.entries(SLIDERS)) {
-      const text = read(Number(part(id).value));
-      part(`${id}-value`).textContent = text;
-      part(id).setAttribute("aria-valuetext", text);
+      const text = read(Number(byId(id).value));
+      byId(`${id}-value`).textContent = text;
+      byId(id).setAttribute("aria-valuetext", text);
     }
-    const still = part("still").checked;
-    for (const id of NOT_WHEN_STILL) part(id).disabled = still;
-    show(part("strength-row"), Boolean(part("express").value));
+    const still = byId("still").checked;
+    for (const id of NOT_WHEN_STILL) byId(id).disabled = still;
+    show(byId("strength-row"), Boolean(byId("express").value));
     const about = this.#group.disabled ? FIXED : still ? STILL : ABOUT;
-    if (part("motion-about").textContent !== about) part("motion-about").textContent = about;
+    if (byId("motion-about").textContent !== about) byId("motion-about").textContent = about;
   }
 }

@@ -1,6 +1,6 @@
-// Small things that every part of the page needs.
+// Functions that all parts of the page use.
 
-export const part = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 
 export function show(element, visible) {
   element.hidden = !visible;
@@ -16,18 +16,18 @@ export function size(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-// An error whose text is meant for the person before the page.
-export class Trouble extends Error {}
+// An error whose text is shown to the user.
+export class UserError extends Error {}
 
-// What the server says of a request that it refused, as a Trouble.
-export async function troubleOf(response) {
+// Return the server's error response as a UserError.
+export async function userErrorOf(response) {
   let text = `the server answered ${response.status}`;
   try {
     text = (await response.json()).error ?? text;
   } catch {
     // no JSON: the status alone has to do
   }
-  return new Trouble(sentence(text));
+  return new UserError(sentence(text));
 }
 
 export function sentence(text) {
@@ -64,11 +64,11 @@ export function whyNoDevices(what) {
     : `Browsers give a page the ${what} only over https, or from this very computer.`;
 }
 
-export function deviceTrouble(error, what) {
+export function deviceError(error, what) {
   const why = {
     NotAllowedError: `The ${what} was not allowed. Allow it in the browser's address bar, then try again.`,
     NotFoundError: `No ${what} was found.`,
     NotReadableError: `The ${what} is in use by another program.`,
   };
-  return new Trouble(why[error.name] ?? `The ${what} could not be opened (${error.message}).`);
+  return new UserError(why[error.name] ?? `The ${what} could not be opened (${error.message}).`);
 }

@@ -1,13 +1,13 @@
-// Step 1: the picture, which of its faces, or where its face is.
+// Step 1: the picture and its face.
 
-import { acceptDrops, deviceTrouble, part, show, size, Trouble, troubleOf, whyNoDevices } from "./page.js";
+import { acceptDrops, byId, deviceError, show, size, UserError, userErrorOf, whyNoDevices } from "./page.js";
 
 const BOX = ["x", "y", "width", "height"];
 
 export class Picture {
   blob = null;
   #limits;
-  #found = null; // what the server found: width, height, faces
+  #found = null; // the server's answer: width, height, faces
   #box = null; // x, y, width, height in picture pixels
   #name = "";
   #asking = null;
@@ -17,22 +17,22 @@ export class Picture {
   constructor(limits, changed) {
     this.#limits = limits;
     this.#changed = changed;
-    part("picture-file").addEventListener("change", (event) => {
+    byId("picture-file").addEventListener("change", (event) => {
       const [file] = event.target.files;
       event.target.value = "";
       if (file) this.take(file, file.name);
     });
-    acceptDrops(part("picture-drop"), (file) => this.take(file, file.name));
-    for (const name of BOX) part(`box-${name}`).addEventListener("input", () => this.#typed());
-    part("box-clear").addEventListener("click", () => this.#setBox(null));
-    part("mark-face").addEventListener("toggle", () => this.#marking());
-    this.#letDraw(part("picture-frame"));
+    acceptDrops(byId("picture-drop"), (file) => this.take(file, file.name));
+    for (const name of BOX) byId(`box-${name}`).addEventListener("input", () => this.#typed());
+    byId("box-clear").addEventListener("click", () => this.#setBox(null));
+    byId("mark-face").addEventListener("toggle", () => this.#marking());
+    this.#enableDrawing(byId("picture-frame"));
     prepareCamera((blob) => this.take(blob, "The camera's picture"));
     const most = `up to ${limits.picture_mb} MB and ${limits.megapixels} megapixels`;
     this.#about(`One face, seen from the front, works best; ${most}.`);
   }
 
-  // What the server is to be told of the face.
+  // Options of the face for the server.
   get choices() {
     if (this.#box) return { box: this.#box.map(Math.round).join(",") };
     const chosen = document.querySelector("input[name=face]:checked");
@@ -45,9 +45,9 @@ export class Picture {
     this.#asking = asking;
     this.#found = null;
     this.#setBox(null);
-    show(part("which-face"), false);
-    part("which-face-list").replaceChildren();
-    show(part("mark-face"), false);
+    show(byId("which-face"), false);
+    byId("which-face-list").replaceChildren();
+    show(byId("mark-face"), false);
     const most = this.#limits.picture_mb * 1e6;
     if (blob.size > most) {
       this.blob = null;
@@ -67,18 +67,18 @@ export class Picture {
       const answer = await fetch("/v1/faces", { method: "POST", body: form, signal: asking.signal });
       if (!answer.ok) {
         if (answer.status === 413 || answer.status === 415) this.blob = null;
-        throw await troubleOf(answer);
+        throw await userErrorOf(answer);
       }
       this.#present(await answer.json());
     } catch (error) {
       if (error.name === "AbortError") return;
       if (!this.blob) this.#preview(null);
-      this.#about(error instanceof Trouble ? error.message : "The server does not answer.", true);
+      this.#about(error instanceof UserError ? error.message : "The server does not answer.", true);
     }
     if (this.#asking === asking) this.#changed();
   }
 
-  #tell() {
+  #describe() {
     const { length: count } = this.#found.faces;
     const name = this.#name;
     const texts = {
@@ -92,11 +92,11 @@ export class Picture {
   #present(found) {
     this.#found = found;
     const count = found.faces.length;
-    this.#tell();
-    show(part("mark-face"), true);
-    part("mark-face").open = count === 0;
-    show(part("which-face"), count > 1);
-    const list = part("which-face-list");
+    this.#describe();
+    show(byId("mark-face"), true);
+    byId("mark-face").open = count === 0;
+    show(byId("which-face"), count > 1);
+    const list = byId("which-face-list");
     list.replaceChildren();
     for (const { number } of count > 1 ? found.faces : []) {
       const label = document.createElement("label");
@@ -112,22 +112,22 @@ export class Picture {
   #preview(blob) {
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.#address = blob && URL.createObjectURL(blob);
-    const image = part("picture-preview");
-    image.onerror = () => show(part("picture-frame"), false); // a TIFF, for instance: sent all the same
+    const image = byId("picture-preview");
+    image.onerror = () => show(byId("picture-frame"), false); // a TIFF, for instance: sent all the same
     if (this.#address) image.src = this.#address;
-    show(part("picture-frame"), Boolean(blob));
-    show(part("picture-invite"), !blob);
-    part("picture-faces").replaceChildren();
+    show(byId("picture-frame"), Boolean(blob));
+    show(byId("picture-invite"), !blob);
+    byId("picture-faces").replaceChildren();
   }
 
   #about(text, bad = false) {
-    part("picture-about").textContent = text;
-    part("picture-about").classList.toggle("bad", bad);
+    byId("picture-about").textContent = text;
+    byId("picture-about").classList.toggle("bad", bad);
   }
 
-  // Outlines over the preview; what they say is also said by the radio buttons and numbers.
+  // Draw outlines over the preview. Radio buttons and numbers show the same.
   #draw() {
-    const layer = part("picture-faces");
+    const layer = byId("picture-faces");
     layer.replaceChildren();
     if (!this.#found) return;
     const chosen = document.querySelector("input[name=face]:checked")?.value ?? "1";
@@ -162,29 +162,29 @@ export class Picture {
     this.#box = box;
     if (!typed) {
       BOX.forEach((name, k) => {
-        part(`box-${name}`).value = box ? Math.round(box[k]) : "";
+        byId(`box-${name}`).value = box ? Math.round(box[k]) : "";
       });
     }
     if (!this.#found) return;
-    this.#tell();
+    this.#describe();
     this.#draw();
   }
 
   #typed() {
-    const values = BOX.map((name) => part(`box-${name}`).valueAsNumber);
+    const values = BOX.map((name) => byId(`box-${name}`).valueAsNumber);
     const whole = values.every(Number.isFinite) && values[2] > 0 && values[3] > 0;
     this.#setBox(whole ? values : null, true);
     this.#changed();
   }
 
   #marking() {
-    part("picture-frame").classList.toggle("marking", part("mark-face").open);
+    byId("picture-frame").classList.toggle("marking", byId("mark-face").open);
   }
 
-  #letDraw(frame) {
+  #enableDrawing(frame) {
     let start = null;
-    const place = (event) => {
-      const area = part("picture-preview").getBoundingClientRect();
+    const pointOf = (event) => {
+      const area = byId("picture-preview").getBoundingClientRect();
       const share = (value, from, length) => Math.min(1, Math.max(0, (value - from) / length));
       return [
         share(event.clientX, area.left, area.width) * this.#found.width,
@@ -192,14 +192,14 @@ export class Picture {
       ];
     };
     frame.addEventListener("pointerdown", (event) => {
-      if (!this.#found || !part("mark-face").open) return;
+      if (!this.#found || !byId("mark-face").open) return;
       event.preventDefault();
       frame.setPointerCapture(event.pointerId);
-      start = place(event);
+      start = pointOf(event);
     });
     frame.addEventListener("pointermove", (event) => {
       if (!start) return;
-      const end = place(event);
+      const end = pointOf(event);
       const corner = [Math.min(start[0], end[0]), Math.min(start[1], end[1])];
       const extent = [Math.abs(end[0] - start[0]), Math.abs(end[1] - start[1])];
       if (Math.min(...extent) >= 16) this.#setBox([...corner, ...extent]);
@@ -214,14 +214,14 @@ export class Picture {
 }
 
 function prepareCamera(take) {
-  const dialog = part("camera");
-  const view = part("camera-view");
+  const dialog = byId("camera");
+  const view = byId("camera-view");
   const stop = () => {
     for (const track of view.srcObject?.getTracks() ?? []) track.stop();
     view.srcObject = null;
   };
-  part("camera-open").addEventListener("click", async () => {
-    const about = part("picture-about");
+  byId("camera-open").addEventListener("click", async () => {
+    const about = byId("picture-about");
     const missing = whyNoDevices("camera");
     if (missing) {
       about.textContent = missing;
@@ -233,11 +233,11 @@ function prepareCamera(take) {
       view.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
       dialog.showModal();
     } catch (error) {
-      about.textContent = deviceTrouble(error, "camera").message;
+      about.textContent = deviceError(error, "camera").message;
       about.classList.add("bad");
     }
   });
-  part("camera-take").addEventListener("click", () => {
+  byId("camera-take").addEventListener("click", () => {
     if (!view.videoWidth) return;
     const canvas = document.createElement("canvas");
     canvas.width = view.videoWidth;
@@ -246,6 +246,6 @@ function prepareCamera(take) {
     canvas.toBlob((blob) => take(blob), "image/jpeg", 0.95);
     dialog.close();
   });
-  part("camera-close").addEventListener("click", () => dialog.close());
+  byId("camera-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", stop);
 }

@@ -20,10 +20,10 @@ from talkingface.cli.options import (
     MaxSize,
     Model,
     Overwrite,
-    bar,
-    note,
     parse_face,
-    report,
+    print_note,
+    print_result,
+    progress_bar,
 )
 from talkingface.controls import Controls
 
@@ -82,9 +82,9 @@ def generate(
     )
     job.check()
     speaker = pipeline.load(model, device)
-    with bar("frames") as progress:
+    with progress_bar("frames") as progress:
         result = speaker.run(job, progress)
-    report(result)
+    print_result(result)
     if sheet is not None:
         print(f"{sheet}: contact sheet")
     if maps is not None:
@@ -116,10 +116,10 @@ def idle(
     video.check_output(output, overwrite)
     speaker = pipeline.load(model, device)
     made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, **shown)
-    with bar("frames") as progress:
+    with progress_bar("frames") as progress:
         frames = made.save(output, overwrite=overwrite, progress=progress)
     if made.note is not None:
-        note(f"{portrait}: {made.note}")
+        print_note(f"{portrait}: {made.note}")
     print(f"{output}: {frames / 25:.2f} s, {frames} frames")
 
 
@@ -180,7 +180,7 @@ def find_landmarks(
         overwrite=overwrite,
     )
     for text in notes:
-        note(text)
+        print_note(text)
     for path, what in ((output, "68 points"), (overlay, "the picture with its points")):
         if path is not None:
             print(f"{path}: {what}")
@@ -220,7 +220,7 @@ def batch(
     )
     speaker = pipeline.load(model, device)
     pipeline.make_folder(out_dir)
-    results = speaker.generate_many(jobs, report)
+    results = speaker.generate_many(jobs, print_result)
     failed = sum(result.error is not None for result in results)
     print(f"{len(results) - failed} of {len(results)} videos written to {out_dir}")
     if failed:

@@ -1,7 +1,7 @@
-"""Puppets: still portraits whose mouth moves as a speaker's does, so that more faces speak.
+"""Reenacted portraits: still portraits with a speaker's mouth motion, for more faces.
 
-The portrait is drawn along its moved mesh, as every face is (`render/`); what shows between its
-lips is the speaker's own.
+The portrait is warped by its moved mesh, as every face is (`render/`). The inside of the mouth is
+that of the speaker.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ TURNED = 0.4
 UPPER, LOWER = np.array([61, 62, 63]), np.array([67, 66, 65])
 INNER = np.arange(60, 68)
 MOVING = np.array(SPEAKING)
-# Pixels at 128 by which lips part from where the driver's inside is seen, to where only it is.
+# Pixels at 128 of open lips: the inside of the driver's mouth is blended in between these.
 PARTING = (0.4, 1.2)
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def can_speak(landmarks: Points) -> NDArray[np.bool_]:
-    """(..., 68, 2) in [0, 1] of the crop -> (...): are the lips (nearly) closed, the face ahead?"""
+    """Return whether lips are (nearly) closed and the face is frontal, (...) of (..., 68, 2)."""
     gap = landmarks[..., INNER_BOTTOM, 1] - landmarks[..., INNER_TOP, 1]
     left = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 2, :], axis=-1)
     right = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 14, :], axis=-1)
@@ -48,14 +48,14 @@ def can_speak(landmarks: Points) -> NDArray[np.bool_]:
 
 
 def closed_mouth(landmarks: Points) -> Points:
-    """A clip's (T, 68, 2) landmarks -> (68, 2): the mean of its most closed tenth."""
+    """Return the mean (68, 2) of the most closed tenth of a clip's landmarks (T, 68, 2)."""
     gap = landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]
     order = np.argsort(gap, kind="stable")[: max(1, len(gap) // 10)]
     return np.asarray(landmarks[order].mean(0), dtype=np.float32)
 
 
 def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
-    """(68, 2), (T, 68, 2), (68, 2) -> (T, 68, 2): the portrait's lips and jaw, moved as the driver.
+    """Move the portrait's lips and jaw as the driver: (68, 2), (T, 68, 2), (68, 2) -> (T, 68, 2).
 
     The driver's displacement from its neutral, scaled by the ratio of the mouths' widths; inner
     lips that would cross meet half-way.
@@ -83,7 +83,7 @@ def move_mesh(mesh: Points, moved: Points) -> Points:
     """Move a portrait's mesh (478, 2) to where its landmarks went, (T, 68, 2): (T, 478, 2).
 
     Exact at the landmarks; their steps reach the other points as `mesh_from_landmarks` spreads
-    them, faded out towards the eyes; lips that would cross meet. What is the face's own stays.
+    them, faded out towards the eyes. Lips that would cross meet. The face's own shape stays.
     """
     known = np.concatenate([mesh[None, IBUG], moved])
     laid = mesh_from_landmarks(torch.from_numpy(known)).numpy()
@@ -95,7 +95,7 @@ def move_mesh(mesh: Points, moved: Points) -> Points:
 
 @cache
 def _fade() -> Points:
-    """Return the part of a step that reaches each point, (478, 1): none at the eyes, all below."""
+    """Return the weight of a step at each point, (478, 1): 0 at the eyes, 1 below the nose."""
     height = reference_mesh()[:, 1:]
     eyes, nose = height[IBUG[36:48]].max(), height[NOSE_BASE]
     return np.asarray(np.clip((height - eyes) / (nose - eyes), 0, 1), dtype=np.float32)
@@ -103,14 +103,14 @@ def _fade() -> Points:
 
 @cache
 def _moving() -> NDArray[np.int64]:
-    """The points of a mesh that `move_mesh` may move."""
+    """Return the points of a mesh that `move_mesh` may move."""
     return np.flatnonzero(_fade()[:SURFACE, 0] > 0)
 
 
 def animate(
     portrait: Picture, mesh: Points, driver: Frames, driver_landmarks: Points, neutral: Points
 ) -> tuple[Frames, Points]:
-    """The portrait speaks as the driver does.
+    """Reenact a portrait with the mouth motion of a driver.
 
     portrait: (S, S, 3) uint8, an aligned crop with closed lips (`can_speak`); mesh: its (478, 2) in
     [0, 1]. driver: (T, S, S, 3) uint8 and (T, 68, 2); neutral: (68, 2), the driver at rest
@@ -129,20 +129,23 @@ def animate(
 
 
 class DriverMouth:
-    """The inside of a puppet's mouth (`render.face.Interior`): the driver's, in one frame.
+    """The inside of a reenacted mouth (`render.face.Interior`): that of the driver, in one frame.
 
-    Where its lips hardly part it is the portrait's own, which has nothing to show but lips.
+    With nearly closed lips it is the portrait's own picture, which shows only lips.
     """
 
     def __init__(self, portrait: Picture, mesh: Floats, driver: Frames, seen: Floats) -> None:
-        """portrait: (S, S, 3), mesh: (478, 2) its pixels. driver: (T, S, S, 3), seen: (T, 68, 2)
-        its pixels."""
-        self.frame = 0  # of the driver, that is drawn next
+        """Estimate the ratio of the two pictures' light.
+
+        portrait: (S, S, 3), mesh: (478, 2) its pixels. driver: (T, S, S, 3), seen: (T, 68, 2) its
+        pixels.
+        """
+        self.frame = 0  # of the driver, for the next `draw`
         self._portrait, self._own, self._driver, self._seen = portrait, mesh[IBUG], driver, seen
         self._gain = _light_ratio(portrait, self._own, driver, seen)
 
     def draw(self, mesh: Floats, box: Box) -> NDArray[np.float32]:
-        """(478, 2) pixels of the puppet and a box -> its pixels (h, w, 3) in [0, 255]."""
+        """Draw the inside for a mesh (478, 2) in pixels: a box (h, w, 3) in [0, 255]."""
         target = mesh[IBUG]
         opened = (_gaps(target) - _gaps(self._own)).max() * 128 / len(self._portrait)
         share = float(np.clip((opened - PARTING[0]) / (PARTING[1] - PARTING[0]), 0, 1))
@@ -156,7 +159,7 @@ class DriverMouth:
 
 
 def _laid(picture: Picture, source: Floats, target: Floats, box: Box) -> Picture:
-    """A box of the picture, its inner lips brought from source to target, both (68, 2)."""
+    """Return a box of the picture, its inner lips moved from source to target, both (68, 2)."""
     y0, y1, x0, x1 = box
     matrix = _affine(source[INNER], target[INNER] - [x0, y0])
     out = cv2.warpAffine(
@@ -174,9 +177,9 @@ def _gaps(points: Floats) -> Floats:
 
 
 def _affine(source: Floats, target: Floats) -> Floats:
-    """The (2, 3) affine map of (N, 2) to (N, 2); where the points are flat, closest to the width's
+    """Fit the affine map (2, 3) of (N, 2) to (N, 2), with a prior for flat points.
 
-    scale: a nearly closed mouth says nothing of its height.
+    The prior is the scale of the width, since a nearly closed mouth does not determine its height.
     """
     start, end = source.mean(0), target.mean(0)
     a, b = source - start, target - end
@@ -187,10 +190,10 @@ def _affine(source: Floats, target: Floats) -> Floats:
 
 
 def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) -> Floats:
-    """(3,) gains that bring the driver's light to the portrait's, by the skin near the mouth.
+    """Return gains (3,) from the driver's light to the portrait's, measured on skin at the mouth.
 
-    Luminance within 0.6 to 1.4; colour (a yellow lamp makes yellow teeth) by part:
-    skin has a colour of its own, which is not the lamp's.
+    Luminance is limited to 0.6 to 1.4. Colour (a yellow lamp makes yellow teeth) is applied in
+    part, since skin has a colour of its own.
     """
     wanted, given = _skin(portrait, here), _skin(driver[0], seen[0])
     ratio = wanted / np.maximum(given, 1.0)
@@ -199,7 +202,7 @@ def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) 
 
 
 def _skin(picture: Picture, points: Floats) -> Floats:
-    """(3,) mean of four patches: under the nose, of the chin, and beside the mouth."""
+    """Return the mean colour (3,) of patches under the nose, at the chin and beside the mouth."""
     size = picture.shape[0]
     pairs = ((33, 51, 0.5), (57, 8, 0.5), (48, 4, 0.4), (54, 12, 0.4))
     reach = max(1, round(size / 64))

@@ -28,8 +28,8 @@ from talkingface.cli.options import (
     Steps,
     Without,
     Workers,
-    bar,
-    note,
+    print_note,
+    progress_bar,
 )
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def train_lips(
     else:
         known = spaces.load(space)
     training = lips.LipsTraining(seed=seed)
-    with bar("lips") as advance:
+    with progress_bar("lips") as advance:
         net = lips.fit(cache, clips, known, voices, training, lambda _, n, of: advance(n, of))
     lips.save(output, net, clips, training, lips.measure(net, cache, cache.split("val")))
-    note(f"wrote {output}")
+    print_note(f"wrote {output}")
 
 
 @train_app.command("head")
@@ -163,11 +163,11 @@ def train_head(
     cache = open_cache(shards)
     clips = cache.split(*_learned_from(everyone))
     training = head.HeadTraining(seed=seed)
-    with bar("head") as advance:
+    with progress_bar("head") as advance:
         net = head.fit(cache, clips, training, lambda _, n, of: advance(n, of))
         unseen = head.read_clips(cache, cache.split("val", "stranger"), training)
     head.save(output, net, clips, training, {} if everyone else head.measure(net, unseen))
-    note(f"wrote {output}")
+    print_note(f"wrote {output}")
 
 
 @train_app.command("sync")
@@ -466,15 +466,17 @@ def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
     """
     from talkingface.training import loop, parallel
 
-    loop.keep_memory()
+    loop.configure_malloc()
     shown = parallel.rank() == 0
-    with parallel.asked_to_stop() as asked, bar("steps", shown) as progress:
-        done = loop.run(recipe, folder, options, progress, asked)
-    if shown and asked.stop:
-        note(f"{folder}: stopped after {done} of {recipe.steps} steps; the same command goes on")
+    with parallel.stop_on_sigterm() as stop_signal, progress_bar("steps", shown) as progress:
+        done = loop.run(recipe, folder, options, progress, stop_signal)
+    if shown and stop_signal.requested:
+        print_note(
+            f"{folder}: stopped after {done} of {recipe.steps} steps; the same command goes on"
+        )
     elif shown:
         made = "log.jsonl and weights.safetensors are there"
         print(f"{folder}: {done} of {recipe.steps} steps; {made}")
-    if asked.stop and done < recipe.steps:
+    if stop_signal.requested and done < recipe.steps:
         parallel.end_processes()
         raise typer.Exit(128 + signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""A study of folders of videos, one folder per method: paired, without names, with checks beside.
+"""Creation of a study from folders of videos, one folder per method.
 
-A rater must not learn which method made what they see. So every video gets a name of chance, all
-files the same time stamp, and a new container in which nothing stands but pictures and sound: no
-comment, no title, no encoder's note. Pictures and sound themselves are copied packet by packet.
+A rater must not learn which method made a video. So every video gets a random name, all files get
+the same time stamp, and the new container holds only pictures and sound: no comment, no title, no
+note of the encoder. Pictures and sound are copied packet by packet.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ from talkingface.study import order, store
 from talkingface.study.store import Design, PairRow, VideoRow
 from talkingface.video import Picture
 
-PLAYABLE = {"h264": "video", "aac": "sound", "mp3": "sound"}  # by every browser of today, in mp4
-SAME_LENGTH = 0.2  # seconds that the videos of a sample may differ without a note
-# NAL units of type 6 are "supplemental enhancement information": where x264 notes its settings.
+PLAYABLE = {
+    "h264": "video",
+    "aac": "sound",
+    "mp3": "sound",
+}  # codecs that every current browser plays in mp4
+SAME_LENGTH = 0.2  # seconds by which the videos of a sample may differ without a note
+# NAL units of type 6 are "supplemental enhancement information", in which x264 notes its settings.
 _WITHOUT_NOTES = "filter_units=remove_types=6"
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a new study holds. notes: what to know about it, a line each."""
+class CreatedStudy:
+    """Counts of a new study. notes: remarks for the user, one line each."""
 
     samples: int
     pairs: int
@@ -48,7 +52,7 @@ class Made:
 
 @dataclass(frozen=True)
 class _Source:
-    """A video that somebody gave: a method's version of a sample."""
+    """A given video: one method's version of a sample."""
 
     sample: str
     method: str
@@ -56,26 +60,26 @@ class _Source:
     info: video.VideoInfo
 
 
-def make(
+def create_study(
     methods: Mapping[str, Path],
     out: Path,
     design: Design | None = None,
     *,
     samples: int | None = None,
     progress: Progress | None = None,
-) -> Made:
-    """Make a study of videos in the folder `out`, which appears when it is complete.
+) -> CreatedStudy:
+    """Create a study in the folder `out`, which appears when it is complete.
 
-    methods: a folder for each method's name; the first is compared with every other one. Files of
-    the same name, whatever its ending, are the same sample; one that a method lacks is left out,
-    with a note. design: [as in the paper]. samples: so many, drawn by the design's seed. progress:
-    is told (videos done, of all). Raises BadRequest, OutputError, UnreadableMedia.
+    methods: method name -> folder; the first is compared with every other one. Files with the same
+    stem are the same sample. A sample that a method lacks is left out, with a note. design: [as in
+    the paper]. samples: use only so many, drawn with the design's seed. progress: is called with
+    (videos done, all videos). Raises BadRequest, OutputError, UnreadableMedia.
     """
     design = design or Design()
     _check_names(methods)
     with _new_folder(out) as part:
-        found = {name: _videos(folder) for name, folder in methods.items()}
-        chosen, notes = _samples(found, samples, design.seed)
+        found = {name: _find_videos(folder) for name, folder in methods.items()}
+        chosen, notes = _choose_samples(found, samples, design.seed)
         all_checks = order.checks_beside(
             order.fitting(len(chosen) * (len(methods) - 1), design.tasks, design.checks),
             design.checks,
@@ -88,14 +92,14 @@ def make(
             if progress is not None:
                 progress(done, total)
 
-        sources = _inspected(chosen, found, step)
+        sources = _inspect_all(chosen, found, step)
         notes += _differences(chosen, sources)
-        rows = _copied(sources, part, design.seed, step)
-        pairs = _pairs(chosen, list(methods), rows)
-        spoiled, checks = _checks(sources, rows, part, all_checks, design.seed, step)
-        _same_time(part)
+        rows = _copy_all(sources, part, design.seed, step)
+        pairs = _make_pairs(chosen, list(methods), rows)
+        spoiled, checks = _make_checks(sources, rows, part, all_checks, design.seed, step)
+        _reset_times(part)
         store.create(part, design, list(methods), [*rows.values(), *spoiled], [*pairs, *checks])
-    return Made(len(chosen), len(pairs), len(checks), notes)
+    return CreatedStudy(len(chosen), len(pairs), len(checks), notes)
 
 
 def _check_names(methods: Mapping[str, Path]) -> None:
@@ -108,7 +112,7 @@ def _check_names(methods: Mapping[str, Path]) -> None:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`: renamed to it on success, removed on any failure."""
+    """Create a temporary folder beside `out`; rename it on success, remove it on failure."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out}: exists already; a study is never overwritten, give another name")
     parent = out.absolute().parent
@@ -124,11 +128,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-# --- what there is --------------------------------------------------------------------------------
+# --- input ----------------------------------------------------------------------------------------
 
 
-def _videos(folder: Path) -> dict[str, Path]:
-    """Sample -> file. Raises BadRequest for no folder, none in it, or two of one name."""
+def _find_videos(folder: Path) -> dict[str, Path]:
+    """Return sample -> file. Raises BadRequest for no folder, no video, or two of one name."""
     if not folder.is_dir():
         raise BadRequest(f"{folder}: is no folder; give one of videos, as NAME=FOLDER")
     found: dict[str, Path] = {}
@@ -142,10 +146,10 @@ def _videos(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _samples(
+def _choose_samples(
     found: Mapping[str, Mapping[str, Path]], most: int | None, seed: int
 ) -> tuple[list[str], list[str]]:
-    """(the samples that every method has, or as many of them as wanted; what others lack)."""
+    """Choose the samples that every method has. Return them and a note for each left out."""
     every = sorted(set().union(*found.values()))
     lacking = {s: [m for m, videos in found.items() if s not in videos] for s in every}
     notes = [f"{s}: left out, there is none of {', '.join(m)}" for s, m in lacking.items() if m]
@@ -162,10 +166,10 @@ def _samples(
     return common, notes
 
 
-def _inspected(
+def _inspect_all(
     samples: Iterable[str], found: Mapping[str, Mapping[str, Path]], step: Callable[[], None]
 ) -> list[_Source]:
-    """Every video, read to its end. Raises UnreadableMedia naming all that cannot be shown."""
+    """Check every video. Raises UnreadableMedia that names all unusable ones."""
     sources, wrong = [], []
     for sample in samples:
         for method, videos in found.items():
@@ -203,13 +207,13 @@ def _inspect(path: Path) -> video.VideoInfo:
                 "convert all methods alike, as `ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt "
                 "yuv420p -c:a aac OUT.mp4`"
             )
-        for _ in media.decoded(path, container, stream):  # damage may lie anywhere
+        for _ in media.decoded(path, container, stream):  # decode all of it, to find damage
             pass
     return info
 
 
 def _differences(samples: Iterable[str], sources: Iterable[_Source]) -> list[str]:
-    """A note for each sample whose methods cannot be compared evenly."""
+    """Return a note for each sample whose videos differ in length or size."""
     groups: dict[str, list[_Source]] = {sample: [] for sample in samples}
     for source in sources:
         groups[source.sample].append(source)
@@ -225,13 +229,13 @@ def _differences(samples: Iterable[str], sources: Iterable[_Source]) -> list[str
     return notes
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
-def _copied(
+def _copy_all(
     sources: Iterable[_Source], part: Path, seed: int, step: Callable[[], None]
 ) -> dict[tuple[str, str], VideoRow]:
-    """Every video under a name of chance, by (sample, method); not method by method."""
+    """Copy every video under a random name, in random order. Return (sample, method) -> row."""
     shuffled = list(sources)
     random.Random(f"{seed}/copies").shuffle(shuffled)
     rows = {}
@@ -251,10 +255,10 @@ def _opaque_name() -> str:
 
 
 def strip(source: Path, out: Path) -> None:
-    """Copy the first video and sound stream into an mp4 that holds nothing else, bit by bit.
+    """Copy the first video and sound stream into an mp4 that holds nothing else.
 
-    Metadata, chapters, subtitles, attachments and the encoder's notes inside H.264 stay behind;
-    pictures and sound are not encoded anew. Raises UnreadableMedia, OutputError.
+    Metadata, chapters, subtitles, attachments and the encoder's notes inside H.264 are dropped.
+    Pictures and sound are not encoded again. Raises UnreadableMedia, OutputError.
     """
     import av
 
@@ -271,7 +275,7 @@ def strip(source: Path, out: Path) -> None:
             notes = av.BitStreamFilterContext(_WITHOUT_NOTES, picture)
             for packet in container.demux(streams):
                 index = packet.stream.index
-                if packet.dts is None and packet.size == 0:  # the end of a stream
+                if packet.dts is None and packet.size == 0:  # end of a stream
                     continue
                 kept = notes.filter(packet) if index == picture.index else [packet]
                 for one in kept:
@@ -279,10 +283,10 @@ def strip(source: Path, out: Path) -> None:
                     written.mux(one)
 
 
-def _pairs(
+def _make_pairs(
     samples: Iterable[str], methods: list[str], rows: Mapping[tuple[str, str], VideoRow]
 ) -> list[PairRow]:
-    """The first method beside every other one, of every sample."""
+    """Return the pairs of the first method with every other one, for every sample."""
     ours, *others = methods
     return [
         PairRow(sample, other, rows[sample, ours].file, rows[sample, other].file, False)
@@ -291,7 +295,7 @@ def _pairs(
     ]
 
 
-def _checks(
+def _make_checks(
     sources: list[_Source],
     rows: Mapping[tuple[str, str], VideoRow],
     part: Path,
@@ -299,9 +303,9 @@ def _checks(
     seed: int,
     step: Callable[[], None],
 ) -> tuple[list[VideoRow], list[PairRow]]:
-    """Pairs with an obvious answer to every question: a video beside its spoiled twin.
+    """Make attention checks: pairs of a video and its spoiled copy, whose answers are obvious.
 
-    Of all methods in turn, so that they teach nothing about any.
+    The methods take turns, so that the checks favour none of them.
     """
     rng = random.Random(f"{seed}/checks")
     shuffled = list(sources)
@@ -322,9 +326,9 @@ def _checks(
 
 
 def spoiled_frames(path: Path, count: int, seed: int) -> Iterator[Picture]:
-    """`count` times the first frame of a video, blurred until no mouth is seen, with noise on it.
+    """Yield the first frame of a video `count` times, strongly blurred and with noise.
 
-    It is the worse one by lips (they never move), by realism and by image quality.
+    It is worse in lips (they never move), in realism and in image quality.
     """
     first = next(iter(video.read_frames(path)))
     height, width = first.shape[:2]
@@ -335,7 +339,7 @@ def spoiled_frames(path: Path, count: int, seed: int) -> Iterator[Picture]:
         yield spoiled
 
 
-def _same_time(part: Path) -> None:
-    """Set every video's time stamps alike: a server tells them."""
+def _reset_times(part: Path) -> None:
+    """Set the same time stamps on all videos, because a server sends them."""
     for path in (part / store.VIDEOS).iterdir():
         os.utime(path, (0, 0))

@@ -1,4 +1,4 @@
-"""Between the event loop and a working thread: bounded, so that who is slow waits alone."""
+"""Bounded queue between the event loop and a worker thread. A slow side blocks only its peer."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from talkingface.web.lanes import Cancelled
-from talkingface.web.limits import Refused
+from talkingface.web.limits import ApiError
+from talkingface.web.worker_pool import Cancelled
 
 Item = TypeVar("Item")
 
 
-class Mailbox(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """A bounded queue with one end in the event loop and the other in a thread."""
 
-    def __init__(self, room: int, patience: float) -> None:
-        """room: items; patience: seconds that the thread waits for the other side."""
+    def __init__(self, size: int, timeout: float) -> None:
+        """Create a queue. size: most items. timeout: seconds that the thread waits."""
         self._loop = asyncio.get_running_loop()
         self._changed, self._moved = threading.Condition(), asyncio.Event()
         self._items: deque[Item] = deque()
-        self._room, self._patience = room, patience
+        self._size, self._timeout = size, timeout
         self._closed = False
 
     def close(self) -> None:
-        """Nobody wants the items any more: the thread's calls raise Cancelled."""
+        """Close the queue. From now on the thread's calls raise Cancelled."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def put(self, item: Item) -> None:
-        """From the thread; waits for room. Raises Cancelled, Refused (408: nobody takes them)."""
+        """Add an item, from the thread. Raises Cancelled, ApiError (408: full for too long)."""
         with self._changed:
-            self._wait(lambda: len(self._items) < self._room, "your side takes no more data")
+            self._wait(lambda: len(self._items) < self._size, "your side takes no more data")
             self._items.append(item)
         self._loop.call_soon_threadsafe(self._moved.set)
 
     def get(self) -> Item:
-        """In the thread; waits for an item. Raises Cancelled, Refused (408: none comes)."""
+        """Wait for an item, in the thread. Raises Cancelled, ApiError (408: empty for too long)."""
         with self._changed:
             self._wait(lambda: bool(self._items), "no more data came from your side")
             item = self._items.popleft()
@@ -47,7 +47,7 @@ class Mailbox(Generic[Item]):
         return item
 
     def get_within(self, seconds: float) -> Item | None:
-        """In the thread; wait so long for an item. Return None when none comes; raise Cancelled."""
+        """Wait for an item, in the thread; None after `seconds` without one. Raises Cancelled."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self._closed or bool(self._items), seconds)
             if self._closed:
@@ -58,16 +58,16 @@ class Mailbox(Generic[Item]):
         self._loop.call_soon_threadsafe(self._moved.set)
         return item
 
-    def _wait(self, ready: Callable[[], bool], trouble: str) -> None:
-        in_time = self._changed.wait_for(lambda: self._closed or ready(), self._patience)
+    def _wait(self, ready: Callable[[], bool], problem: str) -> None:
+        in_time = self._changed.wait_for(lambda: self._closed or ready(), self._timeout)
         if self._closed:
             raise Cancelled
         if not in_time:
-            raise Refused(408, f"{trouble}, for {self._patience:g} s")
+            raise ApiError(408, f"{problem}, for {self._timeout:g} s")
 
     async def send(self, item: Item) -> None:
-        """From the event loop; waits for room."""
-        while len(self._items) >= self._room and not self._closed:
+        """Add an item, from the event loop; wait while the queue is full."""
+        while len(self._items) >= self._size and not self._closed:
             self._moved.clear()
             await self._moved.wait()
         with self._changed:
@@ -75,7 +75,7 @@ class Mailbox(Generic[Item]):
             self._changed.notify_all()
 
     async def receive(self) -> Item:
-        """In the event loop; waits for an item."""
+        """Wait for an item, in the event loop."""
         while not self._items:
             self._moved.clear()
             await self._moved.wait()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import study_app
-from talkingface.cli.options import Overwrite, bar, note
+from talkingface.cli.options import Overwrite, print_note, progress_bar
 from talkingface.errors import BadRequest
 
 StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
@@ -47,7 +47,7 @@ def make(
 
     Example: talkingface study make ours=out/cran chung=out/chung zhou=out/zhou -o study
     """
-    from talkingface.study import making
+    from talkingface.study import creation
     from talkingface.study.store import Design
 
     folders: dict[str, Path] = {}
@@ -59,10 +59,10 @@ def make(
             raise BadRequest(f"two methods are called {name!r}: give each its own name")
         folders[name] = Path(folder)
     design = Design(seed, per_pair, tasks, checks, contact)
-    with bar("videos") as progress:
-        made = making.make(folders, out, design, samples=samples, progress=progress)
+    with progress_bar("videos") as progress:
+        made = creation.create_study(folders, out, design, samples=samples, progress=progress)
     for line in made.notes:
-        note(line)
+        print_note(line)
     print(
         f"{out}: {made.samples} samples, {made.pairs} pairs, {made.checks} attention checks; "
         f"`talkingface study serve {out}` lets people vote"
@@ -85,15 +85,15 @@ def serve(
 
     Example: talkingface study serve study --port 8001
     """
-    from talkingface.web import running, study
+    from talkingface.web import server, study
 
     app = study.application(folder)
-    with running.bind(host, port) as listening:
+    with server.bind(host, port) as listening:
         if host not in ("127.0.0.1", "::1", "localhost"):
-            note(f"listening on {host}: everybody who reaches this machine can vote")
+            print_note(f"listening on {host}: everybody who reaches this machine can vote")
         named = f"[{host}]" if ":" in host else host
         print(f"{folder}: http://{named}:{listening.getsockname()[1]}/", flush=True)
-        running.run(app, [listening])
+        server.run(app, [listening])
 
 
 @study_app.command()

@@ -1,10 +1,10 @@
-"""One model on one clip: it hears the clip's sound, sees one picture, is compared with the clip.
+"""Evaluate one model on one clip: from the clip's sound and one picture, against the real clip.
 
 Both videos are measured alike: landmarks are detected again on the generated and on the real crops.
-Pixels are compared where the picture is the clip's own first frame; lips also where it is one of
-another recording. `NAME@landmarks` is a row of its own: a model that draws landmarks it is given
-gets the clip's real ones in place of what it hears. `NAME@lips` draws nothing: the landmarks that a
-model predicts are compared with the cache's as they are, in a hundredth of the time.
+Pixels are compared only if the picture is the clip's own first frame. Lips are also compared if it
+is a frame of another recording. `NAME@landmarks` is a row of its own: the model draws the clip's
+real landmarks and gets no sound. `NAME@lips` draws nothing: the landmarks that the model predicts
+are compared with those in the cache, in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
 from talkingface.evaluation.detection import Array, Frames
-from talkingface.evaluation.measures import Expert, Filmed, Floats
+from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
 from talkingface.evaluation.results import REAL, Identity, Result, named_row, number
 from talkingface.metrics.lips import amplitude_ratio, aperture, mouth_box
 from talkingface.models.lipreader import GRID_WORDS, LipReader
 from talkingface.training.reading import teachers_of, word_logits, words_of
 
-FROM_LANDMARKS = "@landmarks"  # ends the name of a row whose model is shown the clip's landmarks
-LIPS_ALONE = "@lips"  # ends the name of a row whose model only says where the lips go
+FROM_LANDMARKS = "@landmarks"  # end of a row's name: the model draws the clip's landmarks
+LIPS_ALONE = "@lips"  # end of a row's name: the model only predicts landmarks
 CHUNK = 100  # frames per call of a model
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What is evaluated: a generator, or the real video itself (None).
+class EvaluatedModel:
+    """A model to evaluate: a generator, or None for the real video.
 
-    driven: the generator is `LandmarkDriven`, sees the clip's own landmarks and hears nothing.
+    driven: the generator is `LandmarkDriven`; it gets the clip's own landmarks and no sound.
     lips: it is `Speaking`, and draws nothing.
-    taught_by: sha256 of the lip readers it learned from, which cannot be its judge.
+    teachers: sha256 of the lip readers it was trained with; none of them may be its judge.
     """
 
     name: str
     sha256: str
     generator: Generator | None
     driven: bool = False
-    taught_by: frozenset[str] = frozenset()
+    teachers: frozenset[str] = frozenset()
     lips: bool = False
 
 
 @dataclass(frozen=True)
-class Played:
-    """What a model made of a whole clip.
+class GeneratedClip:
+    """Output of a model for a whole clip.
 
     frames, colour: (T, S, S, 3). mask: (T, S, S) in [0, 1]. landmarks: (T, 68, 2) in pixels, as the
-    model predicts them. All but the frames are None where a model has none.
+    model predicts them. All but the frames are None if the model has none.
     """
 
     frames: Frames
@@ -69,12 +69,13 @@ class Played:
     landmarks: Array | None
 
 
-class Bench:
-    """Where candidates are measured: the clips, the judge, and what is known of the real videos.
+class Evaluator:
+    """Evaluate models on the clips of a cache.
 
-    vocabulary: the words that the judge tells apart, in their order. detections: folder for the
-    landmarks found on real videos. experts: further networks that measure. author_compat: also
-    measure as ATVGnet's released script does.
+    judge: the evaluation lip reader. It was not used in the training of any evaluated model.
+    vocabulary: the judge's words, in their order. detections: folder for the landmarks detected on
+    real videos. learned_metrics: further networks that measure. author_compat: also measure as
+    ATVGnet's released script does.
     """
 
     def __init__(
@@ -84,24 +85,26 @@ class Bench:
         judge_sha256: str = "",
         detections: Path | None = None,
         device: torch.device | str = "cpu",
-        experts: Sequence[Expert] = (),
+        learned_metrics: Sequence[LearnedMetric] = (),
         author_compat: bool = False,
         vocabulary: Sequence[str] = GRID_WORDS,
     ) -> None:
         self.known = {word: index for index, word in enumerate(vocabulary)}
         self.cache, self.judge, self.judge_sha256 = cache, judge, judge_sha256
-        self.experts, self.author_compat = tuple(experts), author_compat
+        self.learned_metrics, self.author_compat = tuple(learned_metrics), author_compat
         self.detections, self.device = detections, torch.device(device)
         self.size = int(cache.frames.shape[1])
-        self._last: tuple[str, Filmed] | None = None
+        self._last: tuple[str, VideoWithLandmarks] | None = None
 
-    def real(self, clip: ClipInfo) -> Filmed:
-        """The clip itself; its landmarks are kept in the folder of detections."""
+    def real(self, clip: ClipInfo) -> VideoWithLandmarks:
+        """Return the real clip; its landmarks are cached in the folder of detections."""
         frames = np.array(self.cache.frames[clip.start : clip.start + clip.frames])
-        return Filmed(frames, detection.kept(self.detections, clip.key, frames))
+        return VideoWithLandmarks(
+            frames, detection.detect_cached(self.detections, clip.key, frames)
+        )
 
     def check(self, generator: Generator) -> None:
-        """Raises BadRequest for a model whose crops are not of the cache's size."""
+        """Raise BadRequest for a model whose crops are not of the cache's size."""
         side = generator.config.crop.size
         if side != self.size:
             raise BadRequest(
@@ -110,10 +113,10 @@ class Bench:
             )
 
     def portrait(self, clip: ClipInfo, identity: Identity) -> ClipInfo | None:
-        """The clip whose first frame is the identity picture; None where a speaker has no other.
+        """Return the clip whose first frame is the identity picture; None if there is none.
 
-        "another recording" is the speaker's next clip of the same split, in the order of names;
-        None where nobody knows who speaks.
+        "another recording" is the speaker's next clip of the same split, in the order of names. It
+        is None for an unknown speaker and for a speaker with one clip.
         """
         if identity == "first frame":
             return clip
@@ -131,14 +134,16 @@ class Bench:
         clip: ClipInfo,
         silent: bool = False,
         driven: bool = False,
-    ) -> Played:
-        """The first frame of `picture` speaking the sound of `clip`, or silence.
+    ) -> GeneratedClip:
+        """Generate a video of the first frame of `picture` with the sound of `clip`, or silence.
 
-        driven: drawing the clip's landmarks instead, as they move the face of its first frame: to
-        another recording's face (or to the same) their displacements are carried.
+        driven: draw landmarks and use no sound. They are those of the first frame of `picture`,
+        plus the displacements of the clip's landmarks from their first frame.
         """
         sequence = self.sequence(generator, picture, clip, silent, driven)
-        return self.play(generator, portrait_of(self.cache, picture.start), sequence, driven)
+        return self.generate_from(
+            generator, portrait_of(self.cache, picture.start), sequence, driven
+        )
 
     def sequence(
         self,
@@ -148,7 +153,7 @@ class Bench:
         silent: bool = False,
         driven: bool = False,
     ) -> Tensor:
-        """What a model is given of a clip, see `play`; the arguments are those of `generate`."""
+        """Return a model's input for a clip, see `generate_from`; arguments as for `generate`."""
         known, spec = self.cache.landmarks, generator.config.speech
         if driven:
             own = known[clip.start : clip.start + clip.frames]
@@ -157,17 +162,18 @@ class Bench:
             return windows(torch.zeros(clip.frames * SAMPLES_PER_FRAME), spec, clip.frames)
         return clip_speech(self.cache, clip, spec)
 
-    def play(
+    def generate_from(
         self,
         generator: Generator,
         portrait: Portrait,
         sequence: Tensor,
         driven: bool = False,
-    ) -> Played:
-        """One portrait, a batch of one, through a whole clip.
+    ) -> GeneratedClip:
+        """Generate a whole clip from one portrait, a batch of one.
 
         sequence: windows of speech (T, hops, coefficients), or with `driven` landmarks (T, 68, 2)
-        in [0, 1] to draw. Raises BadRequest when the model makes crops of another size, or cannot.
+        in [0, 1] to draw. Raises BadRequest if the model makes crops of another size, or draws no
+        landmarks.
         """
         self.check(generator)
         if driven and not isinstance(generator, LandmarkDriven):
@@ -178,17 +184,19 @@ class Bench:
             face = generator.encode(portrait.to(self.device))
             for part in sequence[None].to(self.device).split(CHUNK, dim=1):
                 generated, state = step(face, part, state)
-                parts.append(_played(generated, self.size))
-        return Played(
+                parts.append(_to_arrays(generated, self.size))
+        return GeneratedClip(
             np.concatenate([part.frames for part in parts]),
             _joined([part.mask for part in parts]),
             _joined([part.colour for part in parts]),
             _joined([part.landmarks for part in parts]),
         )
 
-    def spoken(self, generator: Speaking, picture: ClipInfo, clip: ClipInfo) -> Array:
-        """Where the lips of `picture`'s first frame go with the sound of `clip`: (T, 68, 2) in
-        pixels, nothing is drawn."""
+    def predict_landmarks(self, generator: Speaking, picture: ClipInfo, clip: ClipInfo) -> Array:
+        """Predict landmarks of `picture`'s first frame for the sound of `clip`, without drawing.
+
+        Returns (T, 68, 2) in pixels.
+        """
         model: Any = generator
         self.check(model)
         portrait = portrait_of(self.cache, picture.start)
@@ -198,51 +206,51 @@ class Bench:
             landmarks: Tensor = model.speak(face, speech)[0]
         return np.asarray(landmarks[0].double().cpu().numpy() * self.size)
 
-    def measure(
-        self, candidate: Candidate, clip: ClipInfo, identity: Identity, silence: bool = False
+    def evaluate(
+        self, model: EvaluatedModel, clip: ClipInfo, identity: Identity, silence: bool = False
     ) -> Result | None:
-        """One candidate on one clip; None where there is no such identity picture."""
+        """Evaluate one model on one clip. Returns None if there is no such identity picture."""
         picture = self.portrait(clip, identity)
         if picture is None:
             return None
-        empty = self._empty(candidate, clip, identity, picture)
-        if candidate.lips:
-            assert isinstance(candidate.generator, Speaking)
-            lips = self.spoken(candidate.generator, picture, clip)
+        empty = self._empty(model, clip, identity, picture)
+        if model.lips:
+            assert isinstance(model.generator, Speaking)
+            lips = self.predict_landmarks(model.generator, picture, clip)
             rows = slice(clip.start, clip.start + clip.frames)
             true = self.cache.landmarks[rows].astype(np.float64) * self.size
             return _filled(empty, measures.lip_measures(lips, true, self.size), lips, true)
-        real, generator, driven = self._real(clip), candidate.generator, candidate.driven
-        played, made = None, real
+        real, generator, driven = self._real(clip), model.generator, model.driven
+        generated, made = None, real
         if generator is not None:
-            played = self.generate(generator, picture, clip, driven=driven)
-            made = Filmed(played.frames, detection.detect(played.frames))
+            generated = self.generate(generator, picture, clip, driven=driven)
+            made = VideoWithLandmarks(generated.frames, detection.detect(generated.frames))
         metrics = measures.lip_measures(made.landmarks, real.landmarks, self.size)
-        if played is not None and played.landmarks is not None and not driven:
-            metrics |= measures.head_measures(played.landmarks, real.landmarks)
+        if generated is not None and generated.landmarks is not None and not driven:
+            metrics |= measures.head_measures(generated.landmarks, real.landmarks)
         if identity == "first frame":
-            metrics |= self._pixels(made, real, clip, played)
+            metrics |= self._pixels(made, real, clip, generated)
         if silence and generator is not None and not driven:
             quiet = detection.detect(self.generate(generator, picture, clip, silent=True).frames)
             metrics["silence"] = amplitude_ratio(aperture(quiet), aperture(made.landmarks))
-        metrics |= self._asked(made, picture, clip)
+        metrics |= self._learned_measures(made, picture, clip)
         words, ranks = self._read(made, clip)
         filled = _filled(empty, metrics, made.landmarks, real.landmarks)
         return replace(filled, words=words, ranks=ranks)
 
     def failed(
-        self, candidate: Candidate, clip: ClipInfo, identity: Identity, reason: str
+        self, model: EvaluatedModel, clip: ClipInfo, identity: Identity, reason: str
     ) -> Result:
-        """The row of a clip on which a candidate could not be measured."""
+        """Return the row of a clip on which the evaluation of a model failed."""
         picture = self.portrait(clip, identity) or clip
-        return replace(self._empty(candidate, clip, identity, picture), error=reason)
+        return replace(self._empty(model, clip, identity, picture), error=reason)
 
     def _empty(
-        self, candidate: Candidate, clip: ClipInfo, identity: Identity, picture: ClipInfo
+        self, model: EvaluatedModel, clip: ClipInfo, identity: Identity, picture: ClipInfo
     ) -> Result:
         return Result(
-            model=candidate.name,
-            sha256=candidate.sha256,
+            model=model.name,
+            sha256=model.sha256,
             clip=clip.key,
             speaker=clip.speaker,
             split=clip.split,
@@ -258,29 +266,32 @@ class Bench:
         )
 
     def facts(
-        self, candidate: Candidate, clip: ClipInfo, identity: Identity, silence: bool
+        self, model: EvaluatedModel, clip: ClipInfo, identity: Identity, silence: bool
     ) -> dict[str, Any]:
-        """Everything that decides the numbers of `measure` with these arguments."""
+        """Return everything that decides the numbers of `evaluate` with these arguments.
+
+        They are the key of a result cache, so their names never change.
+        """
         picture = self.portrait(clip, identity)
         return {
             "model": [
-                candidate.name,
-                candidate.sha256,
-                candidate.driven,
-                *["lips"] * candidate.lips,
+                model.name,
+                model.sha256,
+                model.driven,
+                *["lips"] * model.lips,
             ],
             "clip": [clip.key, clip.speaker, clip.split, clip.words, self._digest(clip)],
             "picture": None if picture is None else [picture.key, self._digest(picture)],
             "identity": identity,
             "silence": silence,
             "judge": self.judge_sha256,
-            "experts": [expert.sha256 for expert in self.experts],
+            "experts": [metric.sha256 for metric in self.learned_metrics],
             "author_compat": self.author_compat,
             "device": self.device.type,
         }
 
     def _digest(self, clip: ClipInfo) -> str:
-        """What tells this clip's content from another cache's of the same name."""
+        """Return a hash of a clip's content. Clips of one name may differ between caches."""
         frames = slice(clip.start, clip.start + clip.frames)
         samples = slice(frames.start * SAMPLES_PER_FRAME, frames.stop * SAMPLES_PER_FRAME)
         cache = self.cache
@@ -288,22 +299,28 @@ class Bench:
         parts = (cache.frames[frames], *points, cache.sound[samples])
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
-    def _asked(self, made: Filmed, picture: ClipInfo, clip: ClipInfo) -> dict[str, float]:
-        """What the experts say of a video: here is the place of every further trained measure."""
-        if not self.experts:
+    def _learned_measures(
+        self, made: VideoWithLandmarks, picture: ClipInfo, clip: ClipInfo
+    ) -> dict[str, float]:
+        """Return the numbers of all learned metrics for a video."""
+        if not self.learned_metrics:
             return {}
         sound = self.cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME).numpy()
         own = np.array(self.cache.frames[picture.start])
-        return measures.asked(self.experts, made, own, sound)
+        return measures.learned_measures(self.learned_metrics, made, own, sound)
 
     def _pixels(
-        self, made: Filmed, real: Filmed, clip: ClipInfo, played: Played | None
+        self,
+        made: VideoWithLandmarks,
+        real: VideoWithLandmarks,
+        clip: ClipInfo,
+        generated: GeneratedClip | None,
     ) -> dict[str, float]:
-        """What is compared pixel by pixel. Frame 0 is the identity picture and counts nowhere."""
+        """Compare pixels. Frame 0 is the identity picture and is left out."""
         known = self.cache.landmarks[clip.start : clip.start + clip.frames]
         mouth = mouth_box(known * self.size, self.size)
-        mask = None if played is None or played.mask is None else played.mask[1:]
-        moving, own = (Filmed(f.frames[1:], f.landmarks[1:]) for f in (made, real))
+        mask = None if generated is None or generated.mask is None else generated.mask[1:]
+        moving, own = (VideoWithLandmarks(f.frames[1:], f.landmarks[1:]) for f in (made, real))
         return {
             **measures.picture_measures(moving.frames, own.frames, mouth),
             **measures.pixel_measures(moving.frames, own.frames, mouth),
@@ -311,30 +328,33 @@ class Bench:
             **(measures.author_measures(moving, own) if self.author_compat else {}),
         }
 
-    def _real(self, clip: ClipInfo) -> Filmed:
-        """Candidates come one after the other on the same clip: it is looked at once."""
+    def _real(self, clip: ClipInfo) -> VideoWithLandmarks:
+        """Return the real clip. The last one is kept: models are evaluated clip by clip."""
         if self._last is None or self._last[0] != clip.key:
             self._last = clip.key, self.real(clip)
         return self._last[1]
 
-    def _read(self, filmed: Filmed, clip: ClipInfo) -> tuple[list[int], list[int]]:
-        """The clip's words, and the judge's place for each; a face never found is read last."""
+    def _read(self, made: VideoWithLandmarks, clip: ClipInfo) -> tuple[list[int], list[int]]:
+        """Return the clip's words, and the rank that the judge gives each.
+
+        Without any landmarks every word has the last rank.
+        """
         words = words_of(clip, self.known)
         if self.judge is None or not words:
             return [], []
         indices = [word.index for word in words]
-        landmarks = detection.filled(filmed.landmarks)
+        landmarks = detection.filled(made.landmarks)
         if landmarks is None:
             return indices, [len(self.known)] * len(indices)
         place = torch.from_numpy(landmarks / self.size).float().to(self.device)
-        frames = video.to_tensor(filmed.frames).to(self.device)
+        frames = video.to_tensor(made.frames).to(self.device)
         logits = word_logits(self.judge, frames, place, words).cpu().numpy()
         own = logits[np.arange(len(indices)), indices]
         return indices, [int(n) for n in (logits >= own[:, None]).sum(1)]
 
 
 def _filled(empty: Result, metrics: dict[str, float], made: Array, real: Array) -> Result:
-    """The result with its measures, and the apertures of both videos' landmarks."""
+    """Return the result with its measures, and the apertures of both videos."""
     return replace(
         empty,
         metrics={name: number(value) for name, value in metrics.items()},
@@ -344,20 +364,20 @@ def _filled(empty: Result, metrics: dict[str, float], made: Array, real: Array) 
 
 
 def step_of(generator: Generator, driven: bool) -> Callable[..., tuple[Generated, Any]]:
-    """What is called again and again: the model itself, or what draws landmarks it is given."""
+    """Return the function to call per chunk: the model, or the one that draws landmarks."""
     return generator.draw if isinstance(generator, LandmarkDriven) and driven else generator
 
 
 def portrait_of(cache: Cache, row: int) -> Portrait:
-    """One frame of a cache with its landmarks and its mesh, as a batch of one."""
+    """Return one frame of a cache with its landmarks and its mesh, as a batch of one."""
     points, mesh = (torch.tensor(known[row])[None] for known in (cache.landmarks, cache.mesh))
     return Portrait(video.to_tensor(np.array(cache.frames[row]))[None], points, mesh)
 
 
-def _played(generated: Generated, size: int) -> Played:
-    """The first sample of a batch, as pictures and pixels."""
+def _to_arrays(generated: Generated, size: int) -> GeneratedClip:
+    """Convert the first sample of a batch to arrays; landmarks are in pixels."""
     mask, colour, landmarks = generated.mask, generated.colour, generated.landmarks
-    return Played(
+    return GeneratedClip(
         video.to_uint8(generated.frames[0]),
         None if mask is None else mask[0, :, 0].float().cpu().numpy(),
         None if colour is None else video.to_uint8(colour[0]),
@@ -370,15 +390,15 @@ def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(present) if present else None
 
 
-def open_candidate(name: str, device: str = "cpu") -> Candidate:
-    """A model by name or weights file, or REAL; with FROM_LANDMARKS at the end, driven by them;
-    with LIPS_ALONE, drawing nothing.
+def open_model(name: str, device: str = "cpu") -> EvaluatedModel:
+    """Open a model by name or weights file, or the real video, REAL.
 
-    "ROW=name" calls its row ROW. Raises BadRequest for a model that makes no video, draws no
-    landmarks it is given or predicts none; UnknownModel, BadWeights.
+    A name that ends with FROM_LANDMARKS is driven by landmarks. One that ends with LIPS_ALONE draws
+    nothing. "ROW=name" calls its row ROW. Raises BadRequest for a model that makes no video, draws
+    no landmarks it is given or predicts none; UnknownModel, BadWeights.
     """
     if name == REAL:
-        return Candidate(REAL, "", None)
+        return EvaluatedModel(REAL, "", None)
     label, source = named_row(name)
     driven, lips = source.endswith(FROM_LANDMARKS), source.endswith(LIPS_ALONE)
     source = source.removesuffix(FROM_LANDMARKS).removesuffix(LIPS_ALONE)
@@ -390,18 +410,18 @@ def open_candidate(name: str, device: str = "cpu") -> Candidate:
             f"{name}: a {info.family} draws no landmarks it is given; leave {FROM_LANDMARKS} away, "
             "or give a model that does, as atvg"
         )
-    if lips and not _speaks(model):
+    if lips and not _predicts_landmarks(model):
         raise BadRequest(
             f"{name}: a {info.family} of this kind predicts no landmarks before it draws; leave "
             f"{LIPS_ALONE} away"
         )
     ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips
-    taught_by = teachers_of(info)
-    return Candidate((label or info.name) + ending, info.sha256, model, driven, taught_by, lips)
+    row, teachers = (label or info.name) + ending, teachers_of(info)
+    return EvaluatedModel(row, info.sha256, model, driven, teachers, lips)
 
 
-def _speaks(model: Generator) -> bool:
-    """Whether it knows where the lips go without a picture of its own."""
+def _predicts_landmarks(model: Generator) -> bool:
+    """Return whether a model predicts landmarks without generating pictures."""
     config = model.config
     silent = getattr(config, "lips", "") == "off" or getattr(config, "looks_back", False)
     return isinstance(model, Speaking) and not silent

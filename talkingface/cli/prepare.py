@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import Overwrite, Shards, bar, note
+from talkingface.cli.options import Overwrite, Shards, print_note, progress_bar
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def prepare(
         typer.Option(help="with dask: its address, as tcp://host:8786 [processes of this machine]"),
     ] = None,
 ) -> None:
+    """Turn a corpus into shards; HELP is what the user reads."""
     from talkingface.data import filters, sources
     from talkingface.data import prepare as preparation
 
@@ -107,7 +108,7 @@ def prepare(
         raise BadRequest("--engine is local or dask, and --scheduler goes with dask")
     held_out = _held_out(sources.CORPORA, corpus, hold_out, split)
     limits = filters.with_limits(preparation.default_filters(corpus), limit or [])
-    with bar("clips") as progress:
+    with progress_bar("clips") as progress:
         summary = preparation.prepare(
             source,
             output,
@@ -126,7 +127,7 @@ def prepare(
     splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
     print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
     if summary.missing:
-        note(f"{summary.missing} shards are still to be written, by the other shares")
+        print_note(f"{summary.missing} shards are still to be written, by the other shares")
 
 
 @app.command()
@@ -150,7 +151,7 @@ def inspect(
     page = shards / "inspect.html" if output is None else output
     if output is not None:  # the folder's own page is always the newest
         media.check_output(page, overwrite)
-    with bar("shards") as progress:
+    with progress_bar("shards") as progress:
         found = inspection.inspect(shards, progress)
     media.write_text(page, inspection_page.page(found))
     seconds = sum(clip.frames for clip in found.speaking) / 25

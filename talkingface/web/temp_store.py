@@ -1,4 +1,4 @@
-"""Temporary files: a folder for each request, gone with it, whatever becomes of the request."""
+"""Temporary files: one folder per request, removed when the request ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LOCK = "lock"
 _log = logging.getLogger("talkingface.web")
 
 
-class Desk:
-    """A private folder (mode 700), in which each request has one of its own.
+class TempStore:
+    """A private folder (mode 700) with one subfolder per request.
 
-    It holds a lock as long as its server lives, so that the next server can tell what a killed one
-    left behind, and removes that.
+    It holds a file lock while its server runs. The next server removes folders without a held
+    lock, which a killed server left behind.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        """parent: where [the system's folder for temporary files]."""
+        """Create the folder. parent: its parent [the system's folder for temporary files]."""
         where = Path(tempfile.gettempdir()) if parent is None else parent
         _remove_left_behind(where)
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
@@ -33,7 +33,7 @@ class Desk:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """An empty folder, removed at the end with all that is in it."""
+        """Create an empty folder and remove it with its content at the end."""
         path = Path(tempfile.mkdtemp(dir=self.root))
         try:
             yield path
@@ -41,11 +41,11 @@ class Desk:
             _remove(path)
 
     def folders(self) -> list[Path]:
-        """Those that are there now."""
+        """Return the folders of the requests that are open now."""
         return [path for path in self.root.iterdir() if path.name != _LOCK]
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove all files and release the lock."""
         _remove(self.root)
         self._lock.close()
 
@@ -57,7 +57,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_left_behind(parent: Path) -> None:
-    """Folders of our own whose server is dead."""
+    """Remove the folders of dead servers of this user."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
             if folder.stat().st_uid != os.getuid() or folder.is_symlink():
@@ -65,5 +65,5 @@ def _remove_left_behind(parent: Path) -> None:
             with (folder / _LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(folder)
-        except OSError:  # alive: its lock is held; or just being made, or just being removed
+        except OSError:  # the lock is held, or the folder is being created or removed
             continue

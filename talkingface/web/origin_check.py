@@ -1,4 +1,4 @@
-"""Who may ask at all: pages of other sites may not, nor names that lead here by a trick."""
+"""Check of Host and Origin: rejects pages of other sites and rebound host names."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from talkingface.web.running import problem
+from talkingface.web.server import error_response
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
-class Guard:
-    """Middleware: 421 for a Host that is not ours, 403 for what another site's page sends.
+class OriginCheckMiddleware:
+    """ASGI middleware: answers 421 for an unknown Host and 403 for requests of other sites' pages.
 
-    A Host is ours when it is an address (a name that was rebound to us is none), "localhost", or
-    among `names`. What changes something or costs work (POST, DELETE, WebSocket) must, if it has an
-    Origin at all, come from a page of that same Host, or of one of `names`.
+    A Host is known when it is an IP address, "localhost" or one of `names`. So a name that was
+    rebound to this address is rejected. POST, DELETE and WebSocket requests may have no Origin.
+    If they have one, it must be the same Host or one of `names`.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
-        """names: host names by which this server is reached, behind a proxy for instance."""
+        """Wrap `app`. names: further host names of this server, for instance behind a proxy."""
         self._app = app
         self._names = {"localhost", *(name.lower() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Pass a request on or reject it (ASGI)."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        trouble = self._trouble(scope)
-        if trouble is None:
+        violation = self._violation(scope)
+        if violation is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await problem(*trouble)(scope, receive, send)
+            await error_response(*violation)(scope, receive, send)
         else:
             await receive()  # the handshake; closing before it is accepted answers 403
-            await send({"type": "websocket.close", "code": 1008, "reason": trouble[1]})
+            await send({"type": "websocket.close", "code": 1008, "reason": violation[1]})
 
-    def _trouble(self, scope: Scope) -> tuple[int, str] | None:
+    def _violation(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not self._ours(_name(host)):
+        if not self._is_own_host(_host_name(host)):
             return 421, (
                 f"this server is not known as {host[:80]!r}: use its address, or start it with "
                 "--allow-host NAME"
@@ -55,8 +55,8 @@ class Guard:
         if origin is None:
             other = headers.get("sec-fetch-site") == "cross-site"
         else:
-            place = urlsplit(origin).netloc.lower()
-            other = place != host.lower() and _name(place) not in self._names - {"localhost"}
+            site = urlsplit(origin).netloc.lower()
+            other = site != host.lower() and _host_name(site) not in self._names - {"localhost"}
         if not other:
             return None
         return 403, (
@@ -64,7 +64,7 @@ class Guard:
             "its own page, or start it with --allow-host NAME"
         )
 
-    def _ours(self, name: str) -> bool:
+    def _is_own_host(self, name: str) -> bool:
         if name in self._names:
             return True
         try:
@@ -74,8 +74,8 @@ class Guard:
         return True
 
 
-def _name(host: str) -> str:
-    """A Host without its port."""
+def _host_name(host: str) -> str:
+    """Return a Host without its port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Puppets: a portrait moves as a driver does, and only where speech moves a face."""
+"""Reenacted portraits move as their driver, and only where speech moves a face."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Batch, Cache, SampleConfig, clip_speech, draw_batch
-from talkingface.data.puppets import (
+from talkingface.data.reenactment import (
     CLOSED_GAP,
     MOVING,
     animate,
@@ -57,19 +57,19 @@ def face(opening: float = 0.0) -> Points:
 
 
 def laid(landmarks: Points) -> Points:
-    """(68, 2) -> (478, 2): the smooth mesh through them."""
+    """Return the smooth mesh through landmarks: (68, 2) -> (478, 2)."""
     return np.asarray(mesh_from_landmarks(torch.from_numpy(landmarks)).numpy())
 
 
 def own_mesh(landmarks: Points) -> Points:
-    """(68, 2) -> (478, 2): a mesh through them, that lies elsewhere than others' between them."""
+    """Return a mesh through landmarks with another shape between them: (68, 2) -> (478, 2)."""
     mesh = laid(landmarks) + np.random.default_rng(0).normal(0, 1 / SIZE, (478, 2))
     mesh[IBUG] = landmarks
     return mesh.astype(np.float32)
 
 
 def rough(seed: int) -> Picture:
-    """A smooth random picture: each pixel tells where it came from."""
+    """Return a smooth random picture, in which a colour identifies its position."""
     coarse = np.random.default_rng(seed).uniform(40, 215, (16, 16, 3)).astype(np.float32)
     fine = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     return np.clip(np.rint(fine), 0, 255).astype(np.uint8)
@@ -112,7 +112,7 @@ def test_lips_that_would_cross_meet() -> None:
 
 
 def test_texture_goes_where_the_mesh_goes_and_eyes_stay() -> None:
-    """The colour under a point of the portrait is found under the moved one."""
+    """The colour at a point of the portrait is found at the moved point."""
     picture, mesh = rough(1), laid(face())
     frames, points = clip([7.0])
     made, meshes = animate(picture, mesh, frames, points, face())
@@ -162,7 +162,7 @@ def test_the_mouth_is_lit_as_the_portrait_is() -> None:
         assert made[0, y, x].tolist() == pytest.approx([expected] * 3, abs=2)
 
 
-def test_the_same_puppet_twice() -> None:
+def test_the_same_reenactment_twice() -> None:
     frames, points = clip([0.0, 3.0, 8.0])
     frames[:] = rough(2)
     first = animate(rough(1), own_mesh(face()), frames, points, face())
@@ -175,13 +175,13 @@ def test_the_same_puppet_twice() -> None:
 
 @pytest.fixture(scope="module")
 def filmed() -> dict[str, Track]:
-    """Two people who speak, as they were filmed."""
+    """Two people who speak, from video."""
     return {p.stem: track(video.read_frames(p), CropSpec()) for p in sorted(CLIPS.glob("*.mp4"))}
 
 
 @pytest.mark.parametrize("who", ["s1_bbaf2n", "s34_lbwh5n"])
 def test_drawn_lips_move_as_the_drivers(filmed: dict[str, Track], who: str) -> None:
-    """As the tracker finds them in the drawn pictures: one of the two moves as the other."""
+    """The tracker finds the driver's motion in the reenacted pictures."""
     (driver,) = (clip for name, clip in filmed.items() if name != who)
     still = int(aperture(filmed[who].mesh).argmin())
     portrait, mesh = filmed[who].crops[still], filmed[who].mesh[still]
@@ -235,7 +235,7 @@ def test_the_closed_mouth_of_a_clip_is_its_most_closed_tenth() -> None:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """Two speakers who open their mouths, a closed portrait and an open one (number 3)."""
-    folder: Path = tmp_path_factory.mktemp("puppets")
+    folder: Path = tmp_path_factory.mktemp("reenacted")
     rng = np.random.default_rng(3)
     rows, start = [], 0
     frames, landmarks, sound = [], [], []
@@ -268,8 +268,8 @@ def fields_equal(a: Batch, b: Batch) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def test_a_puppet_has_its_own_face_and_the_drivers_speech(cache: Cache) -> None:
-    batch = draw_batch(cache, cache.clips, SPEC, replace(PLAIN, puppets=1.0), (0, 1))
+def test_a_reenacted_portrait_has_its_own_face_and_the_drivers_speech(cache: Cache) -> None:
+    batch = draw_batch(cache, cache.clips, SPEC, replace(PLAIN, reenacted=1.0), (0, 1))
     spoken = [clip_speech(cache, c, SPEC) for c in cache.clips[:2]]
     drivers = set()
     for i in range(PLAIN.batch):
@@ -299,20 +299,20 @@ def test_a_puppet_has_its_own_face_and_the_drivers_speech(cache: Cache) -> None:
 
 
 def test_landmarks_alone_are_moved_too(cache: Cache) -> None:
-    config = replace(PLAIN, puppets=1.0, pictures=False)
+    config = replace(PLAIN, reenacted=1.0, pictures=False)
     batch = draw_batch(cache, cache.clips, SPEC, config, (0, 2))
     assert batch.frames.shape[-1] < SIZE
     np.testing.assert_allclose(batch.portrait.landmarks.numpy(), [face()] * 6, atol=1e-6)
     assert batch.landmarks[:, :, 66, 1].std(1).min() > 1 / SIZE
 
 
-def test_without_puppets_no_number_is_drawn_for_them(cache: Cache) -> None:
-    """A share of zero draws what it drew before; so does a cache where nobody can be one."""
+def test_without_reenactment_no_number_is_drawn_for_it(cache: Cache) -> None:
+    """A share of zero changes no batch; nor does a cache without a suitable portrait."""
     config = replace(PLAIN, silent=0.4, batch=8, frames=2)
     nobody = [c for c in cache.clips if c.key != "2"]
     for step in range(2):
         plain = draw_batch(cache, nobody, SPEC, config, (5, step))
-        none = draw_batch(cache, nobody, SPEC, replace(config, puppets=0.7), (5, step))
+        none = draw_batch(cache, nobody, SPEC, replace(config, reenacted=0.7), (5, step))
         assert fields_equal(plain, none)
     for seed in range(12):  # by hand: who speaks, then whether the first sample is a still one
         rng = np.random.default_rng((6, seed))
@@ -321,8 +321,8 @@ def test_without_puppets_no_number_is_drawn_for_them(cache: Cache) -> None:
         assert bool(drawn.silent[0]) == (rng.random() < 0.4)
 
 
-def test_puppets_take_their_share_of_the_samples(cache: Cache) -> None:
-    config = replace(PLAIN, puppets=0.5, batch=200, frames=2, pictures=False)
+def test_reenacted_portraits_take_their_share_of_the_samples(cache: Cache) -> None:
+    config = replace(PLAIN, reenacted=0.5, batch=200, frames=2, pictures=False)
     batch = draw_batch(cache, cache.clips, SPEC, config, (5, 9))
     own = torch.from_numpy(face())
     share = float((batch.portrait.landmarks == own).all(-1).all(-1).float().mean())

@@ -1,16 +1,19 @@
-"""The house stands: imports go down the floors of docs/design.md, and never in a circle."""
+"""Imports go down the layers of docs/design.md, never in a circle, and its tables are true."""
 
 from __future__ import annotations
 
 import ast
-import re
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import module_table  # noqa: E402
+
 PACKAGE = ROOT / "talkingface"
-DOORS = {"talkingface", "talkingface.__main__"}  # they may take from every floor
+ENTRANCES = {"talkingface", "talkingface.__main__"}  # they may take from every layer
 ROOT_NAMES = {"__version__"}  # all that a module may take from the package's own __init__
 
 
@@ -22,18 +25,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def floors(text: str) -> dict[str, int]:
-    """The table of docs/design.md: "audio.py" -> talkingface.audio -> 0."""
-    found: dict[str, int] = {}
-    floor = -1
-    for first, second in re.findall(r"^\| *(F\d|) *\| *([^|]*?) *\|", text, re.MULTILINE):
-        floor = int(first[1:]) if first else floor
-        for name in re.findall(r"`([a-z_]+)(?:\.py|/)`", second):
-            found[f"talkingface.{name}"] = floor
-    return found
-
-
-def floor_of(module: str, table: dict[str, int]) -> int:
+def layer_of(module: str, table: dict[str, int]) -> int:
     return table.get(".".join(module.split(".")[:2]), 0)
 
 
@@ -57,12 +49,12 @@ def imports(name: str, source: str, modules: set[str]) -> set[str]:
 
 
 def upward(graph: dict[str, set[str]], table: dict[str, int]) -> list[str]:
-    """Every import of a module from a higher floor, or of one of the package's doors."""
+    """Every import of a module from a higher layer, or of one of the package's entrances."""
     return [
         f"{name} imports {target}"
         for name, targets in graph.items()
         for target in targets
-        if target in DOORS or floor_of(target, table) > floor_of(name, table)
+        if target in ENTRANCES or layer_of(target, table) > layer_of(name, table)
     ]
 
 
@@ -86,7 +78,8 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, int]:
-    return floors((ROOT / "docs" / "design.md").read_text(encoding="utf-8"))
+    found = module_table.layers(module_table.DOCUMENT.read_text(encoding="utf-8"))
+    return {f"talkingface.{name}": layer for name, layer in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +87,18 @@ def graph() -> dict[str, set[str]]:
     return {
         name: imports(name, path.read_text(encoding="utf-8"), set(MODULES))
         for name, path in MODULES.items()
-        if name not in DOORS
+        if name not in ENTRANCES
     }
 
 
-def test_every_module_has_a_floor(table: dict[str, int]) -> None:
-    rooms = {".".join(name.split(".")[:2]) for name in MODULES if name not in DOORS}
-    assert rooms - set(table) == set(), "docs/design.md does not say on which floor these are"
+def test_every_module_has_a_layer(table: dict[str, int]) -> None:
+    names = {".".join(name.split(".")[:2]) for name in MODULES if name not in ENTRANCES}
+    assert names == set(table), "docs/design.md does not say in which layer these are, or they went"
+
+
+def test_the_tables_of_modules_are_true() -> None:
+    text = module_table.DOCUMENT.read_text(encoding="utf-8")
+    assert module_table.updated(text) == text, "run python tools/module_table.py"
 
 
 def test_no_import_goes_up(graph: dict[str, set[str]], table: dict[str, int]) -> None:
@@ -112,16 +110,32 @@ def test_no_imports_in_a_circle(graph: dict[str, set[str]]) -> None:
 
 
 def test_the_walk_sees_what_is_wrong() -> None:
-    table = floors("| F0 | `low.py`, `also.py` | x |\n| | `third.py` |\n| F1 | `high/` | y |\n")
-    names = ("low", "also", "third", "high")
-    assert [table[f"talkingface.{name}"] for name in names] == [0, 0, 0, 1]
-    modules = {"talkingface", "talkingface.low", "talkingface.high", "talkingface.high.room"}
-    lazy = "def f():\n    from talkingface.high import room\n"
-    assert imports("talkingface.low", lazy, modules) == {"talkingface.high.room"}
-    assert upward({"talkingface.low": {"talkingface.high.room"}}, table) != []
+    text = "x\n### Layer 0: a\n\n| module | |\n|---|---|\n| `low.py` | x |\n| `also.py` | x |\n"
+    text += "\n### Layer 1: b\n\n| module | |\n|---|---|\n| `high/inner.py` | y |\n\n## End\n"
+    known = module_table.layers(text)
+    assert known == {"low": 0, "also": 0, "high": 1}
+    table = {f"talkingface.{name}": layer for name, layer in known.items()}
+    modules = {"talkingface", "talkingface.low", "talkingface.high", "talkingface.high.inner"}
+    lazy = "def f():\n    from talkingface.high import inner\n"
+    assert imports("talkingface.low", lazy, modules) == {"talkingface.high.inner"}
+    assert upward({"talkingface.low": {"talkingface.high.inner"}}, table) != []
     assert upward({"talkingface.high": {"talkingface.low"}}, table) == []
-    door = imports("talkingface.low", "from talkingface import load", modules)
-    assert upward({"talkingface.low": door}, table) != []
+    entrance = imports("talkingface.low", "from talkingface import load", modules)
+    assert upward({"talkingface.low": entrance}, table) != []
     assert imports("talkingface.low", "from talkingface import __version__", modules) == set()
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c"]
     assert cycle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_docstrings_say_what_a_thing_does_or_is() -> None:
+    """No first line leaves its verb to the reader: "Whether ...", "How far ...", "What ..."."""
+    riddles = ("What", "Who", "Whose", "Of", "How", "Where", "Whether", "Which", "Why", "When")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{name}: {text.splitlines()[0]}"
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node))
+        if text.split()[0] in riddles
+    ]
+    assert found == []

@@ -1,4 +1,4 @@
-"""From a recording to clips: faces tracked and cropped, sound fitted, what is unfit dropped."""
+"""Extraction of clips from recordings: track and crop faces, fit the sound, drop unfit clips."""
 
 from __future__ import annotations
 
@@ -18,63 +18,67 @@ from talkingface.data.filters import KEPT, Drop, Filters
 from talkingface.data.report import Outcome
 from talkingface.data.shards import Packed, pack
 from talkingface.data.sources import Recording
-from talkingface.data.sources.recording import as_it_is
+from talkingface.data.sources.recording import identity
 from talkingface.errors import NoFaceFound, TalkingFaceError, UnreadableMedia
 from talkingface.geometry import CropSpec, Picture
 
 SEGMENT = 250  # frames: longer recordings are cut, at a pause
 FEWEST_FRAMES = 25
-_DETAIL = 300  # characters of an error that nobody foresaw
-_PAUSE = 5  # frames: over so many the sound is quietest where a recording is cut
+_DETAIL = 300  # characters of an unexpected error
+_PAUSE = 5  # frames: the length over which a cut looks for the quietest sound
 
 
 @dataclass(frozen=True)
-class Making:
-    """How clips are made. natural_pose: one crop per clip. label: reads a label file. packed: they
-    come as the members of a shard, so that little is sent from process to process and an hour's
-    recording is not held in memory as pictures."""
+class ClipExtraction:
+    """Settings of the extraction.
+
+    natural_pose: one crop per clip. label: reads a label file. packed: clips are returned as the
+    members of a shard. So processes exchange little data, and the pictures of an hour's recording
+    are not held in memory.
+    """
 
     spec: CropSpec = field(default_factory=CropSpec)
     natural_pose: bool = False
     filters: Filters = field(default_factory=Filters)
-    label: Callable[[Recording], Recording] = as_it_is
+    label: Callable[[Recording], Recording] = identity
     packed: bool = False
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a part of a recording came to; clip: None where it was dropped."""
+class ExtractedClip:
+    """The result for a part of a recording. clip: None where it was dropped."""
 
     outcome: Outcome
     clip: Clip | Packed | None = None
 
-    def packed(self) -> Made:
-        """The same, its clip as the members of a shard."""
-        return Made(self.outcome, pack(self.clip)) if isinstance(self.clip, Clip) else self
+    def packed(self) -> ExtractedClip:
+        """Return the result with the clip as the members of a shard."""
+        return ExtractedClip(self.outcome, pack(self.clip)) if isinstance(self.clip, Clip) else self
 
 
-def clips_of(recording: Recording, making: Making) -> list[Made]:
-    """The clips of a recording, or why there is none; recordings of over 250 frames are cut.
+def clips_of(recording: Recording, options: ClipExtraction) -> list[ExtractedClip]:
+    """Extract the clips of a recording, with reasons for those that are dropped.
 
-    An error that nobody foresaw, lack of memory too, is such a reason: the others go on. Raises
-    what is wrong with more than this recording (TalkingFaceError).
+    Recordings of over 250 frames are cut. An unexpected error, lack of memory too, drops the
+    recording, so the others go on. Raises TalkingFaceError for errors that concern more than this
+    recording.
     """
     whole = Outcome(recording.key, recording.speaker, recording.split, KEPT)
 
-    def dropped(reason: str, detail: str = "") -> list[Made]:
+    def dropped(reason: str, detail: str = "") -> list[ExtractedClip]:
         made = whole.dropped(Drop(reason), recording.path)
         size = bytes_of(recording) if reason == limits.UNREADABLE else 0
-        return [Made(replace(made, detail=detail, size=size))]
+        return [ExtractedClip(replace(made, detail=detail, size=size))]
 
     try:
         if recording.still:
-            still = _still(recording, making, whole)
-            return [still.packed() if making.packed else still]
-        recording = making.label(recording)
-        sound = audio.load(recording.heard_in).numpy()
+            still = _still(recording, options, whole)
+            return [still.packed() if options.packed else still]
+        recording = options.label(recording)
+        sound = audio.load(recording.sound_file).numpy()
         if not sound.any():
             return dropped(limits.NO_SOUND)
-        return list(_segments(recording, video.read_frames(recording.path), sound, making))
+        return list(_segments(recording, video.read_frames(recording.path), sound, options))
     except NoFaceFound:
         return dropped(limits.NO_FACE)
     except UnreadableMedia as error:
@@ -88,27 +92,27 @@ def clips_of(recording: Recording, making: Making) -> list[Made]:
 
 
 def bytes_of(recording: Recording) -> int:
-    """Of the files that a recording is read from, those that are there."""
-    paths = {recording.path, recording.heard_in, recording.labels}
+    """Return the size in bytes of the files of a recording that exist."""
+    paths = {recording.path, recording.sound_file, recording.labels}
     return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
 
 
 def _is_mute(recording: Recording) -> bool:
     try:
-        return not recording.still and not video.probe(recording.heard_in).has_audio
+        return not recording.still and not video.probe(recording.sound_file).has_audio
     except UnreadableMedia:
         return False
 
 
-def _still(recording: Recording, making: Making, whole: Outcome) -> Made:
-    """A picture as a silent clip of one frame; dropped when its face is turned away."""
+def _still(recording: Recording, options: ClipExtraction, whole: Outcome) -> ExtractedClip:
+    """Extract a picture as a silent clip of one frame; drop it when its face is turned away."""
     image = picture.read(recording.path)
     face = faces.choose_face(image, name=recording.path.name)
     angles = dict(zip(("yaw", "pitch", "roll"), faces.pose(face.mesh), strict=True))
     whole = replace(whole, frames=1, measures=_rounded(angles))
-    if (drop := limits.check(making.filters, angles)) is not None:
-        return Made(whole.dropped(drop, recording.path))
-    aligned = faces.align(image, face, making.spec)
+    if (drop := limits.check(options.filters, angles)) is not None:
+        return ExtractedClip(whole.dropped(drop, recording.path))
+    aligned = faces.align(image, face, options.spec)
     clip = Clip(
         key=recording.key,
         speaker=recording.speaker,
@@ -120,25 +124,28 @@ def _still(recording: Recording, making: Making, whole: Outcome) -> Made:
         silent=True,
         info=_info(recording, angles),
     )
-    return Made(whole, clip)
+    return ExtractedClip(whole, clip)
 
 
 def _segments(
-    recording: Recording, frames: Iterator[Picture], sound: NDArray[np.float32], making: Making
-) -> Iterator[Made]:
+    recording: Recording,
+    frames: Iterator[Picture],
+    sound: NDArray[np.float32],
+    options: ClipExtraction,
+) -> Iterator[ExtractedClip]:
     number, first = 0, 0
     while part := list(itertools.islice(frames, segment_length(sound, first))):
         key = recording.key if number == 0 else f"{recording.key}_{number}"
-        made = _segment(recording, key, part, first, sound, making)
-        yield made.packed() if making.packed else made
+        made = _segment(recording, key, part, first, sound, options)
+        yield made.packed() if options.packed else made
         number, first = number + 1, first + len(part)
 
 
 def segment_length(sound: NDArray[np.float32], first: int) -> int:
-    """Frames of the segment of a recording that begins with frame `first`, SEGMENT at most.
+    """Return the length of the segment that begins with frame `first`, SEGMENT frames at most.
 
-    sound: (N,) at 16 kHz, of the whole recording. A cut is made where it is quietest over 200 ms,
-    in the second half of what a segment may be.
+    sound: (N,) at 16 kHz, of the whole recording. The cut is where the sound is quietest over
+    200 ms, in the second half of the longest possible segment.
     """
     left = -(-len(sound) // SAMPLES_PER_FRAME) - first
     if left <= SEGMENT:
@@ -159,62 +166,65 @@ def _segment(
     frames: list[Picture],
     first: int,
     sound: NDArray[np.float32],
-    making: Making,
-) -> Made:
-    """One clip, or the reason why not."""
-    filters = making.filters
+    options: ClipExtraction,
+) -> ExtractedClip:
+    """Extract one clip, or give the reason why not."""
+    filters = options.filters
     outcome = Outcome(key, recording.speaker, recording.split, KEPT, len(frames))
     if len(frames) < FEWEST_FRAMES:
         short = Drop(limits.SHORT, "frames", len(frames), FEWEST_FRAMES)
-        return Made(outcome.dropped(short, recording.path, first))
-    heard = _part_of(sound, first, len(frames))
+        return ExtractedClip(outcome.dropped(short, recording.path, first))
+    segment_sound = _part_of(sound, first, len(frames))
     own = sound[first * SAMPLES_PER_FRAME :][: len(frames) * SAMPLES_PER_FRAME]
     spoken = limits.speech_activity(own)
     measures = {"speech": float(spoken.mean()) if len(spoken) else 0.0, "snr": limits.snr(own)}
     drop = limits.check(filters, measures)
     track = None
     if drop is None:
-        track, drop = _tracked(frames, making, measures)
+        track, drop = _tracked(frames, options, measures)
     outcome = replace(outcome, measures=_rounded(measures))
     if track is None or drop is not None:
-        return Made(outcome.dropped(drop or Drop(limits.NO_FACE), recording.path, first))
-    late, drop = _lateness(filters, track, heard, measures)
+        return ExtractedClip(outcome.dropped(drop or Drop(limits.NO_FACE), recording.path, first))
+    late, drop = _lateness(filters, track, segment_sound, measures)
     outcome = replace(outcome, measures=_rounded(measures), moved=late)
     if drop is not None:
-        return Made(outcome.dropped(drop, recording.path, first))
-    clip = _clip(recording, key, track, first - late, sound, making)
-    return Made(outcome, replace(clip, info=clip.info | _facts(measures, making, late)))
+        return ExtractedClip(outcome.dropped(drop, recording.path, first))
+    clip = _clip(recording, key, track, first - late, sound, options)
+    return ExtractedClip(outcome, replace(clip, info=clip.info | _facts(measures, options, late)))
 
 
 def _tracked(
-    frames: list[Picture], making: Making, measures: dict[str, float]
+    frames: list[Picture], options: ClipExtraction, measures: dict[str, float]
 ) -> tuple[faces.Track | None, Drop | None]:
-    """The face through the frames and, in `measures`, what is said of them; or why not."""
+    """Track the face through the frames and add to `measures`, or return why it is dropped."""
     try:
-        track = faces.track(frames, making.spec, making.natural_pose)
+        track = faces.track(frames, options.spec, options.natural_pose)
     except NoFaceFound:
-        return None, Drop(limits.NO_FACE, "found", 0.0, making.filters.found)
+        return None, Drop(limits.NO_FACE, "found", 0.0, options.filters.found)
     measures |= {"found": float(track.found.mean()), **limits.angles(track)}
     measures |= {"eyes": limits.eye_distance(track), "cut": limits.cut_jump(frames)}
-    drop = limits.check(making.filters, measures)
-    if drop is None and making.filters.others is not None:
+    drop = limits.check(options.filters, measures)
+    if drop is None and options.filters.others is not None:
         measures["others"] = limits.other_faces(frames, measures["eyes"])
-        drop = limits.check(making.filters, measures)
+        drop = limits.check(options.filters, measures)
     return track, drop
 
 
 def _lateness(
-    filters: Filters, track: faces.Track, heard: NDArray[np.float32], measures: dict[str, float]
+    filters: Filters,
+    track: faces.Track,
+    segment_sound: NDArray[np.float32],
+    measures: dict[str, float],
 ) -> tuple[int, Drop | None]:
-    """Frames that the sound is to be moved later (0: none), or a drop, as the filters say."""
+    """Return the frames by which to delay the sound (0: none), or a drop, as the filters say."""
     if filters.offset is None:
         return 0, None
-    found = limits.lip_offset(filters, track, heard)
+    found = limits.lip_offset(filters, track, segment_sound)
     if np.isnan(found.offset):
         return 0, None
     measures |= {"offset": found.offset, "confidence": found.confidence}
     late = int(found.offset)
-    sure = limits.sure_enough(filters, found, len(track.crops))
+    sure = limits.is_reliable(filters, found, len(track.crops))
     if filters.action == "keep" or abs(late) <= filters.offset or not sure:
         return 0, None
     if filters.action == "drop":
@@ -228,9 +238,9 @@ def _clip(
     track: faces.Track,
     begin: int,
     sound: NDArray[np.float32],
-    making: Making,
+    options: ClipExtraction,
 ) -> Clip:
-    """begin: the video frame with whose beginning the clip's sound and words begin."""
+    """Build the clip. begin: the video frame at which its sound and words begin."""
     count = len(track.crops)
     phones = words_within(recording.phones, begin / FPS, count / FPS)
     return Clip(
@@ -248,16 +258,16 @@ def _clip(
 
 
 def _part_of(sound: NDArray[np.float32], begin: int, frames: int) -> NDArray[np.float32]:
-    """The samples of so many frames from frame `begin`; silence outside the recording."""
+    """Return the samples of so many frames from frame `begin`; silence outside the recording."""
     start, stop = begin * SAMPLES_PER_FRAME, (begin + frames) * SAMPLES_PER_FRAME
     inside = sound[max(0, start) : max(0, stop)]
     before = min(frames * SAMPLES_PER_FRAME, max(0, -start))
     return np.pad(inside, (before, frames * SAMPLES_PER_FRAME - before - len(inside)))
 
 
-def _facts(measures: dict[str, float], making: Making, late: int) -> dict[str, Any]:
+def _facts(measures: dict[str, float], options: ClipExtraction, late: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"found": round(measures["found"], 3)}
-    facts |= {"snr": round(measures["snr"], 1), "natural_pose": making.natural_pose}
+    facts |= {"snr": round(measures["snr"], 1), "natural_pose": options.natural_pose}
     return facts | ({"moved": late} if late else {})
 
 
@@ -271,6 +281,6 @@ def _rounded(measures: dict[str, float]) -> dict[str, float]:
 
 
 def words_within(words: tuple[Word, ...], start: float, seconds: float) -> tuple[Word, ...]:
-    """The words that lie wholly in a part, with times from its start."""
+    """Return the words that lie wholly in a part, with times from its start."""
     end = start + seconds
     return tuple((w, a - start, b - start) for w, a, b in words if start <= a and b <= end)

@@ -1,4 +1,4 @@
-"""What every page of this package has in common: its headers, its static files, how it is run."""
+"""Web server basics that all pages share: security headers, static files, sockets, running."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 
-MESSAGE = 1 << 20  # bytes of a WebSocket's message, at most
-_UNREAD = 60_000  # milliseconds that a client may leave what was sent to it unread
-_GRACE = 3  # seconds that requests have to end when the server is stopped
+MAX_MESSAGE = 1 << 20  # bytes of a WebSocket message, at most
+_UNREAD_TIMEOUT = 60_000  # milliseconds that a client may leave what was sent to it unread
+_SHUTDOWN_TIMEOUT = 3  # seconds that requests have to end when the server is stopped
 
-# Nothing is loaded from anywhere else, and nobody else may frame the page or call it.
+# Pages load nothing from other sites. Other sites may neither frame nor call them.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -40,38 +40,38 @@ HEADERS = {
 
 
 class SafeHeaders:
-    """Middleware: `HEADERS` on every answer."""
+    """ASGI middleware that adds `HEADERS` to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request (ASGI)."""
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, sending if scope["type"] == "http" else send)
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 def static_files() -> Mount:
-    """The pages' scripts, styles and pictures, under /static."""
+    """Return the route of the scripts, styles and pictures, under /static."""
     return Mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def problem(status: int, text: str) -> JSONResponse:
-    """An error as every interface here tells it: {"error": one line that says what to do}."""
+def error_response(status: int, text: str) -> JSONResponse:
+    """Return an error response: {"error": one line that says what to do}."""
     return JSONResponse({"error": text}, status_code=status)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, so that the address is known before anything is said (port 0: any free).
+    """Return a listening socket, so that its address is known before the server runs.
 
-    Raises BadRequest when the address cannot be had.
+    Port 0 takes any free one. Raises BadRequest when the address is not available.
     """
     try:
         listening = socket.create_server((host, port), family=_family(host), backlog=128)
@@ -80,8 +80,8 @@ def bind(host: str, port: int) -> socket.socket:
             f"{host}:{port} cannot be listened on ({error.strerror or error}): give another "
             "--port (0 finds a free one) or --host"
         ) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it: who reads nothing goes
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it; drops stalled clients
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_TIMEOUT)
     return listening
 
 
@@ -89,8 +89,8 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def server(app: Starlette) -> uvicorn.Server:
-    """What answers, not yet running."""
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Return the server, not yet running."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -98,13 +98,13 @@ def server(app: Starlette) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        ws_max_size=MESSAGE,
+        ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # video and sound do not shrink
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
     return uvicorn.Server(config)
 
 
 def run(app: Starlette, listening: Sequence[socket.socket]) -> None:
-    """Answer on these sockets until interrupted."""
-    server(app).run(sockets=list(listening))
+    """Serve on these sockets until interrupted."""
+    make_server(app).run(sockets=list(listening))

@@ -33,7 +33,7 @@ from talkingface.cli.options import (
     Seed,
     Splits,
     Video,
-    bar,
+    progress_bar,
 )
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest
@@ -115,7 +115,7 @@ def evaluate(
             "--video says which portrait speaks the recordings of --free-speech: add it"
         )
     _check_measured(models, preset, pairs, cache, (judge, reference, clips))
-    options: dict[str, Any] = {"experts": experts.split(",") if experts else []}
+    options: dict[str, Any] = {"learned_metrics": experts.split(",") if experts else []}
     options |= {"author_compat": author_compat, "jobs": jobs}
     chosen: dict[str, Any] = {"judge": judge, "clips": clips, "reference": reference}
     chosen |= {"splits": splits.split(",") if splits else None}
@@ -146,7 +146,7 @@ def _evaluate_clips(
     chosen = str(pipeline.find_device(device))
     jobs = options["jobs"] if options["jobs"] is not None else _cores(chosen)
     own: dict[str, Any] = {**options, "device": chosen, "jobs": jobs}
-    with bar("clips") as progress:
+    with progress_bar("clips") as progress:
         own["progress"] = progress
         if cache is None:
             results = evaluation.evaluate_pairs(pairs or Path(), out, **own)
@@ -177,7 +177,7 @@ def _evaluate_portraits(
             f"{portrait_checks.VOICES}: does not exist here; give --phones FOLDER, recordings and "
             "phones.json (as tests/fixtures/voices of the repository)"
         )
-    with bar("portraits") as progress:
+    with progress_bar("portraits") as progress:
         results = portrait_checks.evaluate_portraits(
             models.split(","),
             folder,
@@ -270,7 +270,7 @@ def _evaluate_lips(
         for name in (module.RESULTS, module.TABLES) if out.is_dir() else ():
             media.check_output(out / name, overwrite)
     for folder, module, _, measure in asked:
-        with bar("recordings") as progress:
+        with progress_bar("recordings") as progress:
             results = measure(chosen, folder, out, progress=progress, **own)
         print((out / module.TABLES).read_text(encoding="utf-8"))
         print(f"{out}: {len(results)} results in {module.RESULTS}, their tables in {module.TABLES}")
@@ -297,8 +297,8 @@ def robustness(
     from talkingface import pipeline
     from talkingface.evaluation import robustness as disturbed
 
-    with bar("videos") as progress:
-        trials = disturbed.measure(
+    with progress_bar("videos") as progress:
+        trials = disturbed.evaluate_robustness(
             models.split(","),
             cache,
             out,
@@ -338,8 +338,8 @@ def head_motion(
     from talkingface import pipeline
     from talkingface.evaluation import heads
 
-    with bar("videos") as progress:
-        text = heads.measure(
+    with progress_bar("videos") as progress:
+        text = heads.evaluate_head_motion(
             models.split(","),
             cache,
             out,
@@ -358,5 +358,5 @@ def head_motion(
 
 
 def _cores(device: str) -> int:
-    """As many as cores; one where they would share a GPU."""
+    """Return the number of cores, or one where processes would share a GPU."""
     return os.cpu_count() or 1 if device == "cpu" else 1

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import note
+from talkingface.cli.options import print_note
 from talkingface.errors import BadRequest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -65,12 +65,12 @@ def serve(
     if temp is not None and not temp.is_dir():
         raise BadRequest(f"--temp {temp}: is no folder; create it first")
     _limit_opencv(megapixels)
-    from talkingface.web import running
     from talkingface.web.limits import Limits
     from talkingface.web.serve import app as served
+    from talkingface.web.server import bind, run
     from talkingface.web.service import Service
 
-    listening = running.bind(host, port)
+    listening = bind(host, port)
     given = {"jobs": jobs, "streams": streams}
     limits = Limits(
         picture_mb=picture_mb,
@@ -87,7 +87,7 @@ def serve(
     service = Service(offered, limits, temp)
     address = _address(host, listening.getsockname()[1])
     if host not in LOOPBACK:
-        note(
+        print_note(
             f"listening on {host}: whoever reaches this machine can use it, without a password and "
             "unencrypted; put a proxy with both before it (docs/serving.md)"
         )
@@ -95,7 +95,7 @@ def serve(
     sys.stdout.flush()
     if open_page:
         typer.launch(address)
-    running.run(served(service, [*(allow_host or []), host]), [listening])
+    run(served(service, [*(allow_host or []), host]), [listening])
 
 
 def _limit_opencv(megapixels: float) -> None:
