@@ -21,6 +21,7 @@ from drawing import BOX, frog
 import talkingface
 from talkingface import picture, video, weights
 from talkingface.cli import parse_face
+from talkingface.cli.app import ORDER
 from talkingface.errors import BadRequest
 from talkingface.geometry import MEAN_FACE
 
@@ -527,6 +528,20 @@ def test_a_full_disk_half_way(portrait: Path, speech: Path, folder: Path) -> Non
 
 
 # --- the rest ------------------------------------------------------------------------------------
+
+
+def test_help_lists_commands_in_the_order_of_use(cli: Cli) -> None:
+    short, long = cli("-h"), cli("--help")
+    assert short.code == 0 and short.out == long.out
+    lines = short.out[short.out.index("Commands:") :].splitlines()[1:]
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert listed[:3] == ["generate", "serve", "batch"]
+    assert set(listed) == set(ORDER), "talkingface/cli/app.py orders commands that are"
+    assert cli("generate", "-h").code == 0
+
+
+def test_the_version_is_said_twice(cli: Cli) -> None:
+    assert cli("--version").out == cli("version").out == f"talkingface {talkingface.__version__}\n"
 
 
 def test_a_usage_error_is_exit_2_too(cli: Cli) -> None:
