@@ -13,14 +13,14 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from talkingface.version import __version__
+
 if TYPE_CHECKING:
     from talkingface.controls import Controls
     from talkingface.errors import TalkingFaceError
     from talkingface.motion import Motion
     from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load, stream
     from talkingface.streaming import Stream
-
-__version__ = "0.1.0"
 
 # OpenCV reads it once, when it is first imported, which some module of this package does. Its own
 # limit is five times as much; whoever sets one keeps it.

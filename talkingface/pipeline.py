@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from talkingface import (
-    __version__,
     arkit,
     audio,
     faces,
@@ -57,6 +56,7 @@ from talkingface.streaming import (
     check_samples,
     output_frames,
 )
+from talkingface.version import __version__
 from talkingface.weights import WeightsInfo
 
 Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import __version__, media, picture, video
+from talkingface import media, picture, video
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, State
 from talkingface.errors import BadRequest, BadWeights
@@ -35,6 +35,7 @@ from talkingface.render.face import FaceRenderer
 from talkingface.render.glasses import wears_glasses
 from talkingface.render.head import HeadRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.version import __version__
 
 Picture = NDArray[np.uint8]
 Samples = NDArray[np.floating[Any]] | Tensor

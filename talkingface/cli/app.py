@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from talkingface import __version__
+from talkingface.version import __version__
 
 # The order of the commands in `talkingface --help`: of use, not of the alphabet.
 ORDER = (

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from talkingface import __version__
 from talkingface.cli.app import app
 from talkingface.cli.controls import takes_controls, takes_face
 from talkingface.cli.options import (
@@ -26,6 +25,7 @@ from talkingface.cli.options import (
     progress_bar,
 )
 from talkingface.controls import Controls
+from talkingface.version import __version__
 
 Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
 

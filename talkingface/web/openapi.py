@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from talkingface import __version__
 from talkingface.arkit import EXPRESSIONS
 from talkingface.controls import DEFAULTS, SEEDS, STRENGTH
+from talkingface.version import __version__
 from talkingface.web.generate_options import RANGES
 
 Schema = dict[str, Any]
