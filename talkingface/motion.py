@@ -30,7 +30,7 @@ class Motion:
     the natural logarithm of the size.
     brows: (T, 2), how far the inner and the outer ends are raised, interocular distances.
     lids: (T, 2), EYES of the picture: 0 as the picture shows them, 1 shut, below 0 wider.
-    gaze: (T, 2), shift of the irises in eye widths, right and down.
+    gaze: (T, 2), shift of the irises in eye widths, right and down along the eyes' own axes.
     """
 
     expression: Floats
