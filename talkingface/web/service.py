@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 _GOOD_AT = {
     "cran": "the clearest mouth, easiest to lip-read: it draws tongue and teeth from the sound",
     "atvg": "voices it never heard: it moves landmarks, and draws from these",
-    "cran-natural": "one person, s1, alone: head, lids and brows move too",
+    "cran-natural": "the head moves as one person moves his (Song et al., Sec. 5)",
     "still": "nothing moves: for comparison",
 }
 UNFORESEEN = "the server failed here; what happened is in its log"
