@@ -16,7 +16,7 @@ from talkingface import arkit, liveliness
 from talkingface.audio import FPS, SpeechSpec
 from talkingface.contract import State
 from talkingface.controls import Controls, Keyframes
-from talkingface.geometry import Array, Floats
+from talkingface.geometry import Array, Floats, smoothstep
 from talkingface.models.head_motion import HeadNet, HeadState
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import HEAD, Motion
@@ -196,8 +196,7 @@ def loop(motion: Motion, count: int) -> Motion:
     over = min(LOOP, count // 2)
     if len(motion) < count + over:
         raise ValueError(f"a loop of {count} frames needs {count + over}, got {len(motion)}")
-    part = (np.arange(over, dtype=np.float32) + 1)[:, None] / (over + 1)
-    part = part * part * (3 - 2 * part)
+    part = smoothstep((np.arange(over, dtype=np.float32) + 1)[:, None] / (over + 1))
     start, after = motion[:over], motion[count : count + over]
     mixed = {
         name: part * getattr(start, name) + (1 - part) * getattr(after, name)

@@ -6,6 +6,7 @@ A similarity is a (2, 3) float64 matrix [sR | t] that maps picture pixels (x, y)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -165,3 +166,9 @@ def rotation(pitch: Array, yaw: Array, roll: Array) -> Array:
     nodded = matrices(one, nil, nil, nil, a, -u, nil, u, a)
     tilted = matrices(c, -w, nil, w, c, nil, nil, nil, one)
     return np.asarray(tilted @ nodded @ turned)
+
+
+def smoothstep(values: NDArray[Any]) -> NDArray[Any]:
+    """Return 0 up to 0, 1 from 1 on, and 3 x² - 2 x³ between, in the values' own precision."""
+    part = np.clip(values, 0, 1)
+    return np.asarray(part * part * (3 - 2 * part))

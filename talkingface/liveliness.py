@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from talkingface.audio import FPS
-from talkingface.geometry import Array, Floats
+from talkingface.geometry import Array, Floats, smoothstep
 from talkingface.motion import HEAD
 
 BLOCK = 60.0  # seconds of one schedule
@@ -175,12 +175,8 @@ def _lid_profile(time: Array, blink: Blink) -> Array:
     """
     down = np.clip(time / blink.closing, 0, 1)
     up = np.clip((time - blink.closing - blink.shut) / blink.opening, 0, 1)
-    opened = _EVENLY * up + (1 - _EVENLY) * _smooth_step(up)
-    return np.asarray(_smooth_step(down) * (1 - opened))
-
-
-def _smooth_step(part: Array) -> Array:
-    return part * part * (3 - 2 * part)
+    opened = _EVENLY * up + (1 - _EVENLY) * smoothstep(up)
+    return np.asarray(smoothstep(down) * (1 - opened))
 
 
 # --- gaze -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from talkingface.geometry import Floats
 HEAD = ("pitch", "yaw", "roll", "x", "y", "scale")
 BROWS = ("inner", "outer")
 EYES = ("left", "right")
+SIZES = {"head": len(HEAD), "brows": len(BROWS), "lids": len(EYES), "gaze": 2}  # of the parts
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Motion:
     def still(expression: Floats) -> Motion:
         """Move the lower face alone: expressions (T, K)."""
         count = len(expression)
-        sizes = (len(HEAD), len(BROWS), len(EYES), 2)
-        return Motion(expression, *(np.zeros((count, size), np.float32) for size in sizes))
+        parts = {name: np.zeros((count, size), np.float32) for name, size in SIZES.items()}
+        return Motion(expression, **parts)
 
     @staticmethod
     def join(parts: Sequence[Motion]) -> Motion:

@@ -32,18 +32,19 @@ from talkingface import arkit, media
 from talkingface.audio import FPS
 from talkingface.errors import BadMotion
 from talkingface.geometry import Floats
-from talkingface.motion import Motion
+from talkingface.motion import SIZES, Motion
 
 FORMAT, VERSION = "talkingface-motion", 1
 SUFFIXES = (".json", ".npz")
 EXPECTED = "expected a file of `talkingface motion`, or one with ARKit's 52 blendshapes"
-PARTS = {"expression": None, "head": 6, "brows": 2, "lids": 2, "gaze": 2}
+PARTS = {"expression": None, **SIZES}
 
 _LARGEST_FILE = 256_000_000  # bytes
 _LONGEST = 3600 * FPS  # frames
 _MOST_COEFFICIENTS = 64
 _LARGEST_VALUE = 100.0  # of any number of a motion
 
+# Of archives, zipfile raises the last of the first row for a compression that it does not know.
 _UNREADABLE = (
     *(OSError, ValueError, RecursionError, KeyError, EOFError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),

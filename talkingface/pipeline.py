@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ from talkingface import (
     visemes,
     weights,
 )
-from talkingface.animation import Animator, MotionPlayer, loop, needs_head
+from talkingface.animation import LOOP, Animator, MotionPlayer, loop, needs_head
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generated, Generator, Portrait, State
 from talkingface.controls import DEFAULTS, Controls
@@ -41,6 +41,7 @@ from talkingface.faces import Aligned, Located
 from talkingface.geometry import CropSpec, compose, resized, transform
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
+from talkingface.models.head_motion import HeadNet
 from talkingface.motion import Motion
 from talkingface.motion_file import Viseme
 from talkingface.streaming import (
@@ -379,8 +380,8 @@ class TalkingFace:
                 "give cran or atvg"
             )
         stream = WindowStream(animator.spec)
-        pushed = (stream.push(part) for part in sound.parts())
-        for speech in chain(pushed, (stream.finish() for _ in range(1))):
+        for sound_part in chain(sound.parts(), [None]):
+            speech = stream.finish() if sound_part is None else stream.push(sound_part)
             for chunk in speech.to(self._device).split(CHUNK) if len(speech) else ():
                 part, state = animator(chunk, state)
                 yield part, animator.model_windows(chunk)
@@ -403,7 +404,7 @@ class TalkingFace:
         if not 1 <= seconds <= longest:
             raise BadRequest(f"idle for {seconds:g} s: give 1 to {longest:g} seconds")
         count = round(seconds * FPS)
-        silence = np.zeros(2 * count * SAMPLES_PER_FRAME, np.float32)
+        silence = np.zeros((count + repeats * LOOP) * SAMPLES_PER_FRAME, np.float32)
         motion = self.motion(silence, controls)
         motion = loop(motion, count) if repeats else motion[:count]
         return self.generate(image, motion, **options)
@@ -517,8 +518,13 @@ class TalkingFace:
             return MotionPlayer(motion, self._config.speech)
         controls = controls or DEFAULTS
         loads_head = needs_head(controls) and not self.samples_head
-        head: Any = weights.load("head", self._device) if loads_head else None
-        return Animator(model.readout, head, controls)
+        return Animator(model.readout, self._head_net if loads_head else None, controls)
+
+    @cached_property
+    def _head_net(self) -> HeadNet:
+        """The shipped model of heads, read once for all faces."""
+        net: Any = weights.load("head", self._device)
+        return cast(HeadNet, net)
 
     def _prepare_face(
         self,

@@ -81,7 +81,7 @@ def test_names_are_apples() -> None:
 
 
 def test_unknown_scores_are_zero_and_ignored() -> None:
-    """What a motion does not tell is zero in an export and moves nothing in an import."""
+    """Scores that a motion does not tell are zero in an export, and move nothing in an import."""
     parts = [RNG.standard_normal((40, n)).astype(np.float32) for n in (16, 6, 2, 2, 2)]
     scores = arkit.to_arkit(Motion(*parts))
     assert scores.shape == (40, 52) and scores.dtype == np.float32

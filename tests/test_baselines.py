@@ -152,7 +152,7 @@ def test_deblurring_begins_by_changing_nothing_and_adds_what_it_finds() -> None:
 
 
 def test_each_stage_leaves_the_other_network_alone(cache: Cache) -> None:
-    """To the bit, the running statistics of norms included."""
+    """The other network stays to the bit, the running statistics of its norms included."""
     row = chung_training((1, 3))
     row = replace(row, model=replace(row.model, audio_norm="batch"))
     recipe = ChungRecipe(row, cache)

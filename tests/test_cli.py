@@ -53,7 +53,7 @@ def assert_refused(ran: Ran, *says: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a command's output goes; the test fails when a refused command leaves a trace there."""
+    """Folder of a command's output; the test fails when a refused command leaves a trace there."""
     where = tmp_path / "out"
     where.mkdir()
     (where / "earlier.mp4").write_bytes(b"mine")

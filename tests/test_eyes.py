@@ -87,7 +87,7 @@ def width(mesh: np.ndarray, side: int) -> float:
 
 
 def visible(picture: np.ndarray) -> int:
-    """How many pixels look like an eyeball: white or blue, rather than skin."""
+    """Count the pixels that look like an eyeball: white or blue, rather than skin."""
     colours = np.array([SKIN, WHITE, BLUE], float)
     off = np.linalg.norm(picture[:, :, None].astype(float) - colours, axis=-1)
     return int((off.argmin(-1) > 0).sum())

@@ -29,7 +29,7 @@ def places() -> np.ndarray:
 
 
 def came_from(made: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Where the pixels at (N, 2) came from, bilinear."""
+    """Return the sources of the pixels at (N, 2), bilinear."""
     low = np.floor(at).astype(int)
     a, b = (at - low).T[..., None]
     x, y = low.T
@@ -52,7 +52,7 @@ def turned(pitch: float = 0, yaw: float = 0, roll: float = 0) -> np.ndarray:
 
 
 def asked(value: float, index: int) -> float:
-    """What is drawn of a value that is asked for: LARGEST is softly approached."""
+    """Return the value drawn for one that is asked for: LARGEST is softly approached."""
     return float(LARGEST[index] * np.tanh(value / LARGEST[index]))
 
 

@@ -333,7 +333,7 @@ def test_a_correction_is_the_papers_composition_and_bounded() -> None:
 
 @pytest.mark.parametrize("name", MESHED)
 def test_an_untrained_model_draws_the_picture_along_its_mesh(name: str) -> None:
-    """To the bit: in its window the renderer's own frames, around it the portrait."""
+    """Its window holds the renderer's own frames to the bit, around it is the portrait."""
     torch.manual_seed(3)
     model, portrait = models.build(CONFIGS[name]).eval(), _portrait(1)
     speech = _speech(model.config.speech, 1, 5)

@@ -28,7 +28,7 @@ from talkingface.web import limits
 
 @pytest.fixture
 def said() -> Iterator[list[tuple[int, str, str]]]:
-    """What FFmpeg says: (level, who, text)."""
+    """Collect FFmpeg's messages: (level, source, text)."""
     before = av.logging.get_level()
     av.logging.set_level(av.logging.DEBUG)
     with av.logging.Capture() as lines:

@@ -38,7 +38,7 @@ def updated(text: str) -> str:
 
 
 def _table(body: str) -> tuple[str, str, str]:
-    """What stands before a section's table, the table, and what follows."""
+    """Split a section into the text before its table, the table, and what follows."""
     lines = body.splitlines(keepends=True)
     inside = [number for number, line in enumerate(lines) if line.startswith("|")]
     first, last = inside[0], inside[0]

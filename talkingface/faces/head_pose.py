@@ -16,6 +16,8 @@ import numpy as np
 from talkingface.contract import MESH_POINTS
 from talkingface.geometry import Array, Floats, fit_similarity, rotation, transform
 from talkingface.landmarks import (
+    BROWS_LOWER,
+    BROWS_UPPER,
     EARS,
     JOINT,
     STABLE_MESH,
@@ -31,8 +33,8 @@ RIGID = np.array([
     118, 347, 100, 329, 120, 349, 121, 350, 143, 372, 34, 264, 127, 356, 234, 454, 227, 447,
 ])  # fmt: skip
 # Of the brows: the ends next to the nose, and those at the temples, upper and lower edge.
-INNER_BROWS = np.array([107, 66, 55, 65, 336, 296, 285, 295])
-OUTER_BROWS = np.array([70, 63, 46, 53, 300, 293, 276, 283])
+_BROWS = np.stack([BROWS_UPPER, BROWS_LOWER], 1)
+INNER_BROWS, OUTER_BROWS = _BROWS[..., [4, 3]].ravel(), _BROWS[..., [0, 1]].ravel()
 ITERATIONS = 8
 _SMOOTHING = np.array([1.0, 6.0, 15.0, 20.0, 15.0, 6.0, 1.0]) / 64
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, Picture
+from talkingface.geometry import Array, Box, Floats, Picture, smoothstep
 from talkingface.landmarks import BROWS_LOWER, EYE_LIDS, IRISES, SKIN_POINTS
 
 # Lengths are in eye widths, from corner to corner.
@@ -208,8 +208,7 @@ def _lid_skin(around: _Surroundings) -> tuple[Floats, Floats]:
     colour = _lid_colour(around, bare, height)
     blurred = np.maximum(cv2.GaussianBlur(bare, (25, 1), 4), CREASE * colour)
     above = np.clip((height - zone) / (0.06 * w), 0, 1)[..., None]
-    near = np.clip((height / zone - 0.35) / 0.65, 0, 1)[..., None]
-    near = near * near * (3 - 2 * near)
+    near = smoothstep((height / zone - 0.35) / 0.65)[..., None]
     out = colour + near * (blurred + above * (bare - blurred) - colour)
     # Towards the corners, where the lid hardly moves, the picture stays as it is.
     share = _smooth(np.clip(eye.opening / (0.25 * w), 0, 1), 3)[:, None]

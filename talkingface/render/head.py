@@ -23,6 +23,7 @@ from talkingface.geometry import (
     fit_similarity,
     invert,
     rotation,
+    smoothstep,
     transform,
 )
 from talkingface.landmarks import (
@@ -143,7 +144,7 @@ class HeadRenderer:
         head = np.zeros(self._region.shape, np.uint8)
         cv2.fillConvexPoly(head, cv2.convexHull(np.rint(there).astype(np.int32)), 1)
         distance = cv2.distanceTransform(1 - head, cv2.DIST_L2, 5) * self._region.step / unit
-        return _smoothstep(1 - distance / FADE)
+        return _ramp(1 - distance / FADE)
 
     def _brow_fields(self, nodes: Array) -> Floats:
         """Return how far nodes rise with the brows' inner and outer ends: (rows, columns, 2)."""
@@ -160,7 +161,7 @@ class HeadRenderer:
             length = abs(brow[-1, 0] - brow[0, 0])
             beyond = np.maximum(np.maximum(x[0] - across, across - x[-1]), 0)
             wide = np.exp(-((beyond / (0.3 * length)) ** 2))
-            inward = _smoothstep((across - brow[0, 0]) / (brow[-1, 0] - brow[0, 0]))
+            inward = _ramp((across - brow[0, 0]) / (brow[-1, 0] - brow[0, 0]))
             out += (tall * wide)[..., None] * np.stack([inward, 1 - inward], -1)
         return np.minimum(out, 1).astype(np.float32)
 
@@ -169,7 +170,7 @@ class HeadRenderer:
         x, y = self._nodes.transpose(2, 0, 1)
         height, width = shape[:2]
         near = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-        return _smoothstep(near / (BORDER * unit))
+        return _ramp(near / (BORDER * unit))
 
     def _inverted(self, move: Floats) -> Floats:
         """Invert the nodes' displacement, by fixed-point iteration."""
@@ -216,10 +217,9 @@ class HeadRenderer:
         return np.asarray(large[step // 2 :, step // 2 :], np.float32)
 
 
-def _smoothstep(values: Array | Floats) -> Floats:
-    """0 up to 0, 1 from 1 on, smooth between."""
-    part: Array = np.clip(np.asarray(values, np.float64), 0, 1)
-    return np.asarray(part * part * (3.0 - 2.0 * part), np.float32)
+def _ramp(values: Array | Floats) -> Floats:
+    """Return `smoothstep` as a field, computed in double precision."""
+    return np.asarray(smoothstep(np.asarray(values, np.float64)), np.float32)
 
 
 # The mouth, which `triangles` leaves out: a fan from its left corner.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Box, Floats, Picture
+from talkingface.geometry import Box, Floats, Picture, smoothstep
 from talkingface.landmarks import (
     GAP_BOTTOM,
     GAP_TOP,
@@ -293,7 +293,7 @@ class MouthInterior:
         height = y - _LOWER_EDGE + _TONGUE_TOP - 0.5 * np.square(x)
         alpha = np.clip(height / _TONGUE_SOFT + 0.5, 0, 1)
         alpha *= np.clip((_TONGUE_WIDTH - np.abs(x)) / 0.1 + 0.5, 0, 1)
-        alpha = alpha * alpha * (3 - 2 * alpha)
+        alpha = smoothstep(alpha)
         light = np.clip(0.5 + 3.2 * height, 0.42, 0.9) * (1 - 0.35 * np.exp(-np.square(x / 0.02)))
         colour = self._tone.apply(light[..., None] * _TONGUE * self._tone.level)
         tongue = np.concatenate([colour * alpha[..., None], alpha[..., None]], -1)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, fit_similarity, invert, transform
+from talkingface.geometry import Array, Box, Floats, fit_similarity, invert, smoothstep, transform
 from talkingface.landmarks import (
     FOREHEAD,
     INNER_LIPS,
@@ -280,8 +280,8 @@ class MeshWarp:
         cv2.fillConvexPoly(hull, np.rint(outline).astype(np.int32), 1)
         outside = (1 - hull) & ~inside
         distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 5)
-        part = np.clip(1 - distance * self.region.step / (REACH * self.unit), 0, 1)
-        fade: Floats = (part * part * (3 - 2 * part))[..., None].astype(np.float32)
+        part = smoothstep(1 - distance * self.region.step / (REACH * self.unit))
+        fade: Floats = part[..., None].astype(np.float32)
         return fade
 
     def _inverted(self, forward: Floats) -> Floats:
