@@ -773,7 +773,7 @@ class Video:
     def _silent_parts(self, whole: bool) -> Iterator[list[OutputFrame]]:
         assert isinstance(self._animator, MotionPlayer)
         if whole or self._show == "maps":
-            raise BadRequest("maps and sheets of a model's own pictures need a sound, not a motion")
+            raise BadRequest("maps of a model's own pictures need a sound, not a motion")
         motion = self._animator.motion
         for start in range(0, len(motion), CHUNK):
             part = motion[start : start + CHUNK]
@@ -827,7 +827,9 @@ class Video:
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
-        frames = (frame.crop for frame in self._frames(whole=True))
+        side = self._prepared.crop.shape[0]
+        draw = self._prepared.drawing("face", False, self._speaker.info.name, side)
+        frames = map(draw, self._frames(whole=self._speech is not None))
         return contact_sheet(frames, seconds=seconds, every=every, columns=columns)
 
 

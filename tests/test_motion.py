@@ -310,6 +310,21 @@ def test_a_short_motion_is_held(face: np.ndarray, sound: torch.Tensor) -> None:
     assert len(made) == 8 and np.array_equal(made[4], made[7])
 
 
+def test_a_contact_sheet_shows_the_motion_with_and_without_sound(
+    face: np.ndarray, sound: torch.Tensor
+) -> None:
+    """The head moves in it as in the video, and a motion without sound has one too."""
+    model, short = talkingface.load("cran"), sound[: 4 * 640]
+    still = Motion.still(np.zeros((4, 16), np.float32))
+    turned = replace(still, head=np.full((4, 6), 0.05, np.float32))
+    for given in ((short, still), (short, turned)), ((still, None), (turned, None)):
+        first, second = (
+            model.generate(face, source, motion=motion).contact_sheet(every=1, columns=4)
+            for source, motion in given
+        )
+        assert first.shape == second.shape and (first != second).mean() > 0.2
+
+
 def test_two_motions_or_one_of_another_space_are_refused(face: np.ndarray) -> None:
     model = talkingface.load("cran")
     with pytest.raises(BadRequest, match="two motions"):
