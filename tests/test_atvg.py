@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from torch import Tensor, nn
 
 import talkingface
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import audio, models
 from talkingface.contract import LandmarkDriven, Portrait
 from talkingface.data import landmark_space

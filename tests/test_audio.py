@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import media as recordings
 import numpy as np
 import pytest
 import torch
 
+from helpers import media as recordings
 from talkingface import audio, media
 from talkingface.audio import SpeechSpec, WindowStream
 from talkingface.errors import UnreadableMedia

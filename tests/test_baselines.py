@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from torch import Tensor, nn
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import models, weights
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Portrait

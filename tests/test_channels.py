@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import av
-import media as recordings
 import numpy as np
 import pytest
 
+from helpers import media as recordings
 from talkingface import audio, media, video
 from talkingface.downmix import Downmix, weights
 

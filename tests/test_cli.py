@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Cli, Ran
-from drawing import BOX, frog
 
 import talkingface
+from conftest import Cli, Ran
+from helpers.drawing import BOX, frog
 from talkingface import picture, video, weights
 from talkingface.cli import parse_face
 from talkingface.cli.app import ORDER

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trees
-from conftest import Cli
 
+from conftest import Cli
+from helpers import trees
 from talkingface import weights
 from talkingface.data import extraction, shards, sources
 from talkingface.data.clip import Clip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from predictors import syllables
 from torch import Tensor
 
+from helpers.predictors import syllables
 from talkingface.data import disturbances
 from talkingface.data.disturbances import Source
 

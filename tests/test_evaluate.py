@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import FRAMES, LEVELS, curve, landmarks, write_cache
 from torch import Tensor
 
 import talkingface
+from conftest import Cli
+from helpers.corpus import FRAMES, LEVELS, curve, landmarks, write_cache
 from talkingface import evaluation, video, weights
 from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from torch import Tensor
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import picture, video
 from talkingface.data import expression_space as spaces
 from talkingface.data.dataset import Cache

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from drawing import BOX, frog
 
+from helpers.drawing import BOX, frog
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
 from talkingface.faces import (
     Face,

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from corpus import FRAMES, WORDS, write_cache
 from numpy.typing import NDArray
 
+from helpers.corpus import FRAMES, WORDS, write_cache
 from talkingface import video
 from talkingface.audio import HOPS_PER_FRAME, SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.data.dataset import Cache, clip_speech

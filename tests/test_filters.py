@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import trees
-from conftest import Cli
-from media import write_film
 
+from conftest import Cli
+from helpers import trees
+from helpers.media import write_film
 from talkingface import faces
 from talkingface.data import extraction, filters
 from talkingface.data.filters import Filters, check, with_limits

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from torch import Tensor
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import audio, liveliness, models, weights
 from talkingface.data.dataset import ClipInfo
 from talkingface.faces import head_pose

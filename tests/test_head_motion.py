@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli
-from corpus import write_cache
 from scipy import signal  # type: ignore[import-untyped]
 
 import talkingface
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import weights
 from talkingface.faces.head_pose import apply_pose
 from talkingface.landmarks import EARS, EYE_LIDS, eye_openness, reference_depth, reference_mesh

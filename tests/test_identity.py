@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, Cli
-from corpus import write_cache
 from numpy.typing import NDArray
 from torch import Tensor
 
 import talkingface
+from conftest import EXAMPLES, Cli
+from helpers.corpus import write_cache
 from talkingface import video, weights
 from talkingface.contract import LIPS
 from talkingface.data.augment import NO_AUGMENTATION

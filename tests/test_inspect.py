@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import trees
-from conftest import Cli
 
+from conftest import Cli
+from helpers import trees
 from talkingface.data import report, shards
 from talkingface.data.clip import Clip
 from talkingface.data.inspection import EXAMPLES, inspect

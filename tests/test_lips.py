@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
-from media import write_sound
 from torch import Tensor
 
+from conftest import Cli
+from helpers.corpus import write_cache
+from helpers.media import write_sound
 from talkingface import audio, models, weights
 from talkingface.contract import Portrait, predicts_expressions
 from talkingface.data import expression_space

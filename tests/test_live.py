@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import media as recordings
 import numpy as np
 import pytest
-from served import Flashes, Served, serving, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from helpers import media as recordings
+from helpers.served import Flashes, Served, serving, until
 from talkingface import video
 from talkingface.streaming import Stream
 from talkingface.web.limits import Limits

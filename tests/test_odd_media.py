@@ -15,12 +15,12 @@ from pathlib import Path
 
 import av
 import av.logging
-import matroska
-import media as recordings
 import numpy as np
 import pytest
-from conftest import Cli
 
+from conftest import Cli
+from helpers import matroska
+from helpers import media as recordings
 from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
@@ -249,7 +249,7 @@ def test_a_sound_of_an_unknown_codec(tmp_path: Path, portrait: Path, cli: Cli) -
 @pytest.mark.slow
 def test_nothing_odd_crashes_hangs_or_fills_the_memory(tmp_path: Path) -> None:
     """300 seeded files in a process with 1 GiB to spare; its last line says how many were read."""
-    script = Path(__file__).parent / "odd_files.py"
+    script = Path(__file__).parent / "helpers" / "odd_files.py"
     command = [sys.executable, str(script), str(tmp_path), "300"]
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)

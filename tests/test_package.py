@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, SENTENCE, Cli
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import talkingface
+from conftest import EXAMPLES, SENTENCE, Cli
 from talkingface import picture, video, weights
 
 ROOT = Path(__file__).parents[1]

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import media as recordings
 import numpy as np
 import pytest
-from conftest import SENTENCE
-from served import Flashes, Served, serving
 
+from conftest import SENTENCE
+from helpers import media as recordings
+from helpers.served import Flashes, Served, serving
 from talkingface import picture, video
 from talkingface.controls import Controls
 from talkingface.web.generate_options import GenerateOptions

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, SENTENCE, Cli
-from media import write_video
 
 import talkingface
+from conftest import EXAMPLES, SENTENCE, Cli
+from helpers.media import write_video
 from talkingface import evaluation, video
 from talkingface.evaluation import Result, VideoWithLandmarks, pairs
 from talkingface.geometry import Picture

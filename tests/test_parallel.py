@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from torch import Tensor, nn
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import weights
 from talkingface.data.dataset import Cache, RawBatch, SampleConfig, clip_pool, prefetch
 from talkingface.models.lipreader import MouthSpec, PublishedReaderConfig

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawing import BOX, frog
 
 import talkingface
+from helpers.drawing import BOX, frog
 from talkingface import audio, faces, geometry, picture, pipeline, streaming, video, weights
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
 from talkingface.models.lipreader import LeanLipReader

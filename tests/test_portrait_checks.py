@@ -11,10 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import EXAMPLES, Cli
 from numpy.typing import NDArray
-from predictors import write_speech
 
+from conftest import EXAMPLES, Cli
+from helpers.predictors import write_speech
 from talkingface import landmarks, picture
 from talkingface.errors import BadRequest
 from talkingface.evaluation import face_descriptor, portrait_checks, portrait_sheets

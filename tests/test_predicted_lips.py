@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from media import write_sound
-from predictors import Loudness, info, mesh_of, syllables, write_speech
 
+from conftest import Cli
+from helpers.media import write_sound
+from helpers.predictors import Loudness, info, mesh_of, syllables, write_speech
 from talkingface import audio, landmarks, picture, video, weights
 from talkingface.contract import ExpressionPredictor, Generator
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia

@@ -13,12 +13,12 @@ import wave
 from pathlib import Path
 
 import cv2
-import matroska
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
 
+from conftest import Cli
+from helpers import matroska
 from talkingface import audio, faces, picture, video
 from talkingface.data import extraction, shards, sources
 from talkingface.data import prepare as preparation

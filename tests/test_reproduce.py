@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Cli
-from corpus import write_cache
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest

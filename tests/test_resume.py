@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpus import FRAMES, write_cache
-from test_evaluate import Player, clip_of, frames_of, read_pixel
 from torch import Tensor
 
+from helpers.corpus import FRAMES, write_cache
 from talkingface import evaluation, weights
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Cache
@@ -26,6 +25,7 @@ from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
 from talkingface.models.sync import SyncConfig, SyncNet
+from test_evaluate import Player, clip_of, frames_of, read_pixel
 
 FILES = ("results.jsonl", "tables.md", "tables.tex")
 TEST_CLIPS = 3  # of the split "test", which has one speaker: both identity pictures for each

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli
-from corpus import write_cache
-from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
 
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
@@ -27,6 +26,7 @@ from talkingface.evaluation import (
 )
 from talkingface.evaluation.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
 from talkingface.landmarks import IBUG
+from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-import doomed
 import pytest
-import trees
-from conftest import Cli
 
+from conftest import Cli
+from helpers import doomed, trees
 from talkingface.data import extraction, report, shards, workers
 from talkingface.data import prepare as preparation
 from talkingface.data.extraction import ClipExtraction, ExtractedClip

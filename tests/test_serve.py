@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import matroska
-import media as recordings
 import numpy as np
 import pytest
-from conftest import Cli
-from served import Served, serving, until
 from starlette.routing import Route
 
+from conftest import Cli
+from helpers import matroska
+from helpers import media as recordings
+from helpers.served import Served, serving, until
 from talkingface import picture, video
 from talkingface.controls import Controls
 from talkingface.streaming import Stream

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus import write_cache
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from helpers.corpus import write_cache
 from talkingface import audio, speech_encoder
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec, WindowStream, windows
 from talkingface.contract import Generated, State

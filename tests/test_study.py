@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import media
 import numpy as np
 import pytest
-from conftest import Cli
-from raters import STUDIES, simulated
 from scipy import stats
 from starlette.applications import Starlette
 
+from conftest import Cli
+from helpers import media
+from helpers.raters import STUDIES, simulated
 from talkingface import video
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import write_cache
 from numpy.typing import NDArray
 from torch import Tensor
 
 import talkingface
+from conftest import Cli
+from helpers.corpus import write_cache
 from talkingface import audio, video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
 from talkingface.data.augment import NO_AUGMENTATION

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
-from corpus import landmarks as face_points
-from corpus import write_cache
 from torch import Tensor, nn
 
+from conftest import Cli
+from helpers.corpus import landmarks as face_points
+from helpers.corpus import write_cache
 from talkingface import models, video, weights
 from talkingface.audio import SpeechSpec
 from talkingface.data import shards

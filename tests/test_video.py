@@ -8,11 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import media as recordings
 import numpy as np
 import pytest
 import torch
 
+from helpers import media as recordings
 from talkingface import audio, video
 from talkingface.errors import OutputError, UnreadableMedia
 from talkingface.media import Sound

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import write_cache
 from torch import Tensor, nn
 
+from helpers.corpus import write_cache
 from talkingface import models, weights
 from talkingface.contract import Portrait
 from talkingface.data.dataset import Batch, Cache, SampleConfig, draw_batch, speakers_of

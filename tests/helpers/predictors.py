@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from media import write_sound
 from torch import Tensor
 
+from helpers.media import write_sound
 from talkingface.audio import SpeechSpec
 from talkingface.contract import State
 from talkingface.models.baselines import Still, StillConfig

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from media import write_film, write_sound
 
+from helpers.media import write_film, write_sound
 from talkingface import audio, video
 
-CLIPS = Path(__file__).parent / "clips"
+CLIPS = Path(__file__).parents[1] / "clips"
 ONE, TWO = "s1_bbaf2n", "s34_lbwh5n"
 FIRST = 22  # of the frames used: just before the first word
 FRAMES = 29

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import matroska
-
+from helpers import matroska
 from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits

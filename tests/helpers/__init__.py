@@ -1,0 +1,1 @@
+"""Corpora, media files, servers and models that several test files share."""
