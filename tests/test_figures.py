@@ -15,9 +15,9 @@ from talkingface import video
 from talkingface.audio import HOPS_PER_FRAME, SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.data.dataset import Cache, clip_speech
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation import figures
 from talkingface.metrics.lips import Box
 from talkingface.metrics.motion import motion_intensity
+from talkingface.reproduce import figures
 
 Bytes = NDArray[np.uint8]
 WHOLE = Box(0, 0, 32, 32)

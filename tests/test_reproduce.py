@@ -13,10 +13,10 @@ from helpers.corpus import write_cache
 from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest
-from talkingface.evaluation import reproduce
 from talkingface.evaluation.results import read_results
 from talkingface.evaluation.tables import mean
 from talkingface.picture import read
+from talkingface.reproduce import papers
 from talkingface.training import tables
 from talkingface.training.presets import BASELINES, CRAN, choose
 
@@ -42,7 +42,7 @@ def test_every_row_can_be_trained_and_begins_with_a_row_before_it() -> None:
 def test_branches_differ_in_their_losses_alone() -> None:
     rows = {row.label: row for row in tables.rows_of("song-table1")}
     losses, others = {}, set()
-    for label in reproduce.LOSSES:
+    for label in papers.LOSSES:
         row = rows[label]
         training = choose(CRAN, row.preset, row.steps, list(row.without), list(row.change))
         (stage,) = training.stages
@@ -55,8 +55,8 @@ def test_branches_differ_in_their_losses_alone() -> None:
 
 
 def test_every_figure_shows_rows_that_are_there() -> None:
-    assert set(reproduce.PAPERS) == set(tables.TABLES)
-    for name, paper in reproduce.PAPERS.items():
+    assert set(papers.PAPERS) == set(tables.TABLES)
+    for name, paper in papers.PAPERS.items():
         there = {row.label for row in tables.rows_of(name)} | set(paper.further)
         shown = {row for sheet in paper.sheets for row in sheet.rows}
         assert shown | {paper.reference, *paper.long} <= there

@@ -22,10 +22,10 @@ from talkingface.evaluation import (
     Evaluator,
     VideoWithLandmarks,
     detection,
-    robustness,
 )
-from talkingface.evaluation.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
 from talkingface.landmarks import IBUG
+from talkingface.reproduce import robustness
+from talkingface.reproduce.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
 from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
 
 

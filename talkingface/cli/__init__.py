@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from talkingface.cli import evaluate, generate, prepare, serve, study, train
+from talkingface.cli import evaluate, generate, prepare, reproduce, serve, study, train
 from talkingface.cli.app import app, study_app, train_app
 from talkingface.cli.options import parse_face, print_error
 from talkingface.errors import TalkingFaceError
@@ -19,6 +19,7 @@ __all__ = [
     "main",
     "parse_face",
     "prepare",
+    "reproduce",
     "serve",
     "study",
     "train",

@@ -13,7 +13,7 @@ from talkingface.version import __version__
 # The order of the commands in `talkingface --help`: of use, not of the alphabet.
 ORDER = (
     *("generate", "serve", "batch", "idle", "motion", "landmarks", "sheet", "models"),
-    *("prepare", "inspect", "train", "evaluate", "study", "head-motion", "robustness"),
+    *("prepare", "inspect", "train", "evaluate", "study"),
     *("landmark-space", "expression-space", "version"),
 )
 

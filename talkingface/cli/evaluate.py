@@ -23,14 +23,12 @@ from talkingface.cli.options import (
     Likeness,
     MouthSheet,
     Noise,
-    Overwrite,
     Pairs,
     Phones,
     Portraits,
     Reference,
     Results,
     Sample,
-    Seed,
     Splits,
     Video,
     progress_bar,
@@ -81,7 +79,8 @@ def evaluate(
 
     Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
     that was stopped goes on when called again, and the same call gives the same numbers. Each
-    model's speed alone is in speed.json.
+    model's speed alone is in speed.json. `talkingface robustness` and `talkingface head-motion`
+    make further figures of the papers.
 
     Example: talkingface evaluate --models cran,atvg,atvg@landmarks --cache shards --out results
 
@@ -136,10 +135,10 @@ def _evaluate_clips(
 ) -> None:
     """Measure videos. options: of every measurement; of_cache: those of clips beside."""
     from talkingface import evaluation, media, pipeline
-    from talkingface.evaluation import reproduce
+    from talkingface.reproduce import papers
 
     outputs = evaluation.outputs(out, with_speed=pairs is None)
-    outputs += [] if preset is None else reproduce.outputs(preset, out)
+    outputs += [] if preset is None else papers.outputs(preset, out)
     if out.is_dir():
         for path in outputs:
             media.check_output(path, overwrite)
@@ -151,7 +150,7 @@ def _evaluate_clips(
         if cache is None:
             results = evaluation.evaluate_pairs(pairs or Path(), out, **own)
         elif preset is not None:
-            results = reproduce.reproduce(preset, runs, cache, out, **own, **of_cache)
+            results = papers.reproduce(preset, runs, cache, out, **own, **of_cache)
         else:
             results = evaluation.evaluate((models or "").split(","), cache, out, **own, **of_cache)
     _print_tables(out, outputs, results)
@@ -274,87 +273,6 @@ def _evaluate_lips(
             results = measure(chosen, folder, out, progress=progress, **own)
         print((out / module.TABLES).read_text(encoding="utf-8"))
         print(f"{out}: {len(results)} results in {module.RESULTS}, their tables in {module.TABLES}")
-
-
-@app.command()
-def robustness(
-    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
-    cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="folder for robustness.jsonl, .md, .png")
-    ],
-    splits: Annotated[str, typer.Option(help="parts of the corpus, with commas between")] = "test",
-    clips: Annotated[int, typer.Option(help="at most so many of each split")] = 6,
-    device: Device = "cpu",
-    overwrite: Overwrite = False,
-) -> None:
-    """Plot quality against disturbed landmarks and against the head's pose.
-
-    A model that draws landmarks it is given is measured from sound and from real landmarks.
-
-    Example: talkingface robustness --models cran,atvg --cache shards --out results
-    """
-    from talkingface import pipeline
-    from talkingface.evaluation import robustness as disturbed
-
-    with progress_bar("videos") as progress:
-        trials = disturbed.evaluate_robustness(
-            models.split(","),
-            cache,
-            out,
-            splits=splits.split(","),
-            clips=clips,
-            device=str(pipeline.find_device(device)),
-            overwrite=overwrite,
-            progress=progress,
-        )
-    print(disturbed.tables(trials))
-    print(
-        f"{out}: {len(trials)} trials in {disturbed.RESULTS}, their means in {disturbed.TABLES} "
-        f"and {disturbed.FIGURE}"
-    )
-
-
-@app.command("head-motion")
-def head_motion(
-    models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
-    cache: Annotated[Path, typer.Option(help="what `talkingface prepare --natural-pose` wrote")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for heads.md, heads.json")],
-    split: Annotated[str, typer.Option(help="part of the corpus")] = "test",
-    clips: Annotated[int | None, typer.Option(help="at most so many [all]")] = None,
-    portraits: Annotated[
-        Path | None, typer.Option(help="folder of pictures that speak --sound as well")
-    ] = None,
-    sound: Annotated[Path | None, typer.Option(help="what the portraits speak")] = None,
-    seconds: Annotated[float, typer.Option(min=5, help="for so long, again and again")] = 60,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    overwrite: Overwrite = False,
-) -> None:
-    """Measure how generated heads, brows and lids move beside real ones.
-
-    Example: talkingface head-motion --models cran,cran-natural --cache natural --out results
-    """
-    from talkingface import pipeline
-    from talkingface.evaluation import heads
-
-    with progress_bar("videos") as progress:
-        text = heads.evaluate_head_motion(
-            models.split(","),
-            cache,
-            out,
-            split=split,
-            clips=clips,
-            portraits=portraits,
-            sound=sound,
-            seconds=seconds,
-            seed=seed,
-            device=str(pipeline.find_device(device)),
-            overwrite=overwrite,
-            progress=progress,
-        )
-    print(text)
-    print(f"{out}: {heads.TABLES}, {heads.RESULTS}")
 
 
 def _cores(device: str) -> int:

@@ -14,12 +14,13 @@ from talkingface.audio import FPS
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
-from talkingface.evaluation import figures, tables
+from talkingface.evaluation import tables
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.results import REAL, Identity, Result, write_text
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
+from talkingface.reproduce import figures
 from talkingface.training.tables import trained
 
 JUDGE = "judge"  # the lip reader of the package with which no generator was trained

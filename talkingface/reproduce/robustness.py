@@ -28,7 +28,6 @@ from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import detection
 from talkingface.evaluation.detection import Array, Frames
 from talkingface.evaluation.evaluator import FROM_LANDMARKS, EvaluatedModel, Evaluator, open_model
-from talkingface.evaluation.figures import COLOURS
 from talkingface.evaluation.measures import Floats, VideoWithLandmarks, picture_measures
 from talkingface.evaluation.results import STILL, number, write_lines, write_text
 from talkingface.evaluation.run import Progress, speaking_clips, spread
@@ -36,6 +35,7 @@ from talkingface.evaluation.tables import mean, table
 from talkingface.geometry import transform
 from talkingface.landmarks import IBUG
 from talkingface.metrics.lips import REFERENCE_SIZE, landmark_distance, mouth_box
+from talkingface.reproduce.figures import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
