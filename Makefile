@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit smoke clean
 
 demo: $(VENV)/installed
 	@mkdir -p demo
@@ -24,6 +24,10 @@ types: $(VENV)/developing
 
 unit: $(VENV)/developing
 	$(VENV)/bin/python -m pytest
+
+# The wheel and the sdist, each installed into an empty environment, make a video.
+smoke: $(VENV)/developing
+	tools/smoke_test.sh $(VENV)/bin/python
 
 # Debian keeps `venv` in a package of its own; without it this says so and leaves nothing half made.
 $(VENV)/bin/python:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import talkingface
+from conftest import Cli
 from talkingface import arkit, audio, motion_file, picture, weights
 from talkingface.animation import Animator, loop
 from talkingface.audio import FPS, WindowStream, windows
@@ -19,7 +20,6 @@ from talkingface.controls import Controls
 from talkingface.errors import BadMotion, BadRequest, OutputError
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import Motion
-from tests.conftest import Cli
 
 PARTS = [part.name for part in fields(Motion)]
 
