@@ -40,10 +40,6 @@ Minutes = Annotated[float | None, typer.Option(help="stop early; a later call go
 Accumulate = Annotated[
     int, typer.Option(min=1, help="batches whose gradients are added up to one step, per process")
 ]
-Compile = Annotated[
-    bool,
-    typer.Option("--compile/--no-compile", help="fuse by torch.compile: for long runs on a GPU"),
-]
 SaveEvery = Annotated[int, typer.Option(min=1, help="steps from one checkpoint to the next")]
 Workers = Annotated[
     int | None,
@@ -51,20 +47,7 @@ Workers = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")]
-Preset = Annotated[str, typer.Option(help="a row of talkingface/training/presets.py")]
-Steps = Annotated[str | None, typer.Option(help="of each stage, as 1200,4000,600 [the preset's]")]
-Init = Annotated[
-    str | None,
-    typer.Option(help="begin with this model, a name or a .safetensors file: fine-tuning, stages"),
-]
-LipsFile = Annotated[
-    str,
-    typer.Option(help="the fitted lips that it draws (`talkingface train lips`): a name or a file"),
-]
 Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
-Without = Annotated[
-    list[str] | None, typer.Option(help="leave this loss out; repeat for more (an ablation)")
-]
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")

@@ -1,9 +1,10 @@
-"""Commands that train on a prepared corpus."""
+"""Commands that train on a prepared corpus, made from the table of trainers."""
 
 from __future__ import annotations
 
+import inspect
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,304 +14,129 @@ import typer
 from talkingface.cli.app import app, train_app
 from talkingface.cli.options import (
     Accumulate,
-    Compile,
     Device,
     Everyone,
-    Init,
-    LipsFile,
     Minutes,
     Overwrite,
-    Preset,
     RunFolder,
     SaveEvery,
     Seed,
     Shards,
-    Steps,
-    Without,
     Workers,
     print_note,
     progress_bar,
 )
+from talkingface.training.trainers import TRAINERS, Trainer
 
 if TYPE_CHECKING:
     import torch
 
-    from talkingface.training.generator import GeneratorRecipe, GeneratorTraining
     from talkingface.training.loop import LoopOptions, Recipe
 
+_REQUIRED = inspect.Parameter.empty
 
-@train_app.command("lipreader")
-def train_lipreader(
-    shards: Shards,
-    output: RunFolder,
-    preset: Annotated[
+
+def _option(kind: Any, default: Any, *names: str, **facts: Any) -> tuple[Any, Any]:
+    """Return an option as typer has it: its type, and its default."""
+    return Annotated[kind, typer.Option(*names, **facts)], default
+
+
+# Options by name: of all trainers, of those with checkpoints, of those without, and of some.
+_ALL: dict[str, tuple[Any, Any]] = {
+    "shards": (Shards, _REQUIRED),
+    "change": _option(
+        list[str] | None,
+        None,
+        "--set",
+        metavar="NAME=VALUE",
+        help="another value for any setting of the preset, as batch=8, model.hidden=256, "
+        "stages.0.steps=100 or stages.1.weights.image=0.3; repeat for more",
+    ),
+    "seed": _option(int | None, None, help="of everything random [the preset's]"),
+}
+_LOOP: dict[str, tuple[Any, Any]] = {
+    "output": (RunFolder, _REQUIRED),
+    "minutes": (Minutes, None),
+    "accumulate": (Accumulate, 1),
+    "save_every": (SaveEvery, 500),
+    "workers": (Workers, None),
+    "device": (Device, "auto"),
+}
+_FIT: dict[str, tuple[Any, Any]] = {
+    "output": _option(Path, _REQUIRED, "--output", "-o", help="the .safetensors to write"),
+    "overwrite": (Overwrite, False),
+}
+_OWN: dict[str, tuple[Any, Any]] = {
+    "steps": _option(
+        str | None, None, help="of each stage, as 1200,4000,600; 0 leaves one out [the preset's]"
+    ),
+    "without": _option(
+        list[str] | None, None, help="leave this loss out; repeat for more (an ablation)"
+    ),
+    "reader": _option(
+        str | None, None, help="the trained lip reader, D_l: a name or a .safetensors file"
+    ),
+    "basis": _option(
+        Path | None,
+        None,
+        help="of atvg-paper: what `talkingface landmark-space` wrote [computed from the shards]",
+    ),
+    "lips": _option(
         str,
-        typer.Option(
-            help="trainer (guides a generator), judge (scores it) or published (the paper's size)"
-        ),
-    ] = "trainer",
-    minutes: Minutes = None,
-    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Train a lip reader on real words; goes on where it stopped.
-
-    The one that guides a generator and the one that scores it learn from different sentences.
-
-    Example: talkingface train lipreader shards -o runs/judge --preset judge
-    """
-    from dataclasses import replace
-
-    from talkingface.data.shards import open_cache
-    from talkingface.training import presets, reading
-
-    training = presets.named(presets.READING, preset)
-    training = training if seed is None else replace(training, seed=seed)
-    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
-    with _processes(device) as own:
-        _train(reading.ReadingRecipe(training, open_cache(shards), own), output, options)
-
-
-@train_app.command("identity")
-def train_identity(
-    shards: Shards,
-    output: RunFolder,
-    preset: Preset = "identity",
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Train the face embedding that measures whose face it is; goes on where it stopped.
-
-    Example: talkingface train identity shards -o runs/identity
-    """
-    from dataclasses import replace
-
-    from talkingface.data.shards import open_cache
-    from talkingface.training import identity, presets
-
-    training = replace(presets.named(presets.IDENTITY, preset), seed=seed)
-    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
-    with _processes(device) as own:
-        _train(identity.IdentityRecipe(training, open_cache(shards), own), output, options)
-
-
-@train_app.command("lips")
-def train_lips(
-    shards: Shards,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
-    voices: Annotated[
-        Path,
-        typer.Option(help="synthetic voices with phone times, as tools/make_voices.py writes them"),
-    ],
-    space: Annotated[
-        Path | None,
-        typer.Option(help="what `talkingface expression-space` wrote [computed from the shards]"),
-    ] = None,
-    everyone: Everyone = False,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fit what lips do to speech: a straight line for their shape, a decision where they close.
-
-    `train cran` and `train atvg` then learn to draw what it predicts (--lips FILE).
-
-    Example: talkingface train lips shards --voices voices -o lips.safetensors
-    """
-    from talkingface import media
-    from talkingface.data import expression_space as spaces
-    from talkingface.data.shards import open_cache
-    from talkingface.models.expression import ExpressionSpace
-    from talkingface.training import lips
-
-    media.check_output(output, overwrite)
-    cache = open_cache(shards)
-    clips = cache.split(*_learned_from(everyone))
-    if space is None:
-        known = ExpressionSpace.from_tensors(spaces.fit(cache, clips).tensors)
-    else:
-        known = spaces.load(space)
-    training = lips.LipsTraining(seed=seed)
-    with progress_bar("lips") as advance:
-        net = lips.fit(cache, clips, known, voices, training, lambda _, n, of: advance(n, of))
-    lips.save(output, net, clips, training, lips.measure(net, cache, cache.split("val")))
-    print_note(f"wrote {output}")
-
-
-@train_app.command("head")
-def train_head(
-    shards: Shards,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
-    everyone: Everyone = False,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fit how heads and brows move to speech, from shards prepared with --natural-pose.
-
-    Example: talkingface train head natural-shards -o head.safetensors
-    """
-    from talkingface import media
-    from talkingface.data.shards import open_cache
-    from talkingface.training import head
-
-    media.check_output(output, overwrite)
-    cache = open_cache(shards)
-    clips = cache.split(*_learned_from(everyone))
-    training = head.HeadTraining(seed=seed)
-    with progress_bar("head") as advance:
-        net = head.fit(cache, clips, training, lambda _, n, of: advance(n, of))
-        unseen = head.read_clips(cache, cache.split("val", "stranger"), training)
-    head.save(output, net, clips, training, {} if everyone else head.measure(net, unseen))
-    print_note(f"wrote {output}")
-
-
-@train_app.command("sync")
-def train_sync(
-    shards: Shards,
-    output: RunFolder,
-    preset: Preset = "sync",
-    minutes: Minutes = None,
-    seed: Annotated[int | None, typer.Option(help="of everything random [the preset's]")] = None,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    device: Device = "auto",
-) -> None:
-    """Train the embedding that measures whether lips and sound agree; goes on where it stopped.
-
-    Example: talkingface train sync shards -o runs/sync
-    """
-    from dataclasses import replace
-
-    from talkingface.data.shards import open_cache
-    from talkingface.training import presets, sync
-
-    training = presets.named(presets.SYNC, preset)
-    training = training if seed is None else replace(training, seed=seed)
-    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
-    with _processes(device) as own:
-        _train(sync.SyncRecipe(training, open_cache(shards), own), output, options)
-
-
-@train_app.command("cran")
-def train_cran(
-    shards: Shards,
-    output: RunFolder,
-    preset: Preset = "cran",
-    steps: Steps = None,
-    reader: Annotated[
+        "lips",
+        help="the fitted lips that it draws (`talkingface train lips`): a name or a file",
+    ),
+    "init": _option(
         str | None,
-        typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file"),
-    ] = None,
-    init: Init = None,
-    lips: LipsFile = "lips",
-    everyone: Everyone = False,
-    without: Without = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="another value for a switch, as scheme=frame or output=direct"),
-    ] = None,
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    compiled: Compile = False,
-    device: Device = "auto",
-) -> None:
-    """Train a generator, first without and then with its critics; goes on where it stopped.
-
-    Example: talkingface train cran shards -o runs/cran --reader runs/lipreader/weights.safetensors
-    """
-    from talkingface.training import cran, presets
-
-    training = presets.choose(presets.CRAN, preset, steps, without or [], change or [])
-    own = {"reader": reader, "init": init, "lips": lips}
-    options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(
-        cran.CranRecipe, training, shards, output, everyone, options, compiled, device, own
-    )
-
-
-@train_app.command("atvg")
-def train_atvg(
-    shards: Shards,
-    output: RunFolder,
-    preset: Preset = "atvg",
-    steps: Steps = None,
-    basis: Annotated[
+        None,
+        help="begin with this model, a name or a .safetensors file: fine-tuning, stages",
+    ),
+    "voices": _option(
+        Path,
+        _REQUIRED,
+        help="synthetic voices with phone times, as tools/make_voices.py writes them",
+    ),
+    "space": _option(
         Path | None,
-        typer.Option(
-            help="of atvg-paper: what `talkingface landmark-space` wrote [computed from the shards]"
-        ),
-    ] = None,
-    init: Init = None,
-    lips: LipsFile = "lips",
-    everyone: Everyone = False,
-    without: Without = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="another value for a switch, as recurrence=frame"),
-    ] = None,
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    compiled: Compile = False,
-    device: Device = "auto",
-) -> None:
-    """Train ATVGnet: VG-net on real landmarks, then behind AT-net; goes on where it stopped.
-
-    Example: talkingface train atvg shards -o runs/atvg
-    """
-    from talkingface.training import atvg, presets
-
-    training = presets.choose(presets.ATVG, preset, steps, without or [], change or [])
-    own = {"basis": basis, "init": init, "lips": lips}
-    options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(
-        atvg.AtvgRecipe, training, shards, output, everyone, options, compiled, device, own
-    )
+        None,
+        help="what `talkingface expression-space` wrote [computed from the shards]",
+    ),
+    "everyone": (Everyone, False),
+    "compiled": _option(
+        bool,
+        False,
+        "--compile/--no-compile",
+        help="fuse by torch.compile: for long runs on a GPU",
+    ),
+}
 
 
-@train_app.command("baseline")
-def train_baseline(
-    shards: Shards,
-    output: RunFolder,
-    preset: Preset = "chung",
-    steps: Steps = None,
-    init: Init = None,
-    everyone: Everyone = False,
-    without: Without = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="another value for a switch, as precision=float32"),
-    ] = None,
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    accumulate: Accumulate = 1,
-    save_every: SaveEvery = 500,
-    workers: Workers = None,
-    compiled: Compile = False,
-    device: Device = "auto",
-) -> None:
-    """Train a published baseline; goes on where it stopped.
+def _command(trainer: Trainer) -> Callable[..., None]:
+    """Return the command of a trainer, with the options of all trainers and its own."""
+    options = {**_ALL, **(_FIT if trainer.fits else _LOOP), **{n: _OWN[n] for n in trainer.options}}
+    if trainer.presets:
+        options["preset"] = _option(str, trainer.preset, help=trainer.presets)
+    order = ("shards", "output", "preset", *trainer.options, *options)
+    names = [name for name in dict.fromkeys(order) if name in options]
 
-    Example: talkingface train baseline shards -o runs/chung --preset chung
-    """
-    from talkingface.training import presets
+    def command(**given: Any) -> None:
+        (_fit if trainer.fits else _train)(trainer, **given)
 
-    training = presets.choose(presets.BASELINES, preset, steps, without or [], change or [])
-    recipe, own = presets.BASELINE_RECIPES[type(training)], {"init": init}
-    options = _options(minutes, seed, accumulate, save_every, workers, device)
-    _train_generator(recipe, training, shards, output, everyone, options, compiled, device, own)
+    only = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, only, default=options[name][1], annotation=options[name][0])
+        for name in names
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+for _trainer in TRAINERS:
+    train_app.command(
+        _trainer.name,
+        help=f"{_trainer.about}\n\nExample: talkingface train {_trainer.example}",
+    )(_command(_trainer))
 
 
 @train_app.command("table")
@@ -343,7 +169,7 @@ def train_table(
         cache = open_cache(shards)
         for row in rows:
             recipe = tables.recipe_of(row, cache, output, reader, own, seed)
-            _train(recipe, output / row.name, options)
+            _run(recipe, output / row.name, options)
 
 
 @app.command("landmark-space")
@@ -366,7 +192,7 @@ def landmark_space(
     from talkingface.training import presets
 
     media.check_output(output, overwrite)
-    config = presets.choose(presets.ATVG, preset, None, [], []).model.at
+    config = presets.choose(presets.ATVG, preset).model.at
     count = config.components if components is None else components
     cache = open_cache(shards)
     clips = cache.split(*_learned_from(everyone))
@@ -403,13 +229,15 @@ def expression_space(
 
 
 def _learned_from(everyone: bool) -> tuple[str, ...]:
-    """The splits that are trained on."""
-    return ("train", "stranger") if everyone else ("train",)
+    """Return the splits that are trained on."""
+    from talkingface.data.clip import UNSEEN
+
+    return ("train", UNSEEN) if everyone else ("train",)
 
 
 @contextmanager
 def _processes(device: str) -> Iterator[torch.device]:
-    """Together with the others of a `torchrun` launch: this process's device."""
+    """Join the other processes of a `torchrun` launch; yield this process's device."""
     from talkingface import pipeline
     from talkingface.training import parallel
 
@@ -435,31 +263,81 @@ def _options(
     )
 
 
-def _train_generator(
-    recipe: Callable[..., GeneratorRecipe[Any]],
-    training: GeneratorTraining,
+def _settings(
+    trainer: Trainer,
+    preset: str,
+    change: Sequence[str] | None,
+    seed: int | None,
+    steps: str | None = None,
+    without: Sequence[str] | None = None,
+) -> Any:
+    """Return a preset with the changes of the command line."""
+    from talkingface.training import presets
+
+    changes = [*(change or ()), *([] if seed is None else [f"seed={seed}"])]
+    return presets.choose(presets.PRESETS[trainer.name], preset, steps, without or (), changes)
+
+
+def _train(
+    trainer: Trainer,
     shards: Path,
     output: Path,
-    everyone: bool,
-    options: LoopOptions,
-    compiled: bool,
+    preset: str,
+    change: list[str] | None,
+    seed: int | None,
+    minutes: float | None,
+    accumulate: int,
+    save_every: int,
+    workers: int | None,
     device: str,
-    own: Mapping[str, str | Path | None],
+    steps: str | None = None,
+    without: list[str] | None = None,
+    everyone: bool | None = None,
+    compiled: bool = False,
+    **own: Any,
 ) -> None:
-    """A generator's recipe on prepared shards; own: what only this recipe takes."""
+    """Train one preset on prepared shards. own: options that only this trainer's recipe takes."""
     from talkingface.data.shards import open_cache
+    from talkingface.training import presets
 
-    splits = _learned_from(everyone)
+    training = _settings(trainer, preset, change, seed, steps, without)
+    options = _options(minutes, training.seed, accumulate, save_every, workers, device)
+    if everyone is not None:
+        own["splits"] = _learned_from(everyone)
     with _processes(device) as chosen:
         cache = open_cache(shards)
-        made = recipe(training, cache, splits, device=chosen, seed=options.seed, **own)
+        recipe: Any = presets.RECIPES[type(training)](training, cache, device=chosen, **own)
         if compiled:
-            made.compile()
-        _train(made, output, options)
+            recipe.compile()
+        _run(recipe, output, options)
 
 
-def _train(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
-    """The shared loop under a progress bar, and where its files are; by one process of many.
+def _fit(
+    trainer: Trainer,
+    shards: Path,
+    output: Path,
+    change: list[str] | None,
+    seed: int | None,
+    overwrite: bool,
+    everyone: bool,
+    **own: Any,
+) -> None:
+    """Fit one preset to prepared shards, and write its file."""
+    from talkingface import media
+    from talkingface.data.shards import open_cache
+    from talkingface.training import presets
+
+    media.check_output(output, overwrite)
+    training = _settings(trainer, trainer.preset, change, seed)
+    cache, splits = open_cache(shards), _learned_from(everyone)
+    with progress_bar(trainer.name) as advance:
+        fit = presets.FITS[type(training)]
+        fit(training, cache, output, splits, lambda _, n, of: advance(n, of), **own)
+    print_note(f"wrote {output}")
+
+
+def _run(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
+    """Run the shared loop under a progress bar, then print where its files are.
 
     SIGTERM (a preempted job, a drained machine) leaves a checkpoint and exits with 143, as shells
     have it: what waits for the training to be done should not go on.

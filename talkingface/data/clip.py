@@ -14,6 +14,7 @@ from talkingface.contract import LANDMARKS, MESH_POINTS
 
 Word = tuple[str, float, float]  # the word, its start and its end in seconds
 
+UNSEEN = "stranger"  # the split of people of whom no clip is in another split
 MAX_FRAMES = 500  # a clip is one JPEG, which is at most 65500 rows: 500 crops of 128
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -61,7 +61,6 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         device: torch.device | str = "cpu",
         basis: Path | None = None,
         init: str | Path | None = None,
-        seed: int = 0,
         lips: str | Path = "lips",
     ) -> None:
         if basis is not None and training.model.at_net == "expression":
@@ -70,10 +69,10 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
                 "--basis is for the published AT-net, as in the preset atvg-paper"
             )
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         self.regression = RegressionCritic(training.regression_critic)
         critics: dict[str, nn.Module] = {"regression_critic": self.regression}
-        super().__init__(training, cache, splits, device, init, seed, critics, lips)
+        super().__init__(training, cache, splits, device, init, critics, lips)
 
     def _speech_module(self) -> nn.Module:
         at: nn.Module = self.model.at

@@ -42,9 +42,8 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
         init: str | Path | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(training, cache, splits, device, init, seed, {})
+        super().__init__(training, cache, splits, device, init, {})
 
     def _speech_module(self) -> nn.Module:
         network: nn.Module = self.model.network
@@ -115,14 +114,13 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
         init: str | Path | None = None,
-        seed: int = 0,
     ) -> None:
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         top, bottom, left, right = training.model.window
         sizes = (training.model.speech, (bottom - top, right - left), training.critic_width)
         self.together, self.three_streams = Correlation(*sizes), ThreeStreamCritic(*sizes)
         critics = {"correlation": self.together, "three_streams": self.three_streams}
-        super().__init__(training, cache, splits, device, init, seed, critics)
+        super().__init__(training, cache, splits, device, init, critics)
 
     def _generate(
         self, batch: Batch, stage: Stage

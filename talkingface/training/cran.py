@@ -74,7 +74,6 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         device: torch.device | str = "cpu",
         reader: str | Path | None = None,
         init: str | Path | None = None,
-        seed: int = 0,
         lips: str | Path = "lips",
     ) -> None:
         if reader is None and any("reading" in s.weights for s in training.stages):
@@ -83,12 +82,12 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 "`talkingface train lipreader`, then give its weights with --reader, "
                 "or leave it out with --without reading"
             )
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         self.reader, self.taught_by = _reader(reader, cache.vocabulary)
         self.began_with = (
             frozenset() if init is None else teachers_of(weights.load_with_info(init)[1])
         )
-        super().__init__(training, cache, splits, device, init, seed, {"reader": self.reader}, lips)
+        super().__init__(training, cache, splits, device, init, {"reader": self.reader}, lips)
 
     @property
     def lips_at(self) -> tuple[str, str] | None:

@@ -81,6 +81,10 @@ class Stage:
     pictures: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.epochs) < 0 or min(self.batch, self.frames) < 1:
+            raise ValueError("a stage has no negative steps, and one sample of one frame at least")
+
 
 @dataclass(frozen=True)
 class GeneratorTraining:
@@ -100,6 +104,7 @@ class GeneratorTraining:
     video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
     form: AdversarialForm = "nonsaturating"
     precision: TrainingPrecision = "auto"
+    seed: int = 0
 
 
 T = TypeVar("T", bound=GeneratorTraining)
@@ -121,7 +126,6 @@ class GeneratorRecipe(ABC, Generic[T]):
         splits: tuple[str, ...],
         device: torch.device | str,
         init: str | Path | None,
-        seed: int,
         critics: dict[str, nn.Module],
         lips: str | Path = "lips",
     ) -> None:
@@ -129,14 +133,14 @@ class GeneratorRecipe(ABC, Generic[T]):
 
         lips: the read-out of a model that predicts expressions, a name or a file.
         """
-        self.cache, self.device, self.seed = cache, torch.device(device), seed
+        self.cache, self.device = cache, torch.device(device)
         self.splits, self.clips = splits, cache.split(*splits)
         self.training = _with_steps(training, sum(not c.silent for c in self.clips))
         fitted = self._fitted_lips(lips)
         self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in self.training.stages)
         training = self.training
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
@@ -187,7 +191,7 @@ class GeneratorRecipe(ABC, Generic[T]):
             self.critics[name].compile(dynamic=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("cache", "splits", "training", "seed")
+        kept = ("cache", "splits", "training")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -281,7 +285,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         if known not in self._pools:
             share = (index.number, index.of)
             self._pools[known] = clip_pool(self.cache, self.clips, config, share)
-        spec, seed = self.training.model.speech, (self.seed, step, index.number)
+        spec, seed = self.training.model.speech, (self.training.seed, step, index.number)
         return sample_batch(self.cache, self._pools[known], spec, config, seed)
 
     def _samples(self, stage: Stage) -> SampleConfig:
@@ -313,6 +317,9 @@ class GeneratorRecipe(ABC, Generic[T]):
             if made is not None:
                 with _frozen(*self.critics.values()):
                     terms |= self._adversarial_terms(batch, made, stage)
+        if terms.keys() != stage.weights.keys():
+            wrong = ", ".join(sorted(terms.keys() ^ stage.weights.keys()))
+            raise BadRequest(f"the model and this stage's weights differ in losses: {wrong}")
         self._update("model", total_loss(terms, stage.weights))
         if micro_batch.last:
             self.average.update(step)

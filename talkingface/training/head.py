@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from talkingface import audio, weights
 from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from talkingface.data.clip import UNSEEN
 from talkingface.data.dataset import Cache, ClipInfo, speakers_of
 from talkingface.data.provenance import described, licence
 from talkingface.errors import BadRequest
@@ -106,6 +107,18 @@ def fit(
     BadRequest: no speech, or heads that do not move.
     """
     return fit_clips(read_clips(cache, clips, training, progress), training, progress)
+
+
+def train(
+    training: HeadTraining, cache: Cache, path: Path, splits: Sequence[str], progress: Progress
+) -> None:
+    """Fit a head to these splits and write it, measured on unseen speakers where it may be."""
+    clips = cache.split(*splits)
+    net = fit(cache, clips, training, progress)
+    measures = {}
+    if UNSEEN not in splits:
+        measures = measure(net, read_clips(cache, cache.split("val", UNSEEN), training))
+    save(path, net, clips, training, measures)
 
 
 def fit_clips(

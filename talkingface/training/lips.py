@@ -138,6 +138,28 @@ def fit(
     return net.eval().requires_grad_(False)
 
 
+def train(
+    training: LipsTraining,
+    cache: Cache,
+    path: Path,
+    splits: Sequence[str],
+    progress: Progress,
+    voices: Path,
+    space: Path | None = None,
+) -> None:
+    """Fit the read-out to these splits and write it, measured on the split `val`.
+
+    space: file of the expressions' space; None computes it. Raises as `fit` and `save`.
+    """
+    clips = cache.split(*splits)
+    if space is None:
+        known = ExpressionSpace.from_tensors(expression_space.fit(cache, clips).tensors)
+    else:
+        known = expression_space.load(space)
+    net = fit(cache, clips, known, voices, training, progress)
+    save(path, net, clips, training, measure(net, cache, cache.split("val")))
+
+
 def measure(net: ExpressionNet, cache: Cache, clips: Sequence[ClipInfo]) -> dict[str, float]:
     """Compare the gap of the lips with that of real ones: the mean over speaking clips.
 

@@ -1,11 +1,10 @@
-"""Training presets of the papers, and ours, as rows of tables."""
+"""Training presets of the papers, and ours, as rows of tables, one table for each trainer."""
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar, cast
 
 from talkingface.audio import SpeechSpec
 from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig
@@ -19,13 +18,17 @@ from talkingface.models.discriminators import (
 from talkingface.models.identity import IdentityConfig
 from talkingface.models.lipreader import LeanReaderConfig, MouthSpec, PublishedReaderConfig
 from talkingface.models.sync import SyncConfig
-from talkingface.training.atvg import AtvgTraining
+from talkingface.training import head, lips, settings
+from talkingface.training.atvg import AtvgRecipe, AtvgTraining
 from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining
-from talkingface.training.cran import CranTraining
-from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
-from talkingface.training.identity import IdentityTraining
-from talkingface.training.reading import ReadingTraining
-from talkingface.training.sync import SyncTraining
+from talkingface.training.cran import CranRecipe, CranTraining
+from talkingface.training.generator import GeneratorTraining, Stage
+from talkingface.training.head import HeadTraining
+from talkingface.training.identity import IdentityRecipe, IdentityTraining
+from talkingface.training.lips import LipsTraining
+from talkingface.training.loop import Recipe
+from talkingface.training.reading import ReadingRecipe, ReadingTraining
+from talkingface.training.sync import SyncRecipe, SyncTraining
 from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
@@ -264,13 +267,6 @@ BASELINES: dict[str, GeneratorTraining] = {
         hidden=8,
     ),
 }
-# The recipe of each kind of row of BASELINES.
-BASELINE_RECIPES: dict[type[GeneratorTraining], Callable[..., GeneratorRecipe[Any]]] = {
-    ChungTraining: ChungRecipe,
-    ChenTraining: ChenRecipe,
-    ZhouTraining: ZhouRecipe,
-}
-
 
 # Lip readers. "trainer" guides a generator, "judge" (the evaluation lip reader) scores it. They use
 # other sentences, another seed and another architecture (the published one at a third of its size).
@@ -316,10 +312,40 @@ SYNC = {
 }
 
 
+# The closed fits of lips and of heads.
+LIPS = {"lips": LipsTraining()}
+HEAD = {"head": HeadTraining()}
+
+# By trainer, see `trainers`.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "lipreader": READING,
+    "identity": IDENTITY,
+    "lips": LIPS,
+    "head": HEAD,
+    "sync": SYNC,
+    "cran": CRAN,
+    "atvg": ATVG,
+    "baseline": BASELINES,
+}
+# The algorithm of each kind of row. Called with (training, cache, device=..., own options).
+RECIPES: Mapping[type, Callable[..., Recipe]] = {
+    ReadingTraining: ReadingRecipe,
+    IdentityTraining: IdentityRecipe,
+    SyncTraining: SyncRecipe,
+    CranTraining: CranRecipe,
+    AtvgTraining: AtvgRecipe,
+    ChungTraining: ChungRecipe,
+    ChenTraining: ChenRecipe,
+    ZhouTraining: ZhouRecipe,
+}
+# What is fitted in minutes. Called with (training, cache, path, splits, progress, own options).
+FITS: Mapping[type, Callable[..., None]] = {LipsTraining: lips.train, HeadTraining: head.train}
+
+
 T = TypeVar("T", bound=GeneratorTraining)
 
 
-def shortened(training: T, steps: tuple[int, ...]) -> T:
+def shortened(training: T, steps: Sequence[int]) -> T:
     """Return the training with other numbers of steps per stage, in order; 0 removes a stage."""
     if len(steps) > len(training.stages):
         raise BadRequest(f"{len(steps)} stages asked for, this preset has {len(training.stages)}")
@@ -330,75 +356,38 @@ def shortened(training: T, steps: tuple[int, ...]) -> T:
 Row = TypeVar("Row")
 
 
-def named(table: Mapping[str, Row], preset: str) -> Row:
-    """Return the preset of that name. Raises BadRequest, which lists the known ones."""
-    if preset not in table:
-        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
-    return table[preset]
-
-
 def choose(
-    table: Mapping[str, T], preset: str, steps: str | None, without: list[str], change: list[str]
-) -> T:
+    table: Mapping[str, Row],
+    preset: str,
+    steps: str | None = None,
+    without: Sequence[str] = (),
+    change: Sequence[str] = (),
+) -> Row:
     """Return a row of a table with the changes of the command line.
 
-    steps: as "1200,4000,600". without: names of losses to remove. change: "name=value" for a text
-    option of the training (form, reading, precision), of the model (scheme, output, lips) or of its
-    parts (motion, recurrence). Raises BadRequest, which lists the known names.
+    change: "NAME=VALUE", see `settings.change`. steps, without: of a generator; its stages' steps,
+    as "1200,4000,600", and names of losses to remove from all stages. Raises BadRequest, which
+    lists the known names.
     """
-    training = named(table, preset)
-    for item in change:
-        training = _changed(training, item)
-    known = {name for stage in training.stages for name in stage.weights}
-    if unknown := set(without) - known:
-        raise BadRequest(f"no loss is called {unknown.pop()!r}; known: {', '.join(sorted(known))}")
-    stages = tuple(
-        replace(s, weights={n: w for n, w in s.weights.items() if n not in without})
-        for s in training.stages
-    )
-    training = replace(training, stages=stages)
+    if preset not in table:
+        raise BadRequest(f"no preset is called {preset!r}; known: {', '.join(table)}")
+    training: Any = table[preset]
+    losses = _losses([training])
+    if unknown := set(without) - losses:
+        raise BadRequest(f"no loss is called {unknown.pop()!r}; known: {', '.join(sorted(losses))}")
+    left_out = [f"stages.*.weights.{name}=none" for name in without]
+    training = settings.change(training, [*change, *left_out])
+    if unknown := _losses([training]) - _losses(table.values()):
+        known = ", ".join(sorted(_losses(table.values())))
+        raise BadRequest(f"--set: no loss is called {unknown.pop()!r}; known: {known}")
     if steps is None:
-        return training
+        return cast(Row, training)
     try:
-        return shortened(training, tuple(int(part) for part in steps.split(",")))
+        return cast(Row, shortened(training, [int(part) for part in steps.split(",")]))
     except ValueError as error:
         raise BadRequest(f"--steps {steps!r}: give whole numbers, as 1200,4000,600") from error
 
 
-def _changed(training: T, item: str) -> T:
-    """Apply one "name=value" to the text options of the training or the model."""
-    name, _, value = item.partition("=")
-    allowed = _choices(training)
-    if name not in allowed:
-        known = ", ".join(sorted(allowed))
-        raise BadRequest(f"--set {item}: known switches are {known}")
-    if value not in allowed[name]:
-        raise BadRequest(f"--set {item}: {name} is one of {', '.join(allowed[name])}")
-    changed: T = _with(training, name, value)
-    return changed
-
-
-def _with(config: Any, name: str, value: str) -> Any:
-    """Return the dataclass with this option changed, in itself, its model or its model's parts."""
-    if name in _words(config):
-        return replace(config, **{name: value})
-    inner = {n: _with(part, name, value) for n, part in _parts(config) if name in _choices(part)}
-    return replace(config, **inner) if inner else config
-
-
-def _choices(config: Any) -> dict[str, tuple[str, ...]]:
-    """Return all text options of a dataclass and of the parts of its model."""
-    found = {n: words for _, part in _parts(config) for n, words in _choices(part).items()}
-    return {**found, **_words(config)}
-
-
-def _parts(config: Any) -> list[tuple[str, Any]]:
-    """Return a training's model, or a model's networks, by field name."""
-    names = ("model", "at", "vg")
-    return [(n, getattr(config, n)) for n in names if hasattr(config, n)]
-
-
-def _words(config: Any) -> dict[str, tuple[str, ...]]:
-    """Return the Literal fields of a dataclass, with their values."""
-    hints = typing.get_type_hints(type(config))
-    return {n: typing.get_args(h) for n, h in hints.items() if typing.get_origin(h) is Literal}
+def _losses(rows: Iterable[Any]) -> set[str]:
+    """Return the names of the losses that these rows weigh; none of rows without stages."""
+    return {name for row in rows for s in getattr(row, "stages", ()) for name in s.weights}

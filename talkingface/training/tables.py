@@ -12,7 +12,6 @@ import torch
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest
 from talkingface.training import presets
-from talkingface.training.cran import CranRecipe
 from talkingface.training.loop import WEIGHTS, Recipe
 
 Method = Literal["cran", "baseline"]
@@ -101,13 +100,12 @@ def recipe_of(
 ) -> Recipe:
     """Return the recipe of one row, on the split `train`. runs: the folder of the rows' runs."""
     init = runs / row.after / WEIGHTS if row.after else None
-    change, without = list(row.change), list(row.without)
-    if row.method == "cran":
-        training = presets.choose(presets.CRAN, row.preset, row.steps, without, change)
-        return CranRecipe(training, cache, device=device, reader=reader, init=init, seed=seed)
-    baseline = presets.choose(presets.BASELINES, row.preset, row.steps, without, change)
-    recipe = presets.BASELINE_RECIPES[type(baseline)]
-    return recipe(baseline, cache, ("train",), device=device, init=init, seed=seed)
+    change = (*row.change, f"seed={seed}")
+    training = presets.choose(
+        presets.PRESETS[row.method], row.preset, row.steps, row.without, change
+    )
+    own = {"reader": reader} if row.method == "cran" else {}
+    return presets.RECIPES[type(training)](training, cache, device=device, init=init, **own)
 
 
 def trained(table: str, runs: Path) -> dict[str, Path]:

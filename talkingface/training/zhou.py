@@ -110,9 +110,8 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         splits: tuple[str, ...] = ("train",),
         device: torch.device | str = "cpu",
         init: str | Path | None = None,
-        seed: int = 0,
     ) -> None:
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         t, model, words = training, training.model, len(cache.vocabulary)
         speech, speakers = model.speech_features, len(speakers_of(cache.split(*splits)))
         own: dict[str, nn.Module] = {
@@ -121,7 +120,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
             "speaker_classifier": FeatureClassifier(speech, t.hidden, speakers),
             "face_word_classifier": FeatureClassifier(model.image_features, t.hidden, words),
         }
-        super().__init__(training, cache, splits, device, init, seed, own)
+        super().__init__(training, cache, splits, device, init, own)
 
     # --- one step -------------------------------------------------------------------------------
 
