@@ -19,9 +19,10 @@ from talkingface import landmarks, picture
 from talkingface.errors import BadRequest
 from talkingface.evaluation import face_descriptor, portrait_checks, portrait_sheets
 from talkingface.evaluation import portrait_measures as measures
+from talkingface.evaluation.files import read_lines
 from talkingface.evaluation.phone_checks import PhoneRules, Sentence, phone_frames
 from talkingface.evaluation.portrait_sheets import Mouth, choose_frames, mouth_row
-from talkingface.evaluation.portrait_tables import Closure, PortraitResult, markdown, read_portraits
+from talkingface.evaluation.portrait_tables import Closure, PortraitResult, markdown, read_result
 from talkingface.evaluation.predicted_lips import Lips
 from talkingface.landmarks import INNER_LIPS, reference_mesh
 
@@ -332,7 +333,7 @@ def test_a_still_picture_changes_nothing(work: Path) -> None:
     assert value["mouth_256"] == pytest.approx(1, abs=0.05)
     assert [closure.symbol for closure in anna.closures] == ["p", "m"]
     assert "likeness" not in value
-    assert read_portraits(work / "out" / "portraits.jsonl") == [anna, nobody]
+    assert read_lines(work / "out" / "portraits.jsonl", read_result) == [anna, nobody]
     text = (work / "out" / "portraits.md").read_text()
     assert "| still, all | 1 |" in text and "## Failed" in text
 

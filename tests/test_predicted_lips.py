@@ -19,12 +19,12 @@ from talkingface import audio, landmarks, picture, video, weights
 from talkingface.contract import ExpressionPredictor, Generator
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.evaluation import free_speech, intervals, noise_checks, phone_checks
-from talkingface.evaluation.free_speech import best_lag, compare
+from talkingface.evaluation.files import find_sounds, read_lines
+from talkingface.evaluation.free_speech import FreeSpeechResult, best_lag, compare
 from talkingface.evaluation.phone_checks import PhoneRules, check_phones
 from talkingface.evaluation.predicted_lips import (
     Lips,
     Predictor,
-    find_sounds,
     lips_of,
     open_predictors,
 )
@@ -207,7 +207,7 @@ def test_free_speech_by_the_command_line(cli: Cli, folder: Path, tmp_path: Path)
     arguments = ("evaluate", "--free-speech", folder, "--models", "loud,two=loud2", "-o")
     ran = cli(*arguments, tmp_path / "out")
     assert ran.code == 0, ran.err
-    results = free_speech.read_free_speech(tmp_path / "out" / "free-speech.jsonl")
+    results = read_lines(tmp_path / "out" / "free-speech.jsonl", FreeSpeechResult)
     assert [(r.model, r.recording) for r in results] == [
         (model, name) for model in ("loud", "two") for name in "abc"
     ]
@@ -325,7 +325,7 @@ def test_finished_videos_by_the_command_line(cli: Cli, tmp_path: Path, small: by
     ran = cli(*arguments, "--video", tmp_path / "face.png")
     assert ran.code == 0, ran.err
     assert video.probe(tmp_path / "out" / "videos" / "loud-a.mp4").width == 256
-    (result,) = free_speech.read_free_speech(tmp_path / "out" / "free-speech.jsonl")
+    (result,) = read_lines(tmp_path / "out" / "free-speech.jsonl", FreeSpeechResult)
     assert len(result.video_aperture) == 20 and result.metrics["video_missed"] == 0
     assert "## In the finished video" in ran.out
     (tmp_path / "out" / "free-speech.jsonl").unlink()
@@ -477,10 +477,10 @@ def test_phones_and_noise_by_the_command_line(cli: Cli, tmp_path: Path) -> None:
     arguments = ("evaluate", "--phones", folder, "--noise", folder, "--models", "loud", "-o")
     ran = cli(*arguments, tmp_path / "out")
     assert ran.code == 0, ran.err
-    (result,) = phone_checks.read_phones(tmp_path / "out" / "phones.jsonl")
+    (result,) = read_lines(tmp_path / "out" / "phones.jsonl", phone_checks.read_result)
     assert [check.symbol for check in result.checks] == ["p", "a"]
     assert "# Lips and phones" in ran.out and "# Lips without speech" in ran.out
-    rows = noise_checks.read_noise(tmp_path / "out" / "noise.jsonl")
+    rows = read_lines(tmp_path / "out" / "noise.jsonl", noise_checks.NoiseResult)
     assert len(rows) == 1 + len(noise_checks.SOURCES) + len(noise_checks.DISTURBANCES)
     assert cli(*arguments, tmp_path / "again").code == 0
     for name in ("phones.jsonl", "phones.md", "noise.jsonl", "noise.md"):

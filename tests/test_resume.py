@@ -20,7 +20,7 @@ from talkingface import evaluation, weights
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation import EvaluatedModel, Result, detection, measures
+from talkingface.evaluation import EvaluatedModel, Result, detection, jobs, measures
 from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
@@ -244,7 +244,7 @@ def test_two_runs_do_not_share_a_folder(folder: Path, run: Run, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a process died.*what was measured is kept"):
-        runs._run(os._exit, [3, 3], 2, None)
+        jobs.run(os._exit, [3, 3], 2, None)
 
 
 class Slow(Counting):

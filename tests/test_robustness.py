@@ -23,6 +23,7 @@ from talkingface.evaluation import (
     VideoWithLandmarks,
     detection,
 )
+from talkingface.evaluation.files import read_lines
 from talkingface.landmarks import IBUG
 from talkingface.reproduce import robustness
 from talkingface.reproduce.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
@@ -158,7 +159,7 @@ def test_the_command_measures_writes_and_draws(
     options = ("--cache", cache.folder, "--models", "drawer,player", "--clips", 1)
     ran = cli("robustness", *options, "--out", tmp_path / "a")
     assert ran.code == 0 and ran.err == "", ran.err
-    trials = robustness.read(tmp_path / "a" / "robustness.jsonl")
+    trials = read_lines(tmp_path / "a" / "robustness.jsonl", Trial)
     rows = [(t.model, t.kind, t.amount) for t in trials]
     models = ("drawer", "drawer@landmarks", "player", "still")
     assert rows == [
@@ -197,7 +198,7 @@ def test_without_matplotlib_the_measures_are_kept(
     options = ("--cache", cache.folder, "--models", "still", "--clips", 1)
     ran = cli("robustness", *options, "--out", tmp_path)
     assert ran.code == 2 and "pip install 'talkingface[figures]'" in ran.err
-    assert len(robustness.read(tmp_path / "robustness.jsonl")) == 1
+    assert len(read_lines(tmp_path / "robustness.jsonl", Trial)) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"robustness.jsonl", "robustness.md"}
 
 

@@ -250,7 +250,7 @@ def _evaluate_lips(
             "--video says which portrait speaks the recordings of --free-speech: add it"
         )
     from talkingface import media, pipeline
-    from talkingface.evaluation import free_speech, noise_checks, phone_checks, predicted_lips
+    from talkingface.evaluation import files, free_speech, noise_checks, phone_checks
 
     chosen = models.split(",") if models else None
     own: dict[str, Any] = {"device": str(pipeline.find_device(device)), "overwrite": overwrite}
@@ -261,7 +261,7 @@ def _evaluate_lips(
             partial(free_speech.evaluate_free_speech, portrait=portrait, controls=controls),
         ),
         "--phones": (phone_checks, phone_checks.read_sentences, phone_checks.evaluate_phones),
-        "--noise": (noise_checks, predicted_lips.find_sounds, noise_checks.evaluate_noise),
+        "--noise": (noise_checks, files.find_sounds, noise_checks.evaluate_noise),
     }
     asked = [(folder, *known[name]) for name, folder in folders.items() if folder is not None]
     for folder, module, find, _ in asked:  # what is wrong is said before any work

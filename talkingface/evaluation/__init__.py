@@ -1,5 +1,6 @@
 """Models x clips x measures -> results.jsonl -> tables. `evaluate` does all of it."""
 
+from talkingface.evaluation.clip_tables import estimates, latex, markdown, summary
 from talkingface.evaluation.detection import detect
 from talkingface.evaluation.evaluator import (
     FROM_LANDMARKS,
@@ -19,7 +20,7 @@ from talkingface.evaluation.results import (
     write_results,
 )
 from talkingface.evaluation.run import evaluate, evaluate_pairs, outputs
-from talkingface.evaluation.tables import Estimate, estimates, latex, markdown, summary
+from talkingface.evaluation.tables import Estimate
 
 __all__ = [
     "FROM_LANDMARKS",

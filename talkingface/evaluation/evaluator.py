@@ -27,8 +27,9 @@ from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
 from talkingface.evaluation.detection import Array, Frames
+from talkingface.evaluation.files import number, numbers
 from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
-from talkingface.evaluation.results import REAL, Identity, Result, named_row, number
+from talkingface.evaluation.results import REAL, Identity, Result, named_row
 from talkingface.metrics.lips import amplitude_ratio, aperture, mouth_box
 from talkingface.models.lipreader import GRID_WORDS, LipReader
 from talkingface.training.reading import teachers_of, word_logits, words_of
@@ -256,11 +257,6 @@ class Evaluator:
             split=clip.split,
             identity=identity,
             portrait=f"{picture.key}:0",
-            metrics={},
-            aperture=[],
-            real_aperture=[],
-            words=[],
-            ranks=[],
             judge=self.judge_sha256,
             vocabulary=len(self.known),
         )
@@ -357,7 +353,7 @@ def _filled(empty: Result, metrics: dict[str, float], made: Array, real: Array) 
     """Return the result with its measures, and the apertures of both videos."""
     return replace(
         empty,
-        metrics={name: number(value) for name, value in metrics.items()},
+        metrics=numbers(metrics),
         aperture=[number(value) for value in aperture(made)],
         real_aperture=[number(value) for value in aperture(real)],
     )

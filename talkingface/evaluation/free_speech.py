@@ -7,11 +7,10 @@ finished video is measured too: it shows the loss of the renderer.
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +20,37 @@ from talkingface.audio import FPS
 from talkingface.contract import LANDMARKS, MESH_POINTS, Generator
 from talkingface.controls import MOUTH_ALONE, Controls
 from talkingface.errors import BadRequest, UnreadableMedia
-from talkingface.evaluation import intervals
-from talkingface.evaluation.predicted_lips import (
-    CLOSED,
+from talkingface.evaluation.files import (
     SOUNDS,
-    Array,
-    Lips,
-    Predictor,
-    legend,
-    lips_of,
-    mean_estimate,
-    open_predictors,
-    per_recording,
+    Progress,
+    curve,
+    numbers,
     prepare_outputs,
     require_folder,
     rounded,
-    starred,
+    write_lines,
 )
-from talkingface.evaluation.results import number, write_lines, write_text
-from talkingface.evaluation.tables import Column, Row, markdown_table, table
+from talkingface.evaluation.intervals import Sums
+from talkingface.evaluation.predicted_lips import (
+    CLOSED,
+    Array,
+    Lips,
+    Predictor,
+    lips_of,
+    open_predictors,
+    run_predictors,
+)
+from talkingface.evaluation.tables import (
+    Column,
+    Row,
+    compared,
+    grouped,
+    legend,
+    mean,
+    mean_sums,
+    percent,
+    table,
+)
 from talkingface.faces import Tracker
 from talkingface.metrics import lips as tracked
 from talkingface.metrics.lips import EQUAL, amplitude_ratio, correlation
@@ -51,7 +62,6 @@ MAX_DIFFERENCE = FPS  # frames by which the length of a recording may differ fro
 MAX_SIDE = 768  # pixels of a finished video
 UNIT = (0.5, 2.0)  # the eye centres of meshes in interocular units are about 1 apart
 EYES = ((33, 133), (362, 263))  # mesh points: the corners of either eye
-Progress = Callable[[int, int], None]
 
 COLUMNS: tuple[Column, ...] = (
     ("recordings", "recordings", 0),
@@ -155,17 +165,17 @@ def evaluate_free_speech(
         names = [_video_name(model, one) for model in predictors for one in recordings]
         prepare_outputs(out / VIDEOS, names, overwrite)
     meshes = [read_mesh(one.mesh) for one in recordings]  # errors are raised before the work
-    results = []
-    for predictor in predictors:
-        for one, mesh in zip(recordings, meshes, strict=True):
-            result = _evaluate(predictor, one, mesh)
-            if portrait is not None:
-                result = _with_video(predictor, one, result, portrait, out / VIDEOS, controls)
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(predictors) * len(recordings))
+
+    def evaluate(predictor: Predictor, item: tuple[Recording, Array]) -> list[FreeSpeechResult]:
+        result = _evaluate(predictor, *item)
+        if portrait is None:
+            return [result]
+        return [_with_video(predictor, item[0], result, portrait, out / VIDEOS, controls)]
+
+    items = list(zip(recordings, meshes, strict=True))
+    results = run_predictors(predictors, items, evaluate, progress)
     write_lines(out / RESULTS, results, overwrite)
-    write_text(out / TABLES, markdown(results), overwrite)
+    media.write_text(out / TABLES, markdown(results), overwrite)
     return results
 
 
@@ -247,7 +257,7 @@ def _evaluate(predictor: Predictor, recording: Recording, mesh: Array) -> FreeSp
         predictor.info.sha256,
         recording.name,
         frames,
-        {name: number(value) for name, value in compare(predicted, real).items()},
+        numbers(compare(predicted, real)),
         rounded(predicted.aperture),
         rounded(real.aperture),
         rounded(predicted.width),
@@ -346,14 +356,9 @@ def _with_video(
     )
     made.save(path, overwrite=True)
     aperture = video_aperture(path)[: result.frames]
-    predicted, real = (
-        np.array([math.nan if value is None else value for value in curve])
-        for curve in (result.aperture, result.real_aperture)
-    )
-    measured = compare_video(aperture, predicted, real)
-    metrics = {**result.metrics, **{name: number(value) for name, value in measured.items()}}
-    curves = {"metrics": metrics, "video_aperture": rounded(aperture)}
-    return FreeSpeechResult(**{**vars(result), **curves})
+    measured = compare_video(aperture, curve(result.aperture), curve(result.real_aperture))
+    metrics = {**result.metrics, **numbers(measured)}
+    return replace(result, metrics=metrics, video_aperture=rounded(aperture))
 
 
 def video_aperture(path: Path) -> Array:
@@ -393,64 +398,38 @@ def compare_video(video: Array, predicted: Array, real: Array) -> dict[str, floa
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def read_free_speech(path: Path) -> list[FreeSpeechResult]:
-    """Read the results that `evaluate_free_speech` wrote."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [FreeSpeechResult(**json.loads(line)) for line in lines]
-
-
 def markdown(results: Sequence[FreeSpeechResult]) -> str:
     """Write the tables of results as Markdown; stars compare with the first model."""
-    models = list(dict.fromkeys(result.model for result in results))
-    groups = {model: [r for r in results if r.model == model] for model in models}
-    rows = {model: _row(own, groups[models[0]]) for model, own in groups.items()}
+    groups = grouped(results, lambda r: r.model)
+    first = results[0].model
+    rows = {model: _row(own, groups[first]) for model, own in groups.items()}
     parts = [
         "# Lips on free speech\n",
         f"{CAPTION}\n",
-        legend(models[0] if len(models) > 1 else None) + "\n",
+        legend(first if len(groups) > 1 else None, "recordings") + "\n",
         table("model", rows, COLUMNS),
         table("model", rows, CLOSURE_COLUMNS),
     ]
     if any(result.video_aperture for result in results):
         parts += [f"## In the finished video\n\n{VIDEO_CAPTION}\n"]
         parts += [table("model", rows, VIDEO_COLUMNS)]
-    return "\n".join([*parts, "## Each recording\n", _each(results)])
+    each = {f"{r.model}, {r.recording}": percent(r.metrics, PERCENT) for r in results}
+    columns = [*COLUMNS[1:], *CLOSURE_COLUMNS]
+    parts += ["## Each recording\n", table("model, recording", each, columns, "---")]
+    return "\n".join(parts)
 
 
 def _row(results: Sequence[FreeSpeechResult], reference: Sequence[FreeSpeechResult]) -> Row:
     """Return the means of one model's results. reference: the results that stars compare with."""
+    row = compared(results, reference, _means, _sums, lambda r: r.recording)
+    return {**percent(row, PERCENT), "recordings": float(len(results))}
+
+
+def _means(results: Sequence[FreeSpeechResult]) -> dict[str, float]:
     names = sorted({name for result in results for name in result.metrics})
-    row = {name: mean_estimate(_values(results, name)) for name in names}
-    by_recording = {result.recording: result for result in reference}
-    others = [by_recording[r.recording] for r in results if r.recording in by_recording]
-    common = [r for r in results if r.recording in by_recording]
-    different = [
-        name
-        for name in names
-        if intervals.differs(
-            per_recording(_values(common, name)), per_recording(_values(others, name))
-        )
-    ]
-    row = starred(row, different)
-    shown = {n: e.times(100) if n in PERCENT else e for n, e in row.items()}
-    return {**shown, "recordings": float(len(results))}
+    return {name: mean(result.metrics.get(name) for result in results) for name in names}
 
 
-def _values(results: Sequence[FreeSpeechResult], name: str) -> list[float | None]:
-    return [result.metrics.get(name) for result in results]
-
-
-def _each(results: Sequence[FreeSpeechResult]) -> str:
-    columns = [c for c in (*COLUMNS, *CLOSURE_COLUMNS) if c[1] != "recordings"]
-    lines = [
-        [f"{r.model}, {r.recording}", *(_cell(r.metrics, name, n) for _, name, n in columns)]
-        for r in results
-    ]
-    return markdown_table(["model, recording", *(heading for heading, _, _ in columns)], lines)
-
-
-def _cell(metrics: Mapping[str, float | None], name: str, decimals: int) -> str:
-    value = metrics.get(name)
-    if value is None:
-        return "-"
-    return f"{value * (100 if name in PERCENT else 1):.{decimals}f}"
+def _sums(results: Sequence[FreeSpeechResult]) -> dict[str, Sums]:
+    names = sorted({name for result in results for name in result.metrics})
+    return {name: mean_sums(result.metrics.get(name) for result in results) for name in names}

@@ -8,9 +8,8 @@ each recording and seeded by its name, so that the same folder gives the same nu
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,30 +18,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkingface import audio
+from talkingface import audio, media
 from talkingface.data import disturbances
 from talkingface.data.disturbances import Disturbance, Source
 from talkingface.evaluation import intervals
+from talkingface.evaluation.files import (
+    Progress,
+    curve,
+    find_sounds,
+    number,
+    prepare_outputs,
+    write_lines,
+)
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
     Array,
     Predictor,
-    find_sounds,
+    open_predictors,
+    run_predictors,
+)
+from talkingface.evaluation.tables import (
+    Column,
+    Estimate,
+    Row,
+    estimate,
+    grouped,
     legend,
     mean_estimate,
-    open_predictors,
-    prepare_outputs,
-    ratio_estimate,
+    table,
 )
-from talkingface.evaluation.results import number, write_lines, write_text
-from talkingface.evaluation.tables import Column, Estimate, Row, table
 from talkingface.metrics.lips import amplitude_ratio, correlation
 
 RESULTS, TABLES = "noise.jsonl", "noise.md"
 SEED = 4711  # training draws with other seeds
 SPEECH, ALONE, DISTURBED = "clean speech", "no speech", "disturbed speech"
 LARGEST = 0.08  # of the deviation in clean speech: the target without speech
-Progress = Callable[[int, int], None]
 
 
 def _silence(samples: int, rng: np.random.Generator) -> Tensor:
@@ -145,14 +155,11 @@ def evaluate_noise(
     paths = find_sounds(folder)
     predictors = open_predictors(models, device)
     prepare_outputs(out, (RESULTS, TABLES), overwrite)
-    results: list[NoiseResult] = []
-    for done, predictor in enumerate(predictors):
-        for index, path in enumerate(paths, start=1):
-            results += evaluate_sound(predictor, path.name, audio.load(path))
-            if progress is not None:
-                progress(done * len(paths) + index, len(predictors) * len(paths))
+    results = run_predictors(
+        predictors, paths, lambda p, path: evaluate_sound(p, path.name, audio.load(path)), progress
+    )
     write_lines(out / RESULTS, results, overwrite)
-    write_text(out / TABLES, markdown(results), overwrite)
+    media.write_text(out / TABLES, markdown(results), overwrite)
     return results
 
 
@@ -195,29 +202,21 @@ def _rng(recording: str, sound: str) -> np.random.Generator:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def read_noise(path: Path) -> list[NoiseResult]:
-    """Read the results that `evaluate_noise` wrote."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [NoiseResult(**json.loads(line)) for line in lines]
-
-
 def markdown(results: Sequence[NoiseResult]) -> str:
     """Write the tables of results as Markdown."""
     parts = [
         "# Lips without speech, and with disturbed speech\n",
         f"{CAPTION}\n",
-        legend(None) + "\n",
+        legend(None, "recordings") + "\n",
     ]
     shown = (
         ("No speech", (SPEECH, ALONE), ALONE_COLUMNS),
         ("Disturbed speech", (DISTURBED,), DISTURBED_COLUMNS),
     )
     for title, kinds, columns in shown:
-        groups: dict[str, list[NoiseResult]] = {}
-        for one in results:
-            if one.kind in kinds:
-                groups.setdefault(f"{one.model}, {one.sound}", []).append(one)
-        rows = {name: _row(own) for name, own in groups.items()}
+        own = [one for one in results if one.kind in kinds]
+        groups = grouped(own, lambda one: f"{one.model}, {one.sound}")
+        rows = {name: _row(group) for name, group in groups.items()}
         parts += [f"## {title}\n", table("model, sound", rows, columns)]
     return "\n".join(parts)
 
@@ -225,20 +224,15 @@ def markdown(results: Sequence[NoiseResult]) -> str:
 def _row(results: Sequence[NoiseResult]) -> Row:
     """Return the numbers of one model and one sound over all recordings."""
     kind, sound = results[0].kind, results[0].sound
-    deviation, clean = (
-        np.array([getattr(r, name) for r in results], dtype=np.float64)
-        for name in ("deviation", "clean_deviation")
+    moves = intervals.ratio(
+        curve(r.deviation for r in results), curve(r.clean_deviation for r in results)
     )
-    row = {
-        "moves": ratio_estimate(intervals.ratio(deviation, clean)).times(100),
-        "mean": mean_estimate([r.mean for r in results]),
-        "closed": mean_estimate([r.closed for r in results]).times(100),
-        "correlation": mean_estimate([r.correlation for r in results]),
-        "amplitude": mean_estimate([r.amplitude for r in results]),
+    row: dict[str, float | Estimate | str | None] = {
+        "moves": estimate(moves).times(100),
+        "mean": mean_estimate(r.mean for r in results),
+        "closed": mean_estimate(r.closed for r in results).times(100),
+        "correlation": mean_estimate(r.correlation for r in results),
+        "amplitude": mean_estimate(r.amplitude for r in results),
+        "target": 100 * LARGEST if kind == ALONE else None,
     }
-    if kind == ALONE:
-        row["target"] = Estimate(100 * LARGEST)
-    target = DISTURBANCES[sound][1] if kind == DISTURBED else None
-    if target is not None:
-        row["target"] = Estimate(target)
-    return row
+    return {**row, "target": DISTURBANCES[sound][1]} if kind == DISTURBED else row

@@ -22,8 +22,9 @@ from talkingface.audio import FPS
 from talkingface.data.clip import fit_sound
 from talkingface.errors import BadRequest, NoFaceFound, UnreadableMedia
 from talkingface.evaluation import measures
+from talkingface.evaluation.files import number, numbers
 from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
-from talkingface.evaluation.results import REAL, Result, number
+from talkingface.evaluation.results import REAL, Result
 from talkingface.geometry import CropSpec, Picture
 from talkingface.metrics.lips import aperture, mouth_box
 
@@ -131,7 +132,7 @@ def evaluate_pair(
         result = replace(
             _empty(row, pair),
             sha256=_sha256(path),
-            metrics={name: number(value) for name, value in metrics.items()},
+            metrics=numbers(metrics),
             aperture=[number(value) for value in aperture(clip.landmarks)],
             real_aperture=[number(value) for value in aperture(real.landmarks)],
             note=note if row == GENERATED else "",
@@ -146,21 +147,7 @@ def failed(pair: Pair, reason: str) -> list[Result]:
 
 
 def _empty(row: str, pair: Pair) -> Result:
-    return Result(
-        model=row,
-        sha256="",
-        clip=pair.name,
-        speaker="",
-        split=SPLIT,
-        identity="unknown",
-        portrait="",
-        metrics={},
-        aperture=[],
-        real_aperture=[],
-        words=[],
-        ranks=[],
-        judge="",
-    )
+    return Result(row, "", pair.name, "", SPLIT, "unknown", "")
 
 
 def _read_pair(real: Path, generated: Path) -> tuple[VideoWithLandmarks, VideoWithLandmarks, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface import audio
+from talkingface import audio, media
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
+from talkingface.evaluation.files import Progress, prepare_outputs, require_folder, write_lines
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
     Array,
     Lips,
     Predictor,
-    legend,
     open_predictors,
-    prepare_outputs,
-    ratio_estimate,
-    require_folder,
+    run_predictors,
 )
-from talkingface.evaluation.results import write_lines, write_text
-from talkingface.evaluation.tables import Column, Estimate, Row, markdown_table, table
+from talkingface.evaluation.tables import (
+    Column,
+    Estimate,
+    Row,
+    estimate,
+    grouped,
+    legend,
+    markdown_table,
+    table,
+)
 
 PHONES, RESULTS, TABLES = "phones.json", "phones.jsonl", "phones.md"
 CLASSES = ("closed", "rounded", "rounded_front", "open")
@@ -60,7 +66,6 @@ frame in which it lies. Speech frames are those whose middle lies in a phone.
 Phones shorter than {SHORTEST * 1000:.0f} ms are left out. "chance": the same rules for random
 spans, {CONTROL_DRAWS} for each phone and as long as it, with their middle anywhere in the speech
 of the same sentence (seed {SEED})."""
-Progress = Callable[[int, int], None]
 Phone = tuple[str, float, float]  # IPA symbol, begin and end in seconds
 
 
@@ -120,14 +125,11 @@ def evaluate_phones(
     sentences, kinds = read_sentences(folder)
     predictors = open_predictors(models, device)
     prepare_outputs(out, (RESULTS, TABLES), overwrite)
-    results = []
-    for predictor in predictors:
-        for sentence in sentences:
-            results.append(_evaluate(predictor, sentence, kinds))
-            if progress is not None:
-                progress(len(results), len(predictors) * len(sentences))
+    results = run_predictors(
+        predictors, sentences, lambda p, sentence: [_evaluate(p, sentence, kinds)], progress
+    )
     write_lines(out / RESULTS, results, overwrite)
-    write_text(out / TABLES, markdown(results), overwrite)
+    media.write_text(out / TABLES, markdown(results), overwrite)
     return results
 
 
@@ -299,13 +301,9 @@ def random_times(phones: Sequence[Phone], count: int, rng: np.random.Generator) 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def read_phones(path: Path) -> list[PhoneResult]:
-    """Read the results that `evaluate_phones` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        PhoneResult(**{**row, "checks": [PhoneCheck(**check) for check in row["checks"]]})
-        for row in rows
-    ]
+def read_result(**row: Any) -> PhoneResult:
+    """Return the result of a line of `RESULTS`, for `files.read_lines`."""
+    return PhoneResult(**{**row, "checks": [PhoneCheck(**check) for check in row["checks"]]})
 
 
 def shares(results: Sequence[PhoneResult]) -> dict[str, Estimate]:
@@ -317,10 +315,9 @@ def shares(results: Sequence[PhoneResult]) -> dict[str, Estimate]:
         counts = np.array([len(checks) for checks in own], dtype=np.float64)
         passed = np.array([sum(c.passed for c in checks) for checks in own], dtype=np.float64)
         chance = np.array([sum(c.chance for c in checks) for checks in own], dtype=np.float64)
-        row[kind] = ratio_estimate(intervals.ratio(passed, counts))
-        row[f"{kind}_chance"] = Estimate(
-            ratio_estimate(intervals.ratio(chance, counts * CONTROL_DRAWS)).value
-        )
+        row[kind] = estimate(intervals.ratio(passed, counts))
+        by_chance = estimate(intervals.ratio(chance, counts * CONTROL_DRAWS))
+        row[f"{kind}_chance"] = Estimate(by_chance.value)
         row[f"{kind}_phones"] = Estimate(float(counts.sum()))
     return row
 
@@ -329,36 +326,32 @@ def markdown(results: Sequence[PhoneResult]) -> str:
     """Write the tables of results as Markdown: over all, the worst language, each language, each
     voice."""
     kinds = [k for k in CLASSES if any(c.kind == k for r in results for c in r.checks)]
-    models = list(dict.fromkeys(result.model for result in results))
-    groups = {model: [r for r in results if r.model == model] for model in models}
+    groups = grouped(results, lambda r: r.model)
     parts = [
         "# Lips and phones\n",
         f"Share of phones, in per cent, at which the predicted lips do what the phone asks for.\n"
-        f"{legend(None)}\n",
+        f"{legend(None, 'recordings')}\n",
         f"{RULES}\n",
         table("model", {model: _row(own) for model, own in groups.items()}, _columns(kinds)),
-        _left_out(groups[models[0]], kinds),
+        _left_out(groups[results[0].model], kinds),
         "## Worst language\n",
         markdown_table(
             ["model", *kinds],
             [[model, *(_worst(own, kind) for kind in kinds)] for model, own in groups.items()],
         ),
     ]
-    for title, of in (("language", _language), ("voice", _voice)):
-        rows: dict[str, Row] = {}
-        for model, own in groups.items():
-            for name in sorted({of(result) for result in own}):
-                rows[f"{model}, {name}"] = _row([r for r in own if of(r) == name])
+    own_rows = {
+        "language": grouped(results, lambda r: (r.model, r.language)),
+        "voice": grouped(results, lambda r: (r.model, f"{r.voice} ({r.language})")),
+    }
+    for title, found in own_rows.items():
+        rows = {
+            f"{model}, {name}": _row(found[model, name])
+            for model in groups
+            for name in sorted(name for other, name in found if other == model)
+        }
         parts += [f"## Each {title}\n", table(f"model, {title}", rows, _columns(kinds))]
     return "\n".join(parts)
-
-
-def _language(result: PhoneResult) -> str:
-    return result.language
-
-
-def _voice(result: PhoneResult) -> str:
-    return f"{result.voice} ({result.language})"
 
 
 def _columns(kinds: Sequence[str]) -> list[Column]:

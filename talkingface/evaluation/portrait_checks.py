@@ -29,6 +29,18 @@ from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.evaluation import portrait_measures as measures
 from talkingface.evaluation import portrait_sheets
 from talkingface.evaluation.face_descriptor import Descriptor, open_descriptor
+from talkingface.evaluation.files import (
+    Progress,
+    ResultCache,
+    find_pictures,
+    key_of,
+    number,
+    numbers,
+    prepare_outputs,
+    rounded,
+    write_lines,
+)
+from talkingface.evaluation.jobs import run
 from talkingface.evaluation.phone_checks import (
     SHORTEST,
     TOLERANCE,
@@ -51,24 +63,10 @@ from talkingface.evaluation.portrait_tables import (
     Closure,
     PortraitResult,
     markdown,
-    read_line,
+    read_result,
 )
-from talkingface.evaluation.predicted_lips import (
-    CLOSED,
-    prepare_outputs,
-    require_folder,
-    rounded,
-)
-from talkingface.evaluation.results import (
-    ResultCache,
-    check_rows,
-    key_of,
-    named_row,
-    number,
-    reason,
-    write_lines,
-    write_text,
-)
+from talkingface.evaluation.predicted_lips import CLOSED
+from talkingface.evaluation.results import check_rows, named_row, reason
 from talkingface.faces import Tracker, choose_face
 from talkingface.picture import Picture
 from talkingface.pipeline import TalkingFace
@@ -76,11 +74,9 @@ from talkingface.pipeline import TalkingFace
 RESULTS, TABLES = "portraits.jsonl", "portraits.md"
 CACHE_FILE, MOUTHS = "portraits-measured.jsonl", "mouths"  # for a run that is resumed
 VOICES = Path("tests/fixtures/voices")  # default of sentences with phones
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SEED = 8093  # of the quiet noise
 MAX_SIDE = 1024  # pixels of a picture, except where sharpness is measured
 LIKENESS_STEP = 10  # frames: one in so many is measured
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -133,18 +129,16 @@ def evaluate_portraits(
     prepare_outputs(out, (RESULTS, TABLES), overwrite)
     if sheet:
         prepare_outputs(out / MOUTHS, (), overwrite)
-    cached = ResultCache(out / CACHE_FILE, read_line)
-    results = []
-    for label, model in generators:
-        evaluator = _Evaluator(
-            label, model, sentences, kinds, describe, out / MOUTHS if sheet else None, controls
-        )
-        for path in paths:
-            results.append(_cached(evaluator, path, cached))
-            if progress is not None:
-                progress(len(results), len(generators) * len(paths))
+    cached = ResultCache(out / CACHE_FILE, read_result)
+    mouths = out / MOUTHS if sheet else None
+    tasks = [
+        (_Evaluator(label, model, sentences, kinds, describe, mouths, controls), path)
+        for label, model in generators
+        for path in paths
+    ]
+    results = run(lambda task: [_cached(*task, cached)], tasks, progress=progress)
     write_lines(out / RESULTS, results, overwrite)
-    write_text(out / TABLES, markdown(results), overwrite)
+    media.write_text(out / TABLES, markdown(results), overwrite)
     if sheet:
         for label, _ in generators:
             rows = [path for one in paths if (path := _row_path(out / MOUTHS, label, one)).exists()]
@@ -160,10 +154,7 @@ def find_portraits(folder: Path, sample: int | None = None) -> list[Path]:
 
     Raises BadRequest.
     """
-    require_folder(folder, "pictures of faces")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not found:
-        raise BadRequest(f"{folder}: holds no picture; expected files {', '.join(PICTURES)}")
+    found = find_pictures(folder)
     if sample is None:
         return found
     if sample < 1:
@@ -288,7 +279,7 @@ def evaluate_portrait(
         subject.name,
         [width, height],
         number(own),
-        {name: number(value) for name, value in metrics.items()},
+        numbers(metrics),
         rounded(silence),
         rounded(noisy),
         {one.sentence: rounded(one.gaps) for one in measured},

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from talkingface.evaluation import intervals
 from talkingface.evaluation import portrait_measures as measures
+from talkingface.evaluation.files import curve
 from talkingface.evaluation.phone_checks import MARGIN, OPEN, SHORTEST
 from talkingface.evaluation.portrait_measures import NOISE, SENTENCES, SIZES, STEP
-from talkingface.evaluation.predicted_lips import (
-    CLOSED,
+from talkingface.evaluation.predicted_lips import CLOSED
+from talkingface.evaluation.tables import (
+    Column,
+    Row,
+    compared,
+    estimate,
     legend,
-    mean_estimate,
-    per_recording,
-    ratio_estimate,
-    starred,
+    markdown_table,
+    mean,
+    mean_sums,
+    percent,
+    table,
 )
-from talkingface.evaluation.tables import Column, Estimate, Row, markdown_table, table
 
 PERCENT = {
     *("silence_shut", "silence_share", "noise_shut", "noise_share", "speech_shut", "missed"),
-    *("closure_best", "closure_middle", "green_share"),
+    *("closure_best", "closure_middle", "green_share", *(f"enlarged_{side}" for side in SIZES)),
 }
 GROUPS = ("all", "mouth open in the picture", "mouth closed in the picture")
 RULES = f"""The gap is that of the inner lips (mesh points 13 and 14) in distances of the eye
@@ -89,6 +90,19 @@ LOOKS: tuple[Column, ...] = (
     ("likeness", "likeness", 3),
     ("worst", "likeness_worst", 3),
 )
+EACH: tuple[Column, ...] = (
+    ("size", "size", 0),
+    ("gap in picture", "picture_gap", 3),
+    ("silence: in time", "in_time", 0),
+    ("stays %", "silence_share", 0),
+    ("p, b, m", "closures", 0),
+    ("best %", "closure_best", 0),
+    ("shut elsewhere %", "speech_shut", 0),
+    ("widest", "widest", 3),
+    ("green pixels %", "green_share", 0),
+    ("grey", "grey", 0),
+    ("worst spot", "worst_spot", 1),
+)
 SHARPNESS: tuple[Column, ...] = (
     ("enlarged %", "enlarged", 0),
     ("mouth / skin", "mouth_skin", 3),
@@ -133,14 +147,9 @@ class PortraitResult:
     error: str | None = None
 
 
-def read_line(row: Mapping[str, Any]) -> PortraitResult:
-    """Return the result of a line of `RESULTS`."""
+def read_result(**row: Any) -> PortraitResult:
+    """Return the result of a line of `RESULTS`, for `files.read_lines`."""
     return PortraitResult(**{**row, "closures": [Closure(**one) for one in row["closures"]]})
-
-
-def read_portraits(path: Path) -> list[PortraitResult]:
-    """Read the results that `evaluate_portraits` wrote."""
-    return [read_line(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -152,27 +161,27 @@ def markdown(results: Sequence[PortraitResult]) -> str:
     failed = [result for result in results if result.error is not None]
     good = [result for result in results if result.error is None]
     rows, sharp = _rows(good, models)
+    likeness = any("likeness" in result.metrics for result in good)
+    each = {f"{r.model}, {r.portrait}": _portrait_row(r) for r in good}
+    side = SIZES[0]
+    columns = [*EACH, (f"mouth / picture's at {side}", f"mouth_{side}", 2)]
     parts = [
         "# Portraits: finished frames\n",
-        f"{legend(models[0] if len(models) > 1 else None).replace('recordings', 'portraits')}\n",
+        f"{legend(models[0] if len(models) > 1 else None, 'portraits')}\n",
         f"{RULES}\n",
         "## Closing\n",
         table("model, portraits", rows, CLOSING),
         "## Colour, what should be still, likeness\n",
-        table("model, portraits", rows, LOOKS if _has_likeness(good) else LOOKS[:-2]),
+        table("model, portraits", rows, LOOKS if likeness else LOOKS[:-2]),
         "## Sharpness\n",
         table("model, size", sharp, SHARPNESS),
         "## Each portrait\n",
-        _each(good),
+        table("model, portrait", each, columns, "---"),
     ]
     if failed:
         lines = [[r.model, r.portrait, r.error or ""] for r in failed]
         parts += ["## Failed\n", markdown_table(["model", "portrait", "error"], lines)]
     return "\n".join(parts)
-
-
-def _has_likeness(results: Sequence[PortraitResult]) -> bool:
-    return any("likeness" in result.metrics for result in results)
 
 
 def _rows(
@@ -205,65 +214,49 @@ def in_group(result: PortraitResult, group: str) -> bool:
 
 def _row(results: Sequence[PortraitResult], reference: Sequence[PortraitResult]) -> Row:
     """Return the means of one model's results. reference: the results that stars compare with."""
-    names = sorted({name for result in results for name in result.metrics})
-    row = {name: mean_estimate([r.metrics.get(name) for r in results]) for name in names}
-    sums = _sums(results, names)
-    row |= {name: ratio_estimate(sums[name]) for name in ("closure_best", "closure_middle")}
-    by_name = {result.portrait: result for result in reference}
-    common = [r for r in results if r.portrait in by_name]
-    ours, theirs = (_sums(rows, names) for rows in (common, [by_name[r.portrait] for r in common]))
-    row = starred(row, [name for name in ours if intervals.differs(ours[name], theirs[name])])
-    shown: dict[str, float | Estimate] = {
-        name: value.times(100) if name in PERCENT or name.startswith("enlarged") else value
-        for name, value in row.items()
+    return {
+        **percent(compared(results, reference, _values, _sums, lambda r: r.portrait), PERCENT),
+        "picture_gap": mean(r.picture_gap for r in results),
+        "portraits": len(results),
+        "closures": sum(len(r.closures) for r in results),
     }
-    shown["picture_gap"] = Estimate(mean_estimate([r.picture_gap for r in results]).value)
-    shown["portraits"] = float(len(results))
-    shown["closures"] = float(sum(len(r.closures) for r in results))
-    return shown
 
 
-def _sums(results: Sequence[PortraitResult], names: Iterable[str]) -> dict[str, intervals.Sums]:
-    """Return the summands of the numbers of a row: means, and shares of closures."""
-    sums = {name: per_recording([r.metrics.get(name) for r in results]) for name in names}
-    counts = np.array([len(r.closures) for r in results], dtype=np.float64)
-    for name, of in (("closure_best", "smallest"), ("closure_middle", "middle")):
-        closed = [sum(_closed(getattr(c, of)) for c in r.closures) for r in results]
-        sums[name] = intervals.ratio(np.array(closed, dtype=np.float64), counts)
-    return sums
+def _values(results: Sequence[PortraitResult]) -> dict[str, float]:
+    """Return the numbers of a row: means over portraits, and shares of closures."""
+    names = sorted({name for result in results for name in result.metrics})
+    shares = {name: estimate(one).value for name, one in _closure_sums(results).items()}
+    return {name: mean(r.metrics.get(name) for r in results) for name in names} | shares
+
+
+def _sums(results: Sequence[PortraitResult]) -> dict[str, intervals.Sums]:
+    """Return the summands of `_values`."""
+    names = sorted({name for result in results for name in result.metrics})
+    sums = {name: mean_sums(r.metrics.get(name) for r in results) for name in names}
+    return sums | _closure_sums(results)
+
+
+def _closure_sums(results: Sequence[PortraitResult]) -> dict[str, intervals.Sums]:
+    counts = curve(len(r.closures) for r in results)
+    best = curve(sum(_closed(c.smallest) for c in r.closures) for r in results)
+    middle = curve(sum(_closed(c.middle) for c in r.closures) for r in results)
+    ratio = intervals.ratio
+    return {"closure_best": ratio(best, counts), "closure_middle": ratio(middle, counts)}
 
 
 def _closed(gap: float | None) -> bool:
     return gap is not None and gap < CLOSED
 
 
-def _each(results: Sequence[PortraitResult]) -> str:
-    head = ["model, portrait", "size", "gap in picture", "silence: in time", "stays %", "p, b, m"]
-    head += ["best %", "shut elsewhere %", "widest", "green pixels %", "grey", "worst spot"]
-    head += [f"mouth / picture's at {SIZES[0]}"]
-    lines = []
-    for r in results:
-        best = [100 * _closed(closure.smallest) for closure in r.closures]
-        value = r.metrics.get
-        lines.append(
-            [
-                f"{r.model}, {r.portrait}",
-                "x".join(map(str, r.size)),
-                _cell(r.picture_gap, 3),
-                "yes" if value("silence_shut") else "no",
-                _cell(value("silence_share"), 0, 100),
-                str(len(best)),
-                _cell(float(np.mean(best)) if best else None, 0),
-                _cell(value("speech_shut"), 0, 100),
-                _cell(value("widest"), 3),
-                _cell(value("green_share"), 0, 100),
-                _cell(value("grey"), 0),
-                _cell(value("worst_spot"), 1),
-                _cell(value(f"mouth_{SIZES[0]}"), 2),
-            ]
-        )
-    return markdown_table(head, lines)
-
-
-def _cell(value: float | None, decimals: int, factor: float = 1) -> str:
-    return "-" if value is None else f"{value * factor:.{decimals}f}"
+def _portrait_row(result: PortraitResult) -> Row:
+    row = {
+        **result.metrics,
+        "picture_gap": result.picture_gap,
+        "closure_best": mean(_closed(closure.smallest) for closure in result.closures),
+    }
+    return {
+        **percent(row, PERCENT),
+        "size": "x".join(map(str, result.size)),
+        "in_time": "yes" if result.metrics.get("silence_shut") else "no",
+        "closures": len(result.closures),
+    }

@@ -1,28 +1,22 @@
-"""Results of one model on one clip: lines of results.jsonl, and the cache of finished results."""
+"""Results of one model on one clip: lines of results.jsonl, and the names of their rows."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Literal
 
-from talkingface import media
 from talkingface.errors import BadRequest, TalkingFaceError
+from talkingface.evaluation.files import read_lines, write_lines
 from talkingface.models.lipreader import GRID_WORDS
 
 Identity = Literal["first frame", "another recording", "unknown"]
-R = TypeVar("R")  # a dataclass
 IDENTITIES: tuple[Identity, ...] = ("first frame", "another recording")
 REAL, STILL = "real", "still"  # rows of every table
-CACHE_FILE = "measured.jsonl"
-VERSION = 1  # of the measures: raise it when one changes, so that cached numbers are not used
 
 
 @dataclass(frozen=True)
@@ -43,12 +37,12 @@ class Result:
     split: str
     identity: Identity
     portrait: str
-    metrics: dict[str, float | None]
-    aperture: list[float | None]
-    real_aperture: list[float | None]
-    words: list[int]
-    ranks: list[int]
-    judge: str
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    aperture: list[float | None] = field(default_factory=list)
+    real_aperture: list[float | None] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    judge: str = ""
     vocabulary: int = len(GRID_WORDS)
     note: str = ""
     error: str | None = None
@@ -71,11 +65,6 @@ def check_rows(names: Iterable[str]) -> None:
             )
 
 
-def number(value: float) -> float | None:
-    """Return a number for JSON: rounded, None for NaN and infinity."""
-    return round(float(value), 6) if math.isfinite(value) else None
-
-
 def reason(error: Exception) -> str:
     """Return the text of an error in one line; of an unexpected error also its kind and place."""
     text = " ".join(str(error).split())
@@ -90,66 +79,6 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
     write_lines(path, results)
 
 
-def write_lines(path: Path, rows: Iterable[Any], overwrite: bool = True) -> None:
-    """Write one JSON line per dataclass, whole or not at all. Raises OutputError."""
-    write_text(path, "".join(f"{_line(asdict(row))}\n" for row in rows), overwrite)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True, allow_nan=False)
-
-
 def read_results(path: Path) -> list[Result]:
     """Read the results that `write_results` wrote."""
-    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-write_text = media.write_text  # for the modules beside
-
-
-def key_of(facts: Mapping[str, Any]) -> str:
-    """Return a hash of everything that decides a result's numbers, with VERSION."""
-    return hashlib.sha256(_line({**facts, "version": VERSION}).encode()).hexdigest()
-
-
-class ResultCache(Generic[R]):
-    """Cache of finished results in a file, one per line, under the key of `key_of`.
-
-    Several processes may append to one file. The results of a killed run, or of an earlier command,
-    are used again. Incomplete lines are skipped. path: of the file. read: converts a line to a
-    result; raises ValueError, TypeError or KeyError for a line of another version.
-    """
-
-    def __init__(self, path: Path, read: Callable[[dict[str, Any]], R]) -> None:
-        self._path = path
-        self._results: dict[str, R] = {}
-        with media.writing(self._path, OSError):
-            lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
-        for line in lines:
-            try:
-                row = json.loads(line)
-                self._results[row["key"]] = read(row["result"])
-            except (ValueError, TypeError, KeyError):  # incomplete, or of another version
-                continue
-
-    def get(self, key: str) -> R | None:
-        """Return the result of a key; None if there is none."""
-        return self._results.get(key)
-
-    def add(self, key: str, result: R) -> None:
-        """Add a result, for this process and for later ones. Raises OutputError."""
-        self._results[key] = result
-        # it begins with a line end, in case the line before is incomplete
-        line = f"\n{_line({'key': key, 'result': asdict(cast(Any, result))})}\n".encode()
-        with media.writing(self._path, OSError):
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:  # one write at the file's end: other processes may append too
-                if os.write(file, line) != len(line):
-                    raise OSError("only a part was written")
-            finally:
-                os.close(file)
-
-
-def clip_results(folder: Path) -> ResultCache[Result]:
-    """Open the cache of clip results in a folder. Raises OutputError."""
-    return ResultCache(folder / CACHE_FILE, lambda row: Result(**row))
+    return read_lines(path, Result)

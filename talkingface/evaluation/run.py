@@ -8,26 +8,23 @@ work.
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from talkingface import media, weights
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
-from talkingface.data.workers import single_thread, start_worker
+from talkingface.data.workers import single_thread
 from talkingface.errors import BadRequest, OutputError
-from talkingface.evaluation import pairs, speed, tables
+from talkingface.evaluation import clip_tables, pairs, speed
 from talkingface.evaluation.evaluator import LIPS_ALONE, EvaluatedModel, Evaluator, open_model
+from talkingface.evaluation.files import Progress, ResultCache, key_of
+from talkingface.evaluation.jobs import locked
+from talkingface.evaluation.jobs import run as run_jobs
 from talkingface.evaluation.learned_metrics import load_learned_metrics
 from talkingface.evaluation.measures import LearnedMetric
 from talkingface.evaluation.pairs import GENERATED, Pair
@@ -37,46 +34,33 @@ from talkingface.evaluation.results import (
     STILL,
     Identity,
     Result,
-    ResultCache,
     check_rows,
-    clip_results,
-    key_of,
     reason,
     write_results,
-    write_text,
 )
 from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
-from talkingface.training.loop import configure_malloc
 from talkingface.training.reading import vocabulary_of
 
-Progress = Callable[[int, int], None]  # clips done, clips in all
 UNSEEN_SPEAKERS = "stranger"  # the split's name in data
 EVALUATED_SPLITS = ("test", UNSEEN_SPEAKERS)
 SILENCE_EVERY = 5  # every so many clips, one is also generated from silence
 RESULTS, TABLES, LATEX = "results.jsonl", "tables.md", "tables.tex"
+CACHE_FILE = "measured.jsonl"
 Task = tuple[str, bool]  # a clip's key, and whether it is also generated from silence
-Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
-class Measures:
-    """Settings of an evaluation. out: its folder. learned_metrics: names or weights files."""
+class Plan:
+    """Arguments of a worker process. out: folder of the evaluation. The last four: of clips."""
 
     out: Path
     learned_metrics: tuple[str, ...]
     device: str
     author_compat: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Arguments of a worker process."""
-
-    models: tuple[str, ...]
-    cache: Path
-    judge: str | None
-    identities: tuple[Identity, ...]
-    measures: Measures
+    models: tuple[str, ...] = ()
+    cache: Path = Path()
+    judge: str | None = None
+    identities: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,15 +106,16 @@ def evaluate(
     given = [str(model) for model in models]
     beside = [] if all(name.endswith(LIPS_ALONE) for name in given) else [REAL, STILL]
     names = tuple(dict.fromkeys([*beside, *given]))
-    how = Measures(out, tuple(map(str, learned_metrics)), device, author_compat)
-    plan = Plan(names, cache, None if judge is None else str(judge), tuple(identities), how)
+    learned, judge_name = tuple(map(str, learned_metrics)), None if judge is None else str(judge)
+    how = (out, learned, device, author_compat)
+    plan = Plan(*how, names, cache, judge_name, tuple(identities))
     _clear_caches()
-    with _folder(out), single_thread():
+    with locked(out), single_thread():
         worker = _open(plan)
         _check(worker, reference)
         splits = held_out_splits(worker.evaluator.cache) if splits is None else splits
         tasks = _tasks(worker.evaluator.cache, splits, clips)
-        results = _run(partial(_evaluate_clip, plan), tasks, jobs, progress)
+        results = run_jobs(partial(_evaluate_clip, plan), tasks, jobs, progress)
         rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
         results.sort(key=lambda r: rows.index((r.split, r.identity, r.model)))
         first = _clip(worker.evaluator.cache, tasks[0][0])
@@ -156,11 +141,11 @@ def evaluate_pairs(
     `evaluate`. Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
     """
     tasks = pairs.find(folder)
-    how = Measures(out, tuple(map(str, learned_metrics)), device, author_compat)
+    plan = Plan(out, tuple(map(str, learned_metrics)), device, author_compat)
     _clear_caches()
-    with _folder(out), single_thread():
-        _learned_metrics(how)  # an error is raised before the work
-        results = _run(partial(_evaluate_pair, how), tasks, jobs, progress)
+    with locked(out), single_thread():
+        _learned_metrics(plan)  # an error is raised before the work
+        results = run_jobs(partial(_evaluate_pair, plan), tasks, jobs, progress)
         results.sort(key=lambda r: r.model != GENERATED)
         _write(out, results, GENERATED)
     return results
@@ -174,8 +159,8 @@ def outputs(out: Path, with_speed: bool = True) -> list[Path]:
 
 def _write(out: Path, results: Sequence[Result], reference: str | None) -> None:
     write_results(out / RESULTS, results)
-    write_text(out / TABLES, tables.markdown(results, reference))
-    write_text(out / LATEX, tables.latex(results, reference))
+    media.write_text(out / TABLES, clip_tables.markdown(results, reference))
+    media.write_text(out / LATEX, clip_tables.latex(results, reference))
 
 
 def _check(worker: Worker, reference: str | None) -> None:
@@ -229,14 +214,13 @@ def spread(clips: Sequence[ClipInfo], most: int | None) -> list[ClipInfo]:
 @lru_cache(maxsize=1)
 def _open(plan: Plan) -> Worker:
     """Open the cache, the judge, the models and the cached results, once per process."""
-    how = plan.measures
     judge, sha256, vocabulary = None, "", GRID_WORDS
     if plan.judge is not None:
-        loaded, info = weights.load_with_info(plan.judge, how.device)
+        loaded, info = weights.load_with_info(plan.judge, plan.device)
         if not isinstance(loaded, PublishedLipReader | LeanLipReader):
             raise BadRequest(f"{plan.judge} is a {info.family}, the judge must be a lip reader")
         judge, sha256, vocabulary = loaded, info.sha256, vocabulary_of(info)
-    detections = how.out / "detections"
+    detections = plan.out / "detections"
     with media.writing(detections, OSError):
         detections.mkdir(exist_ok=True)
     evaluator = Evaluator(
@@ -244,23 +228,23 @@ def _open(plan: Plan) -> Worker:
         judge,
         sha256,
         detections,
-        how.device,
-        _learned_metrics(how),
-        how.author_compat,
+        plan.device,
+        _learned_metrics(plan),
+        plan.author_compat,
         vocabulary,
     )
-    models = tuple(open_model(name, how.device) for name in plan.models)
-    return Worker(evaluator, models, _results(how.out))
+    models = tuple(open_model(name, plan.device) for name in plan.models)
+    return Worker(evaluator, models, _results(plan.out))
 
 
 @lru_cache(maxsize=1)
-def _learned_metrics(how: Measures) -> tuple[LearnedMetric, ...]:
-    return load_learned_metrics(how.learned_metrics, how.device)
+def _learned_metrics(plan: Plan) -> tuple[LearnedMetric, ...]:
+    return load_learned_metrics(plan.learned_metrics, plan.device)
 
 
 @lru_cache(maxsize=1)
 def _results(out: Path) -> ResultCache[Result]:
-    return clip_results(out)
+    return ResultCache(out / CACHE_FILE, Result)
 
 
 def _clear_caches() -> None:
@@ -308,16 +292,16 @@ def _evaluate(
     return result
 
 
-def _evaluate_pair(how: Measures, pair: Pair) -> list[Result]:
+def _evaluate_pair(plan: Plan, pair: Pair) -> list[Result]:
     """Return both rows of a pair, as `_evaluate`."""
-    cached, metrics = _results(how.out), _learned_metrics(how)
+    cached, metrics = _results(plan.out), _learned_metrics(plan)
     try:
-        facts = pairs.facts(pair, metrics, how.author_compat)
+        facts = pairs.facts(pair, metrics, plan.author_compat)
         keys = [key_of({**facts, "row": row}) for row in (GENERATED, REAL)]
         known = [result for key in keys if (result := cached.get(key)) is not None]
         if len(known) == len(keys):
             return known
-        results = pairs.evaluate_pair(pair, metrics, how.author_compat)
+        results = pairs.evaluate_pair(pair, metrics, plan.author_compat)
     except OutputError:
         raise
     except Exception as error:  # noqa: BLE001 the other pairs are evaluated all the same
@@ -325,72 +309,3 @@ def _evaluate_pair(how: Measures, pair: Pair) -> list[Result]:
     for key, result in zip(keys, results, strict=True):
         cached.add(key, result)
     return results
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-def _run(
-    work: Callable[[Work], list[Result]],
-    tasks: Sequence[Work],
-    jobs: int,
-    progress: Progress | None,
-) -> list[Result]:
-    """Call work(task) for each task in `jobs` processes; return results in the order of tasks."""
-    if jobs < 1:
-        raise BadRequest(f"jobs is {jobs}: must be at least 1")
-    done: dict[int, list[Result]] = {}
-
-    def finished(index: int, results: list[Result]) -> None:
-        done[index] = results
-        if progress is not None:
-            progress(len(done), len(tasks))
-
-    jobs = min(jobs, len(tasks))
-    if jobs == 1:
-        for index, task in enumerate(tasks):
-            finished(index, work(task))
-    else:
-        with _pool(jobs) as pool:
-            waiting = {pool.submit(work, task): index for index, task in enumerate(tasks)}
-            for future in as_completed(waiting):
-                finished(waiting[future], future.result())
-    return [result for index in range(len(tasks)) for result in done[index]]
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool of processes of one thread each; "spawn" because forked torch hangs."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, _start_worker) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool as error:
-            raise OutputError(
-                "a process died (out of memory?): run the same command again with fewer --jobs; "
-                "what was measured is kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    configure_malloc()
-    start_worker()
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make the folder `out` and lock it for this process and its workers."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; give the name of a folder")
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{out}: another process is evaluating here; wait") from error
-        yield

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from talkingface import media
 from talkingface.audio import FPS
 from talkingface.data.dataset import ClipInfo
 from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, portrait_of, step_of
-from talkingface.evaluation.results import reason, write_text
+from talkingface.evaluation.results import reason
 from talkingface.evaluation.tables import table
 
 SPEED, SPEED_TABLE = "speed.json", "speed.md"
@@ -105,8 +106,8 @@ def frames_per_second(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInf
 
 def write(folder: Path, speeds: Speeds) -> None:
     """Write SPEED and SPEED_TABLE. Raises OutputError."""
-    write_text(folder / SPEED, json.dumps(asdict(speeds), indent=1) + "\n")
-    write_text(folder / SPEED_TABLE, markdown(speeds))
+    media.write_text(folder / SPEED, json.dumps(asdict(speeds), indent=1) + "\n")
+    media.write_text(folder / SPEED_TABLE, markdown(speeds))
 
 
 def markdown(speeds: Speeds) -> str:

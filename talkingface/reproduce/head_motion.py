@@ -9,7 +9,7 @@ how often eyes blink.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection
+from talkingface.evaluation.files import Progress, find_pictures, prepare_outputs
 from talkingface.evaluation.results import REAL
 from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import markdown_table
@@ -40,7 +41,6 @@ from talkingface.pipeline import TalkingFace
 from talkingface.training.head import prosody_labels
 
 RESULTS, TABLES = "heads.json", "heads.md"
-PICTURES = (".jpg", ".jpeg", ".png")
 SIDE = 384  # pixels of a portrait's long side, enough to find a face
 LEGEND = """# How heads and eyes move
 
@@ -67,7 +67,7 @@ def evaluate_head_motion(
     seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Measure models and real video; write `RESULTS` and `TABLES` into `out`.
 
@@ -75,15 +75,13 @@ def evaluate_head_motion(
     pictures that speak `sound`, repeated to the length `seconds`. seed: of the first clip or
     picture. Returns the tables. Raises OutputError, BadRequest, UnreadableMedia.
     """
-    pipeline.make_folder(out)
-    for name in (RESULTS, TABLES):
-        media.check_output(out / name, overwrite)
+    prepare_outputs(out, (RESULTS, TABLES), overwrite)
     if (portraits is None) != (sound is None):
         raise BadRequest("portraits need a sound to speak, and a sound needs portraits: give both")
     opened = open_cache(cache)
     chosen = spread(speaking_clips(opened, split), clips)
     faces = {name: pipeline.load(name, device) for name in models}
-    pictures = [] if portraits is None else _pictures(portraits)
+    pictures = [] if portraits is None else find_pictures(portraits)
     total = len(chosen) + len(pictures)
     found: dict[str, list[HeadVideo]] = {}
     for number, clip in enumerate(chosen):
@@ -101,13 +99,6 @@ def evaluate_head_motion(
         if progress is not None:
             progress(len(chosen) + number + 1, total)
     return _write(out, {"clips": found, "portraits": from_portraits})
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
-    if not found:
-        raise BadRequest(f"{folder} holds no picture ({', '.join(PICTURES)})")
-    return found
 
 
 def _measure_clip(

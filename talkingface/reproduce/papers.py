@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from talkingface import picture
+from talkingface import media, picture
 from talkingface.audio import FPS
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
-from talkingface.evaluation import tables
+from talkingface.evaluation import clip_tables, tables
 from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, open_model
-from talkingface.evaluation.results import REAL, Identity, Result, write_text
+from talkingface.evaluation.results import REAL, Identity, Result
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
 from talkingface.reproduce import figures
@@ -74,7 +74,7 @@ ATVGNET_COLUMNS: tuple[Column, ...] = (
     ("LMD", "lmd_pixels", 2),
     ("SSIM", "ssim", 3),
     ("PSNR", "psnr", 2),
-    *tables.AUTHOR_COLUMNS,
+    *clip_tables.AUTHOR_COLUMNS,
 )
 DRIVEN = "atvg@landmarks"  # the setting of the poster's numbers: the clip's real landmarks
 FULL = "L_r,I,V,l"
@@ -174,11 +174,13 @@ def as_printed(
         rows: dict[str, tables.Row] = {}
         for name in dict.fromkeys(r.model for r in own):
             beside = [] if name == reference else compared
-            row = tables.estimates([r for r in own if r.model == name], beside)
-            rows[name] = tables.percent(row)
+            row = clip_tables.estimates([r for r in own if r.model == name], beside)
+            rows[name] = tables.percent(row, clip_tables.READ)
         if any(key == "top1" for _, key, _ in columns) and any(r.ranks for r in own):
-            rows["chance"] = {f"top{n}": 100 * n / tables.vocabulary_of(own) for n in (1, 5)}
-        caption = tables.AUTHOR_CAPTION if set(tables.AUTHOR_COLUMNS) <= set(columns) else ""
+            rows["chance"] = {f"top{n}": 100 * n / clip_tables.vocabulary_of(own) for n in (1, 5)}
+        caption = (
+            clip_tables.AUTHOR_CAPTION if set(clip_tables.AUTHOR_COLUMNS) <= set(columns) else ""
+        )
         printed[split] = Table("method", rows, columns, caption)
     return printed
 
@@ -190,12 +192,12 @@ def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
     for split, one in printed.items():
         parts += [f"## {split}\n", *([f"{one.caption}\n"] if one.caption else [])]
         parts.append(tables.table(one.first, one.rows, one.columns))
-    write_text(path.with_suffix(".md"), "\n".join(parts))
+    media.write_text(path.with_suffix(".md"), "\n".join(parts))
     floats = [
         tables.tabular(one, " ".join(filter(None, (f"{split}.", one.caption, legend))))
         for split, one in printed.items()
     ]
-    write_text(path.with_suffix(".tex"), "\n".join(floats))
+    media.write_text(path.with_suffix(".tex"), "\n".join(floats))
 
 
 def _draw(

@@ -8,7 +8,6 @@ robustness.jsonl, one line per clip, disturbance and model, then its means as a 
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,9 +27,10 @@ from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import detection
 from talkingface.evaluation.detection import Array, Frames
 from talkingface.evaluation.evaluator import FROM_LANDMARKS, EvaluatedModel, Evaluator, open_model
+from talkingface.evaluation.files import Progress, numbers, prepare_outputs, write_lines
 from talkingface.evaluation.measures import Floats, VideoWithLandmarks, picture_measures
-from talkingface.evaluation.results import STILL, number, write_lines, write_text
-from talkingface.evaluation.run import Progress, speaking_clips, spread
+from talkingface.evaluation.results import STILL
+from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import mean, table
 from talkingface.geometry import transform
 from talkingface.landmarks import IBUG
@@ -122,10 +122,7 @@ def evaluate_robustness(
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
-    for name in (RESULTS, TABLES, FIGURE):
-        media.check_output(out / name, overwrite)
+    prepare_outputs(out, (RESULTS, TABLES, FIGURE), overwrite)
     opened = _open_models(models, device)
     evaluator = Evaluator(open_cache(cache), device=device)
     chosen = choose_clips(evaluator.cache, splits, clips)
@@ -137,8 +134,8 @@ def evaluate_robustness(
             trials += _trials(evaluator, opened, clip, shown)
             if progress is not None:
                 progress(done * len(DISTURBANCES) + step + 1, len(chosen) * len(DISTURBANCES))
-    write(out / RESULTS, trials, overwrite)
-    write_text(out / TABLES, tables(trials), overwrite)
+    write_lines(out / RESULTS, trials, overwrite)
+    media.write_text(out / TABLES, tables(trials), overwrite)
     draw(trials, out / FIGURE, overwrite)
     return trials
 
@@ -246,10 +243,7 @@ def _trials(
             yaw=_yaw(clip),
             kind=shown.kind,
             amount=shown.amount,
-            metrics={
-                name: number(value)
-                for name, value in _metrics(evaluator, model, clip, shown).items()
-            },
+            metrics=numbers(_metrics(evaluator, model, clip, shown)),
         )
 
 
@@ -275,17 +269,7 @@ def _metrics(
     }
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def write(path: Path, trials: Sequence[Trial], overwrite: bool = False) -> None:
-    """Write one JSON line per trial, whole or not at all. Raises OutputError."""
-    write_lines(path, trials, overwrite)
-
-
-def read(path: Path) -> list[Trial]:
-    """Read the trials that `write` wrote."""
-    return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+# --- curves ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from talkingface import media
 from talkingface.evaluation import intervals, tables
-from talkingface.evaluation.results import number, write_text
+from talkingface.evaluation.files import number
 from talkingface.evaluation.tables import Column, Estimate, Row, Table
 from talkingface.study import statistics
 from talkingface.study.statistics import LEVEL, Interval
@@ -256,4 +256,4 @@ def write(found: Outcome, out: Path, overwrite: bool = False) -> None:
     for path, text in zip(
         outputs(out), (markdown(found), latex(found), as_json(found)), strict=True
     ):
-        write_text(path, text, overwrite)
+        media.write_text(path, text, overwrite)
