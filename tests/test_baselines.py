@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Cli
-from helpers.corpus import write_cache
+from helpers.corpus import draw_batch, write_cache
 from talkingface import models, weights
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Portrait
 from talkingface.data.augment import NO_AUGMENTATION
-from talkingface.data.dataset import Cache, SampleConfig, draw_batch
+from talkingface.data.dataset import Cache, SampleConfig
 from talkingface.models.chen import Chen, ChenConfig, Correlation, ThreeStreamCritic, correlation
 from talkingface.models.chung import Chung, Deblurring
 from talkingface.training import loop, presets

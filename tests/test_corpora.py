@@ -14,7 +14,7 @@ from talkingface import weights
 from talkingface.data import extraction, shards, sources
 from talkingface.data.clip import Clip
 from talkingface.data.sources import CORPORA, Recording
-from talkingface.data.sources.tcdtimit import TEST, TRAIN
+from talkingface.data.sources.tcdtimit import TEST_VOLUNTEERS, TRAINING_VOLUNTEERS
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import detection
 from talkingface.geometry import CropSpec
@@ -162,9 +162,10 @@ def test_voxceleb_test_people_are_in_no_other_split(tmp_path: Path) -> None:
 
 
 def test_tcdtimit_has_the_published_speaker_split(tmp_path: Path) -> None:
-    assert (len(TRAIN), len(TEST), len({*TRAIN, *TEST})) == (39, 17, 56)
+    train, test = TRAINING_VOLUNTEERS, TEST_VOLUNTEERS
+    assert (len(train), len(test), len({*train, *test})) == (39, 17, 56)
     everybody = {f"{n:02}" for n in range(1, 60)}
-    assert everybody - {name[:2] for name in TRAIN + TEST} == {"27", "35", "53"}
+    assert everybody - {name[:2] for name in train + test} == {"27", "35", "53"}
     trees.tcdtimit(tmp_path)
     found = sources.tcdtimit(tmp_path)
     assert splits(found) == {

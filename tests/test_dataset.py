@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.corpus import draw_batch
 from talkingface import audio, picture
 from talkingface.audio import SpeechSpec, windows
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
@@ -28,7 +29,6 @@ from talkingface.data.dataset import (
     Cache,
     SampleConfig,
     clip_speech,
-    draw_batch,
     prefetch,
 )
 from talkingface.errors import BadShard

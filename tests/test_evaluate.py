@@ -550,7 +550,7 @@ def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) ->
     [
         ({"models": ["lip"]}, "no model is called 'lip'"),
         ({"models": ["lips"]}, "lips is a lips, which makes no video: give a generator"),
-        ({"splits": ["tset"]}, "no clip of split 'tset'; it has stranger, test, train, val"),
+        ({"splits": ["tset"]}, "no clip of split 'tset'; it has test, train, unseen, val"),
         ({"clips": 0}, "at least 1"),
         ({"judge": "still"}, "the judge must be a lip reader"),
         ({"models": ["cran-tiny@landmarks"]}, "cran-tiny@landmarks: a cran draws no landmarks"),

@@ -12,11 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from helpers.corpus import draw_batch
 from talkingface import video
 from talkingface.audio import SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import NO_AUGMENTATION
-from talkingface.data.dataset import Batch, Cache, SampleConfig, clip_speech, draw_batch
+from talkingface.data.dataset import Batch, Cache, SampleConfig, clip_speech
 from talkingface.data.reenactment import (
     CLOSED_GAP,
     MOVING,

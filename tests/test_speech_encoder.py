@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from helpers.corpus import write_cache
+from helpers.corpus import draw_batch, write_cache
 from talkingface import audio, speech_encoder
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec, WindowStream, windows
 from talkingface.contract import Generated, State
 from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig, augment_speech
-from talkingface.data.dataset import Cache, SampleConfig, clip_speech, draw_batch
+from talkingface.data.dataset import Cache, SampleConfig, clip_speech
 from talkingface.speech_encoder import MELS, POSITIONS, WIDTH, WINDOW, Reach
 from talkingface.streaming import Stream
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.corpus import write_cache
+from helpers.corpus import draw_batch, write_cache
 from talkingface import models, weights
 from talkingface.contract import Portrait
-from talkingface.data.dataset import Batch, Cache, SampleConfig, draw_batch, speakers_of
+from talkingface.data.dataset import Batch, Cache, SampleConfig, speakers_of
 from talkingface.models.zhou import MouthEncoder, WordClassifier, Zhou
 from talkingface.training import loop, presets
 from talkingface.training.loop import LoopOptions

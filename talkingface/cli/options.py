@@ -156,7 +156,7 @@ Experts = Annotated[
 Splits = Annotated[
     str | None,
     typer.Option(
-        help="parts of the corpus, with commas between [test and stranger, those that are there]"
+        help="parts of the corpus, with commas between [test and unseen, those that are there]"
     ),
 ]
 Reference = Annotated[

@@ -14,7 +14,11 @@ from talkingface.contract import LANDMARKS, MESH_POINTS
 
 Word = tuple[str, float, float]  # the word, its start and its end in seconds
 
-UNSEEN = "stranger"  # the split of people of whom no clip is in another split
+TRAIN, VALIDATION, TEST = "train", "val", "test"  # splits
+UNSEEN = "stranger"  # the split of unseen speakers, as shards and caches store it
+UNSEEN_NAME = "unseen"  # its name for users, who may also give the stored value
+HELD_OUT_PORTRAITS = "portrait-heldout"
+
 MAX_FRAMES = 500  # a clip is one JPEG, which is at most 65500 rows: 500 crops of 128
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -26,8 +30,8 @@ class Clip:
     key: letters, digits, "-" and "_"; unique in its corpus. crops: (T, S, S, 3) uint8 RGB.
     landmarks: (T, 68, 2) and mesh: (T, 478, 2) float32 in [0, 1] of the crop. sound: (640 T,) int16
     at 16 kHz. words: seconds from the clip's start, empty where times are unknown. sentence: ""
-    where unknown. split: "train", "val", "test", "stranger" ... silent: a still picture, its sound
-    is all zero.
+    where unknown. split: TRAIN, VALIDATION, TEST, UNSEEN ... silent: a still picture, its sound is
+    all zero.
     info: `yaw`, `pitch`, `roll` (degrees, medians), `found` (share of frames with a face), `snr`
     (dB), `natural_pose`, `source` (file name); whatever JSON can hold.
     """
@@ -40,7 +44,7 @@ class Clip:
     sound: NDArray[np.int16]
     words: tuple[Word, ...] = ()
     sentence: str = ""
-    split: str = "train"
+    split: str = TRAIN
     silent: bool = False
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -64,6 +68,16 @@ class Clip:
             raise ValueError(f"clip {self.key}: {frames} frames, expected 1 to {MAX_FRAMES}")
         if not _KEY.fullmatch(self.key):
             raise ValueError(f"clip {self.key!r}: a key is letters, digits, - and _")
+
+
+def split_name(split: str) -> str:
+    """Return the name of a split for users: "unseen" for the stored value "stranger"."""
+    return UNSEEN_NAME if split == UNSEEN else split
+
+
+def stored_split(name: str) -> str:
+    """Return the stored value of a split that a user names: "stranger" for "unseen"."""
+    return UNSEEN if name == UNSEEN_NAME else name
 
 
 def key_of(*parts: str) -> str:

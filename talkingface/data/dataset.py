@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from talkingface.audio import (
 )
 from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
+from talkingface.data.clip import TRAIN, stored_split
 from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
@@ -58,6 +59,11 @@ class ClipInfo:
     silent: bool = False  # a still portrait: no speech, no motion
     info: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> slice:
+        """The clip's frames among all frames of the cache."""
+        return slice(self.start, self.start + self.frames)
+
 
 class Cache:
     """The decoded clips, opened read-only."""
@@ -79,10 +85,7 @@ class Cache:
             raise BadShard(
                 f"{folder} is not a training cache ({error}); run `talkingface prepare`"
             ) from error
-        self.clips = [
-            ClipInfo(**{**row, "words": tuple((w, a, b) for w, a, b in row["words"])})
-            for row in rows
-        ]
+        self.clips = [ClipInfo(**row | {"words": tuple(map(tuple, row["words"]))}) for row in rows]
 
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         """Pickle the folder's path only, not the arrays."""
@@ -93,9 +96,9 @@ class Cache:
         """The vocabulary of lip readers on this cache, in the order of the words' numbers.
 
         GRID's 51 where no clip says another word with its time; otherwise the most frequent ones of
-        the split "train", 500 at most, in alphabetical order.
+        the split TRAIN, 500 at most, in alphabetical order.
         """
-        counts = Counter(w for c in self.clips if c.split == "train" for w, _, _ in c.words)
+        counts = Counter(w for c in self.clips if c.split == TRAIN for w, _, _ in c.words)
         if not counts or set(counts) <= set(GRID_WORDS):
             return GRID_WORDS
         frequent = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
@@ -107,8 +110,9 @@ class Cache:
         return {word: index for index, word in enumerate(self.vocabulary)}
 
     def split(self, *names: str) -> list[ClipInfo]:
-        """Return the clips of these splits."""
-        return [c for c in self.clips if c.split in names]
+        """Return the clips of these splits, by their stored values or as users name them."""
+        wanted = {stored_split(name) for name in names}
+        return [c for c in self.clips if c.split in wanted]
 
     def samples(self, clip: ClipInfo, first: int, count: int) -> Tensor:
         """Return (count,) float samples from `first`, relative to the clip; silence outside it."""
@@ -122,9 +126,15 @@ class Cache:
 
     def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
         """Return the gap of the inner lips (frames,), in crop sides."""
-        points = self.landmarks[clip.start : clip.start + clip.frames]
+        points = self.landmarks[clip.rows]
         gap: NDArray[np.float32] = points[:, INNER_BOTTOM, 1] - points[:, INNER_TOP, 1]
         return gap
+
+
+def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
+    """Return all windows of a clip, not augmented: (frames, hops, coefficients)."""
+    sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
+    return windows(sound, spec, clip.frames)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -233,7 +243,7 @@ class ClipPool:
     """The clips that batches are sampled from: all, or a share of them.
 
     chances: the probability of each speaking clip. reenactable: still portraits whose mouth can be
-    moved. speakers: of all clips.
+    moved. speakers: of all clips, `Batch.speaker` is their index.
     """
 
     speaking: list[ClipInfo]
@@ -259,26 +269,18 @@ def clip_pool(
     own = _share(speaking, share, BATCHES * config.batch)
     weights = np.array([counts[c.speaker] ** (config.balance - 1.0) for c in own])
     still = _share([c for c in clips if c.silent], share, config.batch)
-    reenactable = _reenactable(cache, still) if config.reenacted > 0 else []
+    reenactable: list[ClipInfo] = []
+    if config.reenacted > 0:
+        able = can_speak(cache.landmarks[[c.start for c in still]])
+        reenactable = [c for c, can in zip(still, able, strict=True) if can]
     return ClipPool(own, weights / weights.sum(), still, reenactable, speakers_of(clips))
 
 
 def _share(clips: list[ClipInfo], share: tuple[int, int], least: int) -> list[ClipInfo]:
-    number, of = share
-    if of == 1 or len(clips) // of < least:
+    number, count = share
+    if count == 1 or len(clips) // count < least:
         return clips
-    return sorted(clips, key=lambda clip: clip.speaker)[number::of]
-
-
-def draw_batch(
-    cache: Cache,
-    clips: list[ClipInfo],
-    spec: SpeechSpec,
-    config: SampleConfig,
-    seed: tuple[int, ...],
-) -> Batch:
-    """Sample the batch of this seed from all of the clips, and convert it on the CPU."""
-    return sample_batch(cache, clip_pool(cache, clips, config), spec, config, seed).to("cpu")
+    return sorted(clips, key=lambda clip: clip.speaker)[number::count]
 
 
 def sample_batch(
@@ -286,206 +288,169 @@ def sample_batch(
 ) -> RawBatch:
     """Sample the batch of this seed; the same arguments give the same bits."""
     rng = np.random.default_rng(seed)
-    speaking, still, reenactable = pool.speaking, pool.still, pool.reenactable
+    sampler = _Sampler(cache, spec, config, rng)
     samples = []
-    for index in rng.choice(len(speaking), config.batch, p=pool.chances):
-        if reenactable and rng.random() < config.reenacted:
-            portrait = reenactable[rng.integers(len(reenactable))]
-            samples.append(_sample(cache, speaking[index], spec, config, rng, portrait))
-        elif still and rng.random() < config.silent:
-            samples.append(_still_sample(cache, still[rng.integers(len(still))], spec, config, rng))
+    for index in rng.choice(len(pool.speaking), config.batch, p=pool.chances):
+        clip = pool.speaking[index]
+        if pool.reenactable and rng.random() < config.reenacted:
+            portrait = pool.reenactable[rng.integers(len(pool.reenactable))]
+            samples.append(sampler.speaking(clip, portrait))
+        elif pool.still and rng.random() < config.silent:
+            samples.append(sampler.still(pool.still[rng.integers(len(pool.still))]))
         else:
-            samples.append(_sample(cache, speaking[index], spec, config, rng))
-    return _collate(samples, pool.speakers, config.frames)
-
-
-def _sample(
-    cache: Cache,
-    clip: ClipInfo,
-    spec: SpeechSpec,
-    config: SampleConfig,
-    rng: np.random.Generator,
-    portrait: ClipInfo | None = None,
-) -> dict[str, Any]:
-    """Sample frames in a row of a clip and its speech.
-
-    portrait: a still portrait, reenacted by the clip, whose face replaces the clip's.
-    """
-    speed = 1.0  # meshes can be interpolated between frames, pictures cannot
-    if not config.pictures:
-        speed = 1 + config.augment.speed * rng.uniform(-1, 1)
-        speed = min(speed, (clip.frames - 1) / config.frames)
-    first = int(rng.integers(0, clip.frames - int(np.ceil((config.frames - 1) * speed))))
-    wanted = first + np.arange(config.frames) * speed
-    identity = _identity_frame(cache, clip, wanted.astype(int), rng)
-    more = np.zeros(0, np.int64)
-    if config.others:
-        more = rng.choice(_outside(clip, wanted.astype(int)), config.others)
-    rows = np.concatenate([[identity, max(0, first - 1)], wanted, more])
-    frames, mesh = _faces(cache, clip, rows, config, rng, portrait)
-    shift = int(rng.uniform(-1, 1) * config.augment.shift * SAMPLE_RATE)
-    middle = (first + 0.5) * SAMPLES_PER_FRAME
-    begin = int(middle + speed * (spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
-    count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
-    samples = cache.samples(clip, begin, int(np.ceil(count * speed)) + 1)
-    speech = _speech(_at_speed(samples, speed, count), spec, rng, config)
-    word, span = -1, (0, config.frames)
-    if portrait is None:  # reenacted lips may not be readable
-        word, span = _word(cache, clip, first, speed, config.frames, rng)
-    return {
-        "frames": frames,
-        "mesh": mesh,
-        "speech": speech,
-        "silent": False,
-        "word": word,
-        "span": span,
-        "speaker": clip.speaker if portrait is None else None,
-    }
-
-
-def _word(
-    cache: Cache, clip: ClipInfo, first: int, speed: float, frames: int, rng: np.random.Generator
-) -> tuple[int, tuple[int, int]]:
-    """Return the number of one of the clip's words within the sample, and its frames there.
-
-    Only words that readers know count; (-1, (0, frames)) where there is none.
-    """
-    known = cache.word_index
-    found = []
-    for word, start, end in clip.words:
-        begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
-        span = (round((begin - first) / speed), round((stop - first) / speed))
-        if word in known and span[0] >= 0 and span[1] <= frames:
-            found.append((known[word], span))
-    if not found:
-        return -1, (0, frames)
-    return found[int(rng.integers(len(found)))]
-
-
-def _still_sample(
-    cache: Cache, clip: ClipInfo, spec: SpeechSpec, config: SampleConfig, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Sample a portrait in silence: quiet noise in, the same picture out."""
-    rows = np.zeros(2 + config.frames + config.others)
-    frames, mesh = _faces(cache, clip, rows, config, rng)
-    count = (config.frames - 1) * SAMPLES_PER_FRAME + spec.samples
-    noise = torch.from_numpy(rng.standard_normal(count)).float() * 10 ** rng.uniform(-6, -2.5)
-    return {
-        "frames": frames,
-        "mesh": mesh,
-        "speech": _speech(noise, spec, rng, config),
-        "silent": True,
-        "word": -1,
-        "span": (0, config.frames),
-        "speaker": None,
-    }
-
-
-def _identity_frame(
-    cache: Cache, clip: ClipInfo, wanted: NDArray[np.int64], rng: np.random.Generator
-) -> int:
-    """Choose a frame of the clip outside the wanted ones, as the identity picture.
-
-    With probability 0.5 its lips are nearly closed, as in portraits. Otherwise it is, of three
-    random frames, the one whose mouth differs most from the wanted ones.
-    """
-    others = _outside(clip, wanted)
-    if rng.random() < 0.5:
-        order = others[np.argsort(cache.aperture(clip)[others])]
-        return int(order[rng.integers(max(1, len(order) // 4))])
-    drawn = rng.choice(others, 3)
-    lips = cache.landmarks[clip.start : clip.start + clip.frames, LIPS]
-    distance = np.abs(lips[drawn] - lips[wanted].mean(0)).sum((1, 2))
-    return int(drawn[int(distance.argmax())])
-
-
-def _outside(clip: ClipInfo, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the clip's frames that are not near the wanted ones; its ends, if there are none."""
-    others = np.setdiff1d(np.arange(clip.frames), np.arange(wanted[0] - 6, wanted[-1] + 7))
-    return others if len(others) else np.array([0, clip.frames - 1])
-
-
-def _at_speed(samples: Tensor, speed: float, count: int) -> Tensor:
-    """Return (count,) samples at `speed` times the speed, linear between samples."""
-    if speed == 1.0:
-        return samples[:count]
-    place = torch.arange(count) * speed
-    low = place.floor().long().clamp(max=len(samples) - 2)
-    return torch.lerp(samples[low], samples[low + 1], (place - low).float())
-
-
-def _faces(
-    cache: Cache,
-    clip: ClipInfo,
-    rows: NDArray[np.float64],
-    config: SampleConfig,
-    rng: np.random.Generator,
-    portrait: ClipInfo | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return frames and meshes at these (fractional) times of the clip, augmented alike.
-
-    portrait: with one, its own picture comes first, then it moves as the clip's further rows.
-    """
-    low = rows.astype(int)
-    part = (rows - low)[:, None, None]
-    meshes = cache.mesh[clip.start : clip.start + clip.frames]
-    mesh = meshes[low] * (1 - part) + meshes[np.minimum(low + 1, len(meshes) - 1)] * part
-    if config.pictures:
-        frames = cache.frames[clip.start + low]
-    else:
-        frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
-    if portrait is not None:
-        neutral = closed_mouth(cache.landmarks[clip.start : clip.start + clip.frames])
-        frames, mesh = _reenact(cache, portrait, frames, mesh[:, IBUG], neutral, config)
-    return augment_faces(frames, mesh, rng, config.augment)
-
-
-def _reenactable(cache: Cache, still: list[ClipInfo]) -> list[ClipInfo]:
-    """Return the still portraits that can be reenacted by a speaker."""
-    able = can_speak(cache.landmarks[[c.start for c in still]])
-    return [c for c, can in zip(still, able, strict=True) if can]
-
-
-def _reenact(
-    cache: Cache,
-    portrait: ClipInfo,
-    frames: NDArray[np.uint8],
-    landmarks: NDArray[np.float32],
-    neutral: NDArray[np.float32],
-    config: SampleConfig,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the portrait, then T - 1 times moved as a driver, (T, S, S, 3) and (T, 68, 2).
-
-    Returns its frames (T, S, S, 3) and meshes (T, 478, 2).
-    """
-    picture, mesh = cache.frames[portrait.start], cache.mesh[portrait.start]
-    if config.pictures:
-        moving, moved = animate(picture, mesh, frames[1:], landmarks[1:], neutral)
-        frames = np.concatenate([picture[None], moving])
-    else:
-        moved = move_mesh(mesh, move_landmarks(mesh[IBUG], landmarks[1:], neutral))
-    return frames, np.concatenate([mesh[None], moved])
-
-
-def _speech(
-    samples: Tensor, spec: SpeechSpec, rng: np.random.Generator, config: SampleConfig
-) -> Tensor:
-    if not config.sound:
-        return torch.zeros(config.frames, spec.hops, spec.coefficients)
-    return frame_windows(augment_speech(samples, spec, rng, config.augment), spec)
-
-
-def _collate(samples: list[dict[str, Any]], speakers: tuple[str, ...], count: int) -> RawBatch:
+            samples.append(sampler.speaking(clip))
+    speakers = [pool.speakers.index(s.speaker) if s.speaker else -1 for s in samples]
     return RawBatch(
-        torch.from_numpy(np.stack([s["frames"] for s in samples])),
-        torch.from_numpy(np.stack([s["mesh"] for s in samples])),
-        count,
-        torch.stack([s["speech"] for s in samples]),
-        torch.tensor([s["silent"] for s in samples]),
-        torch.tensor([s["word"] for s in samples]),
-        torch.tensor([s["span"] for s in samples]),
-        torch.tensor([speakers.index(s["speaker"]) if s["speaker"] else -1 for s in samples]),
+        torch.from_numpy(np.stack([s.frames for s in samples])),
+        torch.from_numpy(np.stack([s.mesh for s in samples])),
+        config.frames,
+        torch.stack([s.speech for s in samples]),
+        torch.tensor([s.silent for s in samples]),
+        torch.tensor([s.word for s in samples]),
+        torch.tensor([s.span for s in samples]),
+        torch.tensor(speakers),
     )
+
+
+class _Sample(NamedTuple):
+    """One row of a `RawBatch`. speaker: "" for a still or reenacted portrait."""
+
+    frames: NDArray[np.uint8]
+    mesh: NDArray[np.float32]
+    speech: Tensor
+    silent: bool
+    word: int
+    span: tuple[int, int]
+    speaker: str
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """Draws the samples of a batch, one after the other, from the batch's generator."""
+
+    cache: Cache
+    spec: SpeechSpec
+    config: SampleConfig
+    rng: np.random.Generator
+
+    def speaking(self, clip: ClipInfo, portrait: ClipInfo | None = None) -> _Sample:
+        """Sample frames in a row of a clip and its speech.
+
+        portrait: a still portrait, reenacted by the clip, whose face replaces the clip's.
+        """
+        config, count = self.config, self.config.frames
+        speed = 1.0  # meshes can be interpolated between frames, pictures cannot
+        if not config.pictures:
+            speed = 1 + config.augment.speed * self.rng.uniform(-1, 1)
+            speed = min(speed, (clip.frames - 1) / count)
+        first = int(self.rng.integers(0, clip.frames - int(np.ceil((count - 1) * speed))))
+        times = first + np.arange(count) * speed
+        outside = _outside(clip, times)
+        identity = self._identity_frame(clip, times, outside)
+        others = self.rng.choice(outside, config.others)
+        rows = np.concatenate([[identity, max(0, first - 1)], times, others])
+        frames, mesh = self._faces(clip, rows, portrait)
+        speech = self._speech_at(clip, first, speed)
+        if portrait is not None:  # reenacted lips may not be readable
+            return _Sample(frames, mesh, speech, False, -1, (0, count), "")
+        word, span = self._word(clip, first, speed)
+        return _Sample(frames, mesh, speech, False, word, span, clip.speaker)
+
+    def still(self, clip: ClipInfo) -> _Sample:
+        """Sample a portrait in silence: quiet noise in, the same picture out."""
+        count, rng = self.config.frames, self.rng
+        frames, mesh = self._faces(clip, np.zeros(2 + count + self.config.others))
+        noise = torch.from_numpy(rng.standard_normal(self._samples)).float()
+        speech = self._speech(noise * 10 ** rng.uniform(-6, -2.5))
+        return _Sample(frames, mesh, speech, True, -1, (0, count), "")
+
+    def _identity_frame(
+        self, clip: ClipInfo, times: NDArray[np.floating[Any]], outside: NDArray[np.int64]
+    ) -> int:
+        """Choose a frame outside the sampled times as the identity picture.
+
+        With probability 0.5 its lips are nearly closed, as in portraits. Otherwise it is, of three
+        random frames, the one whose mouth differs most from the sampled ones.
+        """
+        if self.rng.random() < 0.5:
+            order = outside[np.argsort(self.cache.aperture(clip)[outside])]
+            return int(order[self.rng.integers(max(1, len(order) // 4))])
+        drawn = self.rng.choice(outside, 3)
+        lips = self.cache.landmarks[clip.rows, LIPS]
+        distance = np.abs(lips[drawn] - lips[times.astype(int)].mean(0)).sum((1, 2))
+        return int(drawn[int(distance.argmax())])
+
+    def _faces(
+        self, clip: ClipInfo, rows: NDArray[np.floating[Any]], portrait: ClipInfo | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return frames and meshes at these (fractional) times of the clip, augmented alike.
+
+        portrait: with one, its own picture comes first, then it moves as the clip's further rows.
+        """
+        cache, pictures = self.cache, self.config.pictures
+        low = rows.astype(int)
+        part = (rows - low)[:, None, None]
+        meshes = cache.mesh[clip.rows]
+        mesh = meshes[low] * (1 - part) + meshes[np.minimum(low + 1, len(meshes) - 1)] * part
+        frames = np.zeros((len(rows), 8, 8, 3), np.uint8)
+        if pictures:
+            frames = cache.frames[clip.start + low]
+        if portrait is not None:
+            neutral = closed_mouth(cache.landmarks[clip.rows])
+            own, driver = cache.mesh[portrait.start], mesh[1:, IBUG]
+            if pictures:
+                picture = cache.frames[portrait.start]
+                moving, moved = animate(picture, own, frames[1:], driver, neutral)
+                frames = np.concatenate([picture[None], moving])
+            else:
+                moved = move_mesh(own, move_landmarks(own[IBUG], driver, neutral))
+            mesh = np.concatenate([own[None], moved])
+        return augment_faces(frames, mesh, self.rng, self.config.augment)
+
+    @property
+    def _samples(self) -> int:
+        """The number of samples of sound that the windows of all frames need."""
+        return (self.config.frames - 1) * SAMPLES_PER_FRAME + self.spec.samples
+
+    def _speech_at(self, clip: ClipInfo, first: int, speed: float) -> Tensor:
+        """Return the windows of the frames from `first`, a little early or late."""
+        shift = int(self.rng.uniform(-1, 1) * self.config.augment.shift * SAMPLE_RATE)
+        middle = (first + 0.5) * SAMPLES_PER_FRAME
+        begin = int(middle + speed * (self.spec.first_sample - SAMPLES_PER_FRAME / 2)) + shift
+        samples = self.cache.samples(clip, begin, int(np.ceil(self._samples * speed)) + 1)
+        if speed == 1.0:
+            return self._speech(samples[: self._samples])
+        place = torch.arange(self._samples) * speed
+        low = place.floor().long().clamp(max=len(samples) - 2)
+        return self._speech(torch.lerp(samples[low], samples[low + 1], (place - low).float()))
+
+    def _speech(self, samples: Tensor) -> Tensor:
+        """Return augmented windows (frames, hops, coefficients) of samples (N,)."""
+        if not self.config.sound:
+            return torch.zeros(self.config.frames, self.spec.hops, self.spec.coefficients)
+        hops = augment_speech(samples, self.spec, self.rng, self.config.augment)
+        return frame_windows(hops, self.spec)
+
+    def _word(self, clip: ClipInfo, first: int, speed: float) -> tuple[int, tuple[int, int]]:
+        """Return the number of one of the clip's words within the sample, and its frames there.
+
+        Only words that readers know count; (-1, (0, frames)) where there is none.
+        """
+        known, frames = self.cache.word_index, self.config.frames
+        found = []
+        for word, start, end in clip.words:
+            begin, stop = round(start * FPS), max(round(end * FPS), round(start * FPS) + 1)
+            span = (round((begin - first) / speed), round((stop - first) / speed))
+            if word in known and span[0] >= 0 and span[1] <= frames:
+                found.append((known[word], span))
+        return found[int(self.rng.integers(len(found)))] if found else (-1, (0, frames))
+
+
+def _outside(clip: ClipInfo, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return the clip's frames that are not near these times; its ends, if there are none."""
+    near = np.arange(int(times[0]) - 6, int(times[-1]) + 7)
+    others = np.setdiff1d(np.arange(clip.frames), near)
+    return others if len(others) else np.array([0, clip.frames - 1])
 
 
 def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0) -> Iterator[Any]:
@@ -530,9 +495,3 @@ def _begin(make: Callable[[int], Any]) -> None:
 
 def _made(step: int) -> Any:
     return _makes[0](step)
-
-
-def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
-    """Return all windows of a clip, not augmented: (frames, hops, coefficients)."""
-    sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
-    return windows(sound, spec, clip.frames)

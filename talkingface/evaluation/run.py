@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from talkingface import media, weights
+from talkingface.data.clip import TEST, UNSEEN, split_name
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.data.workers import single_thread
@@ -41,8 +42,7 @@ from talkingface.evaluation.results import (
 from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
 from talkingface.training.reading import vocabulary_of
 
-UNSEEN_SPEAKERS = "stranger"  # the split's name in data
-EVALUATED_SPLITS = ("test", UNSEEN_SPEAKERS)
+EVALUATED_SPLITS = (TEST, UNSEEN)
 SILENCE_EVERY = 5  # every so many clips, one is also generated from silence
 RESULTS, TABLES, LATEX = "results.jsonl", "tables.md", "tables.tex"
 CACHE_FILE = "measured.jsonl"
@@ -200,7 +200,7 @@ def speaking_clips(cache: Cache, split: str) -> list[ClipInfo]:
     """Return the clips of a split with speech, by name. Raises BadRequest if there is none."""
     speaking = sorted((c for c in cache.split(split) if not c.silent), key=lambda c: c.key)
     if not speaking:
-        known = ", ".join(sorted({c.split for c in cache.clips if not c.silent}))
+        known = ", ".join(sorted({split_name(c.split) for c in cache.clips if not c.silent}))
         raise BadRequest(f"the cache has no clip of split {split!r}; it has {known}")
     return speaking
 

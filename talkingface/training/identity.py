@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from talkingface import video, weights
 from talkingface.data.augment import AugmentConfig, augment_faces
-from talkingface.data.clip import UNSEEN
+from talkingface.data.clip import HELD_OUT_PORTRAITS, UNSEEN
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.provenance import described, licence
 from talkingface.data.reenactment import animate, can_speak, closed_mouth
@@ -34,7 +34,7 @@ from talkingface.training.loop import autocast, one_cycle
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
 
 Frames = NDArray[np.uint8]
-UNSEEN_SPLITS = (UNSEEN, "portrait-heldout")
+UNSEEN_SPLITS = (UNSEEN, HELD_OUT_PORTRAITS)
 APART = 5  # frames, at least, between two pictures from one clip
 
 

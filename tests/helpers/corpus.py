@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkingface.audio import SAMPLES_PER_FRAME
+from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.contract import INNER_BOTTOM, INNER_TOP
-from talkingface.data.dataset import Cache
+from talkingface.data.dataset import (
+    Batch,
+    Cache,
+    ClipInfo,
+    SampleConfig,
+    clip_pool,
+    sample_batch,
+)
 from talkingface.faces import mesh_from_landmarks
 from talkingface.geometry import CropSpec
 
@@ -86,3 +93,14 @@ def landmarks(gap: float) -> Array:
     points[INNER_TOP] = 64, 84 - gap / 2
     points[INNER_BOTTOM] = 64, 84 + gap / 2
     return points
+
+
+def draw_batch(
+    cache: Cache,
+    clips: list[ClipInfo],
+    spec: SpeechSpec,
+    config: SampleConfig,
+    seed: tuple[int, ...],
+) -> Batch:
+    """The batch of this seed, of all of these clips, on the CPU."""
+    return sample_batch(cache, clip_pool(cache, clips, config), spec, config, seed).to("cpu")

@@ -6,9 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from talkingface.data.clip import key_of
-from talkingface.data.sources.recording import ENGLISH, Corpus, Recording, require
-from talkingface.errors import BadRequest
+from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, key_of
+from talkingface.data.sources.recording import ENGLISH, Corpus, Recording, require, require_some
 
 SENTENCES = {
     "IEO": "it's eleven o'clock",
@@ -40,19 +39,20 @@ def cremad(folder: Path, held_out: Sequence[str] | None = None) -> list[Recordin
 
     The name gives actor, sentence, emotion and its level; sex and age of the actors come from
     `VideoDemographics.csv`, where it exists. There is no published split. Of ten actors one, by
-    number (1010, 1020 ...), is "stranger", or `held_out` are, and one (1005, 1015 ...) is "val".
+    number (1010, 1020 ...), is UNSEEN, or `held_out` are, and one (1005, 1015 ...) is VALIDATION.
     Raises BadRequest.
     """
     require(folder, "VideoFlash/1001_DFA_ANG_XX.flv")
     actors = _demographics(folder / "VideoDemographics.csv")
-    places = [p for kind in (".flv", ".mp4") for p in (folder / "VideoFlash").glob(f"*{kind}")]
+    paths = [p for kind in ("*.mp4", "*.flv") for p in (folder / "VideoFlash").glob(kind)]
     recordings = []
-    for path in sorted({p.stem: p for p in reversed(places)}.values()):
+    for path in sorted({p.stem: p for p in paths}.values()):  # .flv before its conversion
         actor, *rest = path.stem.split("_")
         code, emotion, level = (*rest, "", "", "")[:3]
-        split = {0: "stranger", 5: "val"}.get(int(actor) % 10 if actor.isdigit() else 1, "train")
-        if held_out is not None:
-            split = "stranger" if actor in held_out else "train" if split == "stranger" else split
+        digit = actor[-1:] if actor.isdigit() else ""
+        split = VALIDATION if digit == "5" else TRAIN
+        if digit == "0" if held_out is None else actor in held_out:
+            split = UNSEEN
         facts = {
             "corpus": "crema-d",
             "language": ENGLISH,
@@ -62,11 +62,8 @@ def cremad(folder: Path, held_out: Sequence[str] | None = None) -> list[Recordin
         }
         sentence = SENTENCES.get(code, "")
         recordings.append(Recording(key_of(path.stem), actor, path, split, sentence, facts=facts))
-    if not recordings:
-        raise BadRequest(
-            f"{folder}: no clips of CREMA-D; expected VideoFlash/1001_DFA_ANG_XX.flv in it"
-        )
-    return recordings
+    expected = "clips of CREMA-D; expected VideoFlash/1001_DFA_ANG_XX.flv in it"
+    return require_some(recordings, folder, expected)
 
 
 def _demographics(path: Path) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from talkingface.data.clip import Word, key_of
+from talkingface.data.clip import TEST, TRAIN, UNSEEN, VALIDATION, Word, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
     Corpus,
@@ -18,12 +18,13 @@ from talkingface.data.sources.recording import (
     hash_bucket,
     label_lines,
     require,
+    require_some,
 )
-from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.errors import UnreadableMedia
 
 HELD_OUT_SPEAKERS = ("s4", "s26")  # GRID speakers held out whole, unless others are named
-UNSEEN = ("s1", "s2", "s20", "s22")  # LipNet's (Assael et al. 2016) unseen speakers
-MAIN_SPEAKER = 100  # clips: speakers with so many have "test" and "val" sentences
+LIPNET_UNSEEN = ("s1", "s2", "s20", "s22")  # LipNet's (Assael et al. 2016) unseen speakers
+MAIN_SPEAKER = 100  # clips: speakers with so many have TEST and VALIDATION sentences
 ALIGNMENT_RATE = 25_000  # units per second of GRID's alignments
 KINDS = (".mpg", ".mkv", ".mp4")  # GRID's own first: duplicate clips are read once
 PLACES = ("*/*", "*/video/*", "*/video/*/*")  # <speaker>/... as the archives unpack
@@ -46,10 +47,10 @@ def grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]
 
     Also in the layout of the larger archives, `<speaker>/video/mpg_6000/<clip>.mpg`. Word times
     come from `alignments/<speaker>/<clip>.align` or `<speaker>/align/<clip>.align`, where they
-    exist, the sentence from them or from the file's name. Splits: `held_out` speakers are
-    "stranger" [s4 and s26]; of speakers with 100 clips or more, `sentence_split` assigns sentences
-    to "test" and "val"; the rest is "train". Of the 34 speakers s21 has no video. Raises BadRequest
-    when there is nothing to prepare.
+    exist, the sentence from them or from the file's name. Splits: `held_out` speakers are UNSEEN
+    [s4 and s26]; of speakers with 100 clips or more, `sentence_split` assigns sentences to TEST and
+    VALIDATION; the rest is TRAIN. Of the 34 speakers s21 has no video. Raises BadRequest when there
+    is nothing to prepare.
     """
     held_out = HELD_OUT_SPEAKERS if held_out is None else held_out
     found: dict[tuple[str, str], Path] = {}
@@ -57,24 +58,21 @@ def grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]
         for place in PLACES:
             for path in folder.glob(place + kind):
                 found.setdefault((path.relative_to(folder).parts[0], path.stem), path)
-    if not found:
-        raise BadRequest(
-            f"{folder}: no clips of GRID; expected <speaker>/<clip>.mpg, .mkv or .mp4 in it"
-        )
     counts = Counter(speaker for speaker, _ in found)
     recordings = []
     for (speaker, name), path in sorted(found.items()):
         words = _grid_words(folder, speaker, name)
         spelled = sentence_of(name)
-        split = "train"
+        split = TRAIN
         if speaker in held_out:
-            split = "stranger"
+            split = UNSEEN
         elif counts[speaker] >= MAIN_SPEAKER and spelled:
             split = sentence_split(name)
         sentence = " ".join(word for word, _, _ in words) or spelled or ""
         key = key_of(speaker, name)
         recordings.append(Recording(key, speaker, path, split, sentence, words))
-    return recordings
+    expected = "clips of GRID; expected <speaker>/<clip>.mpg, .mkv or .mp4 in it"
+    return require_some(recordings, folder, expected)
 
 
 def sentence_of(name: str) -> str | None:
@@ -88,7 +86,7 @@ def sentence_of(name: str) -> str | None:
 
 def sentence_split(name: str) -> str:
     """Return the split of a sentence by its name alone: a twentieth test, a twentieth val."""
-    return {0: "test", 1: "val"}.get(hash_bucket(name, 20), "train")
+    return {0: TEST, 1: VALIDATION}.get(hash_bucket(name, 20), TRAIN)
 
 
 def read_alignment(path: Path) -> tuple[Word, ...]:
@@ -114,24 +112,22 @@ def lombard_grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Re
 
     In the archives' layout: `lombardgrid/front/<s>_<l|p>_<code>.mov`, its sound beside in `audio/
     <name>.wav`, phones in `alignment/<name>.json`, or all of it in `lombardgrid_front/lombardgrid/
-    front` and so on. There is no published split: every tenth talker (s10, s20 ...) is "stranger",
-    the others follow `sentence_split`. The talkers are other people than GRID's of the same number,
-    so they are called lombard-s2 ... Raises BadRequest.
+    front` and so on. There is no published split: every tenth talker (s10, s20 ...) is UNSEEN, the
+    others follow `sentence_split`. The talkers are other people than GRID's of the same number, so
+    they are called lombard-s2 ... Raises BadRequest.
     """
     require(folder, "lombardgrid/front/<name>.mov")
     held_out = LOMBARD_HELD_OUT if held_out is None else held_out
     parts = {part: _lombard_part(folder, part) for part in ("front", "audio", "alignment")}
     front = parts["front"]
     videos = sorted(front.glob("*.mov")) if front is not None else []
-    if not videos:
-        raise BadRequest(f"{folder}: no clips of Lombard GRID; expected lombardgrid/front/*.mov")
     recordings = []
     for path in videos:
         talker, how, *rest = path.stem.split("_")
         speaker, code = f"lombard-{talker}", rest[-1] if rest else ""
         # A name with WRONG in it has another format.
         sentence = (sentence_of(code) or "") if "WRONG" not in rest else ""
-        split = "stranger" if speaker in held_out else sentence_split(code)
+        split = UNSEEN if speaker in held_out else sentence_split(code)
         recordings.append(
             Recording(
                 key=key_of("lombard", path.stem),
@@ -148,7 +144,8 @@ def lombard_grid(folder: Path, held_out: Sequence[str] | None = None) -> list[Re
                 },
             )
         )
-    return recordings
+    expected = "clips of Lombard GRID; expected lombardgrid/front/*.mov"
+    return require_some(recordings, folder, expected)
 
 
 def _lombard_part(folder: Path, part: str) -> Path | None:
@@ -218,7 +215,7 @@ GRID = Corpus(
     layout="<speaker>/<clip>.mpg, alignments/<speaker>/<clip>.align",
     find=grid,
     licence="CC BY 4.0",
-    groups={"unseen": UNSEEN, "atvg": ("s29",)},
+    groups={"unseen": LIPNET_UNSEEN, "atvg": ("s29",)},
 )
 LOMBARD_GRID = Corpus(
     name="lombard-grid",

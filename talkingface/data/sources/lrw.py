@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from talkingface.audio import FPS
-from talkingface.data.clip import key_of
+from talkingface.data.clip import TEST, TRAIN, VALIDATION, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
     UNKNOWN,
     Corpus,
     Recording,
+    files_in,
     first_folder,
+    folders_in,
     require,
+    require_some,
 )
 from talkingface.errors import BadRequest, UnreadableMedia
 
 FRAMES = 29  # of every clip, at 25 per second
-SPLITS = ("train", "val", "test")
 
 
 def lrw(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
@@ -34,30 +35,22 @@ def lrw(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
     if held_out:
         raise BadRequest("LRW does not say who speaks: --hold-out cannot choose among its speakers")
     root = first_folder(folder, "lipread_mp4", ".") or folder
-    recordings = []
-    for word in sorted(entry.name for entry in os.scandir(root) if entry.is_dir()):
-        for split in SPLITS:
-            for path in _clips(root / word / split):
-                recordings.append(
-                    Recording(
-                        key=key_of("lrw", split, path.stem),  # each split counts from 1
-                        speaker=UNKNOWN,
-                        path=path,
-                        split=split,
-                        sentence=word.lower(),
-                        labels=path.with_suffix(".txt"),
-                        facts={"corpus": "lrw", "language": ENGLISH},
-                    )
-                )
-    if not recordings:
-        raise BadRequest(f"{folder}: no clips of LRW; expected WORD/train/WORD_00001.mp4 in it")
-    return recordings
-
-
-def _clips(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(folder / entry.name for entry in os.scandir(folder) if entry.name[-4:] == ".mp4")
+    recordings = [
+        Recording(
+            key=key_of("lrw", split, path.stem),  # each split counts from 1
+            speaker=UNKNOWN,
+            path=path,
+            split=split,
+            sentence=word.lower(),
+            labels=path.with_suffix(".txt"),
+            facts={"corpus": "lrw", "language": ENGLISH},
+        )
+        for word in folders_in(root)
+        for split in (TRAIN, VALIDATION, TEST)  # the folders have these names
+        for path in files_in(root / word / split, ".mp4")
+    ]
+    expected = "clips of LRW; expected WORD/train/WORD_00001.mp4 in it"
+    return require_some(recordings, folder, expected)
 
 
 def label_lrw(recording: Recording) -> Recording:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from talkingface.data.clip import Word, key_of
+from talkingface.data.clip import (
+    HELD_OUT_PORTRAITS,
+    TEST,
+    TRAIN,
+    UNSEEN,
+    VALIDATION,
+    Word,
+    key_of,
+)
 from talkingface.data.sources.recording import (
     ENGLISH,
     VIDEOS,
@@ -15,23 +23,25 @@ from talkingface.data.sources.recording import (
     Recording,
     hash_bucket,
     require,
+    require_some,
 )
-from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.errors import UnreadableMedia
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-HELD_BACK = 20  # of so many videos, one is "test" and one is "val"; of three or more, at least one
+HELD_BACK = 20  # of so many videos, one is TEST, one VALIDATION; of three or more, at least one
 WORD_TIERS = ("words", "word")
 _SILENT_WORDS = frozenset({"", "sil", "sp", "<eps>", "spn"})
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+# A value of Praat's text files: a quoted text, or a number or flag that stands alone.
+_VALUE = re.compile(r'"(?:[^"]|"")*"|(?<!\S)(?:-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|<exists>)(?!\S)')
 
 
 def videos(folder: Path, held_out: Sequence[str] | None = None) -> list[Recording]:
     """List own videos: `<person>/<video>.mp4`, or `<video>.mp4` of one person; any kind of file.
 
     `<video>.txt` beside it is the transcript, `<video>.TextGrid` (Praat's text format, as forced
-    aligners write it) its words with their times. Splits: `held_out` people are "stranger"; of the
-    others' videos a twentieth is "test" and a twentieth "val", at least one each of three or more,
-    chosen by name. Long videos are cut at pauses. Raises BadRequest.
+    aligners write it) its words with their times. Splits: `held_out` people are UNSEEN; of the
+    others' videos a twentieth is TEST and a twentieth VALIDATION, at least one each of three or
+    more, chosen by name. Long videos are cut at pauses. Raises BadRequest.
     """
     return _videos(folder, held_out, "", {"corpus": "videos"})
 
@@ -50,34 +60,25 @@ def _videos(
 ) -> list[Recording]:
     require(folder, "<person>/<video>.mp4 or <video>.mp4")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
-    if not paths:
-        raise BadRequest(f"{folder}: no videos; expected {', '.join(VIDEOS)} files in it")
     recordings = []
     for path in paths:
         inside = path.relative_to(folder)
         nearest = inside.parts[0] if len(inside.parts) > 1 else folder.absolute().name
         speaker = person or nearest
-        recordings.append(
-            Recording(
-                key=key_of(*inside.parent.parts, path.stem),
-                speaker=speaker,
-                path=path,
-                split="stranger" if speaker in (held_out or ()) else "train",
-                facts=facts,
-            )
-        )
-    return _held_back(recordings)
+        split = UNSEEN if speaker in (held_out or ()) else TRAIN
+        key = key_of(*inside.parent.parts, path.stem)
+        recordings.append(Recording(key, speaker, path, split, facts=facts))
+    expected = f"videos; expected {', '.join(VIDEOS)} files in it"
+    return _held_back(require_some(recordings, folder, expected))
 
 
 def _held_back(recordings: list[Recording]) -> list[Recording]:
-    """Move some of the training videos to "test" and "val"."""
-    order = sorted(
-        (r for r in recordings if r.split == "train"),
-        key=lambda r: (hash_bucket(r.key, 2**32), r.key),
-    )
+    """Move some of the training videos to TEST and VALIDATION."""
+    training = [r.key for r in recordings if r.split == TRAIN]
+    order = sorted(training, key=lambda key: (hash_bucket(key, 2**32), key))
     share = -(-len(order) // HELD_BACK) if len(order) >= 3 else 0
-    chosen = {r.key: "test" for r in order[:share]}
-    chosen |= {r.key: "val" for r in order[share : 2 * share]}
+    chosen = dict.fromkeys(order[:share], TEST)
+    chosen |= dict.fromkeys(order[share : 2 * share], VALIDATION)
     return [replace(r, split=chosen.get(r.key, r.split)) for r in recordings]
 
 
@@ -119,12 +120,14 @@ def read_textgrid(path: Path) -> tuple[Word, ...]:
 
 
 def _tiers(text: str) -> dict[str, list[Word]]:
-    """Yield each interval tier's marks, from numbers and quoted texts in their order."""
+    """Return each interval tier's marks, from the numbers and quoted texts in their order.
+
+    The long format has "name = " before each and "item [1]:" between; neither stands alone.
+    """
     if "ooTextFile" not in text:
         raise ValueError("its first line should name ooTextFile")
-    values = _values(text.partition("TextGrid")[2].lstrip('"'))
-    start, end, exists, count, *values = values  # of the whole; <exists> may stand for both
-    del start, end, exists
+    found = [v[1:-1].replace('""', '"') if v[0] == '"' else v for v in _VALUE.findall(text)]
+    _, _, _, _, _, count, *values = found  # kinds of file and object, start, end, <exists>
     tiers: dict[str, list[Word]] = {}
     for _ in range(int(count)):
         kind, name, _, _, size, *values = values
@@ -132,46 +135,19 @@ def _tiers(text: str) -> dict[str, list[Word]]:
         marks, values = values[: width * int(size)], values[width * int(size) :]
         if kind == "IntervalTier":
             rows = [marks[at : at + 3] for at in range(0, len(marks), 3)]
-            tiers[str(name).lower()] = [(str(w), float(a), float(b)) for a, b, w in rows]
+            tiers[name.lower()] = [(w, float(a), float(b)) for a, b, w in rows]
     return tiers
-
-
-def _values(text: str) -> list[str]:
-    """Return the values of a text file of Praat: quoted texts, and numbers and flags on their own.
-
-    The long format has "name = " before each and "item [1]:" between; both are skipped.
-    """
-    found: list[str] = []
-    for line in text.splitlines():
-        quoted = _QUOTED.search(line)
-        if quoted is not None:
-            found.append(quoted.group(1).replace('""', '"'))
-            continue
-        last = line.replace("=", " ").replace("?", " ").split()
-        if last and not line.strip().endswith(":") and _stands_alone(last[-1]):
-            found.append(last[-1])
-    return found
-
-
-def _stands_alone(word: str) -> bool:
-    return bool(re.fullmatch(r"-?\d+(\.\d*)?([eE][-+]?\d+)?|<exists>", word))
 
 
 def portraits(folder: Path) -> list[Recording]:
     """List still pictures of faces, silent clips of one frame; each third, by name, is held out."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
-    if not paths:
-        raise BadRequest(f"{folder}: no pictures; expected {', '.join(PICTURES)} files in it")
-    return [
-        Recording(
-            key=key_of("portrait", path.stem),
-            speaker="portrait",
-            path=path,
-            split="train" if number % 3 else "portrait-heldout",
-            still=True,
-        )
-        for number, path in enumerate(paths)
-    ]
+    recordings = []
+    for number, path in enumerate(paths):
+        split = TRAIN if number % 3 else HELD_OUT_PORTRAITS
+        key = key_of("portrait", path.stem)
+        recordings.append(Recording(key, "portrait", path, split, still=True))
+    return require_some(recordings, folder, f"pictures; expected {', '.join(PICTURES)} files in it")
 
 
 VIDEOS_OF_ONES_OWN = Corpus(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from talkingface.data.clip import Word, key_of
+from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, Word, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
     HTK_RATE,
@@ -15,15 +15,18 @@ from talkingface.data.sources.recording import (
     label_lines,
     parse_labels,
     require,
+    require_some,
 )
-from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.errors import UnreadableMedia
 
 # The speaker-independent split of Harte and Gillen 2015: 39 volunteers to train, 17 to test.
-TRAIN = tuple(
+TRAINING_VOLUNTEERS = tuple(
     "01M 02M 03F 04M 05F 06M 07F 10M 11F 12M 13F 14M 16M 17F 19M 20M 21M 22M 23M 24M 26M 29M 30F "
     "31F 32F 37F 38F 39M 40F 42M 43F 46F 47M 48M 50F 51F 52M 57M 59F".split()
 )
-TEST = tuple("08F 09F 15F 18M 25M 28M 33F 34M 36F 41M 44F 45F 49F 54M 55F 56M 58F".split())
+TEST_VOLUNTEERS = tuple(
+    "08F 09F 15F 18M 25M 28M 33F 34M 36F 41M 44F 45F 49F 54M 55F 56M 58F".split()
+)
 VIEW = "straightcam"  # the other camera, 30degcam, stands at 30 degrees
 _SILENCES = frozenset({"sil", "sp"})
 
@@ -34,23 +37,23 @@ def tcdtimit(folder: Path, held_out: Sequence[str] | None = None) -> list[Record
     Also `lipspeakers/Lipspkr1/Clips/straightcam/...`; the straight view only. Phones come from
     `volunteer_labelfiles.mlf` and `lipspeaker_labelfiles.mlf`, in the folder or one below, or from
     `<clip>.lab` beside a clip; the sentence from `<clip>.txt` beside it, where there is one; word
-    times are not published. Splits: the published 17 test volunteers are "stranger" (or `held_out`
+    times are not published. Splits: the published 17 test volunteers are UNSEEN (or `held_out`
     are); the three volunteers that the published split leaves out (27M, 35M, 53M: other accents)
-    are "val"; the rest, lipspeakers too, is "train". Raises BadRequest, and UnreadableMedia for a
-    damaged label file.
+    are VALIDATION; the rest, lipspeakers too, is TRAIN. Raises BadRequest, and UnreadableMedia for
+    a damaged label file.
     """
     require(folder, "volunteers/01M/Clips/straightcam/sa1.mp4")
-    strangers = TEST if held_out is None else tuple(held_out)
+    held_out = TEST_VOLUNTEERS if held_out is None else held_out
     phones = _all_phones(folder)
     recordings = []
     for kind in ("volunteers", "lipspeakers"):
         for path in sorted((folder / kind).glob(f"*/*/{VIEW}/*.mp4")):
             speaker = path.parts[-4]
-            split = "train"
-            if kind == "volunteers" and speaker not in TRAIN + TEST:
-                split = "val"
-            if speaker in strangers:
-                split = "stranger"
+            split = TRAIN
+            if kind == "volunteers" and speaker not in TRAINING_VOLUNTEERS + TEST_VOLUNTEERS:
+                split = VALIDATION
+            if speaker in held_out:
+                split = UNSEEN
             recordings.append(
                 Recording(
                     key=key_of("tcdtimit", speaker, path.stem),
@@ -62,11 +65,8 @@ def tcdtimit(folder: Path, held_out: Sequence[str] | None = None) -> list[Record
                     facts={"corpus": "tcd-timit", "language": ENGLISH},
                 )
             )
-    if not recordings:
-        raise BadRequest(
-            f"{folder}: no clips of TCD-TIMIT; expected volunteers/01M/Clips/{VIEW}/*.mp4 in it"
-        )
-    return recordings
+    expected = f"clips of TCD-TIMIT; expected volunteers/01M/Clips/{VIEW}/*.mp4 in it"
+    return require_some(recordings, folder, expected)
 
 
 def _all_phones(folder: Path) -> dict[tuple[str, str], tuple[Word, ...]]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from talkingface.data.clip import key_of
+from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, key_of
 from talkingface.data.sources.recording import (
     Corpus,
     Recording,
+    files_in,
+    folders_in,
     hash_bucket,
     require,
+    require_some,
 )
-from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.errors import UnreadableMedia
 
 # VoxCeleb1's 40 test identities, those whose names begin with E.
 VOX1_TEST = tuple(f"id{number}" for number in range(10270, 10310))
-VALIDATION = 50  # of so many identities that may be trained on, one is "val"
+VALIDATION_SHARE = 50  # of so many identities that may be trained on, one is VALIDATION
 _SOUNDS = (("aac", ".m4a"), ("wav", ".wav"))
 _PARTS = ("dev", "test", ".")
 
@@ -38,8 +40,8 @@ def voxceleb2(folder: Path, held_out: Sequence[str] | None = None) -> list[Recor
     """List VoxCeleb2 (Chung et al. 2018): `<dev|test>/mp4/<id>/<video>/00001.mp4`, sound in `aac`.
 
     The people of the published test set (folder `test`, or "test" in `vox2_meta.csv`) are not in
-    the development set: they are "stranger", or `held_out` are. Of the others one identity in fifty
-    is "val", by its name. Sentence and language are unknown. Raises BadRequest.
+    the development set: they are UNSEEN, or `held_out` are. Of the others one identity in fifty is
+    VALIDATION, by its name. Sentence and language are unknown. Raises BadRequest.
     """
     if held_out is None:
         held_out = tuple(_tested(folder / "vox2_meta.csv"))
@@ -48,49 +50,23 @@ def voxceleb2(folder: Path, held_out: Sequence[str] | None = None) -> list[Recor
 
 def _voxceleb(folder: Path, held_out: Sequence[str], corpus: str) -> list[Recording]:
     require(folder, "<dev|test>/mp4/<id>/<video>/00001.mp4")
-    strangers = set(held_out)
     recordings = []
     for part in _PARTS:
         root = folder / part / "mp4"
         sounds = [(folder / part / name, kind) for name, kind in _SOUNDS]
         kept = next(((place, kind) for place, kind in sounds if place.is_dir()), None)
-        for person, video, path in _utterances(root):
-            split = "val" if hash_bucket(person, VALIDATION) == 0 else "train"
-            if part == "test" or person in strangers:
-                split = "stranger"
-            sound = None if kept is None else kept[0] / person / video / (path.stem + kept[1])
-            recordings.append(
-                Recording(
-                    key=key_of(person, video, path.stem),
-                    speaker=person,
-                    path=path,
-                    split=split,
-                    sound=sound,
-                    facts={"corpus": corpus},
-                )
-            )
-    if not recordings:
-        raise BadRequest(
-            f"{folder}: no clips of {corpus}; expected <dev|test>/mp4/<id>/<video>/00001.mp4 in it"
-        )
-    return recordings
-
-
-def _utterances(root: Path) -> list[tuple[str, str, Path]]:
-    """Yield (identity, video, file) of each clip, in the order of names."""
-    if not root.is_dir():
-        return []
-    found = []
-    for person in _folders(root):
-        for video in _folders(root / person):
-            place = root / person / video
-            names = sorted(e.name for e in os.scandir(place) if e.name.endswith(".mp4"))
-            found += [(person, video, place / name) for name in names]
-    return found
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        for person in folders_in(root):
+            split = VALIDATION if hash_bucket(person, VALIDATION_SHARE) == 0 else TRAIN
+            if part == "test" or person in held_out:
+                split = UNSEEN
+            for video in folders_in(root / person):
+                for path in files_in(root / person / video, ".mp4"):
+                    name = path.stem
+                    sound = kept and kept[0] / person / video / (name + kept[1])
+                    key, facts = key_of(person, video, name), {"corpus": corpus}
+                    recordings.append(Recording(key, person, path, split, sound=sound, facts=facts))
+    expected = f"clips of {corpus}; expected <dev|test>/mp4/<id>/<video>/00001.mp4 in it"
+    return require_some(recordings, folder, expected)
 
 
 def _tested(meta: Path) -> list[str]:
