@@ -37,7 +37,7 @@ $(VENV)/bin/python:
 		echo "error: no venv module: apt-get install python3-venv" >&2; exit 2; }
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/developing: $(VENV)/installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 from collections.abc import Iterator
@@ -197,6 +198,17 @@ def print_result(result: JobResult) -> None:
         print_note(f"{result.job.image}: {result.note}")
     length = result.frames / 25
     print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
+
+
+def require_serve_extra(command: str) -> None:
+    """Raise BadRequest when the web server's packages are not installed."""
+    wanted = ("fastapi", "python_multipart", "uvicorn", "websockets")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadRequest(
+            f"`talkingface {command}` needs {' and '.join(missing)}: "
+            "pip install 'talkingface[serve]'"
+        )
 
 
 def print_note(text: str) -> None:

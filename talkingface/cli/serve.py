@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import print_note
+from talkingface.cli.options import print_note, require_serve_extra
 from talkingface.errors import BadRequest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -64,6 +64,7 @@ def serve(
     """
     if temp is not None and not temp.is_dir():
         raise BadRequest(f"--temp {temp}: is no folder; create it first")
+    require_serve_extra("serve")
     _limit_opencv(megapixels)
     from talkingface.web.limits import Limits
     from talkingface.web.serve import app as served

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import study_app
-from talkingface.cli.options import Overwrite, print_note, progress_bar
+from talkingface.cli.options import Overwrite, print_note, progress_bar, require_serve_extra
 from talkingface.errors import BadRequest
 
 StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
@@ -85,6 +85,7 @@ def serve(
 
     Example: talkingface study serve study --port 8001
     """
+    require_serve_extra("study serve")
     from talkingface.web import server, study
 
     app = study.application(folder)

@@ -1,37 +1,45 @@
-"""HTTP interface, for programs and for the page. `openapi.ENDPOINTS` lists its endpoints."""
+"""HTTP interface, for programs and for the page."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from talkingface.arkit import EXPRESSIONS
-from talkingface.web import uploads
-from talkingface.web.generate_options import GenerateOptions, parse_options
+from talkingface.web import schemas, uploads
+from talkingface.web.generate_options import (
+    LONGEST_WAIT,
+    GenerateOptions,
+    JobOptions,
+    Options,
+    parse_options,
+)
 from talkingface.web.jobs import Jobs
-from talkingface.web.limits import ApiError
-from talkingface.web.openapi import ENDPOINTS, document
+from talkingface.web.limits import ApiError, Limits
+from talkingface.web.schemas import errors, form
 from talkingface.web.service import IMAGE, GeneratedFile, Service, completion, result
-from talkingface.web.worker_pool import Work
+from talkingface.web.worker_pool import Work, WorkerPool
 
 Result = TypeVar("Result")
 
-_LONGEST_WAIT = 30.0  # seconds that a request for a job's state may wait
+_UPLOAD = errors(400, 403, 408, 413, 415, 422, 429, 500)
+_MP4 = "H.264 and AAC, 25 frames per second; its comment says that it is synthetic"
 
 
-class _VideoResponse(FileResponse):
+class VideoResponse(FileResponse):
     """Response with a finished video. It closes `stack` when the video is sent or times out."""
+
+    media_type = "video/mp4"
 
     def __init__(
         self, made: GeneratedFile, timeout: float, stack: AsyncExitStack | None = None
@@ -39,7 +47,7 @@ class _VideoResponse(FileResponse):
         headers = {"Cache-Control": "no-store"}
         if made.note is not None:
             headers["Talkingface-Note"] = made.note
-        super().__init__(made.path, media_type="video/mp4", filename="talking.mp4", headers=headers)
+        super().__init__(made.path, filename="talking.mp4", headers=headers)
         self._timeout, self._stack = timeout, stack or AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,110 +71,125 @@ class Api:
         self._service, self._jobs = service, jobs
         self._limits = service.limits
         self._models = list(service.speakers)
+        self._document: dict[str, Any] = {}
 
-    def routes(self) -> list[Route]:
-        """Return the Starlette routes of all endpoints."""
-        handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "generate": self.generate,
-            "create_job": self.create_job,
-            "job": self.job,
-            "job_video": self.job_video,
-            "delete_job": self.delete_job,
-            "faces": self.faces,
-            "models": self.models,
-            "limits": self.limits,
-            "health": self.health,
-            "openapi": self.openapi,
+    def add_to(self, app: FastAPI) -> None:
+        """Add all endpoints to `app`. Their docstrings are in the OpenAPI document."""
+        video: Any = {
+            "status_code": 200,
+            "response_class": VideoResponse,
+            "response_description": _MP4,
         }
-        return [
-            Route(endpoint.path, handlers[endpoint.name], methods=[endpoint.method])
-            for endpoint in ENDPOINTS
-        ]
+        state: Any = {"response_model_exclude_unset": True}
+        post, get = app.post, app.get
+        post("/v1/generate", openapi_extra=form("Video"), responses=_UPLOAD, **video)(self.generate)
+        post(
+            "/v1/jobs", status_code=202, openapi_extra=form("JobVideo"), responses=_UPLOAD, **state
+        )(self.create_job)
+        get("/v1/jobs/{id}", responses=errors(400, 404), **state)(self.job)
+        get("/v1/jobs/{id}/video", responses=errors(404, 409, 413, 415, 422, 500), **video)(
+            self.job_video
+        )
+        app.delete("/v1/jobs/{id}", status_code=204, responses=errors(403, 404))(self.delete_job)
+        post("/v1/faces", openapi_extra=form("Picture"), responses=_UPLOAD)(self.faces)
+        get("/v1/models")(self.models)
+        get("/v1/limits")(self.limits)
+        get("/v1/health")(self.health)
+        get("/openapi.json")(self.openapi)
+        self._document = schemas.document(app, self._models)
+        for route in app.routes:  # after the document, which need not say it
+            if isinstance(route, APIRoute) and "GET" in (methods := route.methods or set()):
+                methods.add("HEAD")
 
     async def generate(self, request: Request) -> Response:
-        """Generate a video and return it. A client that disconnects cancels the work."""
+        """Make a video of one picture and one recording, and wait for it.
+
+        A client that disconnects cancels the work.
+        """
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
                 self._service.request(self._service.file_pool)
             )
-            options, _ = await self._receive_form(request, folder)
+            options = await self._receive_form(request, folder, GenerateOptions)
             work = slot.start(partial(self._service.generate, folder=folder, options=options))
             made = await _wait_for_result(request, work)
-            return _VideoResponse(made, self._limits.patience, stack.pop_all())
+            return VideoResponse(made, self._limits.patience, stack.pop_all())
 
-    async def create_job(self, request: Request) -> Response:
-        """Start a job and return its name and state."""
+    async def create_job(self, request: Request, response: Response) -> schemas.JobState:
+        """Begin a video. Location says where to ask for it."""
         self._jobs.check_capacity()
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
                 self._service.request(self._service.file_pool)
             )
-            options, lease = await self._receive_form(request, folder, "lease")
+            options = await self._receive_form(request, folder, JobOptions)
             slot.start(partial(self._service.generate, folder=folder, options=options))
-            job = self._jobs.add(slot, stack.pop_all(), _parse_lease(lease))
-        where = {"Location": f"/v1/jobs/{job.name}"}
-        return JSONResponse(job.describe(), status_code=202, headers=where)
+            job = self._jobs.add(slot, stack.pop_all(), options.lease)
+        response.headers["Location"] = f"/v1/jobs/{job.name}"
+        return job.describe()
 
-    async def job(self, request: Request) -> Response:
-        """Return the state of a job."""
-        job = self._jobs.get(request.path_params["id"])
-        seconds = _parse_seconds(request.query_params.get("wait", "0"), "wait", _LONGEST_WAIT)
-        await self._jobs.wait(job, seconds)
-        return JSONResponse(job.describe(), headers={"Cache-Control": "no-store"})
+    async def job(
+        self,
+        id: str,
+        response: Response,
+        wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
+    ) -> schemas.JobState:
+        """Return the state of a job when it has ended, or after `wait` seconds."""
+        job = self._jobs.get(id)
+        await self._jobs.wait(job, wait)
+        response.headers["Cache-Control"] = "no-store"
+        return job.describe()
 
-    async def job_video(self, request: Request) -> Response:
-        """Return the finished video of a job."""
-        job = self._jobs.get(request.path_params["id"])
-        future = job.slot.future
+    async def job_video(self, id: str) -> Response:
+        """Return the video of a finished job, until the job is deleted or old."""
+        future = self._jobs.get(id).slot.future
         if future is None or not future.done():
             raise ApiError(409, "this job is not finished: ask for it until its state is done")
-        return _VideoResponse(result(future), self._limits.patience)
+        return VideoResponse(result(future), self._limits.patience)
 
-    async def delete_job(self, request: Request) -> Response:
-        """Cancel a job or remove its file."""
-        await self._jobs.remove(self._jobs.get(request.path_params["id"]))
-        return Response(status_code=204)
+    async def delete_job(self, id: str) -> None:
+        """Cancel a job, or remove its files."""
+        await self._jobs.remove(self._jobs.get(id))
 
-    async def faces(self, request: Request) -> Response:
-        """Return the faces that a picture shows."""
+    async def faces(self, request: Request) -> schemas.Faces:
+        """Find the faces of a picture, the largest first, numbered as `face` counts them."""
         most = {IMAGE: uploads.sizes(self._limits)[IMAGE]}
         async with self._service.request(self._service.face_pool) as (folder, slot):
-            form = await uploads.receive(request, folder, most, self._limits)
-            if form.fields:
-                raise ApiError(400, f"{next(iter(form.fields))[:40]!r} is no option here")
+            received = await uploads.receive(request, folder, most, self._limits)
+            if received.fields:
+                raise ApiError(400, f"{next(iter(received.fields))[:40]!r} is no option here")
             work = slot.start(partial(self._service.find_faces, folder=folder))
-            return JSONResponse(await _wait_for_result(request, work))
+            return await _wait_for_result(request, work)
 
-    async def models(self, request: Request) -> Response:
-        """Return the models and the expressions."""
-        expressions = sorted(EXPRESSIONS)
-        return JSONResponse({"models": self._service.models(), "expressions": expressions})
+    async def models(self) -> schemas.Models:
+        """Return the models to choose from, the default first, and the expressions."""
+        return schemas.Models(models=self._service.models(), expressions=sorted(EXPRESSIONS))
 
-    async def limits(self, request: Request) -> Response:
-        """Return the server's limits."""
-        return JSONResponse(asdict(self._limits))
+    async def limits(self) -> Limits:
+        """Return the limits of this server."""
+        return self._limits
 
-    async def health(self, request: Request) -> Response:
-        """Return how many requests are working and waiting."""
-        pools = {"files": self._service.file_pool, "live": self._service.live_pool}
-        counts = {name: pool.counts() for name, pool in pools.items()}
-        busy = {name: {"working": a, "waiting": b} for name, (a, b) in counts.items()}
-        return JSONResponse({"status": "ok", **busy}, headers={"Cache-Control": "no-store"})
+    async def health(self, response: Response) -> schemas.Health:
+        """Return how busy the server is."""
+        response.headers["Cache-Control"] = "no-store"
+        return schemas.Health(
+            files=_load(self._service.file_pool), live=_load(self._service.live_pool)
+        )
 
-    async def openapi(self, request: Request) -> Response:
-        """Return the OpenAPI document."""
-        return JSONResponse(document(ENDPOINTS, self._models))
+    async def openapi(self) -> dict[str, Any]:
+        """Return this document."""
+        return self._document
 
-    async def _receive_form(
-        self, request: Request, folder: Path, *more: str
-    ) -> tuple[GenerateOptions, str]:
-        """Read the form. Return its options and the text of the fields named in `more`.
+    async def _receive_form(self, request: Request, folder: Path, kind: type[Options]) -> Options:
+        """Read the form and return its options. The uploaded files are written to `folder`."""
+        most = uploads.sizes(self._limits)
+        received = await uploads.receive(request, folder, most, self._limits)
+        return parse_options(received.fields, self._models, kind)
 
-        The uploaded files are written to `folder`.
-        """
-        form = await uploads.receive(request, folder, uploads.sizes(self._limits), self._limits)
-        extra = {name: form.fields.pop(name, "") for name in more}
-        return parse_options(form.fields, self._models), "".join(extra.values())
+
+def _load(pool: WorkerPool) -> schemas.Load:
+    working, waiting = pool.counts()
+    return schemas.Load(working=working, waiting=waiting)
 
 
 async def _wait_for_result(request: Request, work: Work[Result]) -> Result:
@@ -184,17 +207,3 @@ async def _wait_for_result(request: Request, work: Work[Result]) -> Result:
 async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _parse_lease(text: str) -> float | None:
-    return _parse_seconds(text, "lease", 3600.0) if text else None
-
-
-def _parse_seconds(text: str, name: str, most: float) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= most:
-        raise ApiError(400, f"{name} is {text[:40]!r}: give seconds, from 0 to {most:g}")
-    return seconds

@@ -1,14 +1,23 @@
-"""Options of a generated video. Forms and live addresses use the same names."""
+"""Options of a generated video: names, ranges and descriptions of forms and live addresses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from talkingface.arkit import EXPRESSIONS
-from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
+from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, STRENGTH, Controls
 from talkingface.errors import BadRequest
 from talkingface.web.limits import ApiError
 
@@ -17,128 +26,200 @@ Box = tuple[float, float, float, float]
 
 # Names of `Controls` that are numbers, and their ranges.
 RANGES = {"mouth": MOUTH, "smooth": SMOOTH, "head": HEAD, "blinks": BLINKS}
-NAMES = ("model", "show", "mark", "face", "box", *RANGES, "still", "seed", "express")
-LIVE_NAMES = (*NAMES, "idle")
+LONGEST_LEASE, LONGEST_WAIT = 3600, 30  # seconds
+
+_EXPECTED = {  # what an error text asks for
+    "show": " or ".join(get_args(Show)),
+    **dict.fromkeys(("mark", "still", "idle"), "true or false"),
+    "face": "a number from 1, the N-th largest face",
+    "box": "x,y,width,height in pixels",
+    **{name: f"a number from {low:g} to {high:g}" for name, (low, high) in RANGES.items()},
+    "seed": f"a whole number from 0 to {SEEDS - 1}",
+    "express": "NAME=STRENGTH, several with commas, as smile=0.5,brows-up=1",
+    "lease": f"seconds, from 0 to {LONGEST_LEASE}",
+    "wait": f"seconds, from 0 to {LONGEST_WAIT}",
+}
 
 
-@dataclass(frozen=True)
-class GenerateOptions:
-    """Options of one video.
-
-    model: its name. show: the whole picture, the face alone, or the model's maps. mark: a small
-    visible label that the video is synthetic. face: the N-th largest face, from 1. box: (x, y,
-    width, height) of the face in picture pixels. At most one of face and box is given. controls:
-    how the face moves. idle: whether a live face goes on moving while no sound comes.
-    """
-
-    model: str
-    show: Show = "picture"
-    mark: bool = True
-    face: int | None = None
-    box: Box | None = None
-    controls: Controls = DEFAULTS
-    idle: bool = False
+def _parse_switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
 
 
-def parse_options(
-    values: Mapping[str, str], models: Sequence[str], names: Sequence[str] = NAMES
-) -> GenerateOptions:
-    """Parse the options that a client sent. A missing or empty value takes the default.
-
-    models: the known models; the first is the default. names: the options that may be given.
-    Raises ApiError (400) for an unknown name or value.
-    """
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise ApiError(400, f"{unknown[0][:40]!r} is no option; known: {', '.join(names)}")
-    given = {name: value for name, value in values.items() if value}
-    show = given.get("show", "picture")
-    if given.get("face") and given.get("box"):
-        raise ApiError(400, "give the face's number or its box, not both")
-    return GenerateOptions(
-        model=_parse_choice("model", given.get("model", models[0]), models),
-        show=cast(Show, _parse_choice("show", show, get_args(Show))),
-        mark=_parse_bool("mark", given, default=True),
-        face=_parse_face(given["face"]) if "face" in given else None,
-        box=_parse_box(given["box"]) if "box" in given else None,
-        controls=_parse_controls(given),
-        idle=_parse_bool("idle", given, default=False),
-    )
-
-
-def _parse_bool(name: str, given: Mapping[str, str], default: bool) -> bool:
-    value = given.get(name, "true" if default else "false")
-    return _parse_choice(name, value, ("true", "false")) == "true"
-
-
-def _parse_choice(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ApiError(400, f"{name} is {value[:40]!r}: give {' or '.join(known)}")
-    return value
+def _parse_digits(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise ValueError
+    return int(text)
 
 
 def _parse_face(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 1000:
-        raise ApiError(400, f"face is {text[:40]!r}: give a number from 1, the N-th largest face")
-    return int(text[:6])
+    number = _parse_digits(text)
+    if not 1 <= number <= 1000:
+        raise ValueError
+    return number
 
 
 def _parse_box(text: str) -> Box:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4 or not all(math.isfinite(number) for number in numbers):
-        raise ApiError(400, f"box is {text[:40]!r}: give x,y,width,height in pixels")
-    x, y, width, height = numbers
+    x, y, width, height = (float(part) for part in text.split(","))
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError
     return x, y, width, height
-
-
-def _parse_controls(given: Mapping[str, str]) -> Controls:
-    numbers = {name: _parse_float(name, given[name]) for name in RANGES if name in given}
-    controls = Controls(
-        **numbers,
-        still=_parse_bool("still", given, default=DEFAULTS.still),
-        seed=_parse_seed(given["seed"]) if "seed" in given else DEFAULTS.seed,
-        expressions=_parse_expressions(given.get("express", "")),
-    )
-    try:
-        controls.check(sorted(EXPRESSIONS))
-    except BadRequest as error:
-        raise ApiError(400, str(error)) from error
-    return controls
-
-
-def _parse_float(name: str, text: str) -> float:
-    low, high = RANGES[name]
-    try:
-        return float(text)
-    except ValueError:
-        raise ApiError(
-            400, f"{name} is {text[:40]!r}: give a number from {low:g} to {high:g}"
-        ) from None
-
-
-def _parse_seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 20:
-        raise ApiError(400, f"seed is {text[:40]!r}: give a whole number from 0 to {SEEDS - 1}")
-    return int(text)
 
 
 def _parse_expressions(text: str) -> dict[str, float]:
     """Parse "smile=0.5,brows-up=1" -> {"smile": 0.5, "brows-up": 1.0}; a name alone counts 1."""
     found: dict[str, float] = {}
-    for part in text.split(",") if text else ():
+    for part in text.split(","):
         name, _, strength = part.partition("=")
         name = name.strip()[:40]
         if name in found:
             raise ApiError(400, f"express gives {name!r} twice: give each expression once")
-        try:
-            found[name] = float(strength or 1)
-        except ValueError:
-            raise ApiError(
-                400,
-                f"express is {text[:40]!r}: give NAME=STRENGTH, several with commas, as "
-                "smile=0.5,brows-up=1",
-            ) from None
+        found[name] = float(strength or 1)
     return found
+
+
+Switch = Annotated[
+    bool,
+    BeforeValidator(_parse_switch),
+    WithJsonSchema({"type": "string", "enum": ["true", "false"]}),
+]
+FaceNumber = Annotated[
+    int | None,
+    BeforeValidator(_parse_face),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
+]
+FaceBox = Annotated[
+    Box | None,
+    BeforeValidator(_parse_box),
+    WithJsonSchema({"type": "string", "pattern": r"^[-0-9.]+(,[-0-9.]+){3}$"}),
+]
+Seed = Annotated[int, BeforeValidator(_parse_digits)]
+Strengths = Annotated[
+    dict[str, float],
+    BeforeValidator(_parse_expressions),
+    WithJsonSchema({"type": "string", "examples": ["smile=0.5,brows-up=1"]}),
+]
+
+
+def _control(name: str, description: str, example: float) -> Any:
+    low, high = RANGES[name]
+    default = getattr(DEFAULTS, name)
+    return Field(
+        default=default,
+        ge=low,
+        le=high,
+        allow_inf_nan=False,
+        description=description,
+        examples=[example],
+    )
+
+
+class GenerateOptions(BaseModel):
+    """Options of one video. At most one of face and box is given.
+
+    The fields from `mouth` on are those of `Controls`; models without `moves` take the defaults.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="name of a model")
+    show: Show = Field(
+        default="picture",
+        description="the whole picture; the bare face; attention, colour and face in a row",
+    )
+    mark: Switch = Field(default=True, description='a small visible "synthetic" in the picture')
+    face: FaceNumber = Field(default=None, description="the N-th largest face")
+    box: FaceBox = Field(
+        default=None, description="where the face is, instead: x,y,width,height in pixels"
+    )
+    mouth: float = _control("mouth", "strength of the lips' motion; closed lips stay closed", 1.2)
+    smooth: float = _control(
+        "smooth", "smoothing of the mouth's motion; above 0 a stream is 80 ms later", 0.5
+    )
+    head: float = _control("head", "strength of the head's and the brows' motion", 0.5)
+    blinks: float = _control("blinks", "blinks a minute", 20)
+    still: Switch = Field(
+        default=DEFAULTS.still, description="only what speech moves: no head, brows, lids or gaze"
+    )
+    seed: Seed = Field(
+        default=DEFAULTS.seed,
+        ge=0,
+        le=SEEDS - 1,
+        description="another performance of everything that speech leaves open",
+        examples=[7],
+    )
+    express: Strengths = Field(
+        default={},
+        description="expressions to add, NAME=STRENGTH with commas between; a strength is "
+        f"{STRENGTH[0]:g} to {STRENGTH[1]:g}, 1 where it is left out; a name is one of "
+        + ", ".join(sorted(EXPRESSIONS)),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> GenerateOptions:
+        if self.face is not None and self.box is not None:
+            raise ApiError(400, "give the face's number or its box, not both")
+        try:
+            self.controls.check(sorted(EXPRESSIONS))
+        except BadRequest as error:
+            raise ApiError(400, str(error)) from error
+        return self
+
+    @property
+    def controls(self) -> Controls:
+        """Return how the face moves."""
+        numbers = {name: getattr(self, name) for name in RANGES}
+        return Controls(**numbers, still=self.still, seed=self.seed, expressions=self.express)
+
+
+class JobOptions(GenerateOptions):
+    """Options of a job."""
+
+    lease: float | None = Field(
+        default=None,
+        ge=0,
+        le=LONGEST_LEASE,
+        description="seconds: cancel the job when nobody asks for it for so long",
+    )
+
+
+class LiveOptions(GenerateOptions):
+    """Options of a live video."""
+
+    idle: Switch = Field(default=False, description="go on moving while no sound comes")
+
+
+NAMES = tuple(GenerateOptions.model_fields)
+Options = TypeVar("Options", bound=GenerateOptions)
+
+
+def parse_options(
+    values: Mapping[str, str],
+    models: Sequence[str],
+    kind: type[Options] = GenerateOptions,  # type: ignore[assignment]
+) -> Options:
+    """Parse the options that a client sent. A missing or empty value takes the default.
+
+    models: the known models; the first is the default. kind: the options that may be given.
+    Raises ApiError (400) for an unknown name or value.
+    """
+    given = {
+        name: value for name, value in values.items() if value or name not in kind.model_fields
+    }
+    model = given.setdefault("model", models[0])
+    if model not in models:
+        raise ApiError(400, f"model is {model[:40]!r}: give {' or '.join(models)}")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise ApiError(400, error_text(error.errors(), list(kind.model_fields))) from None
+
+
+def error_text(errors: Sequence[Any], known: Sequence[str] = ()) -> str:
+    """Return one line about the first of pydantic's errors. known: the names of the options."""
+    name, given = str(errors[0]["loc"][-1]), str(errors[0]["input"])[:40]
+    if errors[0]["type"] == "extra_forbidden":
+        return f"{name[:40]!r} is no option; known: {', '.join(known)}"
+    outside = errors[0]["type"] in ("greater_than_equal", "less_than_equal", "finite_number")
+    return f"{name} is {given if outside else repr(given)}: give {_EXPECTED[name]}"

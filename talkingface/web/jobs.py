@@ -7,10 +7,11 @@ import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from talkingface.web.limits import ApiError, Limits
-from talkingface.web.service import GeneratedFile, Service, completion, error_of, result
+from talkingface.web.schemas import JobState
+from talkingface.web.service import GeneratedFile, Service, completion, result
 from talkingface.web.worker_pool import RETRY_AFTER, Slot
 
 _SWEEP = 0.5  # seconds between two removals
@@ -32,20 +33,22 @@ class Job:
     seen: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
-    def describe(self) -> dict[str, Any]:
-        """Return the state as a JSON object."""
+    def describe(self) -> JobState:
+        """Return the state."""
         slot, future = self.slot, self.slot.future
-        described: dict[str, Any] = {"id": self.name, "frames": slot.done, "of": slot.total}
+        described = partial(JobState, id=self.name, frames=slot.done, of=slot.total)
         if future is None or slot.waiting:
-            return described | {"state": "waiting", "ahead": slot.ahead}
+            return described(state="waiting", ahead=slot.ahead)
         if not future.done():
-            return described | {"state": "working", "seconds_left": slot.seconds_left}
-        error = error_of(future)
-        if error is not None:
-            return described | {"state": "failed", "error": error.text, "status": error.status}
-        made: GeneratedFile = result(future)
-        done = {"state": "done", "of": made.frames, "video": f"/v1/jobs/{self.name}/video"}
-        return described | done | ({"note": made.note} if made.note else {})
+            return described(state="working", seconds_left=slot.seconds_left)
+        try:
+            made: GeneratedFile = result(future)
+        except ApiError as error:
+            return described(state="failed", error=error.text, status=error.status)
+        state = described(state="done", of=made.frames, video=f"/v1/jobs/{self.name}/video")
+        if made.note:
+            state.note = made.note
+        return state
 
 
 class Jobs:

@@ -28,7 +28,7 @@ from talkingface.audio import FPS
 from talkingface.media import Sound
 from talkingface.web import uploads
 from talkingface.web.bounded_queue import BoundedQueue
-from talkingface.web.generate_options import LIVE_NAMES, GenerateOptions, parse_options
+from talkingface.web.generate_options import LiveOptions, parse_options
 from talkingface.web.limits import ApiError, Limits, check_sound
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
@@ -55,7 +55,7 @@ OutputQueue = BoundedQueue[bytes | dict[str, Any] | None]
 class _Session:
     """Request of one socket. rate: of the microphone in Hz, None for a recording."""
 
-    options: GenerateOptions
+    options: LiveOptions
     folder: Path
     rate: int | None
 
@@ -71,7 +71,7 @@ class Live:
         """Serve one socket until it closes."""
         await websocket.accept()
         try:
-            options = parse_options(dict(websocket.query_params), self._models, LIVE_NAMES)
+            options = parse_options(dict(websocket.query_params), self._models, LiveOptions)
             async with self._service.request(self._service.live_pool) as (folder, slot):
                 session = await self._receive_files(websocket, options, folder)
                 await self._run(websocket, session, slot)
@@ -84,7 +84,7 @@ class Live:
             return
 
     async def _receive_files(
-        self, websocket: WebSocket, options: GenerateOptions, folder: Path
+        self, websocket: WebSocket, options: LiveOptions, folder: Path
     ) -> _Session:
         """Store the picture and, if there is one, the recording. Raises ApiError."""
         most = uploads.sizes(self._limits)

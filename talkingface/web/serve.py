@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route, WebSocketRoute
 
+from talkingface.version import __version__
 from talkingface.web.api import Api
+from talkingface.web.generate_options import error_text
 from talkingface.web.jobs import Jobs
 from talkingface.web.limits import ApiError
 from talkingface.web.live import Live
@@ -25,7 +27,14 @@ from talkingface.web.worker_pool import Cancelled
 PAGE = STATIC / "serve.html"
 
 
-def app(service: Service, names: Collection[str] = ()) -> Starlette:
+_ABOUT = (
+    "One picture and one recording in, a video of that face speaking out. Live video comes by "
+    "WebSocket from /v1/live: see docs/serving.md. Make a video only of people who agreed to it, "
+    "or who do not exist."
+)
+
+
+def app(service: Service, names: Collection[str] = ()) -> FastAPI:
     """Return the app. It closes `service` when the server stops.
 
     names: host names of the server, besides addresses and localhost.
@@ -33,7 +42,7 @@ def app(service: Service, names: Collection[str] = ()) -> Starlette:
     jobs = Jobs(service)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sweeping = asyncio.create_task(jobs.sweep())
         try:
             yield
@@ -42,16 +51,17 @@ def app(service: Service, names: Collection[str] = ()) -> Starlette:
             await jobs.close()
             service.close()
 
-    return Starlette(
-        routes=[
-            Route("/", _page),
-            *Api(service, jobs).routes(),
-            WebSocketRoute("/v1/live", Live(service).serve),
-            static_files(),
-        ],
+    served = FastAPI(
+        title="talkingface",
+        version=__version__,
+        description=_ABOUT,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        openapi_url=None,  # api.py has its own, with the forms
+        generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(SafeHeaders), Middleware(OriginCheckMiddleware, names=names)],
         exception_handlers={
             ApiError: _api_error,
+            RequestValidationError: _invalid_request,
             HTTPException: _http_error,
             ClientDisconnect: _client_gone,
             Cancelled: _client_gone,
@@ -59,6 +69,11 @@ def app(service: Service, names: Collection[str] = ()) -> Starlette:
         },
         lifespan=lifespan,
     )
+    Api(service, jobs).add_to(served)
+    served.add_route("/", _page)
+    served.add_api_websocket_route("/v1/live", Live(service).serve)
+    served.mount("/static", static_files())
+    return served
 
 
 async def _page(_: Request) -> Response:
@@ -71,6 +86,11 @@ async def _api_error(_: Request, error: Exception) -> Response:
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(error.retry_after)
     return answer
+
+
+async def _invalid_request(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(400, error_text(error.errors()))
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,9 +57,9 @@ class SafeHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-def static_files() -> Mount:
-    """Return the route of the scripts, styles and pictures, under /static."""
-    return Mount("/static", StaticFiles(directory=STATIC), name="static")
+def static_files() -> StaticFiles:
+    """Return the app that serves the scripts, styles and pictures."""
+    return StaticFiles(directory=STATIC)
 
 
 def error_response(status: int, text: str) -> JSONResponse:

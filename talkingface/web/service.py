@@ -24,6 +24,7 @@ from talkingface.web.limits import (
     sound_too_long,
     to_api_error,
 )
+from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore
 from talkingface.web.worker_pool import Cancelled, Failure, Slot, Work, WorkerPool
 
@@ -86,19 +87,19 @@ class Service:
                 if slot.future is not None:
                     await completion(slot.future)
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[Model]:
         """Return the description of each model, the default first."""
         return [
-            {
-                "name": name,
-                "family": speaker.info.family,
-                "good_at": _GOOD_AT.get(speaker.info.family, ""),
-                "moves": speaker.moves_mesh,
-                "parameters": speaker.info.parameters,
-                "licence": speaker.info.licence,
-                "training_data": speaker.info.training_data,
-                "metrics": dict(speaker.info.metrics),
-            }
+            Model(
+                name=name,
+                family=speaker.info.family,
+                good_at=_GOOD_AT.get(speaker.info.family, ""),
+                moves=speaker.moves_mesh,
+                parameters=speaker.info.parameters,
+                licence=speaker.info.licence,
+                training_data=speaker.info.training_data,
+                metrics=dict(speaker.info.metrics),
+            )
             for name, speaker in self.speakers.items()
         ]
 
@@ -135,7 +136,7 @@ class Service:
             max_size=size,
         )
 
-    def find_faces(self, slot: Slot, folder: Path) -> dict[str, Any]:
+    def find_faces(self, slot: Slot, folder: Path) -> Faces:
         """Find the faces in the picture in `folder`, in a worker thread.
 
         They are numbered as the option `face` counts them. Raises ApiError, Cancelled.
@@ -148,10 +149,10 @@ class Service:
         height, width = seen.shape[:2]
         scale = longest / max(height, width)  # a very large picture was shrunk when it was read
         boxes = [
-            {"number": number, "box": [round(scale * float(value), 1) for value in face.box]}
+            Face(number=number, box=[round(scale * float(value), 1) for value in face.box])
             for number, face in enumerate(found, start=1)
         ]
-        return {"width": round(scale * width), "height": round(scale * height), "faces": boxes}
+        return Faces(width=round(scale * width), height=round(scale * height), faces=boxes)
 
 
 @contextmanager
@@ -203,28 +204,13 @@ def completion(work: Work[Any]) -> asyncio.Future[None]:
     return ended
 
 
-def error_of(work: Work[Any]) -> ApiError | None:
-    """Return the error of finished work, as the client may see it; None if it succeeded.
-
-    Raises Cancelled.
-    """
+def result(work: Work[Result]) -> Result:
+    """Return the result of finished work. Raises ApiError, and Cancelled."""
     if work.cancelled():
         raise Cancelled
     if work.exception(timeout=0) is not None:
-        return ApiError(500, UNFORESEEN)
-    ended = work.result()
-    if not isinstance(ended, Failure):
-        return None
-    if isinstance(ended.error, Cancelled):
-        raise Cancelled
-    return ended.error
-
-
-def result(work: Work[Result]) -> Result:
-    """Return the result of finished work. Raises the error of `error_of`, and Cancelled."""
-    error = error_of(work)
-    if error is not None:
-        raise error
+        raise ApiError(500, UNFORESEEN)
     given = work.result()
-    assert not isinstance(given, Failure)
+    if isinstance(given, Failure):
+        raise given.error
     return given

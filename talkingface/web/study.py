@@ -14,15 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from starlette.applications import Starlette
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import FileResponse
 
 from talkingface.errors import BadRequest
 from talkingface.study.store import Assignment, State, Study, StudyClosed, UnknownRater, VideoLabel
@@ -32,9 +31,24 @@ COOKIE = "rater"
 MAX_BODY_BYTES = 4096  # of a request's body
 READING = 15.0  # seconds to answer the three questions, for the estimate on the first screen
 _MONTH = 30 * 24 * 3600
+_GET = ["GET", "HEAD"]
 
 
-def application(folder: Path | str) -> Starlette:
+async def _study(request: Request) -> Study:
+    study: Study = request.app.state.study
+    return study
+
+
+async def _no_store(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+
+
+StudyInUse = Annotated[Study, Depends(_study)]
+Position = Annotated[int, AfterValidator(lambda n: min(n, 2**31))]  # SQLite's range of integers
+router = APIRouter(prefix="/api", dependencies=[Depends(_no_store)])
+
+
+def application(folder: Path | str) -> FastAPI:
     """Return the app of one study. Raises BadRequest for a missing or damaged study."""
     study = Study(folder)
     missing = study.missing()
@@ -42,21 +56,11 @@ def application(folder: Path | str) -> Starlette:
         raise BadRequest(
             f"{missing[0]}: is missing, of {len(missing)} videos; make the study again"
         )
-    app = Starlette(
-        routes=[
-            Route("/", _page),
-            server.static_files(),
-            Route("/api/study", _info),
-            Route("/api/return", _returning_rater),
-            Route("/api/raters", _begin, methods=["POST"]),
-            Route("/api/raters/{token}", _state),
-            Route("/api/raters/{token}/tasks/{position:int}", _task),
-            Route("/api/raters/{token}/tasks/{position:int}", _answer, methods=["PUT"]),
-            Route("/api/raters/{token}/tasks/{position:int}/{side}", _video),
-        ],
+    app = FastAPI(
+        openapi_url=None,  # for its page alone
         middleware=[Middleware(server.SafeHeaders)],
         exception_handlers={
-            HTTPException: _http_error,
+            StarletteHTTPException: _http_error,
             UnknownRater: _error_response(HTTPStatus.NOT_FOUND),
             StudyClosed: _error_response(HTTPStatus.GONE),
             BadRequest: _error_response(HTTPStatus.CONFLICT),
@@ -64,6 +68,9 @@ def application(folder: Path | str) -> Starlette:
             Exception: _unexpected_error,
         },
     )
+    app.add_route("/", _page)
+    app.mount("/static", server.static_files())
+    app.include_router(router)
     app.state.study = study
     return app
 
@@ -72,7 +79,7 @@ def application(folder: Path | str) -> Starlette:
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, StarletteHTTPException)
     return server.error_response(error.status_code, error.detail)
 
 
@@ -98,52 +105,53 @@ async def _unexpected_error(_: Request, __: Exception) -> Response:
 # --- handlers -------------------------------------------------------------------------------------
 
 
-def _study(request: Request) -> Study:
-    return cast(Study, request.app.state.study)
-
-
-def _page(_: Request) -> Response:
+async def _page(_: Request) -> Response:
     return FileResponse(server.STATIC / "study.html", headers={"Cache-Control": "no-cache"})
 
 
-def _info(request: Request) -> Response:
+@router.api_route("/study", methods=_GET)
+def _info(study: StudyInUse) -> dict[str, Any]:
     """Return the facts about the study for the first screen."""
-    study = _study(request)
     total, seconds = study.expected()
     minutes = max(1, round((seconds + READING * total) / 60))
     facts = {"open": study.needs_ratings(), "total": total, "minutes": minutes}
-    return _json({**facts, "contact": study.design.contact})
+    return {**facts, "contact": study.design.contact}
 
 
-def _returning_rater(request: Request) -> Response:
+@router.api_route("/return", methods=_GET)
+def _returning_rater(request: Request, study: StudyInUse) -> dict[str, Any] | None:
     """Return the state of the rater in the cookie; null without one."""
     try:
-        return _state_response(_study(request).state(request.cookies.get(COOKIE, "")))
+        return _state_json(study.state(request.cookies.get(COOKIE, "")))
     except UnknownRater:
-        return _json(None)
+        return None
 
 
-async def _begin(request: Request) -> Response:
+@router.post("/raters", status_code=201)
+async def _begin(request: Request, response: Response, study: StudyInUse) -> dict[str, Any]:
     """Create a rater. The body is {"consent": true}."""
     if (await _body(request)).get("consent") is not True:
         raise HTTPException(400, 'expected {"consent": true}: nobody takes part without it')
-    state: State = await run_in_threadpool(_study(request).begin)
-    answer = _state_response(state, 201)
-    answer.set_cookie(COOKIE, state.token, max_age=_MONTH, httponly=True, samesite="strict")
-    return answer
+    state: State = await run_in_threadpool(study.begin)
+    response.set_cookie(COOKIE, state.token, max_age=_MONTH, httponly=True, samesite="strict")
+    return _state_json(state)
 
 
-def _state(request: Request) -> Response:
-    return _state_response(_study(request).state(_token(request)))
+@router.api_route("/raters/{token}", methods=_GET)
+def _state(token: str, study: StudyInUse) -> dict[str, Any]:
+    return _state_json(study.state(token))
 
 
-def _task(request: Request) -> Response:
+@router.api_route("/raters/{token}/tasks/{position:int}", methods=_GET)
+def _task(token: str, position: Position, study: StudyInUse) -> dict[str, Any]:
     """Return the open task, or the last answered one with its answers."""
-    token = _token(request)
-    return _json(_assignment_json(token, _study(request).assignment(token, _position(request))))
+    return _assignment_json(token, study.assignment(token, position))
 
 
-async def _answer(request: Request) -> Response:
+@router.put("/raters/{token}/tasks/{position:int}")
+async def _answer(
+    request: Request, token: str, position: Position, study: StudyInUse
+) -> dict[str, Any]:
     """Store the answers to a task.
 
     The body is {"answers": {question: "a" or "b", …}, "seconds": how long it took}.
@@ -154,16 +162,16 @@ async def _answer(request: Request) -> Response:
         raise HTTPException(400, 'expected {"answers": {question: "a" or "b"}, "seconds": number}')
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise HTTPException(400, '"seconds" must be a number: how long the answer took')
-    own = _token(request), _position(request), answers, float(seconds)
-    return _state_response(await run_in_threadpool(_study(request).answer, *own))
+    own = token, position, answers, float(seconds)
+    return _state_json(await run_in_threadpool(study.answer, *own))
 
 
-def _video(request: Request) -> Response:
+@router.api_route("/raters/{token}/tasks/{position:int}/{side}", methods=_GET)
+def _video(token: str, position: Position, side: str, study: StudyInUse) -> Response:
     """Return the video of one side, "a" or "b", of a rater's task. Byte ranges are supported."""
-    side, token, position = request.path_params["side"], _token(request), _position(request)
     if side not in ("a", "b"):
         raise HTTPException(404, 'a pair has the sides "a" and "b"')
-    path = _study(request).video(token, position, cast(VideoLabel, side))
+    path = study.video(token, position, cast(VideoLabel, side))
     if not path.is_file():
         raise HTTPException(500, "this video is missing: tell who runs the study")
     # The default tag (size and time) would be the same for the same video in another pair.
@@ -173,15 +181,6 @@ def _video(request: Request) -> Response:
 
 
 # --- parsing and JSON -----------------------------------------------------------------------------
-
-
-def _token(request: Request) -> str:
-    return str(request.path_params["token"])
-
-
-def _position(request: Request) -> int:
-    """Return the position of a task, limited to SQLite's range of integers."""
-    return min(int(request.path_params["position"]), 2**31)
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
@@ -207,15 +206,11 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _json(content: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
-
-
 def _assignment_json(token: str, task: Assignment) -> dict[str, Any]:
     at = f"/api/raters/{token}/tasks/{task.position}"
     return {**asdict(task), "videos": {side: f"{at}/{side}" for side in ("a", "b")}}
 
 
-def _state_response(state: State, status: int = 200) -> JSONResponse:
+def _state_json(state: State) -> dict[str, Any]:
     task = None if state.task is None else _assignment_json(state.token, state.task)
-    return _json({**asdict(state), "task": task}, status)
+    return {**asdict(state), "task": task}
