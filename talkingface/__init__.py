@@ -10,7 +10,6 @@ The names below are imported when first used, so that `import talkingface` is qu
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from talkingface.version import __version__
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from talkingface.motion import Motion
     from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load, stream
     from talkingface.streaming import Stream
-
-# OpenCV reads it once, when it is first imported, which some module of this package does. Its own
-# limit is five times as much; whoever sets one keeps it.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
 
 __all__ = [
     "Controls",

@@ -1,10 +1,16 @@
-"""Any picture in, (H, W, 3) uint8 RGB out; and PNG out."""
+"""Any picture in, (H, W, 3) uint8 RGB out; and PNG out. Pillow is imported when it is needed."""
 
 from __future__ import annotations
 
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,39 +19,84 @@ from numpy.typing import NDArray
 from talkingface import media
 from talkingface.errors import UnreadableMedia
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Picture = NDArray[np.uint8]
 
-KINDS = "a JPEG, PNG, WebP, BMP or TIFF picture"
+KINDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF picture"
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run
 MIN_SIDE = 32  # pixels: less holds no face
 MAX_SIDE = 4096  # pixels: H.264 decoders play no larger video
-_TIFF = (b"II", b"MM")
-MAX_PIXELS = 200_000_000  # read at all: 600 MB of RGB; OpenCV has the same limit, by __init__.py
-# JPEG's segments that may come before the picture's size: a length follows each of these markers.
-_JPEG_SEGMENTS = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+MAX_PIXELS = 200_000_000  # decoded at all: 800 MB in Pillow
+_ORIENTATION = 274  # EXIF's tag; from 5 on, width and height change places
+_DAMAGED = (  # what Pillow's readers raise, each in its own way
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError),
+    *(ArithmeticError, MemoryError, struct.error),
+)
+_PILLOW = threading.Lock()  # its limit and Python's warnings belong to the whole process
 
 
 def read(path: Path | str) -> Picture:
-    """A picture as (H, W, 3) uint8 RGB, upright (EXIF), transparent parts on white.
+    """A picture as (H, W, 3) uint8 RGB; see `read_with_size`."""
+    return read_with_size(path)[0]
 
-    JPEG (also grey and CMYK), PNG, WebP, BMP, TIFF; 16 bits become 8; colour profiles and the
-    orientation of a picture with transparency are not honoured. A picture whose longer side
-    exceeds MAX_SIDE is shrunk to it by area averaging. Raises UnreadableMedia: missing, empty, no
-    picture, damaged, smaller than MIN_SIDE or of more than MAX_PIXELS.
+
+def read_with_size(path: Path | str) -> tuple[Picture, tuple[int, int]]:
+    """A picture as (H, W, 3) uint8 RGB, and (width, height) of the file before it was shrunk.
+
+    JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF; grey, CMYK and 16 bits too; of several frames the first.
+    Turned upright (EXIF), converted from its colour profile (ICC) to sRGB, transparent parts on
+    white. A picture whose longer side exceeds MAX_SIDE is shrunk to it by area averaging.
+    Raises UnreadableMedia: missing, empty, no picture, damaged, smaller than MIN_SIDE or of more
+    than MAX_PIXELS.
     """
     path = Path(path)
+    with _opened(path) as image:
+        size = _upright_size(image)
+        _check_size(path, *size)
+        return _at_most(_decoded(image), MAX_SIDE), size
+
+
+def open_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of a picture, upright, from its header: nothing is decoded.
+
+    Raises UnreadableMedia: missing, empty, no picture.
+    """
+    with _opened(Path(path)) as image:
+        return _upright_size(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose header is read; what fails inside is raised as UnreadableMedia."""
+    from PIL import Image, UnidentifiedImageError
+
     media.require_file(path, KINDS)
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UnreadableMedia(f"{path}: unreadable ({error.strerror}); expected {KINDS}") from error
-    size = header_size(data.data)
-    if size is None:
-        raise UnreadableMedia(f"{path}: not {KINDS}; convert it to one of these")
-    _check_size(path, *size)
-    picture = _decode(data, shrink=max(size) > 2 * MAX_SIDE)
-    if picture is None:
-        raise UnreadableMedia(f"{path}: a damaged picture, it cannot be decoded; expected {KINDS}")
-    return _at_most(picture, MAX_SIDE)
+    with _PILLOW, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # our error says enough
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # MAX_PIXELS, by _check_size
+        try:
+            # A file: of a path, Pillow would map a turned TIFF's pixels in the wrong order.
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+                yield image
+        except UnidentifiedImageError as error:
+            raise UnreadableMedia(f"{path}: not {KINDS}; convert it to one of these") from error
+        except _DAMAGED as error:
+            found = "a damaged picture, it cannot be decoded"
+            if isinstance(error, OSError) and error.errno is not None:
+                found = f"unreadable ({error.strerror})"
+            raise UnreadableMedia(f"{path}: {found}; expected {KINDS}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    from PIL.Image import Image
+
+    exif = Image.getexif(image)  # the subclass for PNG would decode it
+    turned = image.format != "TIFF" and exif.get(_ORIENTATION) in range(5, 9)
+    return (image.height, image.width) if turned else image.size
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
@@ -60,47 +111,54 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _decode(data: NDArray[np.uint8], shrink: bool) -> Picture | None:
-    """RGB; None when OpenCV cannot. `shrink` halves what is much larger than MAX_SIDE anyway."""
-    if bytes(data[:4]) == b"\x89PNG" and b"IEND" not in data.tobytes():
-        return None  # cut short; libpng would say so on the terminal
-    mode = cv2.IMREAD_REDUCED_COLOR_2 if shrink else cv2.IMREAD_COLOR
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error says enough
+def _decoded(image: Image.Image) -> Picture:
+    """RGB, upright; halved where its longer side is more than twice MAX_SIDE."""
+    from PIL import ImageOps
+
+    width, height = image.size
+    profile, halved = image.info.get("icc_profile"), max(width, height) > 2 * MAX_SIDE
+    if halved and image.draft(None, (width // 2, height // 2)) is not None:
+        halved = False  # a JPEG's decoder does it
+    if image.format != "TIFF":  # Pillow turns it as it loads it
+        ImageOps.exif_transpose(image, in_place=True)
+    image = _plain(image)
+    image = image.reduce(2) if halved else image
+    image = _to_srgb(image, profile) if profile else image
+    return np.array(_on_white(image))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same picture in 8 bits: L, RGB, RGBA or CMYK."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """RGB or RGBA in sRGB; the picture itself where the profile is not one of its colours."""
+    from PIL import ImageCms
+
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
     try:
-        colour = cv2.imdecode(data, mode)
-        has_alpha = _may_have_alpha(data[: 1 << 16].tobytes())
-        full = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if has_alpha else None
-    except cv2.error:
-        return None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if colour is None:
-        return None
-    if full is not None and full.ndim == 3 and full.shape[2] == 4:
-        premultiplied = bytes(data[:2]) in _TIFF and full.dtype == np.uint8  # libtiff's way
-        return _on_white(full, premultiplied)
-    return np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, source, srgb, outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError):
+        return image
 
 
-def _may_have_alpha(head: bytes) -> bool:
-    if head[:4] == b"\x89PNG":
-        return head[25] in (4, 6) or b"tRNS" in head
-    if head[:4] == b"RIFF":
-        return head[12:16] == b"VP8L" or (head[12:16] == b"VP8X" and bool(head[20] & 0x10))
-    return head[:2] in _TIFF
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
 
-
-def _on_white(picture: NDArray[Any], premultiplied: bool) -> Picture:
-    """(H, W, 4) BGRA, 8 or 16 bits -> RGB, row by row so that a large picture stays affordable."""
-    most = np.iinfo(picture.dtype).max
-    out = np.empty((*picture.shape[:2], 3), np.uint8)
-    for row, target in zip(picture, out, strict=True):
-        alpha = row[:, 3:].astype(np.float32) / most
-        colour = row[:, 2::-1].astype(np.float32) * (255.0 / most)
-        shown = colour if premultiplied else alpha * colour
-        target[:] = np.rint(np.minimum(shown + (1.0 - alpha) * 255.0, 255.0))
-    return out
+    if image.mode != "RGBA":
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def _at_most(picture: Picture, side: int) -> Picture:
@@ -111,93 +169,13 @@ def _at_most(picture: Picture, side: int) -> Picture:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def header_size(head: bytes | memoryview) -> tuple[int, int] | None:
-    """(width, height) as a file's first bytes tell it, before anything is decoded; None: unknown.
-
-    So that a small file that unpacks to gigabytes is refused unread. A header that decoders may
-    read differently is unknown.
-    """
-    try:
-        if head[:8] == b"\x89PNG\r\n\x1a\n":
-            return _number(head, 16, 4, "big"), _number(head, 20, 4, "big")
-        if head[:2] == b"BM":
-            return _bmp_size(head)
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return _webp_size(head)
-        if head[:3] == b"\xff\xd8\xff":
-            return _jpeg_size(head)
-        if head[:4] in (b"II*\0", b"MM\0*"):
-            return _tiff_size(head)
-    except IndexError:
-        return None
-    return None
-
-
-def _number(head: bytes | memoryview, at: int, size: int, order: str) -> int:
-    if at + size > len(head):
-        raise IndexError(at)
-    return int.from_bytes(head[at : at + size], "big" if order == "big" else "little")
-
-
-def _bmp_size(head: bytes | memoryview) -> tuple[int, int]:
-    if _number(head, 14, 4, "little") == 12:  # the OS/2 header
-        return _number(head, 18, 2, "little"), _number(head, 20, 2, "little")
-    height = _number(head, 22, 4, "little")
-    return _number(head, 18, 4, "little"), min(height, 2**32 - height)  # negative: top row first
-
-
-def _webp_size(head: bytes | memoryview) -> tuple[int, int] | None:
-    kind = head[12:16]
-    if kind == b"VP8X":
-        return _number(head, 24, 3, "little") + 1, _number(head, 27, 3, "little") + 1
-    if kind == b"VP8L":
-        bits = _number(head, 21, 4, "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return _number(head, 26, 2, "little") & 0x3FFF, _number(head, 28, 2, "little") & 0x3FFF
-    return None
-
-
-def _jpeg_size(head: bytes | memoryview) -> tuple[int, int] | None:
-    at = 2
-    while True:
-        if head[at] != 0xFF:
-            return None
-        marker = head[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return _number(head, at + 7, 2, "big"), _number(head, at + 5, 2, "big")
-        elif marker not in _JPEG_SEGMENTS:
-            return None
-        else:
-            at += 2 + _number(head, at + 2, 2, "big")
-
-
-def _tiff_size(head: bytes | memoryview) -> tuple[int, int] | None:
-    order = "little" if head[:2] == b"II" else "big"
-    at = _number(head, 4, 4, order)
-    found: dict[int, int] = {}
-    for entry in range(_number(head, at, 2, order)):
-        start = at + 2 + 12 * entry
-        tag, kind = (_number(head, start + skip, 2, order) for skip in (0, 2))
-        if tag not in (256, 257) or tag in found:  # of two equal tags libtiff takes the first
-            continue
-        if kind not in (3, 4) or _number(head, start + 4, 4, order) != 1:
-            return None
-        found[tag] = _number(head, start + 8, 2 if kind == 3 else 4, order)
-    return (found[256], found[257]) if len(found) == 2 else None
-
-
 def write_png(path: Path | str, picture: Picture, overwrite: bool = False) -> None:
     """Write (H, W, 3) uint8 RGB; complete or not at all. Raises OutputError."""
+    from PIL import Image
+
     path = Path(path)
-    with media.replacing(path, overwrite) as part:
-        done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        if not done:
-            raise ValueError(f"cannot encode a picture of shape {picture.shape} as PNG")
-        with media.writing(path, OSError):
-            part.write_bytes(encoded.tobytes())
+    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
+        Image.fromarray(picture).save(part, "PNG", compress_level=1)
 
 
 @lru_cache(maxsize=8)

@@ -198,22 +198,13 @@ class _LoadedImage:
 
 def _read_picture(image: PathLike | Picture) -> _LoadedImage:
     if isinstance(image, (str, Path)):
-        pixels = picture.read(Path(image))
-        return _LoadedImage(pixels, str(image), _file_size(Path(image), pixels))
+        pixels, size = picture.read_with_size(image)
+        return _LoadedImage(pixels, str(image), size)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise BadRequest(
             f"a picture must be (H, W, 3) uint8 RGB, this array is {image.shape} {image.dtype}"
         )
     return _LoadedImage(image, "picture", (image.shape[1], image.shape[0]))
-
-
-def _file_size(path: Path, pixels: Picture) -> tuple[int, int]:
-    """(width, height) of a picture's file as it is seen; pixels: what `picture.read` made of it."""
-    height, width = pixels.shape[:2]
-    if max(height, width) < picture.MAX_SIDE:
-        return width, height
-    sides = sorted(picture.header_size(path.read_bytes()) or (width, height))
-    return (sides[1], sides[0]) if width >= height else (sides[0], sides[1])  # EXIF may turn it
 
 
 def find_landmarks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +64,6 @@ def serve(
     if temp is not None and not temp.is_dir():
         raise BadRequest(f"--temp {temp}: is no folder; create it first")
     require_serve_extra("serve")
-    _limit_opencv(megapixels)
     from talkingface.web.limits import Limits
     from talkingface.web.serve import app as served
     from talkingface.web.server import bind, run
@@ -97,14 +95,6 @@ def serve(
     if open_page:
         typer.launch(address)
     run(served(service, [*(allow_host or []), host]), [listening])
-
-
-def _limit_opencv(megapixels: float) -> None:
-    """Let OpenCV, which is not loaded yet, decode no larger picture, whatever its header says."""
-    name = "OPENCV_IO_MAX_IMAGE_PIXELS"
-    before = os.environ[name]
-    if before.isdigit():  # else its owner wrote it otherwise, as "64MB"
-        os.environ[name] = str(int(min(int(before), 1e6 * megapixels)))
 
 
 def _address(host: str, port: int) -> str:

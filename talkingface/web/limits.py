@@ -98,18 +98,18 @@ def check_picture(path: Path, limits: Limits) -> int:
 
     Raises ApiError for a file that is no picture, or for too many pixels.
     """
-    with path.open("rb") as file:
-        size = picture.header_size(file.read())
-    if size is None:
-        raise ApiError(415, f"the picture is not {picture.KINDS}: convert it to one of these")
-    width, height = size
+    try:
+        width, height = picture.open_size(path)
+    except UnreadableMedia as error:
+        text = f"the picture is not {picture.KINDS}: convert it to one of these"
+        raise ApiError(415, text) from error
     if width * height > limits.megapixels * MEGA:
         raise ApiError(
             413,
             f"the picture has {width}x{height} pixels, at most {limits.megapixels:g} megapixels "
             "are taken: shrink it first",
         )
-    return max(size)
+    return max(width, height)
 
 
 def check_sound(path: Path, minutes: float) -> int:
