@@ -21,7 +21,7 @@ from line import EXAMPLES, SENTENCE, Line, append, best, context, table
 import talkingface
 from talkingface import audio, picture, video
 from talkingface.controls import MOUTH_ALONE
-from talkingface.streaming import FrameRenderer
+from talkingface.frames import FrameRenderer
 
 COLUMNS = ["model", "stage", "seconds", "ms_per_frame", "threads"]
 
@@ -61,7 +61,7 @@ def stages(model: str, portrait: Path, sound: Path, folder: Path) -> Iterator[tu
         video_ = speaker.generate(pixels, sound, controls=controls)
         made = list(video_._frames())
         yield f"features, network{label}", best(lambda v=video_: list(v._frames()), 3)
-        face = video_._prepared
+        face = video_._face
         draw = face.renderer
         yield f"draw{label}", best(lambda d=draw, m=made: [d(frame) for frame in m], 3)
     yield "face, layers", best(lambda: FrameRenderer(face.picture, face.matrix, face))

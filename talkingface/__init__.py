@@ -17,12 +17,16 @@ from talkingface.version import __version__
 if TYPE_CHECKING:
     from talkingface.controls import Controls
     from talkingface.errors import TalkingFaceError
+    from talkingface.face_options import FaceOptions
+    from talkingface.generated_video import Video
+    from talkingface.jobs import Job, JobResult
     from talkingface.motion import Motion
-    from talkingface.pipeline import Job, JobResult, TalkingFace, Video, align, load, stream
+    from talkingface.pipeline import TalkingFace, align, load, stream
     from talkingface.streaming import Stream
 
 __all__ = [
     "Controls",
+    "FaceOptions",
     "Job",
     "JobResult",
     "Motion",
@@ -37,17 +41,23 @@ __all__ = [
 ]
 
 
+_MODULES = {  # of the names that are not in `pipeline`
+    "Controls": "controls",
+    "FaceOptions": "face_options",
+    "Job": "jobs",
+    "JobResult": "jobs",
+    "Motion": "motion",
+    "Stream": "streaming",
+    "TalkingFaceError": "errors",
+    "Video": "generated_video",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'talkingface' has no attribute {name!r}")
-    elsewhere = {
-        "Controls": "controls",
-        "Motion": "motion",
-        "Stream": "streaming",
-        "TalkingFaceError": "errors",
-    }
-    home = importlib.import_module(f"talkingface.{elsewhere.get(name, 'pipeline')}")
-    value = getattr(home, name)
+    module = importlib.import_module(f"talkingface.{_MODULES.get(name, 'pipeline')}")
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -43,6 +43,11 @@ class Animator:
         ]
 
     @property
+    def seed(self) -> int:
+        """Random seed of everything that speech leaves open."""
+        return self.controls.seed
+
+    @property
     def spec(self) -> SpeechSpec:
         """The windows that this takes; with smoothing they are longer than the model's."""
         speech = self._readout.config.speech
@@ -172,6 +177,8 @@ def needs_head(controls: Controls) -> bool:
 class MotionPlayer:
     """Plays a motion that is given, whatever the sound; its last frame is held."""
 
+    seed = 0
+
     def __init__(self, motion: Motion, speech: SpeechSpec) -> None:
         """speech: the windows of the model that draws it."""
         self.motion, self.spec = motion, speech
@@ -180,11 +187,18 @@ class MotionPlayer:
         """See `Animator.model_windows`."""
         return speech
 
+    def with_moves(self, motion: Motion, moves: Floats, clock: int) -> Motion:
+        """Return the motion as it is: it was given whole."""
+        return motion
+
     def __call__(self, speech: Tensor, state: State = None) -> tuple[Motion, State]:
         """See `Animator`."""
         clock = 0 if state is None else int(state[0])
         frames = np.minimum(np.arange(clock, clock + len(speech)), len(self.motion) - 1)
         return self.motion[frames], (torch.tensor(clock + len(speech)),)
+
+
+Mover = Animator | MotionPlayer  # of a face, frame by frame
 
 
 def loop(motion: Motion, count: int) -> Motion:

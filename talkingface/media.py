@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -393,6 +393,23 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to; choose another one")
+
+
+def check_names(inputs: Sequence[Path | str | None], outputs: Sequence[Path | str | None]) -> None:
+    """Raise OutputError when an output has the name of an input or of another output."""
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        if os.path.realpath(path) in taken:
+            raise OutputError(f"{path}: is given twice; an output needs a name of its own")
+        taken.add(os.path.realpath(path))
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder, and those it is in, unless it is there. Raises OutputError."""
+    with writing(Path(path), OSError):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

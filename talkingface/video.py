@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from talkingface import media
 from talkingface.audio import FPS, SAMPLE_RATE
-from talkingface.errors import OutputError, UnreadableMedia
+from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.media import Sound
 
 if TYPE_CHECKING:
@@ -446,6 +447,26 @@ def contact_sheet(
             small = _fitted(picture, side)
             sheet[y + title : y + title + small.shape[0], x : x + small.shape[1]] = small
     return sheet
+
+
+def sheet_of_frames(
+    frames: Iterable[Picture],
+    *,
+    seconds: float = 3.0,
+    every: int = 3,
+    columns: int = 13,
+    side: int = 128,
+) -> Picture:
+    """Every `every`-th frame ((H, W, 3) uint8, 25 fps) of the first seconds, side by side in rows.
+
+    side: pixels of each picture. Raises BadRequest when there is nothing to show.
+    """
+    if min(every, columns, side) < 1 or seconds <= 0:
+        raise BadRequest("a contact sheet needs seconds, every, columns and side above 0")
+    shown = list(islice(frames, 0, max(1, round(seconds * FPS)), every))
+    starts = range(0, len(shown), columns)
+    labels = [f"{start * every / FPS:.2f} s, one frame in {every}" for start in starts]
+    return contact_sheet([shown[at : at + columns] for at in starts], labels, side=side)
 
 
 def _fitted(picture: Picture, side: int) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 
 from helpers.drawing import BOX, frog
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
+from talkingface.face_options import FaceOptions
 from talkingface.faces import (
     Face,
     Located,
@@ -251,10 +253,10 @@ def test_landmarks_that_no_face_has() -> None:
             given_landmarks(points, 300, 400)
 
 
-def test_only_one_way_to_say_where(portrait: Picture, face: Face) -> None:
-    for choice in ({"box": face.box}, {"number": 1}):
+def test_only_one_way_to_say_where(face: Face) -> None:
+    for choice in (FaceOptions(box=face.box), FaceOptions(face=1)):
         with pytest.raises(BadRequest, match="not both"):
-            locate(portrait, landmarks=face.landmarks, **choice)  # type: ignore[arg-type]
+            replace(choice, landmarks=face.landmarks).check()
 
 
 def test_the_overlay_marks_every_point(portrait: Picture, face: Face) -> None:

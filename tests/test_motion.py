@@ -337,7 +337,7 @@ def test_two_motions_or_one_of_another_space_are_refused(face: np.ndarray) -> No
 def test_still_changes_nothing_above_the_mouth(face: np.ndarray, sound: torch.Tensor) -> None:
     model, short = talkingface.load("cran"), sound[4000 : 4000 + 10 * 640]
     still = frames(model.generate(face, short, controls=Controls(still=True)))
-    eyes = model.generate(face, short)._prepared.mouth
+    eyes = model.generate(face, short)._face.mouth
     assert eyes is not None and not (still[:, : face.shape[0] // 2] != face[: len(face) // 2]).any()
 
 
@@ -364,7 +364,7 @@ def test_idle_is_alive_and_its_lips_are_shut(face: np.ndarray) -> None:
     video = model.idle(face, 2.0, controls=Controls(seed=2, blinks=40))
     made = frames(video)
     assert len(made) == 50
-    motion = video._animator.motion  # type: ignore[union-attr]
+    motion = video._source
     assert gaps(weights.load("lips"), motion).max() < 0.02  # type: ignore[arg-type]
     assert np.ptp(motion.head, axis=0).max() > 0.002
     with pytest.raises(BadRequest, match=r"idle for 0\.5 s"):

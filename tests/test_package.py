@@ -28,6 +28,7 @@ HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "fastapi", "starl
 def test_exported_names() -> None:
     assert set(talkingface.__all__) == {
         "Controls",
+        "FaceOptions",
         "Job",
         "JobResult",
         "Motion",

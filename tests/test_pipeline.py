@@ -16,8 +16,13 @@ import talkingface
 from helpers.drawing import BOX, frog
 from talkingface import audio, faces, geometry, picture, pipeline, streaming, video, weights
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
+from talkingface.face_options import FaceOptions
+from talkingface.face_preparation import open_mouth, shrink
+from talkingface.frame_generator import FrameGenerator
+from talkingface.frames import Maps
+from talkingface.jobs import Job, JobResult, plan
 from talkingface.models.lipreader import LeanLipReader
-from talkingface.pipeline import Job, TalkingFace
+from talkingface.pipeline import TalkingFace
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +140,17 @@ def test_the_length_of_a_chunk_changes_nothing(
 def test_a_long_sound_is_never_in_the_model_at_once(
     tiny: TalkingFace, face: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longest, generate = 0, TalkingFace._generate
+    longest, generate = 0, FrameGenerator.generate
 
-    def spy(self: TalkingFace, *arguments: Any) -> Any:
+    def spy(self: FrameGenerator, *arguments: Any) -> Any:
         nonlocal longest
-        longest = max(longest, len(arguments[-2]))  # the windows of speech
+        longest = max(longest, len(arguments[0]))  # the windows of speech
         return generate(self, *arguments)
 
-    monkeypatch.setattr(TalkingFace, "_generate", spy)
+    monkeypatch.setattr(FrameGenerator, "generate", spy)
     made = tiny.generate(face, np.zeros(20 * 16_000, np.float32), show="face")
     assert sum(1 for _ in made) == 500
-    assert longest <= pipeline.CHUNK + 1
+    assert longest <= streaming.CHUNK + 1
 
 
 def test_maps_are_what_the_model_made(
@@ -181,7 +186,7 @@ def test_the_panels_are_attention_colour_and_face(
         for channel in range(3):
             shown = attention[dy::2, dx::2, channel].astype(float)
             assert np.abs(shown - one.mask * 255).max() <= 0.5 + 1e-4
-    lit = pipeline.Maps(one.crop, np.ones((128, 128), np.float32), one.colour, None).panels()
+    lit = Maps(one.crop, np.ones((128, 128), np.float32), one.colour, None).panels()
     assert lit is not None and (lit[:, :256] == 255).all()  # white is new
 
 
@@ -195,13 +200,13 @@ def test_the_maps_are_saved_in_the_same_pass(
     made = tiny.generate(face, sound)
     alone, path, maps = (tmp_path / f"{name}.mp4" for name in ("alone", "talking", "maps"))
     made.save(alone)
-    generated, generate = [], TalkingFace._generate
+    generated, generate = [], FrameGenerator.generate
 
-    def spy(self: TalkingFace, *arguments: Any) -> Any:
-        generated.append(len(arguments[-2]))  # the windows of speech
+    def spy(self: FrameGenerator, *arguments: Any) -> Any:
+        generated.append(len(arguments[0]))  # the windows of speech
         return generate(self, *arguments)
 
-    monkeypatch.setattr(TalkingFace, "_generate", spy)
+    monkeypatch.setattr(FrameGenerator, "generate", spy)
     calls: list[tuple[int, int]] = []
     assert made.save(path, maps=maps, progress=lambda *done: calls.append(done)) == 35
     assert sum(generated) == 35 and calls == [(done, 35) for done in range(1, 36)]
@@ -308,10 +313,10 @@ def test_jobs_of_one_picture_with_other_landmarks_are_other_faces(
         points = faces.locate(frog(), box=BOX).landmarks + np.array([shift, 0])
         file.write_text(json.dumps(points.tolist()))
     jobs = [
-        Job(drawing, speech, file.with_suffix(".mp4"), show="face", landmarks=file)
+        Job(drawing, speech, file.with_suffix(".mp4"), FaceOptions(landmarks=file, show="face"))
         for file in files
     ]
-    jobs.append(Job(drawing, speech, tmp_path / "mean.mp4", show="face", box=BOX))
+    jobs.append(Job(drawing, speech, tmp_path / "mean.mp4", FaceOptions(box=BOX, show="face")))
     results = tiny.generate_many(jobs)
     assert [result.error for result in results] == [None] * 3
     assert [result.note is not None for result in results] == [False, False, True]
@@ -414,7 +419,7 @@ def test_a_large_picture_is_shrunk_and_its_crop_stays_in_place(
 ) -> None:
     whole = np.zeros((height, width, 3), np.uint8)
     matrix = np.array([[0.2, -0.05, -30.0], [0.05, 0.2, -80.0]])
-    small, combined = pipeline._shrink(whole, matrix, most)
+    small, combined = shrink(whole, matrix, most)
     rows, columns = small.shape[:2]
     assert max(rows, columns) == most and rows % 2 == 0 and columns % 2 == 0
     points = np.array([[0.0, 0.0], [width - 1, 0], [0, height - 1], [width / 2, height / 3]])
@@ -426,7 +431,7 @@ def test_a_large_picture_is_shrunk_and_its_crop_stays_in_place(
 def test_a_small_picture_keeps_its_pixels() -> None:
     whole = np.zeros((101, 77, 3), np.uint8)
     matrix = np.eye(2, 3)
-    assert pipeline._shrink(whole, matrix, 101)[0] is whole
+    assert shrink(whole, matrix, 101)[0] is whole
 
 
 def test_one_of_two_faces(tiny: TalkingFace, face: np.ndarray, sound: np.ndarray) -> None:
@@ -507,14 +512,15 @@ def test_a_failed_job_stops_no_other(
     )
     taken = tmp_path / "taken.mp4"
     taken.write_bytes(b"mine")
+    bare = FaceOptions(show="face")
     jobs = [
-        Job(portrait, speech, tmp_path / "a.mp4", show="face"),
-        Job(portrait, speech, taken, show="face"),
-        Job(portrait, tmp_path / "none.wav", tmp_path / "b.mp4", show="face"),
-        Job(tmp_path / "none.jpg", speech, tmp_path / "c.mp4", show="face"),
-        Job(portrait, speech, tmp_path / "d.mp4", show="face", sheet=tmp_path / "d.png"),
+        Job(portrait, speech, tmp_path / "a.mp4", bare),
+        Job(portrait, speech, taken, bare),
+        Job(portrait, tmp_path / "none.wav", tmp_path / "b.mp4", bare),
+        Job(tmp_path / "none.jpg", speech, tmp_path / "c.mp4", bare),
+        Job(portrait, speech, tmp_path / "d.mp4", bare, sheet=tmp_path / "d.png"),
     ]
-    seen: list[pipeline.JobResult] = []
+    seen: list[JobResult] = []
     results = tiny.generate_many(jobs, seen.append)
     assert results == seen and [result.job for result in results] == jobs
     kinds = [type(result.error) for result in results]
@@ -526,16 +532,16 @@ def test_a_failed_job_stops_no_other(
 
 
 def test_every_portrait_with_every_recording() -> None:
-    jobs = pipeline.plan(["x/anna.jpg", "ben.png"], ["hello.wav", "bye.mp3"], "out", show="face")
+    jobs = plan(["x/anna.jpg", "ben.png"], ["hello.wav", "bye.mp3"], "out", show="face")
     assert [Path(job.output) for job in jobs] == [
         Path("out/anna-hello.mp4"),
         Path("out/anna-bye.mp4"),
         Path("out/ben-hello.mp4"),
         Path("out/ben-bye.mp4"),
     ]
-    assert all(job.show == "face" for job in jobs)
+    assert all(job.options.show == "face" for job in jobs)
     with pytest.raises(BadRequest, match="written twice"):
-        pipeline.plan(["x/anna.jpg", "y/anna.jpg"], ["hello.wav"], "out")
+        plan(["x/anna.jpg", "y/anna.jpg"], ["hello.wav"], "out")
 
 
 def test_a_contact_sheet_has_a_place_for_every_frame(face: np.ndarray, sound: np.ndarray) -> None:
@@ -556,10 +562,9 @@ def test_a_contact_sheet_has_a_place_for_every_frame(face: np.ndarray, sound: np
 
 def test_a_mouth_torn_wide_open_is_said() -> None:
     from talkingface.landmarks import reference_mesh
-    from talkingface.pipeline import _torn_open
 
     mesh = reference_mesh().astype(np.float32) * 40 + 64
     mesh[14, 1] = mesh[13, 1] + 0.4 * 40
-    assert _torn_open(mesh) is None
+    assert open_mouth(mesh) is None
     mesh[14, 1] = mesh[13, 1] + 0.5 * 40
-    assert "closes in part only" in str(_torn_open(mesh))
+    assert "closes in part only" in str(open_mouth(mesh))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from helpers.corpus import draw_batch, write_cache
-from talkingface import audio, speech_encoder
+from talkingface import audio, speech_encoder, weights
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec, WindowStream, windows
-from talkingface.contract import Generated, State
+from talkingface.contract import Generated
 from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig, augment_speech
 from talkingface.data.dataset import Cache, SampleConfig, clip_speech
+from talkingface.frames import OutputFrame
 from talkingface.speech_encoder import MELS, POSITIONS, WIDTH, WINDOW, Reach
 from talkingface.streaming import Stream
 
@@ -306,19 +308,28 @@ def test_a_saved_stream_goes_on_with_the_same_bits(sound: Tensor, tmp_path: Path
     """Taken up after odd and even numbers of frames: at the ends of blocks, and within them."""
     found: list[Tensor] = []
 
-    def generate(speech: Tensor, state: State) -> tuple[Generated, None, State]:
-        found.append(speech)
-        return Generated(frames=torch.zeros(1, len(speech), 3, 2, 2)), None, state
+    class Generator:
+        spec, info, device = SPEC, weights.load_with_info("cran-tiny")[1], torch.device("cpu")
+
+        def generate(self, speech: Tensor, *_: Any) -> tuple[Generated, None, None]:
+            found.append(speech)
+            return Generated(frames=torch.zeros(1, len(speech), 3, 2, 2)), None, None
+
+    class Painter:
+        needs_motion_alone = False
+
+        def __call__(self, frame: OutputFrame) -> NDArray[np.uint8]:
+            return frame.crop
 
     def open_stream() -> Stream:
-        return Stream(generate, WindowStream(SPEC), lambda frame: frame.crop, ("name", "sha256"))
+        return Stream(Generator(), Painter())  # type: ignore[arg-type]
 
     stream, path = open_stream(), tmp_path / "stream.safetensors"
     for part in chunks(sound, 6_000, seed=1):
         stream.push(part.numpy())
         stream.save(path, overwrite=True)
         stream = open_stream()
-        stream.restore(path, torch.device("cpu"))
+        stream.restore(path)
     stream.finish()
     assert torch.equal(torch.cat(found), windows(sound, SPEC))
 

@@ -20,13 +20,14 @@ from talkingface.contract import Generated
 from talkingface.controls import Controls
 from talkingface.data import expression_space
 from talkingface.errors import BadRequest, BadWeights, OutputError
+from talkingface.frames import OutputFrame
 from talkingface.geometry import invert, transform, warp_crop
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.models.lips import TOKENS, LipsConfig
 from talkingface.pipeline import TalkingFace
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
-from talkingface.streaming import OutputFrame, Stream
+from talkingface.streaming import Stream
 
 SPACE = Path(__file__).parent / "fixtures" / "expression_space.safetensors"
 LIVE = 640 * 3 + 17  # samples per chunk: no whole number of frames
@@ -189,7 +190,7 @@ def test_what_is_shown(face: np.ndarray, sound: np.ndarray) -> None:
 
 def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -> None:
     """In whole pictures and in bare faces alike, at their own resolution; the sharper, the less."""
-    prepared = talkingface.load("atvg-tiny")._prepare_face(face, None, None, None, 1280)
+    prepared = talkingface.load("atvg-tiny").prepare(face)
     assert prepared.mouth is not None and prepared.moving is not None
     mesh = prepared.mouth.mesh.clone()
     mesh[:, torch.from_numpy(np.r_[INNER_LIPS[11:], OUTER_LIPS[11:], 152]), 1] += 0.04
@@ -315,7 +316,7 @@ def test_a_sharp_picture_takes_the_motion_alone(portrait: Path, sound: np.ndarra
     sharp, soft = picture.read(portrait), picture.read(portrait)[::4, ::4].copy()
     for face, alone in ((sharp, True), (soft, False)):
         video = speaker.generate(face, sound[:8000])
-        whole = [video._draw(frame) for frame in video._frames(whole=True)]
+        whole = [video._painter(frame) for frame in video._frames(whole=True)]
         assert all(np.array_equal(a, b) for a, b in zip(video, whole, strict=True))
         assert {frame.crop.shape for frame in video._frames()} == {
             (0, 0, 3) if alone else (128, 128, 3)

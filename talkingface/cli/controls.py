@@ -12,6 +12,7 @@ import typer
 from talkingface.cli.options import Crop, CropSize, FaceChoice, Landmarks, Mark, MaxSize, parse_face
 from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
 from talkingface.errors import BadRequest
+from talkingface.face_options import DEFAULT_FACE, FaceOptions
 
 Command = Callable[..., None]
 
@@ -57,23 +58,21 @@ _CONTROLS: dict[str, tuple[Any, Any]] = {
     ),
 }
 _SHOWN: dict[str, tuple[Any, Any]] = {
-    "face": (FaceChoice, None),
-    "landmarks": (Landmarks, None),
     "crop": (Crop, False),
-    "crop_size": (CropSize, 256),
-    "mark": (Mark, False),
-    "max_size": (MaxSize, 1280),
+    "crop_size": (CropSize, DEFAULT_FACE.crop_size),
+    "mark": (Mark, DEFAULT_FACE.mark),
+    "max_size": (MaxSize, DEFAULT_FACE.max_size),
 }
+_FACE = {"face": (FaceChoice, None), "landmarks": (Landmarks, None), **_SHOWN}
 
 
 def _controls(express: Sequence[str] | None, **given: Any) -> Controls:
     return Controls(**given, expressions=parse_expressions(express or ()))
 
 
-def _shown(face: str | None, crop: bool, **given: Any) -> dict[str, Any]:
-    """Return the options as keywords of `TalkingFace.generate` and `Job`."""
+def _face_options(face: str | None, crop: bool, **given: Any) -> FaceOptions:
     number, box = parse_face(face)
-    return {"face": number, "box": box, "show": "face" if crop else "picture", **given}
+    return FaceOptions(number, box, show="face" if crop else "picture", **given)
 
 
 def takes_controls(command: Command) -> Command:
@@ -82,9 +81,13 @@ def takes_controls(command: Command) -> Command:
 
 
 def takes_face(command: Command) -> Command:
-    """Give a command the options of which face speaks and how it is shown: `shown`, keywords of
-    `TalkingFace.generate`."""
-    return _with_options(command, "shown", _SHOWN, _shown)
+    """Give a command the options of `FaceOptions`, which reach it as its argument `options`."""
+    return _with_options(command, "options", _FACE, _face_options)
+
+
+def takes_display(command: Command) -> Command:
+    """Give a command the options of `FaceOptions` but for those that choose one face."""
+    return _with_options(command, "options", _SHOWN, functools.partial(_face_options, None))
 
 
 def _with_options(

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.controls import takes_controls, takes_face
+from talkingface.cli.controls import takes_controls, takes_display, takes_face
 from talkingface.cli.options import (
-    Crop,
-    CropSize,
     Device,
     FaceChoice,
     Landmarks,
-    Mark,
-    MaxSize,
     Model,
     Overwrite,
     parse_face,
@@ -25,6 +21,7 @@ from talkingface.cli.options import (
     progress_bar,
 )
 from talkingface.controls import Controls
+from talkingface.face_options import FaceOptions
 from talkingface.version import __version__
 
 Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
@@ -41,7 +38,7 @@ def generate(
     ],
     output: Mp4,
     controls: Controls,
-    shown: dict[str, Any],
+    options: FaceOptions,
     motion: Annotated[
         Path | None,
         typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
@@ -68,18 +65,9 @@ def generate(
     Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
     """
     from talkingface import pipeline
+    from talkingface.jobs import Job
 
-    job = pipeline.Job(
-        image=portrait,
-        audio=speech,
-        output=output,
-        sheet=sheet,
-        maps=maps,
-        overwrite=overwrite,
-        controls=controls,
-        motion=motion,
-        **shown,
-    )
+    job = Job(portrait, speech, output, options, controls, motion, sheet, maps, overwrite)
     job.check()
     speaker = pipeline.load(model, device)
     with progress_bar("frames") as progress:
@@ -98,7 +86,7 @@ def idle(
     portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
     output: Mp4,
     controls: Controls,
-    shown: dict[str, Any],
+    options: FaceOptions,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="how long")] = 10.0,
     loop: Annotated[
         bool, typer.Option("--loop/--no-loop", help="the end joins the beginning")
@@ -115,7 +103,7 @@ def idle(
 
     video.check_output(output, overwrite)
     speaker = pipeline.load(model, device)
-    made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, **shown)
+    made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, options=options)
     with progress_bar("frames") as progress:
         frames = made.save(output, overwrite=overwrite, progress=progress)
     if made.note is not None:
@@ -188,16 +176,14 @@ def find_landmarks(
 
 @app.command()
 @takes_controls
+@takes_display
 def batch(
     portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
     speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
     out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
     controls: Controls,
+    options: FaceOptions,
     model: Model = "cran",
-    crop: Crop = False,
-    crop_size: CropSize = 256,
-    mark: Mark = False,
-    max_size: MaxSize = 1280,
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
@@ -205,22 +191,14 @@ def batch(
 
     Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
     """
-    from talkingface import pipeline
+    from talkingface import jobs, media, pipeline
 
-    jobs = pipeline.plan(
-        portraits,
-        speech,
-        out_dir,
-        show="face" if crop else "picture",
-        crop_size=crop_size,
-        mark=mark,
-        max_size=max_size,
-        overwrite=overwrite,
-        controls=controls,
+    planned = jobs.plan(
+        portraits, speech, out_dir, options=options, controls=controls, overwrite=overwrite
     )
     speaker = pipeline.load(model, device)
-    pipeline.make_folder(out_dir)
-    results = speaker.generate_many(jobs, print_result)
+    media.make_folder(out_dir)
+    results = speaker.generate_many(planned, print_result)
     failed = sum(result.error is not None for result in results)
     print(f"{len(results) - failed} of {len(results)} videos written to {out_dir}")
     if failed:
@@ -259,11 +237,11 @@ def sheet(
 
     Example: talkingface sheet talking.mp4 -o sheet.png --every 2
     """
-    from talkingface import media, picture, pipeline, video
+    from talkingface import media, picture, video
 
     media.check_output(output, overwrite)
     frames = video.read_frames(source)
-    shown = pipeline.contact_sheet(frames, seconds=seconds, every=every, columns=columns, side=side)
+    shown = video.sheet_of_frames(frames, seconds=seconds, every=every, columns=columns, side=side)
     picture.write_png(output, shown, overwrite)
     print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
 

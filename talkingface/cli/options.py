@@ -15,7 +15,9 @@ import typer
 from talkingface.errors import BadRequest, TalkingFaceError
 
 if TYPE_CHECKING:
-    from talkingface.pipeline import Box, JobResult, Progress
+    from talkingface.face_options import Box
+    from talkingface.generated_video import Progress
+    from talkingface.jobs import JobResult
 
 FACE_HELP = (
     "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels; where the "

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -351,7 +352,8 @@ def _with_video(
 ) -> FreeSpeechResult:
     """Make the finished video; return the result with its measures added."""
     path = folder / _video_name(predictor, recording)
-    made = TalkingFace(predictor.model, predictor.info).generate(
+    generator: Any = predictor.model
+    made = TalkingFace(generator, predictor.info).generate(
         portrait, recording.sound, controls=controls, max_size=MAX_SIDE
     )
     made.save(path, overwrite=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from talkingface import media
 from talkingface.contract import LANDMARKS
-from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound
+from talkingface.errors import BadLandmarks, NoFaceFound
 from talkingface.faces.detect import Box, Face, choose_face, face_in_box
 from talkingface.geometry import MEAN_FACE, Array, Picture
 
@@ -74,11 +74,6 @@ def locate(
     count, where `picture` is that shrunk. name: what errors call the picture.
     Raises NoFaceFound, BadLandmarks, BadRequest.
     """
-    if sum(choice is not None for choice in (number, box, landmarks)) > 1:
-        raise BadRequest(
-            "give one of the face's number, its box and its landmarks: --face N, --face x,y,width,"
-            "height or --landmarks points.json, not both"
-        )
     width, height = size or (picture.shape[1], picture.shape[0])
     scale = max(width, height) / max(picture.shape[:2])
     if landmarks is not None:

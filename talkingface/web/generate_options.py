@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,10 +19,8 @@ from pydantic import (
 from talkingface.arkit import EXPRESSIONS
 from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, STRENGTH, Controls
 from talkingface.errors import BadRequest
+from talkingface.face_options import Box, FaceOptions, Show
 from talkingface.web.limits import ApiError
-
-Show = Literal["picture", "face", "maps"]
-Box = tuple[float, float, float, float]
 
 # Names of `Controls` that are numbers, and their ranges.
 RANGES = {"mouth": MOUTH, "smooth": SMOOTH, "head": HEAD, "blinks": BLINKS}
@@ -165,6 +163,11 @@ class GenerateOptions(BaseModel):
         except BadRequest as error:
             raise ApiError(400, str(error)) from error
         return self
+
+    @property
+    def face_options(self) -> FaceOptions:
+        """Return which face speaks and how it is shown."""
+        return FaceOptions(face=self.face, box=self.box, show=self.show, mark=self.mark)
 
     @property
     def controls(self) -> Controls:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from talkingface import audio, faces, picture, pipeline, video
 from talkingface.errors import TalkingFaceError
+from talkingface.picture import Picture
 from talkingface.pipeline import TalkingFace
-from talkingface.streaming import Picture, Stream
+from talkingface.streaming import Stream
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
     ApiError,
@@ -127,13 +128,7 @@ class Service:
         """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError."""
         check_picture(image, self.limits)
         return self.speakers[options.model].open(
-            image,
-            controls=options.controls,
-            show=options.show,
-            mark=options.mark,
-            face=options.face,
-            box=options.box,
-            max_size=size,
+            image, controls=options.controls, options=options.face_options, max_size=size
         )
 
     def find_faces(self, slot: Slot, folder: Path) -> Faces:

@@ -1,0 +1,84 @@
+"""Windows of speech in, frames of one face out: a model, the face and what moves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talkingface.animation import Mover
+from talkingface.audio import SpeechSpec
+from talkingface.contract import Generated, Generator, State
+from talkingface.face_preparation import device_of
+from talkingface.motion import Motion
+from talkingface.weights import WeightsInfo
+
+
+class FrameGenerator:
+    """Generates frames of one face. The state is an argument and a result."""
+
+    def __init__(
+        self,
+        model: Generator,
+        info: WeightsInfo,
+        identity: Any,
+        animator: Mover | None,
+    ) -> None:
+        """info: of the model. identity: of the face, encoded by it. animator: None for models that
+        move no mesh."""
+        self.info, self.animator = info, animator
+        self.device = device_of(model)
+        self._model: Any = model
+        self._identity = identity
+
+    @property
+    def spec(self) -> SpeechSpec:
+        """The windows of speech that `generate` takes."""
+        spec: SpeechSpec = self._model.config.speech
+        return spec if self.animator is None else self.animator.spec
+
+    @torch.inference_mode()
+    def generate(
+        self, speech: Tensor, state: State, motion_alone: bool = False
+    ) -> tuple[Generated, Motion | None, State]:
+        """(T, hops, coefficients), see `spec`, and the state of the call before (at first None).
+
+        Returns what the model makes of them, how the face moves with it (None for models that move
+        no mesh), and the state. motion_alone: without the model's own pictures, where it needs none
+        of them for the next frame.
+        """
+        speech = speech.to(self.device)
+        if self.animator is None:
+            made, state = self._model(self._identity, speech[None], state)
+            return made, None, state
+        moved, own = (None, None) if state is None else state
+        clock = 0 if moved is None else int(moved[0])
+        motion, moved = self.animator(speech, moved)
+        if motion_alone and not getattr(self._model.config, "looks_back", False):
+            return self.bend(motion), motion, (moved, own)
+        if own is None:
+            own = self._first_state()
+        windows = self.animator.model_windows(speech)[None]
+        made, own = self._model(self._identity, windows, own, self._meshes(motion))
+        if made.moves is not None:
+            motion = self.animator.with_moves(motion, made.moves[0].cpu().numpy(), clock)
+        return made, motion, (moved, own)
+
+    @torch.inference_mode()
+    def bend(self, motion: Motion) -> Generated:
+        """The meshes of a motion, without pictures of the model's own."""
+        mesh = self._meshes(motion)
+        return Generated(mesh.new_zeros(*mesh.shape[:2], 3, 0, 0), mesh=mesh)
+
+    def _first_state(self) -> State:
+        """The state before the first frame, with a seed where the model moves the head."""
+        assert self.animator is not None
+        if getattr(self._model.config, "head_motion", "none") != "sampled":
+            return None
+        return self._model.begin(self._identity, self.animator.seed)
+
+    def _meshes(self, motion: Motion) -> Tensor:
+        expression = torch.from_numpy(motion.expression)[None].to(self.device)
+        meshes: Tensor = self._model.meshes(self._identity, expression)
+        return meshes

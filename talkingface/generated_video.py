@@ -1,0 +1,136 @@
+"""A talking video whose frames are made when they are asked for: iterated, saved, looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from talkingface import video
+from talkingface.audio import FPS
+from talkingface.errors import BadRequest
+from talkingface.face_options import FaceOptions, PathLike
+from talkingface.frame_generator import FrameGenerator
+from talkingface.frames import FramePainter, Maps, OutputFrame, PreparedFace, output_frames
+from talkingface.media import check_names
+from talkingface.motion import Motion
+from talkingface.picture import Picture
+from talkingface.streaming import CHUNK, Speech, Stream
+
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]  # called with (frames done, frames in all)
+
+
+class Video:
+    """A talking video whose frames are made when they are asked for; iterate as often as you like.
+
+    Frames are (H, W, 3) uint8 RGB; `fps` is 25; `len` is known before any frame is made.
+    """
+
+    fps = FPS
+
+    def __init__(
+        self, face: PreparedFace, generator: FrameGenerator, source: Speech | Motion, tag: str
+    ) -> None:
+        """source: a motion where there is no sound. tag: metadata comment of the files."""
+        self._face, self._generator, self._source, self._tag = face, generator, source, tag
+        self._painter = self._painter_of(face.options)
+
+    def _painter_of(self, options: FaceOptions) -> FramePainter:
+        return FramePainter(self._face, self._generator.info.name, options)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return map(self._painter, self._frames())
+
+    def _frames(self, whole: bool = False) -> Iterator[OutputFrame]:
+        """whole: with the model's own pictures, even where frames take none of them."""
+        if isinstance(self._source, Motion):
+            parts = self._silent_parts(self._source, whole)
+        else:
+            parts = self._spoken_parts(self._source, whole)
+        return chain.from_iterable(ahead(parts, threads=max(1, torch.get_num_threads() - 1)))
+
+    def _spoken_parts(self, speech: Speech, whole: bool) -> Iterator[list[OutputFrame]]:
+        stream = Stream(self._generator, self._painter, whole=whole)
+        for part in speech.parts():
+            yield list(stream.output(part))
+        yield list(stream.flush())
+
+    def _silent_parts(self, motion: Motion, whole: bool) -> Iterator[list[OutputFrame]]:
+        if whole or self._face.options.show == "maps":
+            raise BadRequest("maps of a model's own pictures need a sound, not a motion")
+        for start in range(0, len(motion), CHUNK):
+            part = motion[start : start + CHUNK]
+            yield list(output_frames(self._generator.bend(part), part))
+
+    @property
+    def note(self) -> str | None:
+        """Note on how the face was found; None when there is nothing to say."""
+        return self._face.note
+
+    def maps(self) -> Iterator[Maps]:
+        """Yield what the model makes beside the colours, frame by frame (generates anew)."""
+        for frame in self._frames(whole=True):
+            yield frame.maps()
+
+    def save(
+        self,
+        path: PathLike,
+        *,
+        maps: PathLike | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> int:
+        """Write an mp4 with the sound and a tag that says it is synthetic; returns its frames.
+
+        maps: a second mp4, made in the same pass: `Maps.panels` of every frame.
+        On any failure nothing is left behind and an earlier file stays. Raises OutputError, and
+        BadRequest when the model makes no maps.
+        """
+        sound = None if isinstance(self._source, Motion) else self._source.source
+        paths, painters = [path], [self._painter]
+        if maps is not None:
+            paths.append(maps)
+            painters.append(self._painter_of(replace(self._face.options, show="maps")))
+        check_names([sound if isinstance(sound, Path) else None], paths)
+        pictures = self._painted(painters, progress)
+        return video.write_together(
+            paths, pictures, sound, fps=FPS, tag=self._tag, overwrite=overwrite
+        )
+
+    def _painted(
+        self, painters: list[FramePainter], progress: Progress | None
+    ) -> Iterator[list[Picture]]:
+        """Every frame as each painter draws it."""
+        for done, frame in enumerate(self._frames(whole=len(painters) > 1), start=1):
+            yield [paint(frame) for paint in painters]
+            if progress is not None:
+                progress(done, len(self))
+
+    def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
+        """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
+        side = self._face.crop.shape[0]
+        options = replace(self._face.options, show="face", mark=False, crop_size=side)
+        frames = self._frames(whole=isinstance(self._source, Speech))
+        pictures = map(self._painter_of(options), frames)
+        return video.sheet_of_frames(pictures, seconds=seconds, every=every, columns=columns)
+
+
+def ahead(items: Iterator[Item], threads: int) -> Iterator[Item]:
+    """Yield the items, each computed in a thread of its own while the one before is in use.
+
+    threads: that torch may use in there (a fresh thread would take them all).
+    """
+    with ThreadPoolExecutor(1, "ahead", torch.set_num_threads, (threads,)) as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item

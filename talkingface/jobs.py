@@ -1,0 +1,152 @@
+"""Jobs: videos to make from files to files, one or many, where a failed one stops no other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from talkingface import arkit, media, picture, video
+from talkingface.controls import DEFAULTS, Controls
+from talkingface.errors import BadRequest, TalkingFaceError
+from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions, PathLike
+from talkingface.frames import PreparedFace
+from talkingface.generated_video import Progress, Video
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make: files in, files out. The rest is as in `TalkingFace.generate`.
+
+    sheet: a PNG with frames side by side. maps: a second mp4, `Maps.panels` of every frame.
+    """
+
+    image: PathLike
+    audio: PathLike
+    output: PathLike
+    options: FaceOptions = DEFAULT_FACE
+    controls: Controls = DEFAULTS
+    motion: PathLike | None = None
+    sheet: PathLike | None = None
+    maps: PathLike | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Before any work: raises OutputError when an output must not or cannot be written, and
+        BadRequest for options and controls that cannot be."""
+        self.options.check()
+        self.controls.check(sorted(arkit.EXPRESSIONS))
+        landmarks = self.options.landmarks
+        given = landmarks if isinstance(landmarks, (str, Path)) else None
+        media.check_names(
+            [self.image, self.audio, self.motion, given], [self.output, self.maps, self.sheet]
+        )
+        for path in [self.output] if self.maps is None else [self.output, self.maps]:
+            video.check_output(path, self.overwrite)
+        if self.sheet is not None:
+            media.check_output(self.sheet, self.overwrite)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Result of a job.
+
+    frames: written; seconds: it took; error: None when it succeeded; note: see `Video.note`.
+    """
+
+    job: Job
+    frames: int
+    seconds: float
+    error: TalkingFaceError | None = None
+    note: str | None = None
+
+
+def plan(
+    portraits: Sequence[PathLike],
+    recordings: Sequence[PathLike],
+    folder: PathLike,
+    *,
+    options: FaceOptions = DEFAULT_FACE,
+    controls: Controls = DEFAULTS,
+    overwrite: bool = False,
+    **keywords: Unpack[FaceKeywords],
+) -> list[Job]:
+    """Every portrait with every recording, as `folder`/<portrait>-<recording>.mp4.
+
+    keywords: changes to the options. Raises BadRequest when two would have the same name.
+    """
+    options = options.updated(**keywords)
+    jobs: dict[Path, Job] = {}
+    for image in portraits:
+        for sound in recordings:
+            output = Path(folder) / f"{Path(image).stem}-{Path(sound).stem}.mp4"
+            if output in jobs:
+                raise BadRequest(f"{output} would be written twice: give files of different names")
+            jobs[output] = Job(image, sound, output, options, controls, overwrite=overwrite)
+    return list(jobs.values())
+
+
+class Speaker(Protocol):
+    """The part of `pipeline.TalkingFace` that jobs need."""
+
+    def prepare(self, image: PathLike, options: FaceOptions) -> PreparedFace:
+        """See `TalkingFace.prepare`."""
+
+    def animate(
+        self,
+        face: PreparedFace,
+        audio: PathLike,
+        *,
+        controls: Controls | None,
+        motion: PathLike | None,
+    ) -> Video:
+        """See `TalkingFace.animate`."""
+
+
+class JobRunner:
+    """Runs jobs, one after the other. Neighbours with the same face share its preparation."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
+        self._prepared: tuple[tuple[str, str], PreparedFace] | None = None
+
+    def run(self, job: Job, progress: Progress | None = None) -> JobResult:
+        """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
+        start = time.monotonic()
+        job.check()
+        face = self._prepare(job)
+        made = self._speaker.animate(face, job.audio, controls=job.controls, motion=job.motion)
+        frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
+        if job.sheet is not None:
+            picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
+        return JobResult(job, frames, time.monotonic() - start, note=made.note)
+
+    def run_all(
+        self,
+        jobs: Sequence[Job],
+        progress: Callable[[JobResult], None] | None = None,
+        frame_progress: Progress | None = None,
+    ) -> list[JobResult]:
+        """See `TalkingFace.generate_many`."""
+        results = []
+        for job in jobs:
+            start = time.monotonic()
+            try:
+                result = self.run(job, frame_progress)
+            except TalkingFaceError as error:
+                result = JobResult(job, 0, time.monotonic() - start, error)
+            results.append(result)
+            if progress is not None:
+                progress(result)
+        return results
+
+    def _prepare(self, job: Job) -> PreparedFace:
+        key = (str(job.image), repr(job.options))
+        if self._prepared is None or self._prepared[0] != key:
+            self._prepared = key, self._speaker.prepare(job.image, job.options)
+        return self._prepared[1]
