@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 LANDMARKS = 68  # iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67
-LIPS = slice(48, 68)
 MESH_POINTS = 478  # MediaPipe's mesh: 468 of the surface, 5 of each iris
-INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,50 @@ from talkingface.contract import MESH_POINTS
 
 M = TypeVar("M", Tensor, NDArray[Any])
 
+# --- the 68 landmarks, in iBUG order --------------------------------------------------------------
+
+LIPS = slice(48, 68)
+EYES = (slice(36, 42), slice(42, 48))  # left, right: rings whose mean is the eye's centre
+MOUTH_CORNERS = (48, 54)  # of the outer lips
+INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
+
+# The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
+# (-0.5, 0) and (0.5, 0), mirrored and averaged. Unit: the distance of the eye centres.
+MEAN_FACE: NDArray[np.float64] = np.array([
+    (-1.075, 0.043), (-1.065, 0.263), (-1.046, 0.489), (-0.948, 0.923),
+    (-0.854, 1.117), (-0.736, 1.369), (-0.479, 1.605), (-0.197, 1.751),
+    (0.000, 1.774), (0.197, 1.751), (0.479, 1.605), (0.736, 1.369),
+    (0.854, 1.117), (0.948, 0.923), (1.046, 0.489), (1.065, 0.263),
+    (1.075, 0.043), (-0.889, -0.235), (-0.795, -0.319), (-0.645, -0.363),
+    (-0.452, -0.349), (-0.228, -0.316), (0.228, -0.316), (0.452, -0.349),
+    (0.645, -0.363), (0.795, -0.319), (0.889, -0.235), (0.000, -0.047),
+    (0.000, 0.205), (0.000, 0.434), (0.000, 0.574), (-0.209, 0.704),
+    (-0.125, 0.756), (0.000, 0.765), (0.125, 0.756), (0.209, 0.704),
+    (-0.698, -0.006), (-0.602, -0.063), (-0.440, -0.072), (-0.270, 0.031),
+    (-0.416, 0.054), (-0.573, 0.057), (0.270, 0.031), (0.440, -0.072),
+    (0.602, -0.063), (0.698, -0.006), (0.573, 0.057), (0.416, 0.054),
+    (-0.394, 1.096), (-0.231, 1.004), (-0.119, 0.971), (0.000, 0.996),
+    (0.119, 0.971), (0.231, 1.004), (0.394, 1.096), (0.227, 1.247),
+    (0.124, 1.286), (0.000, 1.296), (-0.124, 1.286), (-0.227, 1.247),
+    (-0.358, 1.095), (-0.098, 1.089), (0.000, 1.095), (0.098, 1.089),
+    (0.358, 1.095), (0.098, 1.127), (0.000, 1.133), (-0.098, 1.127),
+])  # fmt: skip
+
+# iBUG indices after a left-right mirror: MIRROR[i] is the point that lands on point i's place.
+MIRROR = np.array(
+    [
+        *(*range(16, -1, -1), *range(26, 16, -1)),
+        *(27, 28, 29, 30, *range(35, 30, -1)),
+        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+    ]
+)
+
+# Points that speech does not move: brows, nose bridge, eyes.
+STABLE = np.array([*range(17, 31), *range(36, 48)])
+
+# --- the mesh -------------------------------------------------------------------------------------
+
 # Rings, from the left corner over the upper lip to the right corner and back below.
 OUTER_LIPS = np.array([
     61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
@@ -119,6 +163,12 @@ def reference_depth() -> NDArray[np.float64]:
     """
     depth: NDArray[np.float32] = np.load(Path(__file__).with_name("reference_depth.npy"))
     return depth.astype(np.float64)
+
+
+def lip_gap(landmarks: M) -> M:
+    """Height of the gap of the inner lips: (..., 68, 2) -> (...), negative where they overlap."""
+    gap: M = landmarks[..., INNER_BOTTOM, 1] - landmarks[..., INNER_TOP, 1]
+    return gap
 
 
 def ibug(mesh: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from talkingface.contract import LANDMARKS, LIPS
+from talkingface.contract import LANDMARKS
+from talkingface.landmarks import LIPS
 
 AdversarialForm = Literal["nonsaturating", "minimax", "hinge"]
 LipReadingForm = Literal["printed", "bounded", "frozen"]

@@ -23,7 +23,7 @@ from talkingface import picture, video, weights
 from talkingface.cli import parse_face
 from talkingface.cli.app import ORDER
 from talkingface.errors import BadRequest
-from talkingface.geometry import MEAN_FACE
+from talkingface.landmarks import MEAN_FACE
 
 TINY = ("--model", "cran-tiny", "--device", "cpu")
 

@@ -15,7 +15,6 @@ import torch
 from helpers.corpus import draw_batch
 from talkingface import audio, picture
 from talkingface.audio import SpeechSpec, windows
-from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -33,8 +32,15 @@ from talkingface.data.dataset import (
 )
 from talkingface.errors import BadShard
 from talkingface.faces import align, find_faces
-from talkingface.geometry import MIRROR, CropSpec
-from talkingface.landmarks import IBUG, MIRROR_MESH, eye_distance
+from talkingface.geometry import CropSpec
+from talkingface.landmarks import (
+    IBUG,
+    INNER_BOTTOM,
+    INNER_TOP,
+    MIRROR,
+    MIRROR_MESH,
+    eye_distance,
+)
 
 SIDE = 16
 FRAMES = 60  # of a speaking clip

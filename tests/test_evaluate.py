@@ -18,7 +18,7 @@ from conftest import Cli
 from helpers.corpus import FRAMES, LEVELS, curve, landmarks, write_cache
 from talkingface import evaluation, video, weights
 from talkingface.audio import SpeechSpec
-from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
+from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest
 from talkingface.evaluation import (
@@ -31,6 +31,7 @@ from talkingface.evaluation import (
 )
 from talkingface.evaluation import evaluator as evaluators
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import INNER_BOTTOM, INNER_TOP
 from talkingface.metrics.lips import aperture, reading_accuracy
 from talkingface.models.lipreader import PublishedLipReader, PublishedReaderConfig
 from talkingface.training.reading import word_logits, words_of

@@ -30,8 +30,8 @@ from talkingface.faces import (
     write_landmarks,
 )
 from talkingface.faces.given import given_landmarks, mean_face_in
-from talkingface.geometry import MEAN_FACE, Array, CropSpec, Picture, transform
-from talkingface.landmarks import IBUG, MIRROR_MESH, eye_distance
+from talkingface.geometry import Array, CropSpec, Picture, transform
+from talkingface.landmarks import IBUG, MEAN_FACE, MIRROR_MESH, eye_distance
 
 ROOT = Path(__file__).parent.parent
 SPEC = CropSpec()

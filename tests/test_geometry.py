@@ -11,7 +11,9 @@ from talkingface.landmarks import (
     INNER_LIPS,
     INNER_PAIRS,
     LEFT_EYE,
+    MEAN_FACE,
     MIDLINE,
+    MIRROR,
     MIRROR_MESH,
     OUTER_LIPS,
     RIGHT_EYE,
@@ -47,7 +49,7 @@ def test_fit_finds_a_known_similarity_and_is_the_least_squares_one() -> None:
 
 
 def test_a_mirrored_face_is_not_fitted_by_a_mirror() -> None:
-    face = geometry.MEAN_FACE
+    face = MEAN_FACE
     matrix = geometry.fit_similarity(face, face * [-1, 1])
     assert np.linalg.det(matrix[:, :2]) > 0
 
@@ -75,7 +77,7 @@ def test_the_mesh_is_mirrored_onto_itself() -> None:
 
 
 def test_lips_eyes_and_landmarks_are_mirrored_as_their_names_say() -> None:
-    assert np.array_equal(IBUG[geometry.MIRROR], MIRROR_MESH[IBUG])
+    assert np.array_equal(IBUG[MIRROR], MIRROR_MESH[IBUG])
     for ring in (OUTER_LIPS, INNER_LIPS):  # left corner, over the upper lip, right corner, below
         assert np.array_equal(MIRROR_MESH[ring], np.roll(ring, -11)[::-1])
     assert np.array_equal(MIRROR_MESH[INNER_PAIRS], INNER_PAIRS[::-1])
@@ -85,8 +87,8 @@ def test_lips_eyes_and_landmarks_are_mirrored_as_their_names_say() -> None:
 
 
 def test_the_mean_face_is_symmetric_and_sits_where_the_crop_says() -> None:
-    mirrored = geometry.MEAN_FACE[geometry.MIRROR] * [-1, 1]
-    np.testing.assert_allclose(mirrored, geometry.MEAN_FACE, atol=2e-3)
+    mirrored = MEAN_FACE[MIRROR] * [-1, 1]
+    np.testing.assert_allclose(mirrored, MEAN_FACE, atol=2e-3)
     spec = CropSpec(size=256, eye_distance=0.3, eye_y=0.35)
     face = spec.template()
     right, left = face[36:42].mean(0), face[42:48].mean(0)

@@ -19,10 +19,10 @@ import talkingface
 from conftest import EXAMPLES, Cli
 from helpers.corpus import write_cache
 from talkingface import video, weights
-from talkingface.contract import LIPS
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
+from talkingface.landmarks import LIPS
 from talkingface.metrics.identity import embed, likeness, similarity, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig, face_window
 from talkingface.training import loop, presets

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage import metrics as oracle
 
-from talkingface.contract import INNER_BOTTOM
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import INNER_BOTTOM
 from talkingface.metrics import image, lips, motion
 
 Bytes = NDArray[np.uint8]

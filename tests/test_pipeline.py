@@ -21,6 +21,7 @@ from talkingface.face_preparation import open_mouth, shrink
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import Maps
 from talkingface.jobs import Job, JobResult, plan
+from talkingface.landmarks import MEAN_FACE
 from talkingface.models.lipreader import LeanLipReader
 from talkingface.pipeline import TalkingFace
 
@@ -333,7 +334,7 @@ def test_a_drawing_speaks_in_its_box(tiny: TalkingFace, sound: np.ndarray) -> No
     x, y, width, height = BOX
     assert changed.any() and abs(columns.mean() - (x + width / 2)) < 10
     assert rows.mean() > y + height / 2, "it is the lower face that moves"
-    assert tiny.generate(frog(), sound, landmarks=geometry.MEAN_FACE * 70 + 160).note is None
+    assert tiny.generate(frog(), sound, landmarks=MEAN_FACE * 70 + 160).note is None
 
 
 def test_pixels_are_those_of_the_file_not_of_the_shrunk_picture(

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from helpers.corpus import draw_batch
 from talkingface import video
 from talkingface.audio import SpeechSpec
-from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Batch, Cache, SampleConfig, clip_speech
 from talkingface.data.reenactment import (
@@ -30,8 +29,10 @@ from talkingface.faces import Track, Tracker, mesh_from_landmarks, track
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import (
     IBUG,
+    INNER_BOTTOM,
     INNER_LIPS,
     INNER_PAIRS,
+    INNER_TOP,
     LEFT_EYE,
     OUTER_LIPS,
     RIGHT_EYE,

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.audio import SAMPLE_RATE, SpeechSpec, hop_features
-from talkingface.geometry import MIRROR
-from talkingface.landmarks import MIRROR_MESH
+from talkingface.landmarks import MIRROR, MIRROR_MESH
 
 Frames = NDArray[np.uint8]
 Points = NDArray[np.float32]

@@ -32,13 +32,13 @@ from talkingface.audio import (
     frame_windows,
     windows,
 )
-from talkingface.contract import INNER_BOTTOM, INNER_TOP, LIPS, Portrait
+from talkingface.contract import Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.clip import TRAIN, stored_split
 from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
 from talkingface.data.workers import start_worker
 from talkingface.errors import BadShard, OutputError
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import IBUG, LIPS, lip_gap
 from talkingface.models.lipreader import GRID_WORDS
 
 AHEAD = 2  # batches that are prefetched
@@ -126,9 +126,7 @@ class Cache:
 
     def aperture(self, clip: ClipInfo) -> NDArray[np.float32]:
         """Return the gap of the inner lips (frames,), in crop sides."""
-        points = self.landmarks[clip.rows]
-        gap: NDArray[np.float32] = points[:, INNER_BOTTOM, 1] - points[:, INNER_TOP, 1]
-        return gap
+        return lip_gap(self.landmarks[clip.rows])
 
 
 def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:

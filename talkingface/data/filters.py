@@ -22,6 +22,7 @@ from talkingface.audio import HOP, SAMPLE_RATE
 from talkingface.errors import BadRequest
 from talkingface.faces import Track, find_faces
 from talkingface.geometry import Picture
+from talkingface.landmarks import EYES
 from talkingface.metrics import sync
 from talkingface.models.sync import SyncNet
 
@@ -241,7 +242,7 @@ def _thumb(frame: Picture) -> NDArray[np.float32]:
 def eye_distance(track: Track) -> float:
     """Return the pixels between the eye centres in the source, the median over the clip."""
     size = track.crops.shape[1]
-    left, right = (track.landmarks[:, e].mean(1) * size for e in (slice(36, 42), slice(42, 48)))
+    left, right = (track.landmarks[:, e].mean(1) * size for e in EYES)
     scale = np.sqrt(np.abs(np.linalg.det(track.matrices[:, :, :2])))
     return float(np.median(np.linalg.norm(right - left, axis=1) / scale))
 

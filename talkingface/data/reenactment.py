@@ -13,10 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.geometry import Box
-from talkingface.landmarks import IBUG, INNER_PAIRS, NOSE_BASE, reference_mesh
+from talkingface.landmarks import (
+    IBUG,
+    INNER_PAIRS,
+    MOUTH_CORNERS,
+    NOSE_BASE,
+    lip_gap,
+    reference_mesh,
+)
 from talkingface.models.window import SPEAKING
 from talkingface.render.face import FaceRenderer
 from talkingface.render.warp import SURFACE
@@ -41,7 +47,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 def can_speak(landmarks: Points) -> NDArray[np.bool_]:
     """Return whether lips are (nearly) closed and the face is frontal, (...) of (..., 68, 2)."""
-    gap = landmarks[..., INNER_BOTTOM, 1] - landmarks[..., INNER_TOP, 1]
+    gap = lip_gap(landmarks)
     left = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 2, :], axis=-1)
     right = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 14, :], axis=-1)
     return np.asarray((gap < CLOSED_GAP) & (np.abs(left - right) <= TURNED * (left + right)))
@@ -49,7 +55,7 @@ def can_speak(landmarks: Points) -> NDArray[np.bool_]:
 
 def closed_mouth(landmarks: Points) -> Points:
     """Return the mean (68, 2) of the most closed tenth of a clip's landmarks (T, 68, 2)."""
-    gap = landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]
+    gap = lip_gap(landmarks)
     order = np.argsort(gap, kind="stable")[: max(1, len(gap) // 10)]
     return np.asarray(landmarks[order].mean(0), dtype=np.float32)
 
@@ -169,7 +175,8 @@ def _laid(picture: Picture, source: Floats, target: Floats, box: Box) -> Picture
 
 
 def _mouth_width(landmarks: Points) -> float:
-    return float(np.linalg.norm(landmarks[54] - landmarks[48]))
+    left, right = MOUTH_CORNERS
+    return float(np.linalg.norm(landmarks[right] - landmarks[left]))
 
 
 def _gaps(points: Floats) -> Floats:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.contract import LANDMARKS
-from talkingface.geometry import STABLE
-from talkingface.landmarks import IBUG, reference_mesh
+from talkingface.landmarks import IBUG, STABLE, reference_mesh
 
 _SOFTNESS = 0.1  # interocular: below this distance the kernel is round, beyond it a cone
 

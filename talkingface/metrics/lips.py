@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.contract import INNER_BOTTOM, INNER_TOP, LANDMARKS, LIPS
-from talkingface.models.lipreader import LEFT_CORNER, RIGHT_CORNER, MouthSpec
+from talkingface.contract import LANDMARKS
+from talkingface.landmarks import EYES, INNER_BOTTOM, INNER_TOP, LIPS, MOUTH_CORNERS
+from talkingface.models.lipreader import MouthSpec
 
 Array = NDArray[np.float64]
-LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 EQUAL = 1e-9  # correlations that differ by less are equal: rounding does not decide
 REFERENCE_SIZE = 128  # pixels: the crop side at which landmark distances are quoted
 
@@ -32,7 +32,8 @@ def interocular(landmarks: NDArray[Any]) -> Array:
     """Return the distance (T,) of the eye centres, means of points 36-41 and 42-47 of 68."""
     _check(landmarks)
     points = landmarks.astype(np.float64)
-    apart = points[:, LEFT_EYE].mean(1) - points[:, RIGHT_EYE].mean(1)
+    left, right = (points[:, eye].mean(1) for eye in EYES)
+    apart = left - right
     return np.asarray(np.linalg.norm(apart, axis=-1))
 
 
@@ -149,7 +150,8 @@ def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None)
     """
     _check(landmarks)
     spec = spec or MouthSpec()
-    middles = (landmarks[:, LEFT_CORNER] + landmarks[:, RIGHT_CORNER]) / 2
+    left, right = MOUTH_CORNERS
+    middles = (landmarks[:, left] + landmarks[:, right]) / 2
     found = np.isfinite(middles).all(1)
     if not found.any():
         raise ValueError("no frame has landmarks: there is no mouth to box")

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.contract import LANDMARKS, LIPS
+from talkingface.contract import LANDMARKS
+from talkingface.landmarks import LIPS
 from talkingface.metrics.lips import REFERENCE_SIZE, Box
 
 Array = NDArray[np.float64]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from talkingface.landmarks import MOUTH_CORNERS
+
 GRID_WORDS: tuple[str, ...] = (
     *("bin", "lay", "place", "set"),
     *("blue", "green", "red", "white"),
@@ -25,7 +27,6 @@ GRID_WORDS: tuple[str, ...] = (
     *("again", "now", "please", "soon"),
 )
 GREY = (0.299, 0.587, 0.114)  # luma of R, G, B (ITU-R BT.601)
-LEFT_CORNER, RIGHT_CORNER = 48, 54  # of the outer lips, iBUG
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class MouthSpec:
 
 def mouth_centres(landmarks: Tensor) -> Tensor:
     """(..., 68, 2) landmarks -> (..., 2), the middle of the mouth's corners."""
-    return (landmarks[..., LEFT_CORNER, :] + landmarks[..., RIGHT_CORNER, :]) / 2
+    left, right = MOUTH_CORNERS
+    return (landmarks[..., left, :] + landmarks[..., right, :]) / 2
 
 
 def mouth_crops(frames: Tensor, landmarks: Tensor, spec: MouthSpec) -> Tensor:

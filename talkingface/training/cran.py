@@ -23,7 +23,7 @@ from talkingface.data.dataset import (
 )
 from talkingface.errors import BadRequest
 from talkingface.faces.head_pose import RIGID
-from talkingface.landmarks import ibug
+from talkingface.landmarks import EYES, ibug
 from talkingface.losses import (
     LipReadingForm,
     gradient_loss,
@@ -195,8 +195,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         """Return pixel weights; eyes that blink with a moving head have weight 0."""
         weight = super()._mouth(landmarks)
         if weight is not None and self.training.model.head_motion == "sampled":
-            for eye in (landmarks[:, :, 36:42], landmarks[:, :, 42:48]):
-                weight = weight * (1 - self._near(eye, 0.07))
+            for eye in EYES:
+                weight = weight * (1 - self._near(landmarks[:, :, eye], 0.07))
         return weight
 
     def _faceless(self, portrait: Portrait) -> Identity:

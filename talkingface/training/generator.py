@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from talkingface import landmarks as points
 from talkingface import models, video, weights
-from talkingface.contract import INNER_BOTTOM, INNER_TOP, Generated, Portrait
+from talkingface.contract import Generated, Portrait
 from talkingface.data.augment import AugmentConfig
 from talkingface.data.dataset import (
     Batch,
@@ -462,7 +463,7 @@ class GeneratorRecipe(ABC, Generic[T]):
 
 def lip_gap(landmarks: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the inner lips' aperture (T,) of landmarks (T, 68, 2), in their unit."""
-    return (landmarks[:, INNER_BOTTOM, 1] - landmarks[:, INNER_TOP, 1]).double().cpu().numpy()
+    return points.lip_gap(landmarks).double().cpu().numpy()
 
 
 def _with_steps(training: T, clips: int) -> T:

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec
-from talkingface.contract import INNER_BOTTOM, INNER_TOP
 from talkingface.data.dataset import (
     Batch,
     Cache,
@@ -22,6 +21,7 @@ from talkingface.data.dataset import (
 )
 from talkingface.faces import mesh_from_landmarks
 from talkingface.geometry import CropSpec
+from talkingface.landmarks import INNER_BOTTOM, INNER_TOP
 
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
