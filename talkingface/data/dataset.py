@@ -8,11 +8,10 @@ at 16 kHz and `clips.json`; N counts the frames of all clips in a row.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +35,7 @@ from talkingface.contract import Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.clip import TRAIN, stored_split
 from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
-from talkingface.data.workers import start_worker
+from talkingface.data.workers import process_pool, start_worker
 from talkingface.errors import BadShard, OutputError
 from talkingface.landmarks import IBUG, LIPS, lip_gap
 from talkingface.models.lipreader import GRID_WORDS
@@ -477,8 +476,7 @@ def prefetch(make: Callable[[int], Any], first: int, last: int, workers: int = 0
 def _pool(make: Callable[[int], Any], workers: int) -> Executor:
     if workers == 0:
         return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-    context = multiprocessing.get_context("spawn")  # after a fork, MKL's FFT waits for ever
-    return ProcessPoolExecutor(workers, context, _begin, (make,))
+    return process_pool(workers, _begin, make)
 
 
 _makes: list[Callable[[int], Any]] = []  # of a worker process: its one function

@@ -8,7 +8,7 @@ and on the still portraits with closed lips.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +68,8 @@ def fit(
     balance: float = 0.5,
 ) -> Fitted:
     """Fit the expression space of clips of a cache, see `fit_meshes`. Raises BadRequest."""
-
-    def mesh(clip: ClipInfo) -> NDArray[np.float32]:
-        return cache.mesh[clip.start : clip.start + clip.frames]
-
-    speaking = {c.key: (c.speaker, mesh(c)) for c in clips if not c.silent}
-    still = [mesh(c)[0] for c in clips if c.silent]
+    speaking = {c.key: (c.speaker, cache.mesh[c.rows]) for c in clips if not c.silent}
+    still = [cache.mesh[c.start] for c in clips if c.silent]
     return fit_meshes(speaking, still, components, identities, balance)
 
 
@@ -175,11 +171,8 @@ def _motion(
         share = counts[speaker] ** (balance - 1.0)
         covariance += share * rows.T @ rows
         total += share * len(rows)
-    values, vectors = np.linalg.eigh(covariance / total)
-    values, basis = np.maximum(values[::-1], 0.0), vectors[:, ::-1][:, :components].T
-    scale = np.sqrt(np.maximum(values[:components], 1e-12))
-    shares = np.cumsum(values) / values.sum()
-    return _signed(basis).reshape(components, -1, 2), scale, shares
+    basis, scale, shares = principal_components(covariance / total, components)
+    return basis.reshape(components, -1, 2), scale, shares
 
 
 def _identity(people: Array, reference: Array, identities: int) -> tuple[Array, Array]:
@@ -191,33 +184,56 @@ def _identity(people: Array, reference: Array, identities: int) -> tuple[Array, 
     return _signed(vectors[:count]), scale
 
 
+def save(fitted: Fitted, path: Path, training_data: str, overwrite: bool = False) -> None:
+    """Write an expression space atomically. Raises OutputError."""
+    save_tensors(fitted.tensors, path, "expression space", training_data, overwrite)
+
+
+def load(path: Path) -> ExpressionSpace:
+    """Read what `save` wrote. Raises BadWeights: missing, damaged, of another kind."""
+    return ExpressionSpace.from_tensors(load_tensors(path, "expression space", TENSORS))
+
+
+# --- shared with `data.landmark_space` ------------------------------------------------------------
+
+
+def principal_components(covariance: Array, count: int) -> tuple[Array, Array, Array]:
+    """Return basis (count, D), scale (count,), and the share of the variance (D,) by number.
+
+    covariance: (D, D). The largest entry of each component is positive.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values, basis = np.maximum(values[::-1], 0.0), vectors[:, ::-1][:, :count].T
+    scale = np.sqrt(np.maximum(values[:count], 1e-12))
+    return _signed(basis), scale, np.cumsum(values) / values.sum()
+
+
 def _signed(rows: Array) -> Array:
     """Flip directions so that the largest entry of each is positive."""
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(1)]
     return np.asarray(rows * np.sign(largest)[:, None])
 
 
-def save(fitted: Fitted, path: Path, training_data: str, overwrite: bool = False) -> None:
-    """Write an expression space atomically. Raises OutputError."""
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, kind: str, training_data: str, overwrite: bool
+) -> None:
+    """Write the tensors of a space atomically. Raises OutputError."""
     with media.replacing(path, overwrite) as part, media.writing(path, OSError):
-        save_file(
-            {name: tensor.contiguous() for name, tensor in fitted.tensors.items()},
-            part,
-            {"kind": "expression space", "training_data": training_data},
-        )
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, part, {"kind": kind, "training_data": training_data})
 
 
-def load(path: Path) -> ExpressionSpace:
-    """Read what `save` wrote. Raises BadWeights: missing, damaged, of another kind."""
-    made_by = "make one with `talkingface expression-space`"
+def load_tensors(path: Path, kind: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """Read tensors of these names. Raises BadWeights: missing, damaged, of another kind."""
+    made_by = f"make one with `talkingface {kind.replace(' ', '-')}`"
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
-        raise BadWeights(f"{path}: is no expression space ({error}); {made_by}") from error
-    if set(found) != set(TENSORS):
+        raise BadWeights(f"{path}: is no {kind} ({error}); {made_by}") from error
+    if set(found) != set(names):
         raise BadWeights(
             f"{path}: holds {', '.join(sorted(found)) or 'nothing'}, expected "
-            f"{', '.join(TENSORS)}: {made_by}"
+            f"{', '.join(names)}: {made_by}"
         )
-    return ExpressionSpace.from_tensors(found)
+    return found

@@ -169,80 +169,44 @@ def _segment(
     options: ClipExtraction,
 ) -> ExtractedClip:
     """Extract one clip, or give the reason why not."""
-    filters = options.filters
+    measures: dict[str, float] = {}
+    made = _clip(recording, key, frames, first, sound, options, measures)
     outcome = Outcome(key, recording.speaker, recording.split, KEPT, len(frames))
-    if len(frames) < FEWEST_FRAMES:
-        short = Drop(limits.SHORT, "frames", len(frames), FEWEST_FRAMES)
-        return ExtractedClip(outcome.dropped(short, recording.path, first))
-    segment_sound = _part_of(sound, first, len(frames))
-    own = sound[first * SAMPLES_PER_FRAME :][: len(frames) * SAMPLES_PER_FRAME]
-    spoken = limits.speech_activity(own)
-    measures = {"speech": float(spoken.mean()) if len(spoken) else 0.0, "snr": limits.snr(own)}
-    drop = limits.check(filters, measures)
-    track = None
-    if drop is None:
-        track, drop = _tracked(frames, options, measures)
     outcome = replace(outcome, measures=_rounded(measures))
-    if track is None or drop is not None:
-        return ExtractedClip(outcome.dropped(drop or Drop(limits.NO_FACE), recording.path, first))
-    late, drop = _lateness(filters, track, segment_sound, measures)
-    outcome = replace(outcome, measures=_rounded(measures), moved=late)
-    if drop is not None:
-        return ExtractedClip(outcome.dropped(drop, recording.path, first))
-    clip = _clip(recording, key, track, first - late, sound, options)
-    return ExtractedClip(outcome, replace(clip, info=clip.info | _facts(measures, options, late)))
-
-
-def _tracked(
-    frames: list[Picture], options: ClipExtraction, measures: dict[str, float]
-) -> tuple[faces.Track | None, Drop | None]:
-    """Track the face through the frames and add to `measures`, or return why it is dropped."""
-    try:
-        track = faces.track(frames, options.spec, options.natural_pose)
-    except NoFaceFound:
-        return None, Drop(limits.NO_FACE, "found", 0.0, options.filters.found)
-    measures |= {"found": float(track.found.mean()), **limits.angles(track)}
-    measures |= {"eyes": limits.eye_distance(track), "cut": limits.cut_jump(frames)}
-    drop = limits.check(options.filters, measures)
-    if drop is None and options.filters.others is not None:
-        measures["others"] = limits.other_faces(frames, measures["eyes"])
-        drop = limits.check(options.filters, measures)
-    return track, drop
-
-
-def _lateness(
-    filters: Filters,
-    track: faces.Track,
-    segment_sound: NDArray[np.float32],
-    measures: dict[str, float],
-) -> tuple[int, Drop | None]:
-    """Return the frames by which to delay the sound (0: none), or a drop, as the filters say."""
-    if filters.offset is None:
-        return 0, None
-    found = limits.lip_offset(filters, track, segment_sound)
-    if np.isnan(found.offset):
-        return 0, None
-    measures |= {"offset": found.offset, "confidence": found.confidence}
-    late = int(found.offset)
-    sure = limits.is_reliable(filters, found, len(track.crops))
-    if filters.action == "keep" or abs(late) <= filters.offset or not sure:
-        return 0, None
-    if filters.action == "drop":
-        return 0, Drop(limits.ASYNC, "offset", float(late), filters.offset)
-    return late, None
+    if isinstance(made, Drop):
+        return ExtractedClip(outcome.dropped(made, recording.path, first))
+    return ExtractedClip(replace(outcome, moved=made.info.get("moved", 0)), made)
 
 
 def _clip(
     recording: Recording,
     key: str,
-    track: faces.Track,
-    begin: int,
+    frames: list[Picture],
+    first: int,
     sound: NDArray[np.float32],
     options: ClipExtraction,
-) -> Clip:
-    """Build the clip. begin: the video frame at which its sound and words begin."""
-    count = len(track.crops)
+    measures: dict[str, float],
+) -> Clip | Drop:
+    """Build the clip of these frames, and add to `measures` what decides whether it is kept."""
+    count, filters = len(frames), options.filters
+    if count < FEWEST_FRAMES:
+        return Drop(limits.SHORT, "frames", count, FEWEST_FRAMES)
+    own = sound[first * SAMPLES_PER_FRAME :][: count * SAMPLES_PER_FRAME]
+    spoken = limits.speech_activity(own)
+    measures |= {"speech": float(spoken.mean()) if len(spoken) else 0.0, "snr": limits.snr(own)}
+    if (drop := limits.check(filters, measures)) is not None:
+        return drop
+    track = _tracked(frames, options, measures)
+    if isinstance(track, Drop):
+        return track
+    late = _lateness(filters, track, _part_of(sound, first, count), measures)
+    if isinstance(late, Drop):
+        return late
+    begin = first - late  # the video frame at which its sound and words begin
     phones = words_within(recording.phones, begin / FPS, count / FPS)
+    facts: dict[str, Any] = {"phones": phones} if phones else {}
+    facts |= {"found": round(measures["found"], 3), "snr": round(measures["snr"], 1)}
+    facts |= {"natural_pose": options.natural_pose} | ({"moved": late} if late else {})
     return Clip(
         key=key,
         speaker=recording.speaker,
@@ -253,8 +217,44 @@ def _clip(
         words=words_within(recording.words, begin / FPS, count / FPS),
         sentence=recording.sentence,
         split=recording.split,
-        info=_info(recording, limits.angles(track)) | ({"phones": phones} if phones else {}),
+        info=_info(recording, limits.angles(track)) | facts,
     )
+
+
+def _tracked(
+    frames: list[Picture], options: ClipExtraction, measures: dict[str, float]
+) -> faces.Track | Drop:
+    """Track the face through the frames and add to `measures`, or return why it is dropped."""
+    try:
+        track = faces.track(frames, options.spec, options.natural_pose)
+    except NoFaceFound:
+        return Drop(limits.NO_FACE, "found", 0.0, options.filters.found)
+    measures |= {"found": float(track.found.mean()), **limits.angles(track)}
+    measures |= {"eyes": limits.eye_distance(track), "cut": limits.cut_jump(frames)}
+    drop = limits.check(options.filters, measures)
+    if drop is None and options.filters.others is not None:
+        measures["others"] = limits.other_faces(frames, measures["eyes"])
+        drop = limits.check(options.filters, measures)
+    return drop or track
+
+
+def _lateness(
+    filters: Filters, track: faces.Track, sound: NDArray[np.float32], measures: dict[str, float]
+) -> int | Drop:
+    """Return the frames by which to delay the sound (0: none), or a drop, as the filters say."""
+    if filters.offset is None:
+        return 0
+    found = limits.lip_offset(filters, track, sound)
+    if np.isnan(found.offset):
+        return 0
+    measures |= {"offset": found.offset, "confidence": found.confidence}
+    late = int(found.offset)
+    sure = limits.is_reliable(filters, found, len(track.crops))
+    if filters.action == "keep" or abs(late) <= filters.offset or not sure:
+        return 0
+    if filters.action == "drop":
+        return Drop(limits.ASYNC, "offset", float(late), filters.offset)
+    return late
 
 
 def _part_of(sound: NDArray[np.float32], begin: int, frames: int) -> NDArray[np.float32]:
@@ -263,12 +263,6 @@ def _part_of(sound: NDArray[np.float32], begin: int, frames: int) -> NDArray[np.
     inside = sound[max(0, start) : max(0, stop)]
     before = min(frames * SAMPLES_PER_FRAME, max(0, -start))
     return np.pad(inside, (before, frames * SAMPLES_PER_FRAME - before - len(inside)))
-
-
-def _facts(measures: dict[str, float], options: ClipExtraction, late: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {"found": round(measures["found"], 3)}
-    facts |= {"snr": round(measures["snr"], 1), "natural_pose": options.natural_pose}
-    return facts | ({"moved": late} if late else {})
 
 
 def _info(recording: Recording, angles: dict[str, float]) -> dict[str, Any]:

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from talkingface import media
 from talkingface.contract import LANDMARKS
 from talkingface.data.dataset import Cache, ClipInfo
+from talkingface.data.expression_space import load_tensors, principal_components, save_tensors
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.models.atvg import LandmarkSpace
 
+KIND = "landmark space"  # in its file
 Basis = dict[str, Tensor]  # mean (136,), basis (K, 136), scale (K,): see LandmarkSpace
 
 
@@ -45,50 +44,29 @@ def fit(
     size = 2 * LANDMARKS
     mean, covariance, total = np.zeros(size), np.zeros((size, size)), 0.0
     for clip in speaking:
-        rows = cache.landmarks[clip.start : clip.start + clip.frames]
-        track = rows.reshape(clip.frames, size).astype(np.float64)
+        track = cache.landmarks[clip.rows].reshape(clip.frames, size).astype(np.float64)
         weight = counts[clip.speaker] ** (balance - 1.0)
         own = track.mean(0)
         mean += weight * clip.frames * own
         covariance += weight * (track - own).T @ (track - own)
         total += weight * clip.frames
-    values, vectors = np.linalg.eigh(covariance / total)
-    basis = vectors[:, ::-1][:, :components].T
-    basis *= np.sign(basis[np.arange(components), np.abs(basis).argmax(1)])[:, None]
-    scale = np.sqrt(np.maximum(values[::-1][:components], 1e-12))
+    basis, scale, shares = principal_components(covariance / total, components)
     arrays = {"mean": mean / total, "basis": basis, "scale": scale}
-    share = float(values[::-1][:components].sum() / values.sum())
-    return {name: torch.from_numpy(a.copy()).float() for name, a in arrays.items()}, share
+    tensors = {name: torch.from_numpy(a.copy()).float() for name, a in arrays.items()}
+    return tensors, float(shares[components - 1])
 
 
 def save(basis: Basis, path: Path, training_data: str, overwrite: bool = False) -> None:
     """Write a basis atomically. Raises OutputError."""
-    with media.replacing(path, overwrite) as part, media.writing(path, OSError):
-        save_file(
-            {name: tensor.contiguous() for name, tensor in basis.items()},
-            part,
-            {"kind": "landmark space", "training_data": training_data},
-        )
+    save_tensors(basis, path, KIND, training_data, overwrite)
 
 
 def load(path: Path) -> Basis:
     """Read a basis of `save`. Raises BadWeights: missing, damaged, of another kind."""
-    try:
-        with safe_open(path, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise BadWeights(
-            f"{path}: is no landmark space ({error}); make one with `talkingface landmark-space`"
-        ) from error
-    if set(found) != {"mean", "basis", "scale"}:
-        raise BadWeights(
-            f"{path}: holds {', '.join(sorted(found)) or 'nothing'}, expected mean, basis and "
-            "scale: make one with `talkingface landmark-space`"
-        )
-    return found
+    return load_tensors(path, KIND, ("mean", "basis", "scale"))
 
 
-def install(basis: Basis, space: LandmarkSpace, name: str = "landmark space") -> None:
+def install(basis: Basis, space: LandmarkSpace, name: str = KIND) -> None:
     """Copy a basis into a model. Raises BadWeights where its size differs from the model's."""
     wanted = (space.basis.shape[0], space.basis.shape[1] // 2)
     found = (basis["basis"].shape[0], basis["basis"].shape[1] // 2)

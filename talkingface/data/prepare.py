@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,8 @@ def prepare(
     filters = default_filters(corpus) if filters is None else filters
     limits.require_sync(filters)
     options = ClipExtraction(CropSpec(), pose, filters, entry.label, packed=True)
-    with _locked(out, part):
+    name = ".lock" if part == WHOLE else f".lock-{part[0]}-of-{part[1]}"
+    with workers.locked(out, "writing shards", name):
         _check_plan(out, source, recordings, corpus, options)
         groups = _Groups(out, recordings, part, progress)
         count = min(jobs or os.cpu_count() or 1, max(1, groups.recordings))
@@ -228,23 +229,6 @@ def _check_keys(recordings: list[Recording]) -> None:
                 "rename or remove one"
             )
         seen[recording.key] = recording.path
-
-
-@contextmanager
-def _locked(out: Path, part: Part) -> Iterator[None]:
-    """Create and lock the folder `out` for this process and this share."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; give the name of a folder")
-    name = ".lock" if part == WHOLE else f".lock-{part[0]}-of-{part[1]}"
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / name).open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{out}: another process is writing shards here; wait") from error
-        yield
 
 
 def _check_plan(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,16 @@ class Outcome:
 
     def dropped(self, drop: Drop, source: Path, first: int = 0) -> Outcome:
         """Return the outcome of the same clip, dropped."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own |= {"result": drop.reason, "frames": 0, "source": str(source.absolute())}
-        own |= {"measure": drop.measure, "value": drop.value, "limit": drop.limit, "first": first}
-        return Outcome(**own)
+        return replace(
+            self,
+            result=drop.reason,
+            frames=0,
+            source=str(source.absolute()),
+            first=first,
+            measure=drop.measure,
+            value=drop.value,
+            limit=drop.limit,
+        )
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,12 @@ class Summary:
         counts = Counter((o.speaker, o.result) for o in self.outcomes)
         columns = [KEPT, *(r for r in REASONS if any(key[1] == r for key in counts))]
         speakers = list(dict.fromkeys(outcome.speaker for outcome in self.outcomes))
-        shown = speakers if len(speakers) <= MOST_SPEAKERS else speakers[:MOST_SPEAKERS]
         rows = [["speaker", *columns]]
-        for name in shown:
-            numbers = [str(counts[name, column]) for column in columns]
-            rows.append([name or UNKNOWN_SPEAKER, *numbers])
-        if len(shown) < len(speakers):
-            rows.append([f"and {len(speakers) - len(shown)} more", *("" for _ in columns)])
-        sums = [sum(counts[name, column] for name in speakers) for column in columns]
+        for name in speakers[:MOST_SPEAKERS]:
+            rows.append([name or UNKNOWN_SPEAKER, *(str(counts[name, c]) for c in columns)])
+        if len(speakers) > MOST_SPEAKERS:
+            rows.append([f"and {len(speakers) - MOST_SPEAKERS} more", *("" for _ in columns)])
+        sums = (sum(counts[name, column] for name in speakers) for column in columns)
         return [*rows, ["all", *map(str, sums)]]
 
 
@@ -119,12 +123,10 @@ def read_all(folder: Path) -> tuple[Outcome, ...]:
 
 def write_dropped(out: Path, outcomes: Iterable[Outcome]) -> None:
     """Write a list of every dropped clip, a line of JSON each. Raises OutputError."""
-    media.write_text(out / DROPPED, "".join(_dropped_lines(outcomes)))
-
-
-def _dropped_lines(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    lines = []
     for outcome in outcomes:
         if outcome.result != KEPT:
             row = {"key": outcome.key, "reason": outcome.result, **_row(outcome)}
             del row["result"], row["frames"]
-            yield json.dumps(row) + "\n"
+            lines.append(json.dumps(row) + "\n")
+    media.write_text(out / DROPPED, "".join(lines))

@@ -19,6 +19,7 @@ import wave
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from talkingface.media import writing
 
 VERSION = 2  # 2: with the mesh
 PATTERN = "shard-*.tar"
+_FACTS = ("speaker", "split", "sentence", "words", "silent", "info")  # of a clip, in its JSON
 _KINDS = ("jpg", "landmarks.npy", "mesh.npy", "wav", "json")
 _QUALITY = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
@@ -101,12 +103,7 @@ def _members(clip: Clip) -> Iterator[tuple[str, bytes]]:
         "version": VERSION,
         "frames": len(clip.crops),
         "size": clip.crops.shape[1],
-        "speaker": clip.speaker,
-        "split": clip.split,
-        "sentence": clip.sentence,
-        "words": clip.words,
-        "silent": clip.silent,
-        "info": clip.info,
+        **{name: getattr(clip, name) for name in _FACTS},
         "crc32": {kind: zlib.crc32(content) for kind, content in data.items()},
     }
     yield from data.items()
@@ -215,8 +212,7 @@ def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
             landmarks=arrays["landmarks.npy"],
             mesh=arrays["mesh.npy"],
             sound=arrays["wav"],
-            **{name: facts[name] for name in ("speaker", "words", "sentence", "split")},
-            **{name: facts[name] for name in ("silent", "info")},
+            **{name: facts[name] for name in _FACTS},
         )
     except (ValueError, KeyError) as error:
         raise BadShard(f"{path}: {key}.json is damaged ({error!r}); {_MEND}") from error
@@ -231,18 +227,10 @@ def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
     return np.asarray(rgb.reshape(frames, size, size, 3), dtype=np.uint8)
 
 
-def _landmarks(data: bytes, frames: int, _: int) -> NDArray[np.float32]:
-    return _points(data, (frames, LANDMARKS, 2))
-
-
-def _mesh(data: bytes, frames: int, _: int) -> NDArray[np.float32]:
-    return _points(data, (frames, MESH_POINTS, 2))
-
-
-def _points(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _points(data: bytes, frames: int, _: int, count: int) -> NDArray[np.float32]:
     points = np.load(io.BytesIO(data), allow_pickle=False)
-    if points.shape != shape:
-        raise ValueError(f"shape {points.shape}, expected {shape}")
+    if points.shape != (frames, count, 2):
+        raise ValueError(f"shape {points.shape}, expected {(frames, count, 2)}")
     return np.asarray(points, dtype=np.float32)
 
 
@@ -257,8 +245,8 @@ def _sound(data: bytes, frames: int, _: int) -> NDArray[np.int16]:
 
 _DECODERS: dict[str, Callable[[bytes, int, int], NDArray[Any]]] = {
     "jpg": _crops,
-    "landmarks.npy": _landmarks,
-    "mesh.npy": _mesh,
+    "landmarks.npy": partial(_points, count=LANDMARKS),
+    "mesh.npy": partial(_points, count=MESH_POINTS),
     "wav": _sound,
 }
 
@@ -340,21 +328,11 @@ def _fill(folder: Path, paths: list[Path]) -> None:
             frames[start:end], landmarks[start:end] = clip.crops, clip.landmarks
             mesh[start:end] = clip.mesh
             sound[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME] = clip.sound
-            rows.append(asdict(_row(clip, start)))
+            words, info = clip.words, {**clip.info, "sentence": clip.sentence}
+            place = (start, end - start)
+            row = ClipInfo(clip.key, clip.speaker, clip.split, *place, words, clip.silent, info)
+            rows.append(asdict(row))
             start = end
     for array in (frames, landmarks, mesh, sound):
         array.flush()
     (folder / "clips.json").write_text(json.dumps(rows))
-
-
-def _row(clip: Clip, start: int) -> ClipInfo:
-    return ClipInfo(
-        key=clip.key,
-        speaker=clip.speaker,
-        split=clip.split,
-        start=start,
-        frames=len(clip.crops),
-        words=clip.words,
-        silent=clip.silent,
-        info={**clip.info, "sentence": clip.sentence},
-    )

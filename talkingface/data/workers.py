@@ -1,25 +1,28 @@
 """Worker processes of this machine, or of a Dask cluster, with retries.
 
-The tasks of a killed worker are done again. A recording at which a process dies twice, on its own,
-is reported as crashed and does not stop the others.
+The tasks of a killed worker are done again. A task at which a process dies twice, on its own, is
+reported as crashed and does not stop the others.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import torch
 
+from talkingface import media
 from talkingface.errors import BadRequest, OutputError
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _AHEAD = 3  # tasks per thread of a cluster that its scheduler gets in advance
-_TRIES = 2  # retries, in a process of its own, of a task at which a process died
+_TRIES = 2  # of a task that was not done when a process died
 
 
 def start_worker() -> None:
@@ -61,103 +64,82 @@ def single_thread() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
+def process_pool(
+    jobs: int, start: Callable[..., None] = start_worker, *arguments: Any
+) -> ProcessPoolExecutor:
+    """Return a pool of so many processes, of one thread each.
+
+    start(*arguments) runs first in each; one of your own calls `start_worker`. They are spawned,
+    because torch's threads do not survive a fork.
+    """
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start, arguments)
+
+
 def in_order(
     work: Callable[[Task], Result],
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     jobs: int,
     crashed: Callable[[Task], Result],
 ) -> Generator[Result, None, None]:
     """Yield work(task) of each task, in order; a few are computed in advance, to bound memory.
 
-    jobs: processes; 1 works in this process. crashed(task): the result of a task at which its
-    process died, alone, twice.
+    jobs: processes; 1 works in this process. A process that dies takes its pool with it: what was
+    not done is done again, task by task, each in a process of its own. crashed(task): the result of
+    a task at which that process died too, twice.
     """
     if jobs == 1:
         with single_thread():
             yield from map(work, tasks)
         return
-    waiting: deque[tuple[Task, Future[Result]]] = deque()
-    source, ahead = iter(tasks), 2 * jobs + 2
-    pool = _pool(jobs)
+    source, waiting = iter(tasks), deque[tuple[Task, Future[Result]]]()
+    pool = process_pool(jobs)
     try:
         while True:
-            for task in itertools.islice(source, ahead - len(waiting)):
-                waiting.append((task, _submitted(pool, work, task)))
+            for task in itertools.islice(source, 2 * jobs + 2 - len(waiting)):
+                try:
+                    future = pool.submit(work, task)
+                except BrokenProcessPool:
+                    pool.shutdown(wait=False)
+                    pool = process_pool(jobs)
+                    future = pool.submit(work, task)
+                waiting.append((task, future))
             if not waiting:
                 return
+            task, future = waiting.popleft()
             try:
-                result = waiting[0][1].result()
+                result = future.result()
             except BrokenProcessPool:
-                pool.shutdown(wait=False, cancel_futures=True)
-                waiting = _suspected(waiting, work, jobs + 1, crashed)
-                pool = _pool(jobs)
-                waiting = deque((t, _again(pool, work, t, f)) for t, f in waiting)
-                continue
-            waiting.popleft()
+                result = _alone(work, task, crashed)
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker)
+def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task], Result]) -> Result:
+    """Return work(task), done in a process of its own; crashed(task) where that dies each time."""
+    for _ in range(_TRIES):
+        with process_pool(1) as pool, suppress(BrokenProcessPool):
+            return pool.submit(work, task).result()
+    return crashed(task)
 
 
-def _submitted(
-    pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task
-) -> Future[Result]:
-    """Submit a task; return a failed future where the pool is broken already."""
-    try:
-        return pool.submit(work, task)
-    except BrokenProcessPool as error:
-        failed: Future[Result] = Future()
-        failed.set_exception(error)
-        return failed
+@contextmanager
+def locked(out: Path, doing: str, name: str = ".lock") -> Iterator[None]:
+    """Create the folder `out` and lock it for this process and its workers. Raises OutputError.
 
-
-def _is_finished(future: Future[Result]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _again(
-    pool: ProcessPoolExecutor, work: Callable[[Task], Result], task: Task, before: Future[Result]
-) -> Future[Result]:
-    """Return the future if it was finished before its pool broke, else submit the task again."""
-    return before if _is_finished(before) else _submitted(pool, work, task)
-
-
-def _suspected(
-    waiting: deque[tuple[Task, Future[Result]]],
-    work: Callable[[Task], Result],
-    running: int,
-    crashed: Callable[[Task], Result],
-) -> deque[tuple[Task, Future[Result]]]:
-    """Retry, one by one, the tasks that may have killed a process, up to the one that did.
-
-    running: the number of tasks that were running; they are the first unfinished ones.
+    doing: what the holder of the lock does, for whoever finds it locked. name: of the lock's file.
     """
-    settled: deque[tuple[Task, Future[Result]]] = deque()
-    pool: ProcessPoolExecutor | None = None
-    for task, future in waiting:
-        tries = 0 if _is_finished(future) or running == 0 else _TRIES
-        running -= tries > 0
-        while tries > 0:
-            pool = pool or _pool(1)
-            future = _submitted(pool, work, task)
-            tries -= 1
-            if isinstance(future.exception(), BrokenProcessPool):
-                pool.shutdown(wait=False)
-                pool = None
-                if tries == 0:
-                    future, running = Future(), 0
-                    future.set_result(crashed(task))
-            else:
-                tries = 0
-        settled.append((task, future))
-    if pool is not None:
-        pool.shutdown()
-    return settled
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; give the name of a folder")
+    with media.writing(out, OSError):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / name).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{out}: another process is {doing} here; wait") from error
+        yield
 
 
 @contextmanager

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
-from talkingface import media
-from talkingface.data.workers import start_worker
+from talkingface.data.workers import process_pool, start_worker
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation.files import Progress
 from talkingface.training.loop import configure_malloc
@@ -54,9 +50,8 @@ def run(
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool of processes of one thread each; "spawn" because forked torch hangs."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, _start_worker) as pool:
+    """Open a pool of processes of one thread each. Raises OutputError where one of them dies."""
+    with process_pool(jobs, _start_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -72,19 +67,3 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 def _start_worker() -> None:
     configure_malloc()
     start_worker()
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make the folder `out` and lock it for this process and its workers. Raises OutputError."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; give the name of a folder")
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{out}: another process is evaluating here; wait") from error
-        yield

@@ -19,12 +19,11 @@ from talkingface import media, weights
 from talkingface.data.clip import TEST, UNSEEN, split_name
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
-from talkingface.data.workers import single_thread
+from talkingface.data.workers import locked, single_thread
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import clip_tables, pairs, speed
 from talkingface.evaluation.evaluator import LIPS_ALONE, EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.files import Progress, ResultCache, key_of
-from talkingface.evaluation.jobs import locked
 from talkingface.evaluation.jobs import run as run_jobs
 from talkingface.evaluation.learned_metrics import load_learned_metrics
 from talkingface.evaluation.measures import LearnedMetric
@@ -110,7 +109,7 @@ def evaluate(
     how = (out, learned, device, author_compat)
     plan = Plan(*how, names, cache, judge_name, tuple(identities))
     _clear_caches()
-    with locked(out), single_thread():
+    with locked(out, "evaluating"), single_thread():
         worker = _open(plan)
         _check(worker, reference)
         splits = held_out_splits(worker.evaluator.cache) if splits is None else splits
@@ -143,7 +142,7 @@ def evaluate_pairs(
     tasks = pairs.find(folder)
     plan = Plan(out, tuple(map(str, learned_metrics)), device, author_compat)
     _clear_caches()
-    with locked(out), single_thread():
+    with locked(out, "evaluating"), single_thread():
         _learned_metrics(plan)  # an error is raised before the work
         results = run_jobs(partial(_evaluate_pair, plan), tasks, jobs, progress)
         results.sort(key=lambda r: r.model != GENERATED)

@@ -21,15 +21,6 @@ Floats = NDArray[np.float32]
 NOSE_AND_CHEEKS = (3 / 16, 5 / 16, 13 / 16, 9 / 16)  # left, top, right, bottom, of the crop's side
 
 
-def _greys(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) < 2:
-        raise ValueError(
-            "expected a clip (T, H, W, 3) uint8 of two frames or more, "
-            f"got {frames.shape} {frames.dtype}"
-        )
-    return [np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), dtype=np.uint8) for f in frames]
-
-
 def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
     """Return Farneback's dense flow of two grey pictures (H, W): (H, W, 2), (u, v) in pixels.
 
@@ -41,7 +32,14 @@ def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
     return np.asarray(flow, dtype=np.float32)
 
 
-def _flows(greys: list[NDArray[np.uint8]]) -> Iterator[Floats]:
+def _flows(frames: NDArray[np.uint8]) -> Iterator[Floats]:
+    """Yield the flow of each frame to the next."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) < 2:
+        raise ValueError(
+            "expected a clip (T, H, W, 3) uint8 of two frames or more, "
+            f"got {frames.shape} {frames.dtype}"
+        )
+    greys = (np.asarray(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), dtype=np.uint8) for f in frames)
     for first, second in pairwise(greys):
         yield optical_flow(first, second)
 
@@ -51,7 +49,10 @@ class Motion:
     """Motion of one clip.
 
     intensity: (H, W), the paper's motion map (`motion_intensity`). mouth, rest: its mean inside the
-    mouth's box and outside. warp_error: see `warp_error`, mean absolute difference of 255.
+    mouth's box, which speech moves, and outside, which the head and jitter move. warp_error: the
+    change that motion does not explain, flicker and popping texture; lower is steadier. Each frame
+    is compared with its successor, warped back along the flow: mean absolute difference over R, G,
+    B (0-255). Noise of the camera counts too, so compare it with the real clip's.
     """
 
     intensity: Floats
@@ -66,7 +67,7 @@ def clip_motion(frames: NDArray[np.uint8], mouth: Box) -> Motion:
     frames: (T, H, W, 3) uint8 RGB, T >= 2. mouth: the box of `lips.mouth_box`.
     """
     errors, total = [], np.zeros(frames.shape[1:3], np.float32)
-    for flow, (here, following) in zip(_flows(_greys(frames)), pairwise(frames), strict=True):
+    for flow, (here, following) in zip(_flows(frames), pairwise(frames), strict=True):
         total += np.square(flow).sum(-1)
         errors.append(_unexplained(here, following, flow))
     intensity = np.asarray(total / len(errors), dtype=np.float32)
@@ -79,19 +80,10 @@ def motion_intensity(frames: NDArray[np.uint8]) -> Floats:
     frames: (T, H, W, 3) uint8 RGB, T >= 2. Returns (H, W), squared pixels per frame: high where the
     clip moves, which in a good clip is the mouth. Song et al. 2019, footnote 2.
     """
-    greys = _greys(frames)
     total = np.zeros(frames.shape[1:3], np.float32)
-    for flow in _flows(greys):
+    for flow in _flows(frames):
         total += np.square(flow).sum(-1)
-    return np.asarray(total / (len(greys) - 1), dtype=np.float32)
-
-
-def motion_split(frames: NDArray[np.uint8], box: Box) -> tuple[float, float]:
-    """Return the mean of `motion_intensity` in the mouth's box and outside, px^2 per frame^2.
-
-    Speech moves the first. Motion in the second is that of the head, or jitter.
-    """
-    return _split(motion_intensity(frames), box)
+    return np.asarray(total / (len(frames) - 1), dtype=np.float32)
 
 
 def _split(intensity: Floats, box: Box) -> tuple[float, float]:
@@ -100,17 +92,6 @@ def _split(intensity: Floats, box: Box) -> tuple[float, float]:
     if inside.all() or not inside.any():
         raise ValueError(f"{box} leaves nothing in or around it of {intensity.shape} pixels")
     return float(intensity[inside].mean()), float(intensity[~inside].mean())
-
-
-def warp_error(frames: NDArray[np.uint8]) -> float:
-    """Return the change that motion does not explain: flicker, popping texture. Lower is steadier.
-
-    frames: (T, H, W, 3) uint8 RGB, T >= 2. Each frame's successor is warped back along the flow and
-    compared: the mean absolute difference over R, G, B (0-255). Noise of the camera counts too, so
-    compare it with the real clip's. It is about 0 for a still clip.
-    """
-    together = zip(_flows(_greys(frames)), pairwise(frames), strict=True)
-    return float(np.mean([_unexplained(*pair, flow) for flow, pair in together]))
 
 
 def _unexplained(here: NDArray[np.uint8], following: NDArray[np.uint8], flow: Floats) -> float:
