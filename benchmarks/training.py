@@ -1,9 +1,10 @@
 """Speed of training alone, on any device: python benchmarks/training.py [--device cuda]
 
-Training frames per second of `cran`'s stage of pictures without its critics and with all of them
-(D_I, D_V and D_l), batches drawn before: what the device does, not what feeds it (loader.py).
-Beside it, operations per frame as torch counts them, forward, backward and critics, and which share
-that is of the peak: of the best convolution that torch computes in this precision, in this run.
+Training frames per second of `cran`'s stage of pictures without its discriminators and with all of
+them (D_I, D_V and D_l), batches drawn before: what the device does, not what feeds it (loader.py).
+Beside it, operations per frame as torch counts them, forward, backward and discriminators, and
+which share that is of the peak: of the best convolution that torch computes in this precision, in
+this run.
 
 A GPU wants larger batches than a CPU: `--batch 8,32,128`. The one command for a card:
 python benchmarks/training.py --device cuda --batch 8,32,128 --seconds 20 --out speed.jsonl
@@ -32,7 +33,7 @@ from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, IBUG
 from talkingface.training import loop, presets
 from talkingface.training.cran import CranRecipe, CranTraining
 
-STAGES = {"pixels": 1, "all critics": 2}  # of the preset
+STAGES = {"pixels": 1, "all discriminators": 2}  # of the preset
 COLUMNS = ["preset", "stage", "batch", "precision", "compiled", "device", "frames_per_second",
            "ms_per_step", "gflop_per_frame", "peak_tflops", "share", "memory_gb"]  # fmt: skip
 CLIPS, CLIP_FRAMES = 24, 75
@@ -43,7 +44,7 @@ WARM_UP = 3  # steps
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--preset", default="cran", help="of presets.CRAN, with critics")
+    parser.add_argument("--preset", default="cran", help="of presets.CRAN, with discriminators")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", default="8", help="samples of a step, with commas between")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="[the preset's]")

@@ -45,8 +45,8 @@ class Generated:
     mask: (B, T, 1, S, S) in [0, 1], how much of each pixel is new colour.
     colour: (B, T, 3, S, S) in [-1, 1], the new colour (or motion) map.
     landmarks: (B, T, 68, 2) in [0, 1] of the crop, as the model predicts them.
-    mesh: (B, T, 478, 2), alike, along which the picture was bent; change: (B, T, 3, S, S), what was
-    added to the bent picture, in units of `frames`.
+    mesh: (B, T, 478, 2), alike, along which the picture was warped.
+    change: (B, T, 3, S, S), the correction of the warped picture, in units of `frames`.
     moves: (B, T, 8), HEAD and BROWS of `motion.Motion`, where the model itself decides how the head
     moves; it is not moved in the frames.
     All but the frames are None where a model has none.
@@ -97,19 +97,21 @@ class LandmarkDriven(Protocol):
 
 
 @runtime_checkable
-class Speaking(Protocol):
-    """A generator that says where the lips go before it draws anything.
+class LandmarkPredictor(Protocol):
+    """A generator that predicts where the lips go before it draws anything.
 
     Its states are those of this call only.
     """
 
-    def speak(self, identity: Any, speech: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def predict_landmarks(
+        self, identity: Any, speech: Tensor, state: State = None
+    ) -> tuple[Tensor, State]:
         """Only the landmarks (B, T, 68, 2) in [0, 1] of the crop, of `Generator`'s arguments."""
 
 
 @runtime_checkable
 class Moving(Protocol):
-    """A generator that bends the picture along a mesh which expressions move.
+    """A generator that warps the picture along a mesh which expressions move.
 
     readout: models.lips.ExpressionNet, speech to expressions (B, T, K). Calls of such a model take
     `meshes`, (B, T, 478, 2), to draw instead of the predicted ones.

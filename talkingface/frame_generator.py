@@ -55,7 +55,7 @@ class FrameGenerator:
         moved, own = (None, None) if state is None else state
         clock = 0 if moved is None else int(moved[0])
         motion, moved = self.animator(speech, moved)
-        if motion_alone and not getattr(self._model.config, "looks_back", False):
+        if motion_alone and not getattr(self._model.config, "is_autoregressive", False):
             return self.bend(motion), motion, (moved, own)
         if own is None:
             own = self._first_state()

@@ -6,7 +6,7 @@ inputs. `valid` is always (B, T) bool, false where a clip was padded; None means
 loss over nothing at all is 0, with zero gradient.
 
 Signs. Eqs. 2, 3 and 4 are written alike: log-likelihood of reals plus what falls when fakes
-convince. The critic goes up on them, the generator, whose total is Eq. 5, goes down.
+convince. The discriminator goes up on them, the generator, whose total is Eq. 5, goes down.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _patch_weight(valid: Tensor | None) -> Tensor | None:
     return None if valid is None else valid[:, :, None, None]
 
 
-def critic_loss(
+def discriminator_loss(
     real: Tensor,
     fake: Tensor,
     form: AdversarialForm = "nonsaturating",
@@ -129,9 +129,9 @@ def critic_loss(
     """Loss of D_I (Eq. 3) or D_V (Eq. 4): -E[log D(I)] - E[log(1 - D(I~))].
 
     real, fake: logits (B, T, h, w) of real and of detached generated frames, D = sigmoid(logit), or
-    the scores (B,) of `RegressionCritic`, then without *_valid; *_valid: (B, T) bool, which logits
-    count (D_V: `VideoCritic.valid`). "nonsaturating" and "minimax" are the same here, binary
-    cross-entropy; "hinge" is max(0, 1 - real) + max(0, 1 + fake).
+    the scores (B,) of `RegressionDiscriminator`, then without *_valid; *_valid: (B, T) bool, which
+    logits count (D_V: `VideoDiscriminator.valid`). "nonsaturating" and "minimax" are the same here,
+    binary cross-entropy; "hinge" is max(0, 1 - real) + max(0, 1 + fake).
     """
     if form == "hinge":
         up, down = F.relu(1 - real.float()), F.relu(1 + fake.float())
@@ -145,10 +145,10 @@ def generator_loss(
 ) -> Tensor:
     """Loss of G against D_I (Eq. 3) or D_V (Eq. 4).
 
-    fake: logits (B, T, h, w) or scores (B,) of generated frames, the critic's own weights held
-    still; valid: as `critic_loss`. "minimax" is the equation, E[log(1 - D(I~))], whose gradient
-    vanishes where the critic is sure; "nonsaturating" is -E[log D(I~)], which trains (Goodfellow et
-    al. 2014); "hinge" is -E[logit].
+    fake: logits (B, T, h, w) or scores (B,) of generated frames, the discriminator's own weights
+    held still; valid: as `discriminator_loss`. "minimax" is the equation, E[log(1 - D(I~))], whose
+    gradient vanishes where the discriminator is sure; "nonsaturating" is -E[log D(I~)], which
+    trains (Goodfellow et al. 2014); "hinge" is -E[logit].
     """
     logits = fake.float()
     if form == "hinge":
@@ -174,16 +174,16 @@ def _word_likelihood(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, labelled
 
 
-def lip_reading_critic_loss(
+def lip_reading_discriminator_loss(
     real: Tensor, fake: Tensor, labels: Tensor, form: LipReadingForm = "bounded"
 ) -> Tensor:
     """Loss of the lip reader D_l while G trains (Eq. 2), per clip with a label.
 
     Eq. 2 prints L_l = sum y log D_l(I) - sum y log D_l(I~) and says that minimising it makes D_l
     read reals rightly and fakes wrongly. The sign is a slip: minimising it lowers the true word's
-    likelihood on reals and raises it on fakes, the reverse. Meant is what Eqs. 3-4 do, the critic
-    goes up on L_l: it minimises -L_l = -log p(word | real) + log p(word | fake). (For G, which
-    minimises Eq. 5, the printed sign is right: see `lip_reading_generator_loss`.)
+    likelihood on reals and raises it on fakes, the reverse. Meant is what Eqs. 3-4 do, the
+    discriminator goes up on L_l: it minimises -L_l = -log p(word | real) + log p(word | fake). (For
+    G, which minimises Eq. 5, the printed sign is right: see `lip_reading_generator_loss`.)
 
     real, fake: logits (B, words) for real and for detached generated clips; labels: (B,) word
     index, -1 for a clip without a word, which does not count. form: "printed" is -L_l, which has no
@@ -245,8 +245,8 @@ def landmark_regression_loss(
 ) -> Tensor:
     """ATVGnet: mean squared error of 68 points, that of the lips' height times `mouth`.
 
-    The critic minimises it on real frames, and on generated ones too, against the landmarks that
-    they were made from; the generator minimises it: on this term they co-operate. predicted,
+    The discriminator minimises it on real frames, and on generated ones too, against the landmarks
+    that they were made from; the generator minimises it: on this term they co-operate. predicted,
     target: (B, T, 68, 2) in [0, 1] of the crop. mouth: factor on the squared error of y of points
     48-67. The released code multiplies both values by 100 before squaring, mouth=1e4 here: those 20
     of 136 numbers are then 99.9 % of the loss, and jaw and lip corners are hardly regressed. With

@@ -29,6 +29,40 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
 REGISTRY = "registry.json"
 
+# Names in older files -> names of now: families, fields of a family's config ("vg.window": of its
+# part `vg`), and tensors, by the beginning of their names.
+RENAMED_FAMILIES = {"lipreader-lean": "lipreader-small"}
+_REGION = {"window": "mouth_region", "seed_channels": "initial_channels"}
+RENAMED_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "cran": _REGION,
+    "atvg": {"vg.window": "mouth_region"},
+    "chung": _REGION,
+    "chen": _REGION,
+    "zhou": _REGION,
+}
+_DECODER = {
+    "image_head.": "image_projection.",
+    "seed.": "initial_map.",
+    "last.": "to_features.",
+    "head.": "to_rgb.",
+}
+_READER = {"cells.": "rnn.", "answer.": "classifier."}
+RENAMED_TENSORS: Mapping[str, Mapping[str, str]] = {
+    "cran": {**_DECODER, "lip_head.": "lip_predictor."},
+    "atvg": {
+        "at.head.": "at.to_coefficients.",
+        "vg.head.": "vg.to_rgb.",
+        "vg.last.": "vg.to_features.",
+        "vg.mmrnn.heard.": "vg.mmrnn.from_input.",
+        "vg.mmrnn.kept.": "vg.mmrnn.from_state.",
+    },
+    "chung": {f"network.{old}": f"network.{new}" for old, new in _DECODER.items()},
+    "zhou": _DECODER,
+    "lipreader-published": _READER,
+    "lipreader-small": _READER,
+    "sync": {"eye.": "video_encoder.", "ear.": "audio_encoder."},
+}
+
 # What version 0.2.0 removed, as older files name it: whole families; fields of a family's config,
 # each with the one value that means what the model does now ("at.points": of its part `at`); kinds
 # of `audio.SpeechSpec`.
@@ -232,10 +266,10 @@ def _from_file(path: Path, name: str, expected_sha256: str | None) -> tuple[nn.M
             "the file was changed or damaged, install talkingface again"
         )
     header, tensors = _parse(path, data)
-    model = _rebuild(path, header, tensors)
+    model: Any = _rebuild(path, header, tensors)
     info = WeightsInfo(
         name=name,
-        family=header["config"]["family"],
+        family=model.config.family,
         path=path,
         sha256=found,
         licence=str(header.get("licence", "")),
@@ -276,8 +310,9 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """The module that the header describes, with the file's tensors, loaded strictly."""
     try:
-        config = _without_removed(path, header["config"])
+        config = _renamed_fields(_without_removed(path, header["config"]))
         model = models.build(models.config_from_json(json.dumps(config)))
+        tensors = _renamed_tensors(config["family"], tensors)
     except BadWeights:
         raise
     except (TalkingFaceError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -320,6 +355,26 @@ def _without_removed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             "talkingface 0.1, or train again"
         )
     return kept
+
+
+def _renamed_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a header's config with the family and the fields named as they are now."""
+    config["family"] = RENAMED_FAMILIES.get(config["family"], config["family"])
+    for old, new in RENAMED_FIELDS.get(config["family"], {}).items():
+        *outer, last = old.split(".")
+        part = config[outer[0]] if outer else config
+        if last in part:
+            part[new] = part.pop(last)
+    return config
+
+
+def _renamed_tensors(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's tensors under the names that the family's modules have now."""
+    renamed = dict(tensors)
+    for old, new in RENAMED_TENSORS.get(family, {}).items():
+        for name in [name for name in renamed if name.startswith(old)]:
+            renamed[new + name.removeprefix(old)] = renamed.pop(name)
+    return renamed
 
 
 def _count(model: nn.Module) -> int:

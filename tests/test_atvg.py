@@ -22,7 +22,7 @@ from talkingface.faces import mesh_from_landmarks
 from talkingface.landmarks import IBUG
 from talkingface.models.atvg import AtNet, Atvg, AtvgConfig, LandmarkSpace, VgNet
 from talkingface.models.blocks import ConvGru
-from talkingface.models.window import SPEAKING
+from talkingface.models.mouth_region import MOUTH_POINTS
 
 TINY: AtvgConfig = models.PRESETS["atvg-tiny"]
 PAPER: AtvgConfig = models.PRESETS["atvg-paper"]
@@ -65,8 +65,8 @@ def moving(portrait: Portrait, frames: int) -> Tensor:
     """The portrait's landmarks with lips that wander: (B, T, 68, 2)."""
     generator = torch.Generator().manual_seed(2)
     out = portrait.landmarks[:, None].repeat(1, frames, 1, 1)
-    out[:, :, list(SPEAKING)] += 0.02 * torch.randn(
-        len(out), frames, len(SPEAKING), 2, generator=generator
+    out[:, :, list(MOUTH_POINTS)] += 0.02 * torch.randn(
+        len(out), frames, len(MOUTH_POINTS), 2, generator=generator
     )
     return out
 
@@ -87,7 +87,7 @@ def test_shapes_and_ranges(name: str) -> None:
     assert isinstance(model, LandmarkDriven)
     with torch.inference_mode():
         identity = model.encode(portrait)
-        landmarks, _ = model.speak(identity, speech(model.config, 2, 4))
+        landmarks, _ = model.predict_landmarks(identity, speech(model.config, 2, 4))
         made, _ = model.draw(identity, moving(portrait, 4))
     assert landmarks.shape == (2, 4, 68, 2) and landmarks.isfinite().all()
     assert made.frames.shape == (2, 4, 3, 128, 128) and made.frames.abs().max() <= 1 + 1e-6
@@ -103,11 +103,11 @@ def test_each_half_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> 
     heard, points = speech(model.config, 2, 6), moving(portrait, 6)
     with torch.inference_mode():
         identity = model.encode(portrait)
-        spoken, _ = model.speak(identity, heard)
+        spoken, _ = model.predict_landmarks(identity, heard)
         drawn, _ = model.draw(identity, points)
         states, parts = (None, None), []
         for sound, place in zip(heard.split(chunks, 1), points.split(chunks, 1), strict=True):
-            landmarks, at = model.speak(identity, sound, states[0])
+            landmarks, at = model.predict_landmarks(identity, sound, states[0])
             made, vg = model.draw(identity, place, states[1])
             states = (at, vg)
             parts.append((landmarks, made.frames))
@@ -123,8 +123,8 @@ def test_no_sample_of_either_half_influences_another(name: str) -> None:
     middle = Portrait(portrait.image[1:2], portrait.landmarks[1:2], portrait.mesh[1:2])
     with torch.inference_mode():
         together, alone = model.encode(portrait), model.encode(middle)
-        spoken, _ = model.speak(together, heard)
-        own, _ = model.speak(alone, heard[1:2])
+        spoken, _ = model.predict_landmarks(together, heard)
+        own, _ = model.predict_landmarks(alone, heard[1:2])
         drawn, _ = model.draw(together, points)
         mine, _ = model.draw(alone, points[1:2])
     torch.testing.assert_close(spoken[1:2], own, atol=1e-6, rtol=0)
@@ -137,7 +137,7 @@ def test_each_half_is_causal_and_forgets_where_it_says_so(name: str) -> None:
     model, portrait = build(name), face()
     heard = speech(model.config, 1, 5).requires_grad_()
     identity = model.encode(portrait)
-    spoken, _ = model.speak(identity, heard)
+    spoken, _ = model.predict_landmarks(identity, heard)
     (grad,) = torch.autograd.grad((spoken[0, 3] * torch.randn(68, 2)).sum(), heard)
     reach = grad[0].abs().amax((1, 2))
     assert reach[3] > 0 and reach[4] == 0
@@ -159,7 +159,7 @@ def test_each_half_is_causal_and_forgets_where_it_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_frames_are_attention_times_colour_plus_the_rest_of_what_is_below(name: str) -> None:
-    """Below is the identity; of a lean VG-net, in its window, the identity as it was bent."""
+    """Below is the identity; of a small VG-net, in its window, the identity as it was bent."""
     model, portrait = build(name), face()
     with torch.inference_mode():
         identity = model.encode(portrait)
@@ -167,7 +167,7 @@ def test_frames_are_attention_times_colour_plus_the_rest_of_what_is_below(name: 
     below = portrait.image[:, None].repeat(1, 3, 1, 1, 1)
     if made.mesh is not None:
         assert identity.canvas is not None
-        top, bottom, left, right = model.config.vg.window
+        top, bottom, left, right = model.config.vg.mouth_region
         bent = identity.canvas(made.mesh)
         below[..., top:bottom, left:right] = bent[..., top:bottom, left:right]
         assert (below - portrait.image[:, None]).abs().max() > 0.1
@@ -183,7 +183,7 @@ def test_what_the_window_does_not_hold_is_the_identity_itself() -> None:
     model, portrait = build("lean"), face()
     with torch.inference_mode():
         made, _ = model.draw(model.encode(portrait), moving(portrait, 2))
-    top, _, left, right = TINY.vg.window
+    top, _, left, right = TINY.vg.mouth_region
     for part in (np.s_[..., :top, :], np.s_[..., :left], np.s_[..., right:]):
         assert torch.equal(made.frames[0, 1][part], portrait.image[0][part])
 
@@ -215,15 +215,15 @@ def test_a_vg_net_that_says_nothing_draws_the_bent_picture() -> None:
     assert isinstance(model.vg, VgNet)
     with torch.no_grad():
         identity = model.encode(portrait)
-        made, _ = model.draw_window(identity, moved_mesh := mesh_of(portrait, 2))
+        made, _ = model.draw_region(identity, moved_mesh := mesh_of(portrait, 2))
         assert identity.canvas is not None
-        bent = model.window.cut(identity.canvas(moved_mesh))
+        bent = model.mouth_region.crop(identity.canvas(moved_mesh))
         assert torch.equal(made.frames, bent) and made.change is not None
         assert not made.change.any()
-        assert model.vg.head.bias is not None
-        model.vg.head.bias.copy_(torch.tensor([50.0, -50.0, 0.0, 50.0]))
-        made, _ = model.draw_window(identity, moved_mesh)
-    bound = TINY.vg.bound * model.window.ramp
+        assert model.vg.to_rgb.bias is not None
+        model.vg.to_rgb.bias.copy_(torch.tensor([50.0, -50.0, 0.0, 50.0]))
+        made, _ = model.draw_region(identity, moved_mesh)
+    bound = TINY.vg.bound * model.mouth_region.ramp
     for channel, sign in enumerate((1, -1, 0)):
         expected = (bent[:, :, channel] + sign * bound).clamp(-1, 1)
         torch.testing.assert_close(made.frames[:, :, channel], expected, atol=1e-6, rtol=0)
@@ -249,7 +249,7 @@ def test_gain_scales_what_the_published_at_net_says() -> None:
         model.at.gain.fill_(1.5)
         after, _ = model.at(portrait.landmarks, heard)
         model.at.gain.fill_(0.0)
-        still, _ = model.speak(model.encode(portrait), heard)
+        still, _ = model.predict_landmarks(model.encode(portrait), heard)
     assert before.abs().max() > 0
     torch.testing.assert_close(after, 1.5 * before, atol=1e-5, rtol=0)
     assert torch.equal(still, portrait.landmarks[:, None].expand_as(still))
@@ -291,8 +291,8 @@ def test_a_convolutional_gru_is_a_gru_at_every_pixel() -> None:
     layer, cell = ConvGru(3, 4, dilation=2), nn.GRUCell(3, 4)
     with torch.no_grad():
         for convolution, weight, bias in (
-            (layer.heard, cell.weight_ih, cell.bias_ih),
-            (layer.kept, cell.weight_hh, cell.bias_hh),
+            (layer.from_input, cell.weight_ih, cell.bias_ih),
+            (layer.from_state, cell.weight_hh, cell.bias_hh),
         ):
             convolution.weight.zero_()
             convolution.weight[:, :, 1, 1] = weight
@@ -404,7 +404,7 @@ def test_shipped_lips_move_with_speech_and_rest_in_silence(portrait: Path, speec
         with torch.inference_mode():
             identity = speaker.model.encode(Portrait(torch.zeros(1, 3, 128, 128), points, mesh))
             heard = audio.windows(sound, speaker.model.config.speech)[None]
-            moved, _ = speaker.model.speak(identity, heard)
+            moved, _ = speaker.model.predict_landmarks(identity, heard)
         gaps.append((moved[0, :, 66, 1] - moved[0, :, 62, 1]).std())
     assert gaps[0] * 128 > 1.0  # pixels
     assert gaps[1] < 0.15 * gaps[0]

@@ -74,7 +74,7 @@ def test_resampling_agrees_with_scipy(tmp_path: Path) -> None:
     signal = pytest.importorskip("scipy.signal")
     sound = speechlike(44_100, seed=3).numpy()
     path = recordings.write_sound(tmp_path / "a.wav", sound, 44_100, "pcm_f32le")
-    theirs = signal.resample_poly(sound, 160, 441, window=("kaiser", 12.0))
+    theirs = signal.resample_poly(sound, 160, 441, mouth_region=("kaiser", 12.0))
     ours = audio.load(path).numpy()
     assert abs(len(ours) - len(theirs)) <= 1
     inner = slice(500, len(theirs) - 500)

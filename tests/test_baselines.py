@@ -20,7 +20,13 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import Portrait
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Cache, SampleConfig
-from talkingface.models.chen import Chen, ChenConfig, Correlation, ThreeStreamCritic, correlation
+from talkingface.models.chen import (
+    Chen,
+    ChenConfig,
+    Correlation,
+    ThreeStreamDiscriminator,
+    correlation,
+)
 from talkingface.models.chung import Chung, Deblurring
 from talkingface.training import loop, presets
 from talkingface.training.baselines import (
@@ -188,7 +194,7 @@ def test_published_sizes_of_chung() -> None:
     assert parameters(network.image_encoder) == convolutions(
         (15, 96, 256, 512, 512, 512), (7, 5, 3, 3, 3)
     )
-    assert parameters(network.image_head) == 512 * 4 * 4 * 256 + 256
+    assert parameters(network.image_projection) == 512 * 4 * 4 * 256 + 256
     sound = convolutions((1, 64, 128, 256, 256, 512), (3,) * 5) + 2 * (64 + 128 + 256 + 256 + 512)
     full = 512 * 9 * 3 * 256 + 256 + 256 * 256 + 256  # 35 x 12, halved twice
     assert parameters(network.audio_encoder) == sound + full
@@ -220,7 +226,7 @@ def test_chen_draws_the_lips_box_and_nothing_else() -> None:
     with torch.inference_mode():
         made, _ = model(model.encode(portrait), noise(1, 2, 35, 26))
     changed = (made.frames[0, 1] != portrait.image[0]).any(0)
-    top, bottom, left, right = config.window
+    top, bottom, left, right = config.mouth_region
     assert changed[top:bottom, left:right].float().mean() > 0.95
     changed[top:bottom, left:right] = False
     assert not changed.any()
@@ -299,29 +305,29 @@ def test_correlation_loss_leaves_out_who_is_silent() -> None:
 # --- three streams --------------------------------------------------------------------------------
 
 
-def test_the_critic_judges_every_stream() -> None:
+def test_the_discriminator_judges_every_stream() -> None:
     torch.manual_seed(0)
-    critic = ThreeStreamCritic(SPEECH, SHAPE, 2)
+    discriminator = ThreeStreamDiscriminator(SPEECH, SHAPE, 2)
     frames, speech = noise(2, 4, 3, *SHAPE), noise(2, 4, 21, 8)
-    logits = critic(frames, speech)
+    logits = discriminator(frames, speech)
     assert logits.shape == (2, 3)
-    for stream in (critic.sound, critic.picture, critic.motion):
+    for stream in (discriminator.sound, discriminator.picture, discriminator.motion):
         gradients = torch.autograd.grad(logits.sum(), list(stream.parameters()), retain_graph=True)
         assert all(gradient.abs().max() > 0 for gradient in gradients)
     later = frames.clone()
     later[:, 3] = 0
-    changed = (critic(later, speech) - logits).abs().amax(0)
+    changed = (discriminator(later, speech) - logits).abs().amax(0)
     assert changed[:2].max() < 1e-6 and changed[2] > 1e-5
 
 
 def test_real_lips_that_say_something_else_count_as_much_as_drawn_ones(cache: Cache) -> None:
     recipe = ChenRecipe(chen_training(), cache)
-    speech = recipe.model.normal(recipe.batch(0).speech)
+    speech = recipe.model.normalise(recipe.batch(0).speech)
     real, fake = noise(2, 4, 3, 64, 64), noise(2, 4, 3, 64, 64, seed=1)
-    critic, bce = recipe.three_streams, nn.functional.binary_cross_entropy_with_logits
+    discriminator, bce = recipe.three_streams, nn.functional.binary_cross_entropy_with_logits
 
     def judged(frames: Tensor, sound: Tensor, true: float) -> float:
-        logits = critic(frames, sound)
+        logits = discriminator(frames, sound)
         return float(bce(logits, torch.full_like(logits, true)).detach())
 
     swapped = torch.stack([speech[1], speech[0]])
@@ -369,7 +375,7 @@ def test_chen_learns(cache: Cache) -> None:
     terms = [recipe.step(batch, step) for step in range(30)]
     # Of six seeds the worst were 0.64 and 0.01.
     assert terms[-1]["pixels"] < 0.95 * terms[0]["pixels"]
-    assert terms[-1]["critic/correlation"] < 0.8 * terms[0]["critic/correlation"]
+    assert terms[-1]["discriminator/correlation"] < 0.8 * terms[0]["discriminator/correlation"]
 
 
 def test_who_learns_from_which_loss(cache: Cache) -> None:
@@ -381,11 +387,11 @@ def test_who_learns_from_which_loss(cache: Cache) -> None:
     before = {name: copies(module) for name, module in recipe.modules.items()}
     made, real, _ = recipe._generate(batch, stage)
     assert made is not None
-    terms = recipe._critics(batch, made, real, stage)
-    assert sorted(terms) == ["critic/adversary", "critic/correlation"]
+    terms = recipe._discriminators(batch, made, real, stage)
+    assert sorted(terms) == ["discriminator/adversary", "discriminator/correlation"]
     assert same(before["model"], copies(recipe.model))
-    for critic in ("correlation", "three_streams"):
-        assert not same(before[critic], copies(recipe.modules[critic])), critic
+    for discriminator in ("correlation", "three_streams"):
+        assert not same(before[discriminator], copies(recipe.modules[discriminator])), discriminator
 
 
 @pytest.mark.parametrize("left_out", ["correlation", "adversary"])

@@ -1,4 +1,4 @@
-"""The critics: published sizes, shapes, independence, spectral norm, bfloat16."""
+"""The discriminators: published sizes, shapes, independence, spectral norm, bfloat16."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 
 from talkingface.losses import landmark_regression_loss
 from talkingface.models.discriminators import (
-    LEAN_FRAME_CRITIC,
-    LEAN_REGRESSION_CRITIC,
-    LEAN_VIDEO_CRITIC,
-    PUBLISHED_FRAME_CRITIC,
-    PUBLISHED_REGRESSION_CRITIC,
-    PUBLISHED_VIDEO_CRITIC,
-    FrameCritic,
-    RegressionCritic,
-    RegressionCriticConfig,
-    VideoCritic,
-    VideoCriticConfig,
+    PUBLISHED_FRAME_DISCRIMINATOR,
+    PUBLISHED_REGRESSION_DISCRIMINATOR,
+    PUBLISHED_VIDEO_DISCRIMINATOR,
+    SMALL_FRAME_DISCRIMINATOR,
+    SMALL_REGRESSION_DISCRIMINATOR,
+    SMALL_VIDEO_DISCRIMINATOR,
+    FrameDiscriminator,
+    RegressionDiscriminator,
+    RegressionDiscriminatorConfig,
+    VideoDiscriminator,
+    VideoDiscriminatorConfig,
 )
 
-Make = Callable[[], FrameCritic | VideoCritic]
-CRITICS = [
-    pytest.param(lambda: FrameCritic(PUBLISHED_FRAME_CRITIC), id="frame-published"),
-    pytest.param(lambda: FrameCritic(LEAN_FRAME_CRITIC), id="frame-lean"),
-    pytest.param(lambda: VideoCritic(PUBLISHED_VIDEO_CRITIC), id="video-published"),
-    pytest.param(lambda: VideoCritic(LEAN_VIDEO_CRITIC), id="video-lean"),
+Make = Callable[[], FrameDiscriminator | VideoDiscriminator]
+DISCRIMINATORS = [
+    pytest.param(lambda: FrameDiscriminator(PUBLISHED_FRAME_DISCRIMINATOR), id="frame-published"),
+    pytest.param(lambda: FrameDiscriminator(SMALL_FRAME_DISCRIMINATOR), id="frame-small"),
+    pytest.param(lambda: VideoDiscriminator(PUBLISHED_VIDEO_DISCRIMINATOR), id="video-published"),
+    pytest.param(lambda: VideoDiscriminator(SMALL_VIDEO_DISCRIMINATOR), id="video-small"),
 ]
 
 
@@ -38,139 +38,148 @@ def clip(batch: int, time: int, height: int, width: int, seed: int = 0) -> Tenso
     return torch.rand(batch, time, 3, height, width, generator=generator) * 2 - 1
 
 
-def weights(critic: nn.Module) -> int:
-    return sum(p.numel() for p in critic.parameters())
+def weights(discriminator: nn.Module) -> int:
+    return sum(p.numel() for p in discriminator.parameters())
 
 
 def test_published_sizes() -> None:
     # counted by hand from the layers of the released code: 0.098 M and 1.119 M
     convolutions = [(3, 16), (16, 32), (32, 64), (64, 128)]
-    assert weights(FrameCritic()) == sum(9 * i * o + o for i, o in convolutions) + 129
+    assert weights(FrameDiscriminator()) == sum(9 * i * o + o for i, o in convolutions) + 129
     deep = [(3, 64), (64, 128), (128, 256), (256, 1)]
     norms = 2 * (64 + 128 + 256)
-    assert weights(VideoCritic()) == sum(27 * i * o + o for i, o in deep) + norms == 1_119_361
+    assert (
+        weights(VideoDiscriminator()) == sum(27 * i * o + o for i, o in deep) + norms == 1_119_361
+    )
 
 
 def test_published_maps_at_128() -> None:
-    assert FrameCritic()(clip(1, 2, 128, 128)).shape == (1, 2, 8, 8)
-    assert VideoCritic()(clip(1, 11, 128, 128)).shape == (1, 3, 8, 8)
+    assert FrameDiscriminator()(clip(1, 2, 128, 128)).shape == (1, 2, 8, 8)
+    assert VideoDiscriminator()(clip(1, 11, 128, 128)).shape == (1, 3, 8, 8)
 
 
-@pytest.mark.parametrize("make", CRITICS)
+@pytest.mark.parametrize("make", DISCRIMINATORS)
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (72, 80), (33, 47)])
 def test_any_window(make: Make, height: int, width: int) -> None:
-    critic = make()
-    out = critic(clip(2, 9, height, width))
-    assert out.shape[:2] == (2, 9 - critic.frames + 1)
+    discriminator = make()
+    out = discriminator(clip(2, 9, height, width))
+    assert out.shape[:2] == (2, 9 - discriminator.frames + 1)
     assert out.shape[2:] == tuple(
-        -(-side // (16 if len(critic.config.channels) == 4 or critic.frames > 1 else 8))
+        -(
+            -side
+            // (16 if len(discriminator.config.channels) == 4 or discriminator.frames > 1 else 8)
+        )
         for side in (height, width)
     )
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("make", CRITICS)
+@pytest.mark.parametrize("make", DISCRIMINATORS)
 def test_no_sample_influences_another_in_eval_mode(make: Make) -> None:
-    critic = make().eval()
+    discriminator = make().eval()
     both = clip(2, 9, 32, 40)
     other = torch.cat([both[:1], clip(1, 9, 32, 40, seed=1)])
-    torch.testing.assert_close(critic(both)[:1], critic(other)[:1])
-    assert not torch.allclose(critic(both)[1:], critic(other)[1:])
+    torch.testing.assert_close(discriminator(both)[:1], discriminator(other)[:1])
+    assert not torch.allclose(discriminator(both)[1:], discriminator(other)[1:])
 
 
-@pytest.mark.parametrize("make", CRITICS)
+@pytest.mark.parametrize("make", DISCRIMINATORS)
 def test_each_logit_sees_its_own_frames_only(make: Make) -> None:
-    critic = make().eval()
+    discriminator = make().eval()
     frames = clip(1, 12, 32, 32).requires_grad_()
-    critic(frames)[:, 2].abs().sum().backward()
+    discriminator(frames)[:, 2].abs().sum().backward()
     assert frames.grad is not None
     seen = frames.grad.abs().sum((0, 2, 3, 4)) > 0
-    assert seen.nonzero().flatten().tolist() == list(range(2, 2 + critic.frames))
+    assert seen.nonzero().flatten().tolist() == list(range(2, 2 + discriminator.frames))
 
 
 def test_valid_logits_see_no_padding() -> None:
-    critic = VideoCritic(VideoCriticConfig(channels=(4, 4), time_kernels=(3, 2, 1), norm="none"))
+    discriminator = VideoDiscriminator(
+        VideoDiscriminatorConfig(channels=(4, 4), time_kernels=(3, 2, 1), norm="none")
+    )
     valid = torch.arange(9)[None] < torch.tensor([9, 6, 3])[:, None]
     naive = [
-        [bool(row[t : t + critic.frames].all()) for t in range(9 - critic.frames + 1)]
+        [bool(row[t : t + discriminator.frames].all()) for t in range(9 - discriminator.frames + 1)]
         for row in valid
     ]
-    assert critic.valid(valid).tolist() == naive
+    assert discriminator.valid(valid).tolist() == naive
     frames = clip(3, 9, 32, 32)
     padded = torch.where(valid[..., None, None, None], frames, torch.zeros(()))
-    keep = critic.valid(valid)
-    torch.testing.assert_close(critic(frames)[keep], critic(padded)[keep])
+    keep = discriminator.valid(valid)
+    torch.testing.assert_close(discriminator(frames)[keep], discriminator(padded)[keep])
 
 
-@pytest.mark.parametrize("make", CRITICS)
+@pytest.mark.parametrize("make", DISCRIMINATORS)
 def test_bfloat16_autocast(make: Make) -> None:
     torch.manual_seed(0)
-    critic = make().eval()
+    discriminator = make().eval()
     frames = clip(1, 9, 48, 48)
-    exact = critic(frames)
+    exact = discriminator(frames)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = critic(frames)
-        critic.train()(frames).sum().backward()
+        rough = discriminator(frames)
+        discriminator.train()(frames).sum().backward()
     assert rough.dtype == torch.float32
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in critic.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in discriminator.parameters()
+    )
 
 
 def test_spectral_norm_is_one_and_eval_does_not_change_it() -> None:
     torch.manual_seed(0)
-    critic = VideoCritic(replace(LEAN_VIDEO_CRITIC, spectral=True))
+    discriminator = VideoDiscriminator(replace(SMALL_VIDEO_DISCRIMINATOR, spectral=True))
     with torch.no_grad():
-        for parameter in critic.parameters():
+        for parameter in discriminator.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     frames = clip(1, 7, 32, 32)
     for _ in range(60):
-        critic(frames)
-    critic.eval()
-    before = {name: value.clone() for name, value in critic.state_dict().items()}
-    critic(frames)
-    for name, value in critic.state_dict().items():
+        discriminator(frames)
+    discriminator.eval()
+    before = {name: value.clone() for name, value in discriminator.state_dict().items()}
+    discriminator(frames)
+    for name, value in discriminator.state_dict().items():
         assert torch.equal(before[name], value), name
-    layers = [m for m in critic.modules() if isinstance(m, nn.Conv3d)]
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv3d)]
     assert len(layers) == 4
     for layer in layers:
         largest = torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]
         assert float(largest) == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("make", CRITICS)
+@pytest.mark.parametrize("make", DISCRIMINATORS)
 def test_learns_to_tell_a_spot_from_noise(make: Make) -> None:
     torch.manual_seed(0)
-    critic = make()
-    optimizer = torch.optim.Adam(critic.parameters(), 2e-3, (0.5, 0.999))
+    discriminator = make()
+    optimizer = torch.optim.Adam(discriminator.parameters(), 2e-3, (0.5, 0.999))
 
     def pair(seed: int) -> tuple[Tensor, Tensor]:
-        noise = clip(2, critic.frames, 64, 64, seed)
+        noise = clip(2, discriminator.frames, 64, 64, seed)
         spot = torch.zeros(64, 64)
         spot[20:30, 30:40] = 1.0  # sparse: instance norm hides mere contrast
         return 0.1 * noise + spot, noise
 
     for step in range(40):
-        real, fake = (critic(frames) for frames in pair(step))
+        real, fake = (discriminator(frames) for frames in pair(step))
         loss = nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    real, fake = (critic(frames).mean() for frames in pair(99))
+    real, fake = (discriminator(frames).mean() for frames in pair(99))
     assert real > fake + 0.1
 
 
 def test_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(ValueError, match="H, W >= 32"):
-        FrameCritic()(clip(1, 1, 31, 64))
+        FrameDiscriminator()(clip(1, 1, 31, 64))
     with pytest.raises(ValueError, match="needs 9 frames"):
-        VideoCritic()(clip(1, 8, 32, 32))
+        VideoDiscriminator()(clip(1, 8, 32, 32))
     with pytest.raises(ValueError, match="need 4 time kernels"):
-        VideoCriticConfig(time_kernels=(3, 3))
+        VideoDiscriminatorConfig(time_kernels=(3, 3))
 
 
-# A small one of the lean kind, for what does not depend on size.
+# A small one of the small kind, for what does not depend on size.
 SMALL = replace(
-    LEAN_REGRESSION_CRITIC,
+    SMALL_REGRESSION_DISCRIMINATOR,
     size=(32, 40),
     channels=(8, 16, 16, 16),
     features=32,
@@ -183,50 +192,52 @@ def examples(batch: int, seed: int = 0) -> Tensor:
     return torch.rand(batch, 68, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def test_published_regression_critic_has_the_released_codes_weights() -> None:
+def test_published_regression_discriminator_has_the_released_codes_weights() -> None:
     # 21.49 M are in the released file, counted by running it; 0.59 M of them are a decoder
     # (1024-512-136) that its forward pass never calls
     unused = (1024 * 512 + 512) + (512 * 136 + 136)
-    total = weights(RegressionCritic()) + unused
+    total = weights(RegressionDiscriminator()) + unused
     assert total == 21_492_369
     assert total / 1e6 == pytest.approx(21.49, abs=0.005)
-    assert 0.5e6 < weights(RegressionCritic(LEAN_REGRESSION_CRITIC)) < 1.1e6
+    assert 0.5e6 < weights(RegressionDiscriminator(SMALL_REGRESSION_DISCRIMINATOR)) < 1.1e6
 
 
-@pytest.mark.parametrize("config", [PUBLISHED_REGRESSION_CRITIC, LEAN_REGRESSION_CRITIC, SMALL])
-def test_regression_shapes_and_reach(config: RegressionCriticConfig) -> None:
-    critic, example = RegressionCritic(config), examples(2)
-    landmarks, score = critic(clip(2, 3, *config.size), example)
+@pytest.mark.parametrize(
+    "config", [PUBLISHED_REGRESSION_DISCRIMINATOR, SMALL_REGRESSION_DISCRIMINATOR, SMALL]
+)
+def test_regression_shapes_and_reach(config: RegressionDiscriminatorConfig) -> None:
+    discriminator, example = RegressionDiscriminator(config), examples(2)
+    landmarks, score = discriminator(clip(2, 3, *config.size), example)
     assert landmarks.shape == (2, 3, 68, 2) and score.shape == (2,)
     assert landmarks.dtype == score.dtype == torch.float32
     with torch.no_grad():  # however sure it is, a point moves no further than `reach`
-        critic.displacement.bias.fill_(50.0)
-    far, _ = critic(clip(2, 3, *config.size), example)
+        discriminator.displacement.bias.fill_(50.0)
+    far, _ = discriminator(clip(2, 3, *config.size), example)
     torch.testing.assert_close(far, (example + config.reach)[:, None].expand_as(far))
 
 
-def test_regression_critic_is_causal_and_scores_the_whole_sequence() -> None:
-    critic = RegressionCritic(SMALL)
+def test_regression_discriminator_is_causal_and_scores_the_whole_sequence() -> None:
+    discriminator = RegressionDiscriminator(SMALL)
     frames = clip(1, 6, *SMALL.size).requires_grad_()
-    landmarks, score = critic(frames, examples(1))
+    landmarks, score = discriminator(frames, examples(1))
     (to_frame_2,) = torch.autograd.grad(landmarks[:, 2].abs().sum(), frames, retain_graph=True)
     seen = to_frame_2.abs().sum((0, 2, 3, 4)) > 0
     assert seen.tolist() == [True, True, True, False, False, False]
     (to_score,) = torch.autograd.grad(score.sum(), frames)
     assert (to_score.abs().sum((0, 2, 3, 4)) > 0).all()
-    shorter, _ = critic(frames[:, :4], examples(1))
+    shorter, _ = discriminator(frames[:, :4], examples(1))
     torch.testing.assert_close(shorter, landmarks[:, :4])
 
 
 def test_score_is_the_mean_of_the_steps_decisions() -> None:
-    critic = RegressionCritic(SMALL)
+    discriminator = RegressionDiscriminator(SMALL)
     frames, example = clip(2, 5, *SMALL.size), examples(2)
     # step by step: t + 1 times the mean of t + 1 decisions, less what the steps before summed to
-    sums = [critic(frames[:, : t + 1], example)[1] * (t + 1) for t in range(5)]
+    sums = [discriminator(frames[:, : t + 1], example)[1] * (t + 1) for t in range(5)]
     last = sums[4] - sums[3]
     taken: list[Tensor] = []
-    critic.decision.register_forward_hook(lambda *call: taken.append(call[2]))
-    _, score = critic(frames, example)
+    discriminator.decision.register_forward_hook(lambda *call: taken.append(call[2]))
+    _, score = discriminator(frames, example)
     torch.testing.assert_close(last, taken[0][:, 4, 0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(score, taken[0][..., 0].mean(1))
 
@@ -234,9 +245,9 @@ def test_score_is_the_mean_of_the_steps_decisions() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("spectral", [True, False])
 def test_regression_leaks_nothing_across_the_batch(training: bool, spectral: bool) -> None:
-    critic = RegressionCritic(replace(SMALL, spectral=spectral)).train(training)
+    discriminator = RegressionDiscriminator(replace(SMALL, spectral=spectral)).train(training)
     frames, example = clip(3, 4, *SMALL.size).requires_grad_(), examples(3).requires_grad_()
-    landmarks, score = critic(frames, example)
+    landmarks, score = discriminator(frames, example)
     (landmarks[1].sum() + score[1]).backward()
     for given in (frames, example):
         assert given.grad is not None
@@ -244,40 +255,46 @@ def test_regression_leaks_nothing_across_the_batch(training: bool, spectral: boo
 
 
 def test_published_regression_leaks_nothing_in_eval_mode() -> None:
-    critic = RegressionCritic(replace(SMALL, norm="batch")).eval()
+    discriminator = RegressionDiscriminator(replace(SMALL, norm="batch")).eval()
     both, example = clip(2, 3, *SMALL.size), examples(2)
     other = torch.cat([both[:1], clip(1, 3, *SMALL.size, seed=1)])
-    for alone, beside in zip(critic(both, example), critic(other, example), strict=True):
+    for alone, beside in zip(
+        discriminator(both, example), discriminator(other, example), strict=True
+    ):
         torch.testing.assert_close(alone[:1], beside[:1])
         assert not torch.equal(alone[1:], beside[1:])
 
 
-def test_held_still_critic_passes_gradients_on() -> None:
+def test_held_still_discriminator_passes_gradients_on() -> None:
     # cuDNN's recurrent nets refuse this in eval mode
-    critic = RegressionCritic(replace(SMALL, layers=3)).requires_grad_(False)
+    discriminator = RegressionDiscriminator(replace(SMALL, layers=3)).requires_grad_(False)
     frames = clip(1, 3, *SMALL.size).requires_grad_()
-    trained, _ = critic(frames, examples(1))
-    critic.eval()
-    assert critic.memory.training and not critic.frame.training
-    torch.testing.assert_close(critic(frames, examples(1))[0], trained)  # no dropout to switch off
-    landmarks, score = critic(frames, examples(1))
+    trained, _ = discriminator(frames, examples(1))
+    discriminator.eval()
+    assert discriminator.memory.training and not discriminator.frame.training
+    torch.testing.assert_close(
+        discriminator(frames, examples(1))[0], trained
+    )  # no dropout to switch off
+    landmarks, score = discriminator(frames, examples(1))
     (landmarks.sum() + score.sum()).backward()
     assert frames.grad is not None and (frames.grad != 0).any()
-    assert all(p.grad is None for p in critic.parameters())
+    assert all(p.grad is None for p in discriminator.parameters())
 
 
-def test_regression_critic_in_bfloat16() -> None:
+def test_regression_discriminator_in_bfloat16() -> None:
     torch.manual_seed(0)
-    critic = RegressionCritic(SMALL)
+    discriminator = RegressionDiscriminator(SMALL)
     frames, example = clip(1, 4, *SMALL.size), examples(1)
-    exact, sure = critic(frames, example)
+    exact, sure = discriminator(frames, example)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough, unsure = critic(frames, example)
+        rough, unsure = discriminator(frames, example)
         (rough.sum() + unsure.sum()).backward()
     assert rough.dtype == unsure.dtype == torch.float32
     assert (rough - exact).abs().max() < 0.02 * SMALL.reach * 2
     assert (unsure - sure).abs().max() < 0.05
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in critic.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in discriminator.parameters()
+    )
 
 
 def bar(height: Tensor) -> Tensor:
@@ -287,10 +304,10 @@ def bar(height: Tensor) -> Tensor:
     return light[:, :, None, :, None].expand(-1, -1, 3, -1, SMALL.size[1])
 
 
-def test_regression_critic_learns_where_a_bar_is() -> None:
+def test_regression_discriminator_learns_where_a_bar_is() -> None:
     torch.manual_seed(0)
-    critic = RegressionCritic(replace(SMALL, reach=0.4))
-    optimizer = torch.optim.Adam(critic.parameters(), 2e-3)
+    discriminator = RegressionDiscriminator(replace(SMALL, reach=0.4))
+    optimizer = torch.optim.Adam(discriminator.parameters(), 2e-3)
     example = torch.full((8, 68, 2), 0.5)
 
     def sample(seed: int) -> tuple[Tensor, Tensor]:
@@ -302,20 +319,20 @@ def test_regression_critic_learns_where_a_bar_is() -> None:
 
     for step in range(150):
         frames, target = sample(step)
-        loss = landmark_regression_loss(critic(frames, example)[0], target)
+        loss = landmark_regression_loss(discriminator(frames, example)[0], target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     frames, target = sample(999)
-    error = (critic(frames, example)[0] - target).detach().abs()
+    error = (discriminator(frames, example)[0] - target).detach().abs()
     guess = (target[..., 48:, 1] - 0.5).abs().mean()  # of one who says the middle: 0.15
     assert error[..., 48:, 1].mean() < 0.3 * guess
     assert error[..., :48, :].mean() < 0.03
 
 
-def test_regression_critic_names_what_it_cannot_judge() -> None:
-    critic = RegressionCritic(SMALL)
+def test_regression_discriminator_names_what_it_cannot_judge() -> None:
+    discriminator = RegressionDiscriminator(SMALL)
     with pytest.raises(ValueError, match=r"frames \(B, T, 3, 32, 40\).*not \(1, 2, 3, 40, 32\)"):
-        critic(clip(1, 2, 40, 32), examples(1))
+        discriminator(clip(1, 2, 40, 32), examples(1))
     with pytest.raises(ValueError, match=r"landmarks \(B, 68, 2\), not .* and \(2, 68, 2\)"):
-        critic(clip(1, 2, 32, 40), examples(2))
+        discriminator(clip(1, 2, 32, 40), examples(2))

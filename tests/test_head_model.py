@@ -21,7 +21,7 @@ from talkingface.geometry import rotation
 from talkingface.landmarks import EARS, reference_depth, reference_mesh
 from talkingface.models.cran import Cran
 from talkingface.models.head_motion import (
-    POSES,
+    POSE_DIM,
     UNIT,
     HeadConfig,
     HeadMotion,
@@ -111,7 +111,7 @@ def test_an_opening_mouth_is_no_motion_of_the_head() -> None:
     scale = found[:, 5] - (heads[:, 5] - np.median(heads[:, 5]))
     assert scale.std() < 0.3 * 0.02 / 2**0.5  # the size that went with the mouth is gone
     smooth = clip_moves(meshes)
-    assert smooth.shape == (60, POSES)
+    assert smooth.shape == (60, POSE_DIM)
     assert np.abs(np.diff(smooth, 2, axis=0)).mean() < np.abs(np.diff(found, 2, axis=0)).mean()
 
 
@@ -126,17 +126,19 @@ def test_meshes_of_another_shape_are_refused() -> None:
 def _motion(hidden: int, mixtures: int) -> HeadMotion:
     torch.manual_seed(7)
     motion = HeadMotion(hidden, mixtures).requires_grad_(False)
-    moves = torch.randn(3, 50, POSES).cumsum(1) @ torch.randn(POSES, POSES)
+    moves = torch.randn(3, 50, POSE_DIM).cumsum(1) @ torch.randn(POSE_DIM, POSE_DIM)
     motion.set_statistics(list(moves), [1.0, 1.0, 1.0])
     return motion
 
 
 def test_positions_change_without_correlation() -> None:
     motion = _motion(4, 3)
-    moves = (torch.randn(1, 4000, POSES) @ motion.step.T).cumsum(1)[0]
+    moves = (torch.randn(1, 4000, POSE_DIM) @ motion.step.T).cumsum(1)[0]
     motion.set_statistics([moves], [1.0])
     positions = motion.position(moves)
-    torch.testing.assert_close(positions.diff(dim=0).T.cov(), torch.eye(POSES), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        positions.diff(dim=0).T.cov(), torch.eye(POSE_DIM), atol=0.02, rtol=0
+    )
     torch.testing.assert_close(motion.move(positions) + motion.rest, moves, atol=0.01, rtol=1e-4)
 
 
@@ -144,8 +146,8 @@ def test_loss_is_the_log_likelihood_of_the_mixture() -> None:
     motion = _motion(4, 3)
     hybrid, last, after = (
         torch.randn(2, 5, 4),
-        torch.randn(2, 5, 2, POSES),
-        torch.randn(2, 5, POSES),
+        torch.randn(2, 5, 2, POSE_DIM),
+        torch.randn(2, 5, POSE_DIM),
     )
     ours = float(motion.loss(hybrid, last, after))
     logits, mean, log_std = (part.double().numpy() for part in motion.mixture(hybrid, last))
@@ -156,24 +158,26 @@ def test_loss_is_the_log_likelihood_of_the_mixture() -> None:
         std = np.exp(log_std[b, t])
         normal = np.exp(-0.5 * ((change[b, t] - mean[b, t]) / std) ** 2)
         total -= math.log(shares @ (normal / (std * math.sqrt(2 * math.pi))).prod(-1))
-    assert ours == pytest.approx(total / 10 / POSES, rel=1e-5)
+    assert ours == pytest.approx(total / 10 / POSE_DIM, rel=1e-5)
 
 
 def test_the_density_integrates_to_one() -> None:
     """Compare with importance sampling over all eight numbers."""
     motion = _motion(4, 2)
     torch.manual_seed(1)
-    hybrid, last = torch.randn(4), torch.randn(2, POSES)
+    hybrid, last = torch.randn(4), torch.randn(2, POSE_DIM)
     wide = 2.5
-    points = wide * torch.randn(200_000, POSES)
-    flat = -0.5 * (points / wide).square().sum(-1) - POSES * math.log(wide * math.sqrt(2 * math.pi))
+    points = wide * torch.randn(200_000, POSE_DIM)
+    flat = -0.5 * (points / wide).square().sum(-1) - POSE_DIM * math.log(
+        wide * math.sqrt(2 * math.pi)
+    )
     logits, mean, log_std = motion.mixture(hybrid, last)
     each = 0.5 * ((points[:, None] - mean) * torch.exp(-log_std)).square() + log_std
-    each = each.sum(-1) + 0.5 * POSES * math.log(2 * math.pi)
+    each = each.sum(-1) + 0.5 * POSE_DIM * math.log(2 * math.pi)
     density = torch.logsumexp(torch.log_softmax(logits, -1) - each, -1)
     assert float((density - flat).exp().mean()) == pytest.approx(1, abs=0.05)
     one = points[:1] + last[0]
-    assert float(motion.loss(hybrid, last, one[0])) == pytest.approx(-float(density[0]) / POSES)
+    assert float(motion.loss(hybrid, last, one[0])) == pytest.approx(-float(density[0]) / POSE_DIM)
 
 
 def test_what_is_drawn_stays_within_reach() -> None:
@@ -181,7 +185,7 @@ def test_what_is_drawn_stays_within_reach() -> None:
     bias = motion.inner[-1].bias
     assert isinstance(bias, Tensor)
     bias[5:] = 2.0  # every Gaussian pushes the same way
-    last = torch.zeros(1, 2, POSES)
+    last = torch.zeros(1, 2, POSE_DIM)
     for frame in range(200):
         position = motion.next(torch.zeros(1, 4), last, head_noise(0, frame)[None])
         last = torch.stack([position, last[:, 0]], 1)
@@ -200,7 +204,7 @@ def test_a_stream_in_any_chunking_gives_the_same_bits(net: HeadNet, windows: Ten
             parts.append(moves)
         assert torch.equal(torch.cat(parts, 1), whole)
     empty, _ = net(windows[:, :0])
-    assert empty.shape == (1, 0, POSES)
+    assert empty.shape == (1, 0, POSE_DIM)
 
 
 def test_seeds_are_performances(net: HeadNet, windows: Tensor) -> None:
@@ -264,7 +268,7 @@ def test_stress_nods_and_raises_the_brows(net: HeadNet) -> None:
         stressed = prosody + torch.tensor([[0.4, 0, 0.3, 0]]) * (frame < 6)
         passes = low_passes(stressed, passes)
         moves.append(bands(passes)[0] @ net.output.kernel)
-    nod, brow = torch.stack(moves)[:, 0], torch.stack(moves)[:, POSES - 2]
+    nod, brow = torch.stack(moves)[:, 0], torch.stack(moves)[:, POSE_DIM - 2]
     assert float(nod.max()) > 0 and int(nod.argmax()) <= 10
     assert float(brow.max()) > 0 and int(brow.argmax()) <= 12
     assert abs(float(nod[-1])) < 0.2 * float(nod.max())
@@ -292,7 +296,7 @@ def _clips(count: int) -> list[training.HeadClip]:
     found = []
     for number in range(count):
         sound = torch.from_numpy(rng.standard_normal(30 * 640)).float() * 0.1
-        moves = torch.from_numpy(rng.standard_normal((30, POSES)).cumsum(0)).float() * 0.1
+        moves = torch.from_numpy(rng.standard_normal((30, POSE_DIM)).cumsum(0)).float() * 0.1
         found.append(
             training.HeadClip(
                 0, sound, audio.windows(sound, TOKENS).half(), moves, 1.0 + number % 2

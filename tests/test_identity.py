@@ -24,7 +24,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.landmarks import LIPS
 from talkingface.metrics.identity import embed, likeness, similarity, verification
-from talkingface.models.identity import FaceEmbedding, IdentityConfig, face_window
+from talkingface.models.identity import FaceEmbedding, IdentityConfig, face_mask
 from talkingface.training import loop, presets
 from talkingface.training.identity import (
     APART,
@@ -76,7 +76,7 @@ def test_only_the_face_is_seen(network: FaceEmbedding) -> None:
 
 
 def test_the_window_is_the_ellipse_it_says() -> None:
-    window = face_window(200)
+    window = face_mask(200)
     middle, across, down = (0.54 * 200, 0.5 * 200), 0.40 * 200, 0.50 * 200
     for row, column in [(108, 100), (60, 100), (108, 45), (20, 100), (108, 24), (190, 40)]:
         radius = math.hypot((column + 0.5 - middle[1]) / across, (row + 0.5 - middle[0]) / down)

@@ -17,25 +17,25 @@ from talkingface.metrics.lips import mouth_box
 from talkingface.models.lipreader import (
     GRID_WORDS,
     READERS,
-    LeanLipReader,
-    LeanReaderConfig,
     LipReader,
     MouthSpec,
     PublishedLipReader,
     PublishedReaderConfig,
+    SmallLipReader,
+    SmallReaderConfig,
     cut_words,
     mouth_crops,
 )
 
 SMALL_MOUTH = MouthSpec(height=16, width=16)
-TINY_LEAN = LeanReaderConfig(
+TINY_SMALL = SmallReaderConfig(
     words=5, mouth=SMALL_MOUTH, channels=(4, 8, 8), feature=12, hidden=8, dropout=0.2
 )
 TINY_PUBLISHED = PublishedReaderConfig(
     words=5, mouth=replace(SMALL_MOUTH, grey=False), channels=(4, 6, 8), feature=12, hidden=8
 )
 MAKERS = [
-    pytest.param(lambda: LeanLipReader(TINY_LEAN), id="lean"),
+    pytest.param(lambda: SmallLipReader(TINY_SMALL), id="small"),
     pytest.param(lambda: PublishedLipReader(TINY_PUBLISHED), id="published"),
 ]
 Make = Callable[[], LipReader]
@@ -79,7 +79,7 @@ def test_published_size_is_the_released_codes() -> None:
 
 
 def test_lean_reader_is_lean() -> None:
-    reader = LeanLipReader()
+    reader = SmallLipReader()
     assert sum(p.numel() for p in reader.parameters()) < 1_000_000
     assert reader.eval()(mouths(reader, 2, 7), torch.tensor([7, 3])).shape == (2, 51)
 
@@ -183,9 +183,9 @@ def test_learns_which_way_a_bar_moves(make: Make) -> None:
 
 def test_reader_refuses_other_mouths() -> None:
     with pytest.raises(ValueError, match=r"\(B, T, 1, 36, 48\)"):
-        LeanLipReader()(noise(1, 3, 3, 36, 48), torch.tensor([3]))
+        SmallLipReader()(noise(1, 3, 3, 36, 48), torch.tensor([3]))
     with pytest.raises(ValueError, match="lengths"):
-        LeanLipReader()(noise(2, 3, 1, 36, 48), torch.tensor([3]))
+        SmallLipReader()(noise(2, 3, 1, 36, 48), torch.tensor([3]))
 
 
 @pytest.mark.parametrize(("x", "y"), [(64.0, 84.0), (61.3, 86.8), (20.4, 110.0), (64.5, 83.5)])

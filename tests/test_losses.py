@@ -147,16 +147,18 @@ def test_nothing_valid_is_zero_with_zero_gradient() -> None:
         assert values.grad is not None and (values.grad == 0).all()
 
 
-def test_critic_is_equation_3_negated(valid: Tensor) -> None:
+def test_discriminator_is_equation_3_negated(valid: Tensor) -> None:
     real, fake = noise(B, T, 2, 2), noise(B, T, 2, 2, seed=1)
     printed = real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean()
-    assert float(losses.critic_loss(real, fake)) == pytest.approx(-float(printed), rel=1e-5)
-    assert float(losses.critic_loss(real * 0, fake * 0)) == pytest.approx(2 * math.log(2))
+    assert float(losses.discriminator_loss(real, fake)) == pytest.approx(-float(printed), rel=1e-5)
+    assert float(losses.discriminator_loss(real * 0, fake * 0)) == pytest.approx(2 * math.log(2))
     hinge = (1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean()
-    assert float(losses.critic_loss(real, fake, "hinge")) == pytest.approx(float(hinge), rel=1e-5)
+    assert float(losses.discriminator_loss(real, fake, "hinge")) == pytest.approx(
+        float(hinge), rel=1e-5
+    )
     naive = torch.stack([-(1 - fake[b, t].sigmoid()).log().mean() for b in range(B)
                          for t in range(LENGTHS[b])]).mean()  # fmt: skip
-    masked = losses.critic_loss(real + 99, fake, fake_valid=valid)
+    masked = losses.discriminator_loss(real + 99, fake, fake_valid=valid)
     assert float(masked) == pytest.approx(float(naive), rel=1e-5)
 
 
@@ -172,7 +174,7 @@ def test_generator_forms() -> None:
 @pytest.mark.parametrize("form", ["nonsaturating", "minimax", "hinge"])
 def test_adversaries_pull_apart(form: losses.AdversarialForm) -> None:
     real, fake = (noise(B, T, 2, 2, seed=s).mul(0.1).requires_grad_() for s in (0, 1))
-    losses.critic_loss(real, fake, form).backward()
+    losses.discriminator_loss(real, fake, form).backward()
     assert real.grad is not None and (real.grad < 0).all()  # a step raises logits of reals
     assert fake.grad is not None and (fake.grad > 0).all()
     again = fake.detach().requires_grad_()
@@ -181,7 +183,7 @@ def test_adversaries_pull_apart(form: losses.AdversarialForm) -> None:
 
 
 def test_only_the_equations_form_saturates() -> None:
-    sure = torch.full((1, 1, 1, 1), -12.0)  # the critic is certain that this is a fake
+    sure = torch.full((1, 1, 1, 1), -12.0)  # the discriminator is certain that this is a fake
     gradients = {}
     for form in ("nonsaturating", "minimax"):
         logit = sure.clone().requires_grad_()
@@ -209,7 +211,7 @@ def test_lip_reading_against_naive_likelihoods() -> None:
             bounded.append(-math.log(p) - math.log(1 - q))
             generator.append(-math.log(q))
     for form, values in {"printed": printed, "bounded": bounded}.items():
-        out = losses.lip_reading_critic_loss(real, fake, LABELS, form)  # type: ignore[arg-type]
+        out = losses.lip_reading_discriminator_loss(real, fake, LABELS, form)  # type: ignore[arg-type]
         assert float(out.detach()) == pytest.approx(sum(values) / 3, rel=1e-5)
     out = losses.lip_reading_generator_loss(fake, LABELS)
     assert float(out.detach()) == pytest.approx(sum(generator) / 3, rel=1e-5)
@@ -218,7 +220,7 @@ def test_lip_reading_against_naive_likelihoods() -> None:
 @pytest.mark.parametrize("form", ["printed", "bounded"])
 def test_reader_learns_reals_and_unlearns_fakes(form: losses.LipReadingForm) -> None:
     real, fake = words(0), words(1)
-    losses.lip_reading_critic_loss(real, fake, LABELS, form).backward()
+    losses.lip_reading_discriminator_loss(real, fake, LABELS, form).backward()
     assert real.grad is not None and fake.grad is not None
     for row, label in enumerate(LABELS.tolist()):
         if label < 0:  # a clip without a word does not count at all
@@ -239,7 +241,7 @@ def test_generator_wants_to_be_read_and_unlabelled_clips_are_silent() -> None:
 
 def test_bounded_form_stays_finite_where_the_fake_is_surely_read() -> None:
     fake = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
-    loss = losses.lip_reading_critic_loss(fake.detach(), fake, torch.tensor([0]))
+    loss = losses.lip_reading_discriminator_loss(fake.detach(), fake, torch.tensor([0]))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(60 - math.log(2), rel=1e-5)
     assert fake.grad is not None and torch.isfinite(fake.grad).all()
@@ -247,7 +249,7 @@ def test_bounded_form_stays_finite_where_the_fake_is_surely_read() -> None:
 
 def test_frozen_reader_does_not_learn() -> None:
     real, fake = words(0), words(1)
-    loss = losses.lip_reading_critic_loss(real, fake, LABELS, "frozen")
+    loss = losses.lip_reading_discriminator_loss(real, fake, LABELS, "frozen")
     loss.backward()
     assert float(loss.detach()) == 0
     assert real.grad is not None and (real.grad == 0).all()
@@ -303,7 +305,7 @@ def test_scores_of_whole_sequences_go_into_the_adversarial_pair() -> None:
         -math.log(torch.sigmoid(r)) - math.log(1 - torch.sigmoid(f))
         for r, f in zip(real, fake, strict=True)
     ]
-    assert float(losses.critic_loss(real, fake)) == pytest.approx(sum(naive) / B, rel=1e-5)
+    assert float(losses.discriminator_loss(real, fake)) == pytest.approx(sum(naive) / B, rel=1e-5)
     naive = [-math.log(torch.sigmoid(f)) for f in fake]
     assert float(losses.generator_loss(fake)) == pytest.approx(sum(naive) / B, rel=1e-5)
 

@@ -16,11 +16,11 @@ from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.faces import mesh_from_landmarks
 from talkingface.landmarks import IBUG, INNER_LIPS, OUTER_LIPS, STABLE_MESH
-from talkingface.models.blocks import Lstm, Up
+from talkingface.models.blocks import Lstm, Upsample
 from talkingface.models.cran import PRESETS, Cran, Teacher
-from talkingface.models.head_motion import POSES
+from talkingface.models.head_motion import POSE_DIM
 from talkingface.models.lips import LipsConfig
-from talkingface.models.window import correct
+from talkingface.models.mouth_region import correct
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
 
@@ -40,7 +40,7 @@ SMALL_PAPER = replace(
     image_channels=(4, 8, 8, 8),
     image_features=16,
     hidden=16,
-    seed_channels=8,
+    initial_channels=8,
     decoder_channels=(8, 8, 8, 8),
     last_channels=8,
 )
@@ -49,14 +49,16 @@ CONFIGS: dict[str, Any] = {
     "cran-direct": replace(TINY, output="direct", lips="off"),
     "cran-frame": replace(TINY, scheme="frame"),
     "cran-sequential": replace(TINY, scheme="sequential"),
-    "cran-natural": replace(TINY, scheme="natural", lips="auxiliary", window=(0, 128, 0, 128)),
+    "cran-natural": replace(
+        TINY, scheme="natural", lips="auxiliary", mouth_region=(0, 128, 0, 128)
+    ),
     "cran-mesh": TINY_MESH,
     "cran-mesh-sequential": replace(TINY_MESH, scheme="sequential"),
     "cran-natural-head": replace(
         TINY_MESH,
         scheme="natural",
         head_motion="sampled",
-        window=(4, 124, 4, 124),
+        mouth_region=(4, 124, 4, 124),
         identity_dropout=0.0,
     ),
     "cran-paper": SMALL_PAPER,
@@ -74,7 +76,7 @@ CONFIGS: dict[str, Any] = {
         audio_features=16,
         image_channels=(4, 8, 8, 8, 8),
         image_features=16,
-        seed_channels=8,
+        initial_channels=8,
         decoder_channels=(8, 8, 8, 8, 8),
         last_channels=8,
         deblurring_channels=4,
@@ -177,7 +179,7 @@ def test_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> None:
             parts.append(made.frames)
     # A frame that is fed back carries its rounding on: 4e-5 in seven frames on some processors. One
     # level of a picture is 8e-3.
-    fed_back = getattr(model.config, "looks_back", False)
+    fed_back = getattr(model.config, "is_autoregressive", False)
     tolerance = 2e-4 if fed_back else 2e-5
     _alike(torch.cat(parts, dim=1), whole.frames, tolerance, fed_back and _bends(model.config))
 
@@ -237,7 +239,7 @@ def test_published_sizes() -> None:
     model = Cran(PRESETS["cran-paper"])
     count = {n: sum(p.numel() for p in m.parameters()) / 1e6 for n, m in model.named_children()}
     assert count["audio_encoder"] == pytest.approx(4.20, abs=0.01)
-    assert count["image_encoder"] + count["image_head"] == pytest.approx(4.47, abs=0.01)
+    assert count["image_encoder"] + count["image_projection"] == pytest.approx(4.47, abs=0.01)
     assert count["gru"] == pytest.approx(6.30, abs=0.01)
 
 
@@ -257,7 +259,7 @@ def test_lean_preset_is_lean() -> None:
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_up_is_nearest_neighbour_and_convolution(kernel: int) -> None:
     torch.manual_seed(0)
-    up, x = Up(6, 4, kernel, False), torch.randn(6, 6, 5, 7)
+    up, x = Upsample(6, 4, kernel, False), torch.randn(6, 6, 5, 7)
     doubled = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
     def check() -> None:
@@ -342,7 +344,7 @@ def test_an_untrained_model_draws_the_picture_along_its_mesh(name: str) -> None:
     assert made.mesh is not None and made.change is not None and made.landmarks is not None
     assert made.mesh.shape == (1, 5, 478, 2) and not made.change.any()
     assert torch.equal(made.landmarks, made.mesh[:, :, torch.from_numpy(IBUG)])
-    window = model.window
+    window = model.mouth_region
     rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
     expected = portrait.image[:, None].repeat(1, 5, 1, 1, 1)
     bent = _drawn(portrait, made.mesh, model)
@@ -361,10 +363,10 @@ def test_given_meshes_are_drawn_and_corrected(name: str) -> None:
     meshes, speech = _opening(portrait, 4), _speech(model.config.speech, 1, 4)
     unseen = Teacher(torch.zeros(1, 4, 3, 128, 128), (False,) * 4)  # no head of its own
     with torch.inference_mode():
-        made, _ = model.draw_window(model.encode(portrait), speech, None, meshes, unseen)
+        made, _ = model.draw_region(model.encode(portrait), speech, None, meshes, unseen)
     assert made.mesh is not None and torch.equal(made.mesh, meshes)
     assert made.mask is not None and made.change is not None
-    bent = model.window.cut(_drawn(portrait, meshes, model))
+    bent = model.mouth_region.crop(_drawn(portrait, meshes, model))
     torch.testing.assert_close(made.frames, (bent + made.change).clamp(-1, 1), atol=1e-6, rtol=0)
     assert 0 < made.change.abs().max() <= model.config.bound
     assert (made.change.abs() <= model.config.bound * made.mask + 1e-6).all()
@@ -395,7 +397,7 @@ def test_config_survives_json() -> None:
 
 
 def test_template_lies_in_the_window() -> None:
-    top, bottom, left, right = TINY.window
+    top, bottom, left, right = TINY.mouth_region
     mouth = TINY.crop.template()[48:68]
     assert np.all(mouth > [left + 8, top + 8]) and np.all(mouth < [right - 8, bottom - 8])
 
@@ -411,7 +413,7 @@ def test_a_head_is_sampled_by_its_seed_and_keeps_still_in_the_frames() -> None:
         other, _ = model(identity, speech, model.begin(identity, 1))
         after, _ = model(identity, speech[:, :3], state)
     assert made.moves is not None and same.moves is not None and other.moves is not None
-    assert made.moves.shape == (2, 30, POSES) and torch.equal(made.moves, same.moves)
+    assert made.moves.shape == (2, 30, POSE_DIM) and torch.equal(made.moves, same.moves)
     assert not torch.equal(made.moves, other.moves) and torch.equal(made.frames, other.frames)
     assert float(made.moves.abs().max()) <= 0.1 + 1e-6  # the limit
     assert after.moves is not None and not torch.equal(after.moves, made.moves[:, :3])
@@ -426,15 +428,15 @@ def test_a_teacher_is_seen_where_it_is_used(name: str) -> None:
     """Scheduled sampling: a frame whose coin fell on the real one before it sees that one."""
     model, portrait = _model(name), _portrait(1)
     assert isinstance(model, Cran)
-    for weight in (model.gru.weight_ih_l0, model.image_head.weight):
+    for weight in (model.gru.weight_ih_l0, model.image_projection.weight):
         nn.init.normal_(weight, 0, 0.3)  # what it sees counts from the beginning
     identity, speech = model.encode(portrait), _speech(model.config.speech, 1, 4)
     real = torch.rand(1, 4, 3, 128, 128) * 2 - 1
     with torch.inference_mode():
-        unseen, _ = model.draw_window(identity, speech, teacher=Teacher(real, (False,) * 4))
+        unseen, _ = model.draw_region(identity, speech, teacher=Teacher(real, (False,) * 4))
         used = Teacher(real, (False, False, True, False))
-        taught, _ = model.draw_window(identity, speech, teacher=used)
-        free, _ = model.draw_window(identity, speech)
+        taught, _ = model.draw_region(identity, speech, teacher=used)
+        free, _ = model.draw_region(identity, speech)
     assert torch.equal(unseen.frames, free.frames)
     assert torch.equal(taught.frames[:, :2], unseen.frames[:, :2])
     assert not torch.allclose(taught.frames[:, 2], unseen.frames[:, 2], atol=1e-4)

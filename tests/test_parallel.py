@@ -96,7 +96,7 @@ def gradients(
     return found
 
 
-@pytest.mark.parametrize("step", [0, 2, 4, 5, 6])  # lips, pixels, critics with other words
+@pytest.mark.parametrize("step", [0, 2, 4, 5, 6])  # lips, pixels, discriminators with other words
 def test_added_up_batches_are_one_batch(
     corpus: Path, reader_file: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -194,7 +194,13 @@ def test_compiled_learns_the_same(
     assert cli(*command, tmp_path / "plain").code == 0
     assert compiled == []
     assert cli(*command, tmp_path / "compiled", "--compile").code == 0
-    assert compiled == ["encode", "speak", "draw_window", "FrameCritic", "VideoCritic"]
+    assert compiled == [
+        "encode",
+        "speak",
+        "draw_region",
+        "FrameDiscriminator",
+        "VideoDiscriminator",
+    ]
     plain, fused = state_of(tmp_path / "plain"), state_of(tmp_path / "compiled")
     for key, value in plain["modules"]["model"].items():
         assert torch.allclose(value, fused["modules"]["model"][key], atol=1e-6), key

@@ -22,7 +22,7 @@ from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import Maps
 from talkingface.jobs import Job, JobResult, plan
 from talkingface.landmarks import MEAN_FACE
-from talkingface.models.lipreader import LeanLipReader
+from talkingface.models.lipreader import SmallLipReader
 from talkingface.pipeline import TalkingFace
 
 
@@ -495,8 +495,8 @@ def test_a_wrong_device_or_size_is_refused(
 
 def test_weights_of_a_lip_reader_do_not_speak(tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
-    weights.save(path, LeanLipReader(), training_data="none", licence="MIT")
-    with pytest.raises(BadRequest, match="lipreader-lean, which is no generator"):
+    weights.save(path, SmallLipReader(), training_data="none", licence="MIT")
+    with pytest.raises(BadRequest, match="lipreader-small, which is no generator"):
         talkingface.load(path)
 
 

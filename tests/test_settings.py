@@ -54,7 +54,7 @@ def test_every_setting_of_every_preset_can_be_given(row: Any) -> None:
         ("stages.1.steps=100", "stages.1.steps", 100),
         ("stages.0.weights.gradient=0.25", "stages.0.weights.gradient", 0.25),
         ("stages.0.schedule=constant", "stages.0.schedule", "constant"),
-        ("model.window=8,120,8,120", "model.window", (8, 120, 8, 120)),
+        ("model.mouth_region=8,120,8,120", "model.mouth_region", (8, 120, 8, 120)),
         ("model.decoder_channels=48,32", "model.decoder_channels", (48, 32)),
         ("model.transposed=true", "model.transposed", True),
         ("average=0.99", "average", 0.99),
@@ -102,7 +102,10 @@ def test_losses_are_left_out_and_added() -> None:
             "model.scheme=none",
             r"model\.scheme is one of frame, sequential, recurrent, natural, not",
         ),
-        ("model.window=1,2,3", r"model\.window is 4 values with commas between, each a whole"),
+        (
+            "model.mouth_region=1,2,3",
+            r"model\.mouth_region is 4 values with commas between, each a whole",
+        ),
         (
             "model.audio_channels=a",
             r"model\.audio_channels is a list, with commas between, each a whole number, not 'a'",

@@ -25,7 +25,7 @@ from talkingface.geometry import CropSpec
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_crops
-from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
+from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
 from talkingface.training import loop, presets
 from talkingface.training.sync import (
     SyncBatch,
@@ -161,11 +161,11 @@ def test_retrieval_counts_by_hand() -> None:
 
 def test_steady_is_a_running_mean() -> None:
     track = noise(2, 9, 68, 2)
-    out = steady(track, 5)
+    out = smooth(track, 5)
     for t in range(9):
         expected = track[:, max(0, t - 2) : t + 3].mean(1)
         torch.testing.assert_close(out[:, t], expected)
-    torch.testing.assert_close(steady(track[:, :1]), track[:, :1])
+    torch.testing.assert_close(smooth(track[:, :1]), track[:, :1])
 
 
 def test_windows_are_five_mouths_in_a_row() -> None:
@@ -188,7 +188,7 @@ def test_training_cuts_what_the_measure_cuts(cache: Cache) -> None:
     rows = slice(clip.start, clip.start + clip.frames)
     landmarks = torch.from_numpy(cache.landmarks[rows].copy())
     seen = mouth_windows(
-        video.to_tensor(cache.frames[rows].copy()), steady(landmarks[None])[0], training.model
+        video.to_tensor(cache.frames[rows].copy()), smooth(landmarks[None])[0], training.model
     )
     torch.testing.assert_close(mouths, seen[[p - AROUND for p in places]], atol=1e-4, rtol=0)
     samples = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
@@ -235,9 +235,9 @@ def test_lost_faces_are_bridged(cache: Cache) -> None:
 def test_the_net_refuses_other_windows() -> None:
     net = SyncNet(TINY.model)
     with pytest.raises(ValueError, match=r"expected mouths \(N, \*\(5, 1, 12, 16\)\)"):
-        net.see(noise(2, 4, 1, 12, 16))
+        net.encode_video(noise(2, 4, 1, 12, 16))
     with pytest.raises(ValueError, match=r"expected speech \(N, \*\(21, 8\)\)"):
-        net.hear(noise(2, 21, 9))
+        net.encode_audio(noise(2, 21, 9))
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from talkingface.evaluation import detection
 from talkingface.landmarks import IBUG
 from talkingface.models.atvg import AtConfig
 from talkingface.models.blocks import base_grid
-from talkingface.models.discriminators import LEAN_REGRESSION_CRITIC
+from talkingface.models.discriminators import SMALL_REGRESSION_DISCRIMINATOR
 from talkingface.models.lipreader import (
     GRID_WORDS,
     MouthSpec,
@@ -87,9 +87,9 @@ def make_published_atvg(cache: Cache) -> AtvgRecipe:
     lips = Stage(2, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False)
     drawing = replace(drawing, steps=2, real_guide=1.0)
     both = replace(both, weights={**both.weights, "lips": 0.2}, real_guide=0.5)
-    critic = replace(LEAN_REGRESSION_CRITIC, size=(128, 128))
+    discriminator = replace(SMALL_REGRESSION_DISCRIMINATOR, size=(128, 128))
     stages = (lips, drawing, both)
-    return AtvgRecipe(AtvgTraining(model, stages, regression_critic=critic), cache)
+    return AtvgRecipe(AtvgTraining(model, stages, regression_discriminator=discriminator), cache)
 
 
 def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
@@ -102,7 +102,7 @@ def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
         output="mesh",
         lips="expression",
         head_motion="sampled" if natural else "none",
-        window=(4, 124, 4, 124) if natural else (56, 128, 24, 104),
+        mouth_region=(4, 124, 4, 124) if natural else (56, 128, 24, 104),
     )
     row = presets.CRAN["cran-natural" if natural else "cran"]
     small = {"steps": 1, "epochs": 0, "batch": 2, "frames": 10}
@@ -224,10 +224,10 @@ def test_time_is_over(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
 def test_the_log_has_means(tmp_path: Path) -> None:
     log = loop._Log(tmp_path / "log.jsonl", 0)
     for step, value in enumerate((1.0, 2.0, 6.0), start=1):
-        later = {"critic": 0.5} if step == 3 else {}  # of a stage that has just begun
+        later = {"discriminator": 0.5} if step == 3 else {}  # of a stage that has just begun
         log.add({"loss": value, **later})
     log.flush(3)
-    assert log_of(tmp_path) == [{"step": 3, "loss": 3.0, "critic": 0.5}]
+    assert log_of(tmp_path) == [{"step": 3, "loss": 3.0, "discriminator": 0.5}]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone gives memory back")
@@ -298,14 +298,14 @@ def test_every_loss_is_there_and_everybody_learns_in_its_stage(
     cache: Cache, reader_file: Path
 ) -> None:
     recipe = make_cran(cache, reader_file)
-    critics = {"critic/image", "critic/video"}
+    discriminators = {"discriminator/image", "discriminator/video"}
     expected = [
         (0, {"lips"}, {"model", "ema"}),
         (2, {"pixels", "gradient", "lips"}, {"model", "ema"}),
         (
             4,
-            {"pixels", "gradient", "lips", "image", "video", "reading"} | critics,
-            {"model", "ema", "image_critic", "video_critic"},
+            {"pixels", "gradient", "lips", "image", "video", "reading"} | discriminators,
+            {"model", "ema", "image_discriminator", "video_discriminator"},
         ),
     ]
     for step, names, learn in expected:
@@ -326,18 +326,18 @@ def test_the_reader_learns_where_it_is_an_adversary(
     worded = (step for step in range(4, recipe.steps) if bool((recipe.batch(step).word >= 0).any()))
     step = next(worded)  # a batch without a word trains no reader
     losses = recipe.step(recipe.batch(step), step)
-    assert "critic/reading" in losses and "reader" in changed(recipe, before)
+    assert "discriminator/reading" in losses and "reader" in changed(recipe, before)
 
 
-def test_critics_get_no_gradient_from_the_generators_step(
+def test_discriminators_get_no_gradient_from_the_generators_step(
     cache: Cache, reader_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_cran(cache, reader_file)
-    monkeypatch.setattr(recipe, "_critics", lambda *arguments: {})
+    monkeypatch.setattr(recipe, "_discriminators", lambda *arguments: {})
     before = copies(recipe)
     recipe.step(recipe.batch(4), 4)
-    critics = ("image_critic", "video_critic", "reader")
-    for name in critics:
+    discriminators = ("image_discriminator", "video_discriminator", "reader")
+    for name in discriminators:
         parameters = list(recipe.modules[name].parameters())
         assert all(p.grad is None for p in parameters), name
         assert all(p.requires_grad for p in parameters), name
@@ -346,11 +346,11 @@ def test_critics_get_no_gradient_from_the_generators_step(
     assert any(p.grad is not None for p in recipe.model.parameters())
 
 
-def test_a_critic_held_still_still_passes_gradients_on() -> None:
+def test_a_discriminator_held_still_still_passes_gradients_on() -> None:
     layer, seen = nn.Linear(3, 1), torch.ones(2, 3, requires_grad=True)
-    critic, weight = nn.Sequential(layer, nn.Dropout(0.5)), layer.weight
-    with _frozen(critic):
-        critic(seen).sum().backward()
+    discriminator, weight = nn.Sequential(layer, nn.Dropout(0.5)), layer.weight
+    with _frozen(discriminator):
+        discriminator(seen).sum().backward()
     assert seen.grad is not None and torch.allclose(seen.grad, weight.detach().expand(2, 3))
     assert weight.grad is None and weight.requires_grad
 
@@ -376,16 +376,22 @@ def test_at_net_and_vg_net_learn_in_their_stages(
 ) -> None:
     """Fitted lips are frozen; the published AT-net is trained."""
     drawing = {"pixels", "gradient", "score", "regression"}
-    critic = {"critic/score", "critic/regression_real", "critic/regression_fake"}
-    both = drawing | critic | {"image", "video", "critic/image", "critic/video"}
+    discriminator = {
+        "discriminator/score",
+        "discriminator/regression_real",
+        "discriminator/regression_fake",
+    }
+    both = (
+        drawing | discriminator | {"image", "video", "discriminator/image", "discriminator/video"}
+    )
     if at_net == "expression":
         recipe = make_atvg(cache, reader_file)
-        expected = [(0, drawing | critic, {"vg"}), (3, both, {"vg"})]
+        expected = [(0, drawing | discriminator, {"vg"}), (3, both, {"vg"})]
     else:
         recipe = make_published_atvg(cache)
         expected = [
             (0, {"lips"}, {"at"}),
-            (2, drawing | critic, {"vg"}),
+            (2, drawing | discriminator, {"vg"}),
             (4, both | {"lips"}, {"at", "vg"}),
         ]
     torch.manual_seed(0)
@@ -408,16 +414,16 @@ def test_a_decoder_learns_to_correct_real_meshes(cache: Cache, scheme: str) -> N
     """Fitted lips and the sampling of head motion are frozen; heads are still in frames."""
     recipe = make_mesh_cran(cache, scheme)
     drawn: list[tuple[Any, ...]] = []
-    draw = recipe.model.draw_window
+    draw = recipe.model.draw_region
 
     def spy(*arguments: Any) -> Any:
         made, state = draw(*arguments)
         drawn.append((arguments[3], made.mesh))
         return made, state
 
-    recipe.model.draw_window = spy
+    recipe.model.draw_region = spy
     drawing = {"pixels", "gradient"}
-    judged = drawing | {"image", "video", "critic/image", "critic/video"}
+    judged = drawing | {"image", "video", "discriminator/image", "discriminator/video"}
     expected = [drawing, judged]
     for step, names in enumerate(expected):
         before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
@@ -427,7 +433,7 @@ def test_a_decoder_learns_to_correct_real_meshes(cache: Cache, scheme: str) -> N
         after = recipe.model.state_dict()
         moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
         assert not moved & {"readout", "prosody", "head_output"}
-        assert "head" in moved  # the decoder's last layer
+        assert "to_rgb" in moved  # the decoder's last layer
     assert len(drawn) == 2 and all(torch.equal(real, mesh) for real, mesh in drawn)
 
 

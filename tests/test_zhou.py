@@ -117,7 +117,7 @@ def test_the_decoder_sees_one_map_of_the_face() -> None:
         model = Zhou(replace(TINY, skip=skip)).eval()
         identity = model.encode(Portrait(torch.rand(1, 3, 128, 128), torch.rand(1, 68, 2)))
         assert identity.skip.shape[-2:] == (36 // 2**skip, 40 // 2**skip)
-        made = model.draw_window(identity, unit(1, 2, TINY.speech_features))
+        made = model.draw_region(identity, unit(1, 2, TINY.speech_features))
         assert made.colour is not None
         found = torch.autograd.grad(made.colour.sum(), (identity.features, identity.skip))
         assert all(gradient.abs().max() > 0 for gradient in found)
@@ -200,9 +200,9 @@ class Gradients:
         }
 
 
-FACE = {"image_encoder", "image_head"}
+FACE = {"image_encoder", "image_projection"}
 HEARING, SEEING = {"speech_encoder"}, {"mouth_encoder"}
-DECODER = {"seed", "ups", "last", "head"}
+DECODER = {"initial_map", "ups", "to_features", "to_rgb"}
 
 
 @pytest.fixture
@@ -246,12 +246,17 @@ def test_the_classifiers_are_confused_and_do_not_help(
         terms = _adversarial(recipe, batch, made)
     assert Gradients(recipe, terms["confusion"]).reached == FACE | HEARING | SEEING
     before = {n: _numbers(m) for n, m in recipe.modules.items()}
-    real = recipe.model.window.cut(batch.frames)
-    named = set(recipe._critics(batch, made, real, stage))
-    assert named == {"critic/image", "critic/video", "critic/speaker", "critic/face_word"}
+    real = recipe.model.mouth_region.crop(batch.frames)
+    named = set(recipe._discriminators(batch, made, real, stage))
+    assert named == {
+        "discriminator/image",
+        "discriminator/video",
+        "discriminator/speaker",
+        "discriminator/face_word",
+    }
     changed = {n for n, m in recipe.modules.items() if not torch.equal(before[n], _numbers(m))}
     classifiers = {"speaker_classifier", "face_word_classifier"}
-    assert changed == {"image_critic", "video_critic"} | classifiers
+    assert changed == {"image_discriminator", "video_discriminator"} | classifiers
     # only the speaker classifier's answer about what is said, only the word's about a face
     silent = replace(batch, word=torch.tensor([-1, -1]))
     said = _adversarial(recipe, silent, made)["confusion"]
@@ -265,7 +270,7 @@ def _adversarial(recipe: ZhouRecipe, batch: Batch, made: Disentangled) -> dict[s
     from talkingface.training.generator import _frozen
 
     stage, _ = recipe.stage(3)
-    with _frozen(*recipe.critics.values()):
+    with _frozen(*recipe.discriminators.values()):
         return recipe._adversarial_terms(batch, made, stage)
 
 
@@ -275,7 +280,7 @@ def _numbers(module: nn.Module) -> Tensor:
 
 def test_partners_learn_with_the_generator_at_its_rate(cache: Cache) -> None:
     recipe = ZhouRecipe(
-        replace(training(), stages=(replace(training().stages[1], critic_rate=5.0),)), cache
+        replace(training(), stages=(replace(training().stages[1], discriminator_rate=5.0),)), cache
     )
     before = {name: _numbers(module) for name, module in recipe.modules.items()}
     recipe.step(recipe.batch(0), 0)
@@ -312,7 +317,7 @@ def test_it_learns(cache: Cache) -> None:
     recipe = ZhouRecipe(replace(training(), stages=(stage,), silent=0.0), cache)
     batch = recipe.batch(0)
     terms = [recipe.step(batch, step) for step in range(20)]
-    for name in ("pixels", "pixels_from_video", "contrastive", "word", "critic/speaker"):
+    for name in ("pixels", "pixels_from_video", "contrastive", "word", "discriminator/speaker"):
         assert terms[-1][name] < 0.9 * terms[0][name], name  # of six seeds at most 0.36
 
 
@@ -346,5 +351,6 @@ def test_published_sizes() -> None:
         model = Zhou(models.PRESETS["zhou-paper"])
     spec = model.config.speech
     assert (spec.kind, spec.coefficients, spec.hops) == ("mfcc", 12, 20)
-    assert model.seed.in_features == 256 + 256 and model.seed.out_features == 512 * 4 * 4
+    assert model.initial_map.in_features == 256 + 256
+    assert model.initial_map.out_features == 512 * 4 * 4
     assert len(model.ups) == 5

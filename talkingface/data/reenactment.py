@@ -23,7 +23,7 @@ from talkingface.landmarks import (
     lip_gap,
     reference_mesh,
 )
-from talkingface.models.window import SPEAKING
+from talkingface.models.mouth_region import MOUTH_POINTS
 from talkingface.render.face import FaceRenderer
 from talkingface.render.warp import SURFACE
 
@@ -39,7 +39,7 @@ TURNED = 0.4
 # Points of the inner lips between the corners, left to right.
 UPPER, LOWER = np.array([61, 62, 63]), np.array([67, 66, 65])
 INNER = np.arange(60, 68)
-MOVING = np.array(SPEAKING)
+MOVING = np.array(MOUTH_POINTS)
 # Pixels at 128 of open lips: the inside of the driver's mouth is blended in between these.
 PARTING = (0.4, 1.2)
 LUMINANCE = np.array([0.299, 0.587, 0.114])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from talkingface import video, weights
 from talkingface.audio import SAMPLES_PER_FRAME, windows
-from talkingface.contract import Generated, Generator, LandmarkDriven, Portrait, Speaking
+from talkingface.contract import Generated, Generator, LandmarkDriven, LandmarkPredictor, Portrait
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
@@ -44,7 +44,7 @@ class EvaluatedModel:
     """A model to evaluate: a generator, or None for the real video.
 
     driven: the generator is `LandmarkDriven`; it gets the clip's own landmarks and no sound.
-    lips: it is `Speaking`, and draws nothing.
+    lips: it is a `LandmarkPredictor`, and draws nothing.
     teachers: sha256 of the lip readers it was trained with; none of them may be its judge.
     """
 
@@ -193,7 +193,9 @@ class Evaluator:
             _joined([part.landmarks for part in parts]),
         )
 
-    def predict_landmarks(self, generator: Speaking, picture: ClipInfo, clip: ClipInfo) -> Array:
+    def predict_landmarks(
+        self, generator: LandmarkPredictor, picture: ClipInfo, clip: ClipInfo
+    ) -> Array:
         """Predict landmarks of `picture`'s first frame for the sound of `clip`, without drawing.
 
         Returns (T, 68, 2) in pixels.
@@ -204,7 +206,7 @@ class Evaluator:
         with torch.inference_mode():
             face = model.encode(portrait.to(self.device))
             speech = self.sequence(model, picture, clip)[None].to(self.device)
-            landmarks: Tensor = model.speak(face, speech)[0]
+            landmarks: Tensor = model.predict_landmarks(face, speech)[0]
         return np.asarray(landmarks[0].double().cpu().numpy() * self.size)
 
     def evaluate(
@@ -216,7 +218,7 @@ class Evaluator:
             return None
         empty = self._empty(model, clip, identity, picture)
         if model.lips:
-            assert isinstance(model.generator, Speaking)
+            assert isinstance(model.generator, LandmarkPredictor)
             lips = self.predict_landmarks(model.generator, picture, clip)
             rows = slice(clip.start, clip.start + clip.frames)
             true = self.cache.landmarks[rows].astype(np.float64) * self.size
@@ -419,5 +421,5 @@ def open_model(name: str, device: str = "cpu") -> EvaluatedModel:
 def _predicts_landmarks(model: Generator) -> bool:
     """Return whether a model predicts landmarks without generating pictures."""
     config = model.config
-    silent = getattr(config, "lips", "") == "off" or getattr(config, "looks_back", False)
-    return isinstance(model, Speaking) and not silent
+    silent = getattr(config, "lips", "") == "off" or getattr(config, "is_autoregressive", False)
+    return isinstance(model, LandmarkPredictor) and not silent

@@ -38,7 +38,7 @@ from talkingface.evaluation.results import (
     reason,
     write_results,
 )
-from talkingface.models.lipreader import GRID_WORDS, LeanLipReader, PublishedLipReader
+from talkingface.models.lipreader import GRID_WORDS, PublishedLipReader, SmallLipReader
 from talkingface.training.reading import vocabulary_of
 
 EVALUATED_SPLITS = (TEST, UNSEEN)
@@ -216,7 +216,7 @@ def _open(plan: Plan) -> Worker:
     judge, sha256, vocabulary = None, "", GRID_WORDS
     if plan.judge is not None:
         loaded, info = weights.load_with_info(plan.judge, plan.device)
-        if not isinstance(loaded, PublishedLipReader | LeanLipReader):
+        if not isinstance(loaded, PublishedLipReader | SmallLipReader):
             raise BadRequest(f"{plan.judge} is a {info.family}, the judge must be a lip reader")
         judge, sha256, vocabulary = loaded, info.sha256, vocabulary_of(info)
     detections = plan.out / "detections"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from talkingface import video
 from talkingface.audio import windows
-from talkingface.models.sync import SyncNet, mouth_windows, steady
+from talkingface.models.sync import SyncNet, mouth_windows, smooth
 
 Array = NDArray[np.float64]
 REACH = 15  # frames (0.6 s) that picture and sound are shifted against each other, each way
@@ -71,8 +71,8 @@ def embed_video(net: SyncNet, frames: NDArray[np.uint8], landmarks: NDArray[Any]
     place = torch.from_numpy(filled.reshape(landmarks.shape) / frames.shape[1]).float()
     device = next(net.parameters()).device
     pictures = video.to_tensor(frames).to(device)
-    mouths = mouth_windows(pictures, steady(place[None])[0].to(device), net.config)
-    return np.asarray(net.see(mouths).cpu().double().numpy())
+    mouths = mouth_windows(pictures, smooth(place[None])[0].to(device), net.config)
+    return np.asarray(net.encode_video(mouths).cpu().double().numpy())
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def embed_sound(net: SyncNet, samples: Tensor, frames: int) -> Array:
     """Embed the windows of a sound (N,): (frames, size), window t around video frame t."""
     device = next(net.parameters()).device
     speech = windows(samples.float(), net.config.speech, frames)
-    return np.asarray(net.hear(speech.to(device)).cpu().double().numpy())
+    return np.asarray(net.encode_audio(speech.to(device)).cpu().double().numpy())
 
 
 def offset_curve(

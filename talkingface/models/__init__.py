@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "zhou": (zhou.Zhou, zhou.ZhouConfig),
     "still": (baselines.Still, baselines.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
-    "lipreader-lean": (lipreader.LeanLipReader, lipreader.LeanReaderConfig),
+    "lipreader-small": (lipreader.SmallLipReader, lipreader.SmallReaderConfig),
     "lips": (lips.ExpressionNet, lips.LipsConfig),
     "head": (head_motion.HeadNet, head_motion.HeadConfig),
     "identity": (identity.FaceEmbedding, identity.IdentityConfig),

@@ -8,7 +8,7 @@
 
 VG-net is here twice: `PublishedVgNet` in the sizes of the authors' released code, and `VgNet`, lean
 enough for a CPU: only the lower face is drawn, and the motion map is geometry: the identity picture
-bent along its mesh (`render`), I'_t, which C_t corrects and alpha_t blends: C_t = I'_t + delta_t,
+warped along its mesh (`render`), I'_t, which C_t corrects and alpha_t blends: C_t = I'_t + delta_t,
 v_t = alpha_t * C_t + (1 - alpha_t) * I'_t.
 """
 
@@ -31,14 +31,14 @@ from talkingface.models.blocks import (
     ConvGru,
     Lstm,
     Residual,
-    Up,
+    Upsample,
+    channels_last,
     conv,
-    pixels_last,
     repeat_frames,
 )
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import FLOW_UNIT, Window, correct
+from talkingface.models.mouth_region import FLOW_UNIT, MouthRegion, correct
 from talkingface.render.crops import CropRenderer
 
 
@@ -55,18 +55,18 @@ class AtConfig:
 
 @dataclass(frozen=True)
 class VgConfig:
-    """VG-net. kind: "lean" (corrects the bent picture) or "published" (colour alone; `width` is a
-    factor on its channels).
+    """VG-net. kind: "lean" (corrects the warped picture) or "published" (colour alone; `width` is
+    a factor on its channels).
 
     bound: most that a correction changes a colour, which spans 2.
     recurrence: MMRNN remembers over "time"; "frame" forgets at every frame (an ablation).
-    width: factor on the published channels. window: what the lean one draws, as in CRAN.
+    width: factor on the published channels. mouth_region: what the small one draws, as in CRAN.
     """
 
     kind: Literal["lean", "published"] = "lean"
     bound: float = 0.4
     recurrence: Literal["time", "frame"] = "time"
-    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    mouth_region: tuple[int, int, int, int] = (56, 128, 24, 104)
     image_channels: tuple[int, int, int] = (16, 32, 48)
     landmark_maps: int = 8
     hidden: int = 48
@@ -153,7 +153,7 @@ class AtNet(nn.Module):
         with torch.no_grad():  # begin by remembering (Jozefowicz et al. 2015)
             for layer in range(config.layers):
                 getattr(self.lstm, f"bias_hh_l{layer}")[config.hidden : 2 * config.hidden] = 1.0
-        self.head = nn.Linear(config.hidden, config.components)
+        self.to_coefficients = nn.Linear(config.hidden, config.components)
         self.register_buffer("gain", torch.ones(()))
         self.register_buffer("speech_mean", torch.zeros(speech.coefficients))
         self.register_buffer("speech_std", torch.ones(speech.coefficients))
@@ -170,7 +170,7 @@ class AtNet(nn.Module):
         audio = self.audio_encoder(x.flatten(0, 1).unsqueeze(1)).unflatten(0, speech.shape[:2])
         face = self.landmark_encoder(own).unsqueeze(1).expand(-1, speech.shape[1], -1)
         hidden, state = self.lstm(torch.cat([audio, face.to(audio.dtype)], dim=-1), state)
-        return self.gain * self.head(hidden), state
+        return self.gain * self.to_coefficients(hidden), state
 
 
 def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:
@@ -200,20 +200,20 @@ def _pooled_audio(speech: SpeechSpec, features: int) -> nn.Sequential:
 
 
 class VgNet(nn.Module):
-    """The lean video generator: the bent window at 1/8 through MMRNN, and up again in three steps.
+    """VG-net as it ships: the warped mouth region at 1/8 through MMRNN, then three times upsampled.
 
     Feature-level attention at two scales, from target and identity landmarks, mixes what is decoded
-    with the bent picture's own features.
+    with the warped picture's own features.
     """
 
     def __init__(self, config: VgConfig, crop: CropSpec) -> None:
         super().__init__()
         self.config = config
-        self.window = Window(config.window, crop)
-        if self.window.shape[0] % 8 or self.window.shape[1] % 8:
-            raise ValueError(f"the window {config.window} must divide by 8")
+        self.mouth_region = MouthRegion(config.mouth_region, crop)
+        if self.mouth_region.shape[0] % 8 or self.mouth_region.shape[1] % 8:
+            raise ValueError(f"the mouth region {config.mouth_region} must divide by 8")
         e1, e2, e3 = config.image_channels
-        self.small = (self.window.shape[0] // 8, self.window.shape[1] // 8)
+        self.small = (self.mouth_region.shape[0] // 8, self.mouth_region.shape[1] // 8)
         self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise((3, e1, e2, e3)))
         cells = config.landmark_maps * self.small[0] * self.small[1]
         self.landmark_encoder = nn.Sequential(
@@ -224,23 +224,23 @@ class VgNet(nn.Module):
         self.residual = Residual(config.hidden)
         self.attention = nn.ModuleList([nn.Conv2d(e, 1, 3, 1, 1) for e in (e2, e1)])
         widths = (config.hidden, e2, e1, config.last_channels)
-        self.ups = nn.ModuleList(Up(a, b, 3, False) for a, b in pairwise(widths))
-        self.last = conv(config.last_channels + 3, config.last_channels)
-        self.head = nn.Conv2d(config.last_channels, 4, 3, 1, 1)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.weight[:3])  # begin as the bent picture
-        nn.init.zeros_(self.head.bias)
+        self.ups = nn.ModuleList(Upsample(a, b, 3, False) for a, b in pairwise(widths))
+        self.to_features = conv(config.last_channels + 3, config.last_channels)
+        self.to_rgb = nn.Conv2d(config.last_channels, 4, 3, 1, 1)
+        assert self.to_rgb.bias is not None
+        nn.init.zeros_(self.to_rgb.weight[:3])  # begin as the warped picture
+        nn.init.zeros_(self.to_rgb.bias)
 
     def forward(
         self,
         portrait: Portrait,
-        bent: Tensor,
+        warped: Tensor,
         meshes: Tensor,
         state: State = None,
     ) -> tuple[Generated, State]:
-        """bent: windows (B, T, 3, h, w) of the picture along meshes (B, T, 478, 2)."""
+        """warped: windows (B, T, 3, h, w) of the picture along meshes (B, T, 478, 2)."""
         shape = meshes.shape[:2]
-        maps, x = [], pixels_last(bent.flatten(0, 1))
+        maps, x = [], channels_last(warped.flatten(0, 1))
         picture = x
         for layer in self.image_encoder:
             x = layer(x)
@@ -251,13 +251,13 @@ class VgNet(nn.Module):
         drawn = self.landmark_encoder(placed).unflatten(1, (-1, *self.small))
         x = self.fuse(torch.cat([maps[2], drawn.to(x.dtype)], dim=1)).unflatten(0, shape)
         x, state = self.mmrnn(x, state, forget=self.config.recurrence == "frame")
-        x = self.residual(pixels_last(x.flatten(0, 1)))
+        x = self.residual(channels_last(x.flatten(0, 1)))
         for up, attention, seen in zip(self.ups, self.attention, (maps[1], maps[0]), strict=False):
             x = up(x)
             x = seen + torch.sigmoid(attention(x)) * (x - seen)
         x = torch.cat([self.ups[2](x), picture.to(x.dtype)], dim=1)
-        out = self.head(self.last(x)).float().contiguous().unflatten(0, shape)
-        return correct(bent, out, self.window.ramp, self.config.bound, meshes), state
+        out = self.to_rgb(self.to_features(x)).float().contiguous().unflatten(0, shape)
+        return correct(warped, out, self.mouth_region.ramp, self.config.bound, meshes), state
 
 
 class PublishedVgNet(nn.Module):
@@ -271,7 +271,7 @@ class PublishedVgNet(nn.Module):
     def __init__(self, config: VgConfig, crop: CropSpec) -> None:
         super().__init__()
         self.config = config
-        self.window = Window((0, crop.size, 0, crop.size), crop)
+        self.mouth_region = MouthRegion((0, crop.size, 0, crop.size), crop)
         self.side = crop.size // 16
         w64, w128, w256, w512 = (max(4, int(c * config.width)) for c in (64, 128, 256, 512))
         self.shallow = nn.Sequential(
@@ -356,12 +356,12 @@ class Identity:
 
     portrait: Portrait
     features: tuple[Tensor, ...] = ()
-    mouth: Mouth | None = None  # where the picture is bent
+    mouth: Mouth | None = None  # where the picture is warped
     canvas: CropRenderer | None = None
 
 
 class Atvg(nn.Module):
-    """The cascade behind the generator contract; `speak` and `draw` are its two halves."""
+    """The cascade; `predict_landmarks` and `draw` are its two halves."""
 
     def __init__(self, config: AtvgConfig) -> None:
         super().__init__()
@@ -390,9 +390,9 @@ class Atvg(nn.Module):
         return self.space.points
 
     @property
-    def window(self) -> Window:
+    def mouth_region(self) -> MouthRegion:
         """The part of the crop that is drawn."""
-        return self.vg.window
+        return self.vg.mouth_region
 
     def encode(self, portrait: Portrait) -> Identity:
         """See `contract.Generator`."""
@@ -419,12 +419,11 @@ class Atvg(nn.Module):
         if isinstance(self.at, ExpressionNet):
             if meshes is None:
                 meshes = self.meshes(identity, self.at(speech))
-            made, vg_state = self.draw_window(identity, meshes, vg_state)
+            made, vg_state = self.draw_region(identity, meshes, vg_state)
         else:
-            landmarks, at_state = self.speak(identity, speech, at_state)
-            made, vg_state = self.draw_window(identity, landmarks, vg_state)
-        whole = identity.portrait.image.unsqueeze(1)
-        return self.window.into_crop(made, whole), (at_state, vg_state)
+            landmarks, at_state = self.predict_landmarks(identity, speech, at_state)
+            made, vg_state = self.draw_region(identity, landmarks, vg_state)
+        return self.mouth_region.composite(made, identity.portrait.image), (at_state, vg_state)
 
     @property
     def readout(self) -> ExpressionNet:
@@ -438,7 +437,7 @@ class Atvg(nn.Module):
         assert identity.mouth is not None
         return self.readout.meshes(identity.mouth, expression)
 
-    def speak(
+    def predict_landmarks(
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
         """AT-net: (B, T, hops, coefficients) -> landmarks (B, T, 68, 2) in [0, 1] of the crop."""
@@ -458,23 +457,23 @@ class Atvg(nn.Module):
         if identity.mouth is not None:
             own = mesh_from_landmarks(identity.portrait.landmarks).unsqueeze(1)
             points = identity.mouth.mesh.unsqueeze(1) + mesh_from_landmarks(landmarks) - own
-        made, state = self.draw_window(identity, points, state)
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), state
+        made, state = self.draw_region(identity, points, state)
+        return self.mouth_region.composite(made, identity.portrait.image), state
 
-    def draw_window(
+    def draw_region(
         self, identity: Identity, points: Tensor, state: State = None
     ) -> tuple[Generated, State]:
-        """`draw`, but pictures are only the window: what training needs.
+        """`draw`, but pictures are only the mouth_region: what training needs.
 
-        points: meshes (B, T, 478, 2) for the lean VG-net, landmarks (B, T, 68, 2) for the other.
+        points: meshes (B, T, 478, 2) for the small VG-net, landmarks (B, T, 68, 2) for the other.
         """
         made: tuple[Generated, State]
         if isinstance(self.vg, PublishedVgNet):
             made = self.vg(identity.portrait, identity.features, points, state)
         else:
             assert identity.canvas is not None
-            bent = self.window.cut(identity.canvas(points))
-            made = self.vg(identity.portrait, bent, points, state)
+            warped = self.mouth_region.crop(identity.canvas(points))
+            made = self.vg(identity.portrait, warped, points, state)
         return made
 
 
@@ -484,7 +483,7 @@ PRESETS = {
     "atvg-paper": AtvgConfig(
         speech=SpeechSpec(hops=28),
         at_net="published",
-        vg=VgConfig(kind="published", window=(0, 128, 0, 128)),
+        vg=VgConfig(kind="published", mouth_region=(0, 128, 0, 128)),
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
     "atvg-tiny": AtvgConfig(

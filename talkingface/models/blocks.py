@@ -74,7 +74,7 @@ class Transposed(nn.Module):
         return x[:, 0].transpose(1, 2)
 
 
-class Up(nn.Module):
+class Upsample(nn.Module):
     """Twice the size: transposed convolution (the paper), or nearest neighbour and convolution.
 
     Then LeakyReLU 0.2. The second leaves no checkerboard. Of the pixels under a 3x3 kernel only 2x2
@@ -94,7 +94,7 @@ class Up(nn.Module):
             else nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2)
         )
         self.register_buffer("corners", _corners(kernel), persistent=False)
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
+        self._cached: tuple[tuple[int, int], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, 2H, 2W)."""
@@ -108,16 +108,16 @@ class Up(nn.Module):
         return made[..., 1:-1, 1:-1] if self.reach % 2 else made
 
     def _kernel(self) -> Tensor:
-        """The four kernels; kept while the weights stay what they are."""
+        """The four kernels; cached while the weights stay what they are."""
         weight = self.conv.weight
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
             return self._corner_kernels(weight)
         seen = (weight.data_ptr(), weight._version)
-        kept = self._kept  # once: other threads may speak with this model too
-        if kept is None or kept[0] != seen:
+        cached = self._cached  # once: other threads may speak with this model too
+        if cached is None or cached[0] != seen:
             kernel = self._corner_kernels(weight).contiguous(memory_format=torch.channels_last)
-            kept = self._kept = (seen, kernel)
-        return kept[1]
+            cached = self._cached = (seen, kernel)
+        return cached[1]
 
     def _corner_kernels(self, weight: Tensor) -> Tensor:
         at = self.corners
@@ -143,8 +143,8 @@ class ConvGru(nn.Module):
     def __init__(self, inputs: int, hidden: int, dilation: int = 1) -> None:
         super().__init__()
         self.hidden = hidden
-        self.heard = nn.Conv2d(inputs, 3 * hidden, 3, 1, dilation, dilation)
-        self.kept = nn.Conv2d(hidden, 3 * hidden, 3, 1, dilation, dilation)
+        self.from_input = nn.Conv2d(inputs, 3 * hidden, 3, 1, dilation, dilation)
+        self.from_state = nn.Conv2d(hidden, 3 * hidden, 3, 1, dilation, dilation)
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, forget: bool = False
@@ -153,7 +153,9 @@ class ConvGru(nn.Module):
 
         forget: every frame begins anew, and the state is None: no recurrence.
         """
-        projected = self.heard(x.flatten(0, 1)).contiguous()  # convolutions of few pixels want this
+        projected = self.from_input(
+            x.flatten(0, 1)
+        ).contiguous()  # convolutions of few pixels want this
         if forget:
             return self._cell(
                 projected, projected.new_zeros(len(projected), self.hidden, *x.shape[-2:])
@@ -167,9 +169,9 @@ class ConvGru(nn.Module):
         return after, after
 
     def _cell(self, projected: Tensor, state: Tensor) -> Tensor:
-        kept: Tensor = self.kept(state)
+        cached: Tensor = self.from_state(state)
         gates, new = projected.split([2 * self.hidden, self.hidden], dim=1)
-        old_gates, old_new = kept.split([2 * self.hidden, self.hidden], dim=1)
+        old_gates, old_new = cached.split([2 * self.hidden, self.hidden], dim=1)
         reset, update = torch.sigmoid(gates + old_gates).chunk(2, dim=1)
         new = torch.tanh(new + reset * old_new)
         return new + update * (state - new)
@@ -258,6 +260,6 @@ def repeat_frames(x: Tensor, frames: int) -> Tensor:
     return x.unsqueeze(1).expand(-1, frames, *x.shape[1:]).flatten(0, 1)
 
 
-def pixels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """(N, C, H, W), each pixel's channels side by side: what convolutions on a CPU read fastest."""
     return x.contiguous(memory_format=torch.channels_last)

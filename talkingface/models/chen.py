@@ -4,10 +4,11 @@
     I_t = Dec(residual blocks([m_I, m_A_t])), m_A_t the window's sound as a map of the same size
 
 The paper's convolutions run over 16 frames at once, so that a frame hears sound up to 15 frames
-after it, and cannot stream; here every frame is drawn alone, from its own window of speech. Time
-is left to the critics: the three-stream discriminator (sound, pictures, motion) and the correlation
-of the change of sound with motion. Motion is the difference of two frames in a row where the paper
-asks a trained flow network, and its perceptual loss is left out: no such network is shipped here.
+after it, and cannot stream; here every frame is drawn alone, from its own window of speech. Time is
+left to the discriminators: the three-stream discriminator (sound, pictures, motion) and the
+correlation of the change of sound with motion. Motion is the difference of two frames in a row
+where the paper asks a trained flow network, and its perceptual loss is left out: no such network is
+shipped here.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from torch import Tensor, nn
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Residual, Up, audio_encoder, conv, repeat_frames
-from talkingface.models.window import Window
+from talkingface.models.blocks import Residual, Upsample, audio_encoder, conv, repeat_frames
+from talkingface.models.mouth_region import MouthRegion
 
 
 @dataclass(frozen=True)
 class ChenConfig:
-    """Sizes; the defaults are `chen`. window: the lips' box, 64 x 64 as published."""
+    """Sizes; the defaults are `chen`. mouth_region: the lips' box, 64 x 64 as published."""
 
     family: str = "chen"
     speech: SpeechSpec = field(
         default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
     )
     crop: CropSpec = field(default_factory=CropSpec)
-    window: tuple[int, int, int, int] = (62, 126, 32, 96)
+    mouth_region: tuple[int, int, int, int] = (62, 126, 32, 96)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
@@ -63,11 +64,9 @@ class Chen(nn.Module):
     def __init__(self, config: ChenConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.window = Window(c.window, c.crop)
         scale = 2 ** len(c.image_channels)
-        height, width = self.window.shape
-        if height % scale or width % scale:
-            raise ValueError(f"the window {c.window} must divide by {scale}")
+        self.mouth_region = MouthRegion(c.mouth_region, c.crop, scale)
+        height, width = self.mouth_region.shape
         self.map_shape = (c.audio_map, height // scale, width // scale)
         features = self.map_shape[0] * self.map_shape[1] * self.map_shape[2]
         self.audio_encoder = nn.Sequential(
@@ -83,7 +82,7 @@ class Chen(nn.Module):
         self.blocks = nn.Sequential(
             conv(inner + c.audio_map, inner), *(Residual(inner) for _ in range(c.blocks))
         )
-        ups = (Up(a, b, 3, False) for a, b in pairwise((inner, *c.decoder_channels)))
+        ups = (Upsample(a, b, 3, False) for a, b in pairwise((inner, *c.decoder_channels)))
         self.decoder = nn.Sequential(
             *ups,
             conv(c.decoder_channels[-1], c.last_channels),
@@ -94,27 +93,26 @@ class Chen(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of the identity's lips."""
-        return Identity(portrait, self.image_encoder(self.window.cut(portrait.image)))
+        return Identity(portrait, self.image_encoder(self.mouth_region.crop(portrait.image)))
 
     def forward(
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """See `contract.Generator`; there is no state."""
-        made = self.draw_window(identity, speech)
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), None
+        made = self.draw_region(identity, speech)
+        return self.mouth_region.composite(made, identity.portrait.image), None
 
-    def draw_window(self, identity: Identity, speech: Tensor) -> Generated:
+    def draw_region(self, identity: Identity, speech: Tensor) -> Generated:
         """`forward`, but pictures are only the lips' box: what training needs."""
         frames = speech.shape[1]
-        encoded = self.audio_encoder(self.normal(speech).flatten(0, 1).unsqueeze(1))
+        encoded = self.audio_encoder(self.normalise(speech).flatten(0, 1).unsqueeze(1))
         seen = repeat_frames(identity.features, frames)
         joint = torch.cat([seen, encoded.unflatten(1, self.map_shape)], dim=1)
         x = self.blocks(joint.contiguous(memory_format=torch.channels_last))
         colour = torch.tanh(self.decoder(x).float()).unflatten(0, (-1, frames)).contiguous()
-        ramp, still = self.window.ramp, self.window.cut(identity.portrait.image).unsqueeze(1)
-        return Generated(colour * ramp + still * (1 - ramp), colour=colour)
+        return self.mouth_region.fade(colour, identity.portrait.image)
 
-    def normal(self, speech: Tensor) -> Tensor:
+    def normalise(self, speech: Tensor) -> Tensor:
         """Speech with the training data's mean and standard deviation taken out."""
         return (speech - self.speech_mean) / self.speech_std
 
@@ -150,7 +148,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(a, b, dim=1, eps=1e-6)
 
 
-class ThreeStreamCritic(nn.Module):
+class ThreeStreamDiscriminator(nn.Module):
     """Is this real, and are these lips the ones that said this? Sound, pictures and motion, each
     encoded on its own, then judged together, step by step in time."""
 
@@ -159,7 +157,7 @@ class ThreeStreamCritic(nn.Module):
         self.sound = _sound_encoder(speech, width)
         self.picture = _picture_encoder(shape, width)
         self.motion = _picture_encoder(shape, width)
-        self.judge = nn.Sequential(
+        self.classifier = nn.Sequential(
             nn.LeakyReLU(0.2), nn.Linear(24 * width, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
         )
 
@@ -171,7 +169,7 @@ class ThreeStreamCritic(nn.Module):
             self.picture(frames[:, 1:].flatten(0, 1)),
             self.motion(frames.diff(dim=1).flatten(0, 1)),
         )
-        logits: Tensor = self.judge(torch.cat(streams, dim=1))
+        logits: Tensor = self.classifier(torch.cat(streams, dim=1))
         return logits.float().view(times)
 
 

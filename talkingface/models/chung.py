@@ -5,12 +5,13 @@
     b_t = Dec([z_I, z_A_t], skips of E_I)                 trained with L1 alone
     I_t = b_t + deblurring(b_t)                           a second network, trained afterwards
 
-Lean presets draw the window that CRAN draws, faded into the identity picture; `chung-paper` has
+Small presets draw the region that CRAN draws, faded into the identity picture; `chung-paper` has
 VGG-M's widths, MFCC and the whole crop (strides stand where VGG-M pools).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,13 +22,13 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
-from talkingface.models.window import Window
+from talkingface.models.blocks import Upsample, audio_encoder, conv, repeat_frames
+from talkingface.models.mouth_region import MouthRegion
 
 
 @dataclass(frozen=True)
 class ChungConfig:
-    """Sizes; the defaults are the lean preset, `chung`.
+    """Sizes; the defaults are the small preset, `chung`.
 
     identities: K, pictures of the face on the channels of E_I; where fewer are given, the first is
     repeated. skips: how many maps of E_I the decoder sees, the largest ones. shrink: the deblurring
@@ -39,7 +40,7 @@ class ChungConfig:
         default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
     )
     crop: CropSpec = field(default_factory=CropSpec)
-    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    mouth_region: tuple[int, int, int, int] = (56, 128, 24, 104)
     identities: int = 5
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
@@ -49,7 +50,7 @@ class ChungConfig:
     image_channels: tuple[int, ...] = (24, 48, 64)
     image_kernels: tuple[int, ...] = (7, 5, 3)
     image_features: int = 64
-    seed_channels: int = 32
+    initial_channels: int = 32
     decoder_channels: tuple[int, ...] = (64, 32, 16)
     last_channels: int = 16
     transposed: bool = False
@@ -74,8 +75,9 @@ class Chung(nn.Module):
     def __init__(self, config: ChungConfig) -> None:
         super().__init__()
         self.config = config
-        self.window = Window(config.window, config.crop)
-        self.network = EncoderDecoder(config, self.window.shape)
+        strides = 2 ** len(config.image_channels)
+        self.mouth_region = MouthRegion(config.mouth_region, config.crop, strides)
+        self.network = EncoderDecoder(config, self.mouth_region.shape)
         self.deblurring = Deblurring(
             config.deblurring_channels, config.deblurring_layers, config.shrink
         )
@@ -83,9 +85,12 @@ class Chung(nn.Module):
     def encode(self, portrait: Portrait, others: Tensor | None = None) -> Identity:
         """E_I of the decoded window of the portrait, and of `others`, (B, K - 1, 3, S, S) further
         pictures of the same face; without them the portrait is repeated."""
-        first = self.window.cut(portrait.image).unsqueeze(1)
+        first = self.mouth_region.crop(portrait.image).unsqueeze(1)
         missing = self.config.identities - 1
-        rest = first.expand(-1, missing, -1, -1, -1) if others is None else self.window.cut(others)
+        if others is None:
+            rest = first.expand(-1, missing, -1, -1, -1)
+        else:
+            rest = self.mouth_region.crop(others)
         features, skips = self.network.encode_pictures(torch.cat([first, rest], 1).flatten(1, 2))
         return Identity(portrait, features, skips)
 
@@ -93,18 +98,14 @@ class Chung(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """See `contract.Generator`; there is no state."""
-        made = self.lay(identity, self.deblurring(self.draw_blurred(identity, speech)))
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), None
+        colour = self.deblurring(self.draw_blurred(identity, speech))
+        made = self.mouth_region.fade(colour, identity.portrait.image)
+        return self.mouth_region.composite(made, identity.portrait.image), None
 
     def draw_blurred(self, identity: Identity, speech: Tensor) -> Tensor:
         """The first network's window alone: (B, T, 3, h, w) in [-1, 1]."""
         out: Tensor = self.network(identity.features, identity.skips, speech)
         return out
-
-    def lay(self, identity: Identity, colour: Tensor) -> Generated:
-        """A drawn window (B, T, 3, h, w), its border faded into the identity picture."""
-        ramp, still = self.window.ramp, self.window.cut(identity.portrait.image).unsqueeze(1)
-        return Generated(colour * ramp + still * (1 - ramp), colour=colour)
 
 
 class EncoderDecoder(nn.Module):
@@ -117,9 +118,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         c, self.skips = config, config.skips
         scale = 2 ** len(c.image_channels)
-        if shape[0] % scale or shape[1] % scale:
-            raise ValueError(f"the window {c.window} must divide by {scale}")
-        self.seed_shape = (shape[0] // scale, shape[1] // scale)
+        self.initial_shape = (shape[0] // scale, shape[1] // scale)
         self.audio_encoder = audio_encoder(
             c.speech,
             c.audio_channels,
@@ -128,22 +127,22 @@ class EncoderDecoder(nn.Module):
             c.audio_features,
             c.audio_layers,
         )
-        sizes, area = (3 * c.identities, *c.image_channels), self.seed_shape[0] * self.seed_shape[1]
+        sizes, area = (3 * c.identities, *c.image_channels), math.prod(self.initial_shape)
         self.image_encoder = nn.ModuleList(
             conv(a, b, kernel, 2)
             for (a, b), kernel in zip(pairwise(sizes), c.image_kernels, strict=True)
         )
-        self.image_head = nn.Linear(sizes[-1] * area, c.image_features)
-        self.seed = nn.Linear(c.audio_features + c.image_features, c.seed_channels * area)
-        ups, inputs = [], c.seed_channels
+        self.image_projection = nn.Linear(sizes[-1] * area, c.image_features)
+        self.initial_map = nn.Linear(c.audio_features + c.image_features, c.initial_channels * area)
+        ups, inputs = [], c.initial_channels
         for level, outputs in enumerate(c.decoder_channels):
             place = len(c.image_channels) - 1 - level
             skip = c.image_channels[place] if place < c.skips else 0
-            ups.append(Up(inputs + skip, outputs, 3, c.transposed))
+            ups.append(Upsample(inputs + skip, outputs, 3, c.transposed))
             inputs = outputs
         self.ups = nn.ModuleList(ups)
-        self.last = conv(inputs, c.last_channels)
-        self.head = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
+        self.to_features = conv(inputs, c.last_channels)
+        self.to_rgb = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
         self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
 
@@ -153,7 +152,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.image_encoder:
             x = layer(x)
             maps.append(x)
-        return self.image_head(x.flatten(1)), tuple(maps[: self.skips])
+        return self.image_projection(x.flatten(1)), tuple(maps[: self.skips])
 
     def forward(self, face: Tensor, skips: tuple[Tensor, ...], speech: Tensor) -> Tensor:
         """z_I, its maps and (B, T, hops, coefficients) -> (B, T, 3, h, w) in [-1, 1]."""
@@ -161,14 +160,14 @@ class EncoderDecoder(nn.Module):
         normal = (speech - self.speech_mean) / self.speech_std
         encoded = self.audio_encoder(normal.flatten(0, 1).unsqueeze(1))
         joint = torch.cat([encoded, repeat_frames(face, frames)], dim=1)
-        x = F.leaky_relu(self.seed(joint), 0.2).unflatten(1, (-1, *self.seed_shape))
+        x = F.leaky_relu(self.initial_map(joint), 0.2).unflatten(1, (-1, *self.initial_shape))
         x = x.contiguous(memory_format=torch.channels_last)
         for level, up in enumerate(self.ups):
             place = len(self.ups) - 1 - level
             if place < len(skips):
                 x = torch.cat([x, repeat_frames(skips[place], frames)], dim=1)
             x = up(x)
-        drawn = torch.tanh(self.head(self.last(x)).float())
+        drawn = torch.tanh(self.to_rgb(self.to_features(x)).float())
         out: Tensor = drawn.unflatten(0, (-1, frames)).contiguous()
         return out
 
@@ -199,7 +198,7 @@ PRESETS = {
     "chung": ChungConfig(),
     "chung-paper": ChungConfig(
         speech=SpeechSpec(),
-        window=(0, 128, 0, 128),
+        mouth_region=(0, 128, 0, 128),
         audio_channels=(64, 128, 256, 256, 512),
         audio_strides=(1, 2, 1, 1, 2),
         audio_norm="batch",
@@ -208,7 +207,7 @@ PRESETS = {
         image_channels=(96, 256, 512, 512, 512),
         image_kernels=(7, 5, 3, 3, 3),
         image_features=256,
-        seed_channels=512,
+        initial_channels=512,
         decoder_channels=(512, 256, 256, 128, 64),
         last_channels=64,
         transposed=True,
@@ -222,7 +221,7 @@ PRESETS = {
         audio_features=16,
         image_channels=(8, 8, 8),
         image_features=8,
-        seed_channels=4,
+        initial_channels=4,
         decoder_channels=(8, 8, 8),
         last_channels=8,
         deblurring_channels=8,

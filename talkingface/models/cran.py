@@ -5,10 +5,11 @@
     h_t = GRU([z_I, z_A_t], h_{t-1})   the hybrid feature
     I_t = Dec(h_t, skips of E_I)       U-Net skips keep the identity
 
-Beyond the paper, each switched off in `cran-paper`: only the lower face decoded (`window`), new
-colour composited with the identity picture (`output="composite"`, ATVGnet's idea), and what ships
-(`output="mesh"`): lips predicted as expressions (`models.lips`) move the face's mesh, the picture
-itself is bent along it (`render`), and the decoder, which sees the bent picture I'_t, corrects it:
+Beyond the paper, each switched off in `cran-paper`: only the lower face decoded (`mouth_region`),
+new colour composited with the identity picture (`output="composite"`, ATVGnet's idea), and what
+ships (`output="mesh"`): lips predicted as expressions (`models.lips`) move the face's mesh, the
+picture itself is warped along it (`render`), and the decoder, which sees the warped picture I'_t,
+corrects it:
 
     I_t = I'_t + alpha_t * delta_t     delta_t, alpha_t = Dec(h_t, skips of E_I(I'_t)), bounded
 """
@@ -29,28 +30,34 @@ from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import ibug
 from talkingface.models.blocks import (
-    Up,
+    Upsample,
     audio_encoder,
+    channels_last,
     conv,
     hop_encoder,
-    pixels_last,
     repeat_frames,
 )
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.head_motion import HeadConfig, HeadOutput, HeadState, Prosody
 from talkingface.models.lips import TOKENS, ExpressionNet, LipsConfig, Mouth
-from talkingface.models.window import FLOW_UNIT, SPEAKING, Window, correct, displaced
+from talkingface.models.mouth_region import (
+    FLOW_UNIT,
+    MOUTH_POINTS,
+    MouthRegion,
+    add_displacement,
+    correct,
+)
 from talkingface.render.crops import CropRenderer
 
 
 @dataclass(frozen=True)
 class CranConfig:
-    """Sizes and switches; the defaults are the lean preset, `cran`.
+    """Sizes and switches; the defaults are the small preset, `cran`.
 
     scheme: Fig. 1a "frame", 1b "sequential", 1c "recurrent", and Sec. 5 "natural".
     output: "direct" (the paper's tanh picture), "composite" (a mask lays it over the identity) or
-    "mesh" (the decoder corrects the picture, bent along the predicted mesh).
-    window: rows and columns (top, bottom, left, right) of the crop that are decoded.
+    "mesh" (the decoder corrects the picture, warped along the predicted mesh).
+    mouth_region: rows and columns (top, bottom, left, right) of the crop that are decoded.
     lips: "off", "auxiliary" (a loss on the hybrid feature), or "expression" (`readout` predicts
     them, see `models.lips`; what "mesh" needs).
     head_motion: "none" (what moves beside the lips is the decoder's business, as in the paper) or
@@ -69,7 +76,7 @@ class CranConfig:
     head_motion: Literal["none", "sampled"] = "none"
     prosody_rank: int = HeadConfig.rank
     bound: float = 0.4
-    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    mouth_region: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
@@ -79,7 +86,7 @@ class CranConfig:
     image_features: int = 64
     hidden: int = 128
     gru_layers: int = 1
-    seed_channels: int = 16
+    initial_channels: int = 16
     decoder_channels: tuple[int, ...] = (48, 32, 16)
     last_channels: int = 16
     kernel: int = 3
@@ -95,7 +102,7 @@ class CranConfig:
             raise ValueError('head_motion="sampled" needs scheme="natural" and output="mesh"')
 
     @property
-    def looks_back(self) -> bool:
+    def is_autoregressive(self) -> bool:
         """True if the scheme sees the picture before."""
         return self.scheme in ("sequential", "natural")
 
@@ -106,8 +113,8 @@ class Identity:
 
     portrait: Portrait
     features: Tensor  # (B, image_features): z_I
-    skips: tuple[Tensor, ...] = ()  # of E_I, largest first; none where the picture is bent
-    mouth: Mouth | None = None  # where the picture is bent
+    skips: tuple[Tensor, ...] = ()  # of E_I, largest first; none where the picture is warped
+    mouth: Mouth | None = None  # where the picture is warped
     canvas: CropRenderer | None = None
 
 
@@ -132,14 +139,14 @@ class Cran(nn.Module):
     def __init__(self, config: CranConfig) -> None:
         super().__init__()
         self.config = config
-        self.window = Window(config.window, config.crop)
-        self.shape = self.window.shape
+        self.mouth_region = MouthRegion(config.mouth_region, config.crop)
+        self.shape = self.mouth_region.shape
         template = torch.from_numpy(config.crop.template() / config.crop.size).float()
         self.register_buffer("template", template, persistent=False)
         strides = 2 ** len(config.image_channels)
         if self.shape[0] % strides or self.shape[1] % strides:
-            raise ValueError(f"the window {config.window} must divide by {strides}")
-        self.seed_shape = (self.shape[0] // strides, self.shape[1] // strides)
+            raise ValueError(f"the mouth region {config.mouth_region} must divide by {strides}")
+        self.initial_shape = (self.shape[0] // strides, self.shape[1] // strides)
         self.register_buffer("speech_mean", torch.zeros(config.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(config.speech.coefficients))
         self._build_encoders()
@@ -161,12 +168,14 @@ class Cran(nn.Module):
         )
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, c.kernel, 2) for a, b in pairwise(sizes))
-        self.image_head = nn.Linear(sizes[-1] * math.prod(self.seed_shape), c.image_features)
+        self.image_projection = nn.Linear(
+            sizes[-1] * math.prod(self.initial_shape), c.image_features
+        )
         previous = c.image_features if c.scheme == "natural" else 0
         self.gru = nn.GRU(
             c.audio_features + c.image_features + previous, c.hidden, c.gru_layers, batch_first=True
         )
-        points = 2 * len(SPEAKING)
+        points = 2 * len(MOUTH_POINTS)
         if c.lips == "expression":
             self.readout = ExpressionNet(c.readout)
             if c.head_motion == "sampled":
@@ -175,36 +184,36 @@ class Cran(nn.Module):
         elif c.lips == "auxiliary":  # learned without pictures first: the face joins in from zero
             with torch.no_grad():
                 self.gru.all_weights[0][0][:, c.audio_features :].zero_()
-            self.lip_head = nn.Linear(c.hidden, points)
+            self.lip_predictor = nn.Linear(c.hidden, points)
             self.lip_neutral = nn.Sequential(
                 nn.Linear(2 * 68, 64), nn.LeakyReLU(0.2), nn.Linear(64, points)
             )
 
     def _build_decoder(self) -> None:
         c = self.config
-        self.seed = nn.Linear(
-            c.hidden + c.image_features, c.seed_channels * math.prod(self.seed_shape)
+        self.initial_map = nn.Linear(
+            c.hidden + c.image_features, c.initial_channels * math.prod(self.initial_shape)
         )
-        ups, inputs = [], c.seed_channels
+        ups, inputs = [], c.initial_channels
         for outputs, skip in zip(c.decoder_channels, reversed(c.image_channels), strict=True):
-            ups.append(Up(inputs + skip, outputs, c.kernel, c.transposed))
+            ups.append(Upsample(inputs + skip, outputs, c.kernel, c.transposed))
             inputs = outputs
         self.ups = nn.ModuleList(ups)
-        self.last = conv(inputs, c.last_channels, c.kernel)
+        self.to_features = conv(inputs, c.last_channels, c.kernel)
         channels = 3 if c.output == "direct" else 4
-        self.head = nn.Conv2d(c.last_channels, channels, c.kernel, 1, c.kernel // 2)
-        assert self.head.bias is not None
+        self.to_rgb = nn.Conv2d(c.last_channels, channels, c.kernel, 1, c.kernel // 2)
+        assert self.to_rgb.bias is not None
         if c.output == "composite":
-            nn.init.constant_(self.head.bias[3:], -2.0)  # begin as the identity
-        elif c.output == "mesh":  # begin as the bent picture
-            nn.init.zeros_(self.head.weight[:3])
-            nn.init.zeros_(self.head.bias)
+            nn.init.constant_(self.to_rgb.bias[3:], -2.0)  # begin as the identity
+        elif c.output == "mesh":  # begin as the warped picture
+            nn.init.zeros_(self.to_rgb.weight[:3])
+            nn.init.zeros_(self.to_rgb.bias)
 
     # --- the face, once -------------------------------------------------------------------------
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_I of Sec. 3.2: z_I and the U-Net skips of the decoded window."""
-        features, skips = self._encode_image(self.window.cut(portrait.image))
+        features, skips = self._encode_image(self.mouth_region.crop(portrait.image))
         if self.config.output != "mesh":
             return Identity(replace(portrait, mesh=None), features, skips)
         mouth = self.readout.prepare(portrait)
@@ -217,11 +226,11 @@ class Cran(nn.Module):
         return self.readout.space.points
 
     def _encode_image(self, window: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        skips, x = [], pixels_last(window)
+        skips, x = [], channels_last(window)
         for layer in self.image_encoder:
             x = layer(x)
             skips.append(x)
-        return self.image_head(x.flatten(1)), tuple(skips)
+        return self.image_projection(x.flatten(1)), tuple(skips)
 
     # --- speech to hybrid feature ---------------------------------------------------------------
 
@@ -232,12 +241,11 @@ class Cran(nn.Module):
         state: State = None,
         meshes: Tensor | None = None,
     ) -> tuple[Generated, State]:
-        """See `contract.Generator`; meshes: as in `draw_window`."""
-        made, state = self.draw_window(identity, speech, state, meshes)
-        whole = identity.portrait.image.unsqueeze(1)
-        return self.window.into_crop(made, whole), state
+        """See `contract.Generator`; meshes: as in `draw_region`."""
+        made, state = self.draw_region(identity, speech, state, meshes)
+        return self.mouth_region.composite(made, identity.portrait.image), state
 
-    def draw_window(
+    def draw_region(
         self,
         identity: Identity,
         speech: Tensor,
@@ -245,14 +253,14 @@ class Cran(nn.Module):
         meshes: Tensor | None = None,
         teacher: Teacher | None = None,
     ) -> tuple[Generated, State]:
-        """`forward`, but pictures are only the decoded window: what training needs.
+        """`forward`, but pictures are only the decoded mouth_region: what training needs.
 
         meshes: (B, T, 478, 2) to draw instead of the predicted ones, of a head that keeps still.
         teacher: for the schemes that look back.
         """
         if self.config.output == "mesh" and meshes is None:
             meshes = self.meshes(identity, self.readout(speech))
-        if self.config.looks_back:
+        if self.config.is_autoregressive:
             return self._step_by_step(identity, speech, state, meshes, teacher)
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
         return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
@@ -318,7 +326,7 @@ class Cran(nn.Module):
         for t in range(speech.shape[1]):
             audio = self.encode_audio(speech[:, t : t + 1])
             if teacher is not None and teacher.used[t]:
-                before = self.window.cut(teacher.frames[:, t])
+                before = self.mouth_region.crop(teacher.frames[:, t])
             seen, skips = self._encode_image(before)
             face = identity.features if natural else seen
             extra = seen.unsqueeze(1) if natural else None
@@ -338,13 +346,13 @@ class Cran(nn.Module):
 
         seed: of the head's moves, where this model samples them. Only for schemes that look back.
         """
-        before = self.window.cut(identity.portrait.image)
+        before = self.mouth_region.crop(identity.portrait.image)
         if self.config.head_motion == "none":
             return None, before, None
         return None, before, self.head_output.begin([seed] * len(before))
 
     def _move(self, windows: Tensor, hybrid: Tensor, state: State) -> tuple[Tensor, HeadState]:
-        """Sample a move (B, POSES) of one frame: windows of speech, the hybrid feature."""
+        """Sample a move (B, POSE_DIM) of one frame: windows of speech, the hybrid feature."""
         before = HeadState(*state)
         raw = self.prosody(self.prosody.components(windows))
         prosody, memory = self.prosody.step(raw, before.memory)
@@ -359,31 +367,31 @@ class Cran(nn.Module):
         image: (B, 3, S, S) of a portrait. Nothing is drawn. The head keeps still in what this model
         draws, so that frames differ from their picture at the lips alone.
         """
-        features, _ = self._encode_image(self.window.cut(image))
+        features, _ = self._encode_image(self.mouth_region.crop(image))
         previous = features.unsqueeze(1).expand(-1, speech.shape[1], -1)
         hybrid, _ = self._hybrid(features, self.encode_audio(speech), None, previous)
         return hybrid
 
     # --- hybrid feature to lips -----------------------------------------------------------------
 
-    def predict_landmarks(self, landmarks: Tensor, hybrid: Tensor) -> Tensor:
+    def _move_lips(self, landmarks: Tensor, hybrid: Tensor) -> Tensor:
         """(B, 68, 2) of the identity and (B, T, hidden) -> (B, T, 68, 2): its lips and jaw, moved.
 
         The head speaks of displacement from a neutral mouth; how far the identity's own mouth is
         from neutral is read off its landmarks, so that a smile or an open mouth is not added twice.
         """
         centred = (landmarks - self.template).flatten(1) / FLOW_UNIT
-        moved = self.lip_head(hybrid) - self.lip_neutral(centred).unsqueeze(1)
-        return displaced(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
+        moved = self.lip_predictor(hybrid) - self.lip_neutral(centred).unsqueeze(1)
+        return add_displacement(landmarks, moved.unflatten(-1, (-1, 2)) * FLOW_UNIT)
 
-    def speak(
+    def predict_landmarks(
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Tensor, State]:
-        """See `contract.Speaking`; not of a scheme that looks back at its pictures."""
+        """See `contract.LandmarkPredictor`; not of a scheme that looks back at its pictures."""
         if self.config.lips == "expression":
             return ibug(self.meshes(identity, self.readout(speech))), None
         hybrid, state = self._hybrid(identity.features, self.encode_audio(speech), state)
-        return self.predict_landmarks(identity.portrait.landmarks, hybrid), state
+        return self._move_lips(identity.portrait.landmarks, hybrid), state
 
     # --- hybrid feature to picture --------------------------------------------------------------
 
@@ -400,28 +408,30 @@ class Cran(nn.Module):
         features = torch.cat([hybrid, face.unsqueeze(1).expand(-1, shape[1], -1)], dim=-1)
         if meshes is not None:
             assert identity.canvas is not None
-            bent = self.window.cut(identity.canvas(meshes)).to(face.device)
-            _, seen = self._encode_image(bent.flatten(0, 1))
+            warped = self.mouth_region.crop(identity.canvas(meshes)).to(face.device)
+            _, seen = self._encode_image(warped.flatten(0, 1))
             out = self._decode(features.flatten(0, 1), seen).unflatten(0, shape)
-            return correct(bent, out, self.window.ramp, self.config.bound, meshes)
+            return correct(warped, out, self.mouth_region.ramp, self.config.bound, meshes)
         seen = tuple(repeat_frames(skip, shape[1]) for skip in skips)
         out = self._decode(features.flatten(0, 1), seen).unflatten(0, shape)
         lips = self.config.lips == "auxiliary"
-        landmarks = self.predict_landmarks(identity.portrait.landmarks, hybrid) if lips else None
-        return self._compose(out, self.window.cut(identity.portrait.image).unsqueeze(1), landmarks)
+        landmarks = self._move_lips(identity.portrait.landmarks, hybrid) if lips else None
+        return self._compose(
+            out, self.mouth_region.crop(identity.portrait.image).unsqueeze(1), landmarks
+        )
 
     def _decode(self, features: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
         """(N, hidden + image_features) and skips of N pictures -> (N, 3 or 4, h, w) float32."""
-        x = F.leaky_relu(self.seed(features), 0.2).unflatten(1, (-1, *self.seed_shape))
-        x = pixels_last(x)
+        x = F.leaky_relu(self.initial_map(features), 0.2).unflatten(1, (-1, *self.initial_shape))
+        x = channels_last(x)
         for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = up(torch.cat([x, skip.to(x.dtype)], dim=1))
-        out: Tensor = self.head(self.last(x)).float().contiguous()
+        out: Tensor = self.to_rgb(self.to_features(x)).float().contiguous()
         return out
 
     def _compose(self, out: Tensor, own: Tensor, landmarks: Tensor | None) -> Generated:
         """Direct output, or mask * colour + (1 - mask) * the identity's picture (B, 1, 3, h, w)."""
-        colour, ramp = torch.tanh(out[:, :, :3]), self.window.ramp
+        colour, ramp = torch.tanh(out[:, :, :3]), self.mouth_region.ramp
         if self.config.output == "direct":
             return Generated(colour * ramp + own * (1 - ramp), None, colour, landmarks)
         mask = torch.sigmoid(out[:, :, 3:]) * ramp
@@ -442,14 +452,14 @@ LOG_MEL = SpeechSpec(kind="log_mel", coefficients=26, mels=26)
 
 PRESETS = {
     "cran": CranConfig(),
-    # The paper's output, and lips from pixels alone, at the lean size.
+    # The paper's output, and lips from pixels alone, at the small size.
     "cran-direct": CranConfig(speech=LOG_MEL, output="direct", lips="off", identity_dropout=0.0),
     # Published sizes (released code: audio 16-256, image 16-128, GRU 1024, ConvT 5x5 decoder).
     "cran-paper": CranConfig(
         speech=SpeechSpec(),
         output="direct",
         lips="off",
-        window=(0, 128, 0, 128),
+        mouth_region=(0, 128, 0, 128),
         audio_channels=(16, 32, 64, 128, 256),
         audio_strides=(1, 2, 1, 1, 2),
         audio_norm="batch",
@@ -459,7 +469,7 @@ PRESETS = {
         image_features=512,
         hidden=1024,
         gru_layers=1,
-        seed_channels=256,
+        initial_channels=256,
         decoder_channels=(196, 128, 80, 48),
         kernel=5,
         transposed=True,
@@ -470,7 +480,7 @@ PRESETS = {
     "cran-natural": CranConfig(
         scheme="natural",
         head_motion="sampled",
-        window=(4, 124, 4, 124),
+        mouth_region=(4, 124, 4, 124),
         identity_dropout=0.0,
     ),
     # Random and tiny: every command line is tested with it, offline and in seconds.
@@ -484,7 +494,7 @@ PRESETS = {
         image_features=8,
         hidden=16,
         gru_layers=1,
-        seed_channels=4,
+        initial_channels=4,
         decoder_channels=(8, 8, 8),
         last_channels=8,
     ),

@@ -1,11 +1,13 @@
-"""The spatial-temporal critics of Song et al. 2019 (Sec. 3.3), D_I on frames and D_V on sequences,
-and the regression-based one of ATVGnet (Chen et al. 2019), which reads landmarks off the frames.
+"""Discriminators of Song et al. 2019 (Sec. 3.3) and of ATVGnet (Chen et al. 2019).
+
+D_I judges frames and D_V sequences; ATVGnet's estimates the landmarks that frames show.
 
 Song's answer with a map of logits, one per patch, for pictures of any height and width from 32 up:
 the whole crop or only the window that speech moves. The paper names no sizes; `PUBLISHED_*` are
-those of the authors' released code, `LEAN_*` are for few data: no batch or instance statistics, so
+those of the authors' released code, `SMALL_*` are for few data: no batch or instance statistics, so
 that no sample of a batch influences another even in training. Spectral norm is a switch: with it
-Song's critics of teeth 10 px wide learned nothing in the steps that a CPU affords (docs/log.md).
+Song's discriminators of teeth 10 px wide learned nothing in the steps that a CPU affords
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ Norm = Literal["none", "instance", "batch"]
 
 
 @dataclass(frozen=True)
-class FrameCriticConfig:
+class FrameDiscriminatorConfig:
     """D_I: 3x3 convolutions of stride 2, then 1x1 to one logit per patch. Default: 0.098 M weights.
 
     channels: of each convolution; norm: after each of them; spectral: spectral norm of every layer.
@@ -40,7 +42,7 @@ class FrameCriticConfig:
 
 
 @dataclass(frozen=True)
-class VideoCriticConfig:
+class VideoDiscriminatorConfig:
     """D_V: 3-D convolutions of stride (1, 2, 2), no padding in time. Default: 1.119 M weights.
 
     channels: of each convolution but the last, which answers with one logit per patch;
@@ -66,7 +68,7 @@ class VideoCriticConfig:
 
 
 @dataclass(frozen=True)
-class RegressionCriticConfig:
+class RegressionDiscriminatorConfig:
     """ATVGnet's regression-based discriminator; the default is the released code's, 20.90 M weights
     (its file also holds a decoder of 0.59 M that is never called: 21.49 M in all).
 
@@ -88,13 +90,15 @@ class RegressionCriticConfig:
     spectral: bool = False
 
 
-PUBLISHED_FRAME_CRITIC = FrameCriticConfig()
-PUBLISHED_VIDEO_CRITIC = VideoCriticConfig()
-LEAN_FRAME_CRITIC = FrameCriticConfig(channels=(24, 48, 96), norm="none")
-LEAN_VIDEO_CRITIC = VideoCriticConfig(channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none")
-PUBLISHED_REGRESSION_CRITIC = RegressionCriticConfig()
-# the window that the lean generators draw: rows 56-128, columns 24-104 of the crop
-LEAN_REGRESSION_CRITIC = RegressionCriticConfig(
+PUBLISHED_FRAME_DISCRIMINATOR = FrameDiscriminatorConfig()
+PUBLISHED_VIDEO_DISCRIMINATOR = VideoDiscriminatorConfig()
+SMALL_FRAME_DISCRIMINATOR = FrameDiscriminatorConfig(channels=(24, 48, 96), norm="none")
+SMALL_VIDEO_DISCRIMINATOR = VideoDiscriminatorConfig(
+    channels=(24, 48, 96), time_kernels=(3, 3, 3, 1), norm="none"
+)
+PUBLISHED_REGRESSION_DISCRIMINATOR = RegressionDiscriminatorConfig()
+# the window that the small generators draw: rows 56-128, columns 24-104 of the crop
+SMALL_REGRESSION_DISCRIMINATOR = RegressionDiscriminatorConfig(
     size=(72, 80),
     channels=(24, 48, 96, 96),
     features=128,
@@ -110,8 +114,8 @@ LEAN_REGRESSION_CRITIC = RegressionCriticConfig(
 class SpectralNorm(nn.Module):
     """Divides a weight by its largest singular value (Miyato et al. 2018), one power step per call.
 
-    Our own, because the power iteration must stay in float32 under autocast, and because a critic
-    in eval mode must not change.
+    Our own, because the power iteration must stay in float32 under autocast, and because a
+    discriminator in eval mode must not change.
     """
 
     left: Tensor
@@ -165,18 +169,21 @@ def _norm(kind: Norm, dimensions: Literal[2, 3], channels: int) -> nn.Module:
 def _check(frames: Tensor, shortest: int) -> None:
     if frames.ndim != 5 or frames.shape[2] != 3 or min(frames.shape[-2:]) < SMALLEST:
         raise ValueError(
-            f"a critic takes (B, T, 3, H, W) with H, W >= {SMALLEST}, not {tuple(frames.shape)}"
+            f"a discriminator takes (B, T, 3, H, W) with H, W >= {SMALLEST}, "
+            f"not {tuple(frames.shape)}"
         )
     if frames.shape[1] < shortest:
-        raise ValueError(f"this critic needs {shortest} frames or more, not {frames.shape[1]}")
+        raise ValueError(
+            f"this discriminator needs {shortest} frames or more, not {frames.shape[1]}"
+        )
 
 
-class FrameCritic(nn.Module):
+class FrameDiscriminator(nn.Module):
     """D_I of Eq. 3: is this frame real? Frames are judged one by one."""
 
     frames = 1  # that one logit sees
 
-    def __init__(self, config: FrameCriticConfig = PUBLISHED_FRAME_CRITIC) -> None:
+    def __init__(self, config: FrameDiscriminatorConfig = PUBLISHED_FRAME_DISCRIMINATOR) -> None:
         super().__init__()
         self.config = config
         layers: list[nn.Module] = []
@@ -197,10 +204,10 @@ class FrameCritic(nn.Module):
         return logits.float().reshape(*frames.shape[:2], *logits.shape[-2:])
 
 
-class VideoCritic(nn.Module):
+class VideoDiscriminator(nn.Module):
     """D_V of Eq. 4: tells sequences that move as real ones do from generated ones."""
 
-    def __init__(self, config: VideoCriticConfig = PUBLISHED_VIDEO_CRITIC) -> None:
+    def __init__(self, config: VideoDiscriminatorConfig = PUBLISHED_VIDEO_DISCRIMINATOR) -> None:
         super().__init__()
         self.config = config
         self.frames = config.frames
@@ -226,13 +233,15 @@ class VideoCritic(nn.Module):
         return valid.unfold(1, self.frames, 1).all(-1)
 
 
-class RegressionCritic(nn.Module):
+class RegressionDiscriminator(nn.Module):
     """ATVGnet's discriminator: the landmarks that frames show, and whether the sequence is real.
 
     The recurrence is over time and forward: the landmarks of a frame depend on no later frame.
     """
 
-    def __init__(self, config: RegressionCriticConfig = PUBLISHED_REGRESSION_CRITIC) -> None:
+    def __init__(
+        self, config: RegressionDiscriminatorConfig = PUBLISHED_REGRESSION_DISCRIMINATOR
+    ) -> None:
         super().__init__()
         self.config = config
         self.frame = self._frame_encoder(config)
@@ -250,7 +259,7 @@ class RegressionCritic(nn.Module):
         self.decision = nn.Linear(config.hidden, 1)
 
     @staticmethod
-    def _frame_encoder(config: RegressionCriticConfig) -> nn.Sequential:
+    def _frame_encoder(config: RegressionDiscriminatorConfig) -> nn.Sequential:
         """(N, 3, H, W) -> (N, features)."""
         height, width = config.size
         layers: list[nn.Module] = []
@@ -268,11 +277,11 @@ class RegressionCritic(nn.Module):
         layers += [nn.Flatten(), nn.Linear(flat, config.features), nn.LeakyReLU(config.slope)]
         return nn.Sequential(*layers)
 
-    def train(self, mode: bool = True) -> RegressionCritic:
+    def train(self, mode: bool = True) -> RegressionDiscriminator:
         """Set the mode as of any module, but keep cuDNN's LSTM in training mode.
 
-        It passes gradients on to a generator while the critic is held still; without dropout its
-        two modes are the same.
+        It passes gradients on to a generator while the discriminator is held still; without dropout
+        its two modes are the same.
         """
         super().train(mode)
         self.memory.train()
@@ -291,7 +300,7 @@ class RegressionCritic(nn.Module):
             or example.shape != (len(frames), LANDMARKS, 2)
         ):
             raise ValueError(
-                f"this critic takes frames (B, T, 3, {size[0]}, {size[1]}) and landmarks "
+                f"this discriminator takes frames (B, T, 3, {size[0]}, {size[1]}) and landmarks "
                 f"(B, {LANDMARKS}, 2), not {tuple(frames.shape)} and {tuple(example.shape)}"
             )
         batch, time = frames.shape[:2]

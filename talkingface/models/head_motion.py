@@ -30,7 +30,7 @@ from talkingface.liveliness import block_generator
 from talkingface.models.lips import TOKENS
 from talkingface.motion import BROWS, HEAD
 
-POSES = len(HEAD) + len(BROWS)
+POSE_DIM = len(HEAD) + len(BROWS)
 UNIT = 0.01  # radians, interocular distances, natural logarithm: of moves inside this module
 WIDEST = 3.5  # standard deviations that a head goes from the picture
 RETURN = 1 - 1 / (6 * FPS)  # a head is drawn back to the picture within seconds
@@ -59,7 +59,7 @@ RAISE = ((0.0, 0.3, 0.5, 0.2), (0.0, 0.7, 1.0, 0.6))
 
 
 class Mixture(NamedTuple):
-    """logits (..., K); mean and log_std (..., K, POSES) of the next move less the last one, in
+    """logits (..., K); mean and log_std (..., K, POSE_DIM) of the next move less the last one, in
     units of `HeadMotion.step`."""
 
     logits: Tensor
@@ -70,10 +70,10 @@ class Mixture(NamedTuple):
 class HeadMotion(nn.Module):
     """Density of the next move, and draws from it.
 
-    Positions are moves m (..., POSES) brought to p = step^-1 (m - rest), in which changes from
+    Positions are moves m (..., POSE_DIM) brought to p = step^-1 (m - rest), in which changes from
     frame to frame are uncorrelated and have variance 1.
-    step: (POSES, POSES) lower triangular, Cholesky factor of the covariance of those changes.
-    spread: (POSES,), standard deviations of positions. rest: (POSES,), the mean move.
+    step: (POSE_DIM, POSE_DIM) lower triangular, Cholesky factor of the covariance of those changes.
+    spread: (POSE_DIM,), standard deviations of positions. rest: (POSE_DIM,), the mean move.
     """
 
     step: Tensor
@@ -84,63 +84,63 @@ class HeadMotion(nn.Module):
         super().__init__()
         self.mixtures = mixtures
         self.inner = nn.Sequential(
-            nn.Linear(hidden + 2 * POSES, width),
+            nn.Linear(hidden + 2 * POSE_DIM, width),
             nn.LeakyReLU(0.2),
             nn.Linear(width, width),
             nn.LeakyReLU(0.2),
-            nn.Linear(width, mixtures * (1 + 2 * POSES)),
+            nn.Linear(width, mixtures * (1 + 2 * POSE_DIM)),
         )
-        self.register_buffer("step", torch.eye(POSES))
-        self.register_buffer("spread", torch.ones(POSES))
-        self.register_buffer("rest", torch.zeros(POSES))
+        self.register_buffer("step", torch.eye(POSE_DIM))
+        self.register_buffer("spread", torch.ones(POSE_DIM))
+        self.register_buffer("rest", torch.zeros(POSE_DIM))
 
     def position(self, moves: Tensor) -> Tensor:
-        """Moves (..., POSES) to positions."""
+        """Moves (..., POSE_DIM) to positions."""
         out: Tensor = torch.linalg.solve_triangular(
             self.step, (moves - self.rest).unsqueeze(-1), upper=False
         )
         return out.squeeze(-1)
 
     def move(self, positions: Tensor) -> Tensor:
-        """Positions (..., POSES) to moves, less their mean."""
+        """Positions (..., POSE_DIM) to moves, less their mean."""
         return positions @ self.step.T
 
     @torch.no_grad()
     def set_statistics(self, clips: Sequence[Tensor], weights: Sequence[float]) -> None:
-        """Set the buffers from moves (T, POSES) of clips that count so much each."""
+        """Set the buffers from moves (T, POSE_DIM) of clips that count so much each."""
         moves, changes = torch.cat(list(clips)), torch.cat([clip.diff(dim=0) for clip in clips])
         counts = [torch.full((len(c),), w) for c, w in zip(clips, weights, strict=True)]
         weight = torch.cat(counts)
         change_weight = torch.cat([w[1:] for w in counts])
         rows = changes * (change_weight / change_weight.sum()).sqrt()[:, None]
-        covariance = rows.T @ rows + 1e-6 * torch.eye(POSES)
+        covariance = rows.T @ rows + 1e-6 * torch.eye(POSE_DIM)
         self.step.copy_(torch.linalg.cholesky(covariance))
         weight = weight / weight.sum()
         self.rest.copy_(weight @ moves)
         self.spread.copy_((weight @ self.position(moves).square()).sqrt().clamp(min=1e-3))
 
     def mixture(self, hybrid: Tensor, last: Tensor) -> Mixture:
-        """hybrid (..., hidden) and the last two positions (..., 2, POSES), the newest first."""
+        """hybrid (..., hidden) and the last two positions (..., 2, POSE_DIM), the newest first."""
         newest = last[..., 0, :] / self.spread
         velocity = last[..., 0, :] - last[..., 1, :]
         raw = self.inner(torch.cat([hybrid, newest, velocity.clamp(-8, 8)], dim=-1)).float()
-        logits, rest = raw.split([self.mixtures, 2 * POSES * self.mixtures], dim=-1)
-        mean, log_std = rest.unflatten(-1, (self.mixtures, 2 * POSES)).chunk(2, dim=-1)
+        logits, rest = raw.split([self.mixtures, 2 * POSE_DIM * self.mixtures], dim=-1)
+        mean, log_std = rest.unflatten(-1, (self.mixtures, 2 * POSE_DIM)).chunk(2, dim=-1)
         return Mixture(logits, mean, log_std.clamp(*LOG_STD))
 
     def loss(self, hybrid: Tensor, last: Tensor, after: Tensor) -> Tensor:
-        """Mean negative log likelihood of the positions `after` (..., POSES), nats per number."""
+        """Mean negative log likelihood of positions `after` (..., POSE_DIM), nats per number."""
         logits, mean, log_std = self.mixture(hybrid, last)
         change = (after - last[..., 0, :]).unsqueeze(-2)
         each = 0.5 * ((change - mean) * torch.exp(-log_std)).square() + log_std
-        each = each.sum(-1) + 0.5 * POSES * math.log(2 * math.pi)
+        each = each.sum(-1) + 0.5 * POSE_DIM * math.log(2 * math.pi)
         likelihood = torch.logsumexp(F.log_softmax(logits, -1) - each, dim=-1)
-        return -likelihood.mean() / POSES
+        return -likelihood.mean() / POSE_DIM
 
     def next(self, hybrid: Tensor, last: Tensor, noise: Tensor) -> Tensor:
-        """Draw a position (B, POSES) after the last two (B, 2, POSES).
+        """Draw a position (B, POSE_DIM) after the last two (B, 2, POSE_DIM).
 
-        noise: (B, 1 + POSES), a uniform number and standard normal ones.
+        noise: (B, 1 + POSE_DIM), a uniform number and standard normal ones.
         """
         logits, mean, log_std = self.mixture(hybrid, last)
         share = F.softmax(logits, -1).cumsum(-1)
@@ -152,14 +152,14 @@ class HeadMotion(nn.Module):
 
 
 def head_noise(seed: int, frame: int) -> Tensor:
-    """Return the random numbers of one frame of a performance: (1 + POSES,)."""
+    """Return the random numbers of one frame of a performance: (1 + POSE_DIM,)."""
     return _noise_block(seed, frame // NOISE_BLOCK)[frame % NOISE_BLOCK]
 
 
 @lru_cache(maxsize=64)
 def _noise_block(seed: int, block: int) -> Tensor:
     rng = block_generator(seed, "head", block)
-    noise = torch.from_numpy(rng.standard_normal((NOISE_BLOCK, 1 + POSES))).float()
+    noise = torch.from_numpy(rng.standard_normal((NOISE_BLOCK, 1 + POSE_DIM))).float()
     noise[:, 0] = torch.from_numpy(rng.random(NOISE_BLOCK))
     return noise
 
@@ -234,8 +234,8 @@ class HeadState(NamedTuple):
     """State of a stream's head; batch first.
 
     seed, frame: (B,), what random numbers depend on. hidden: (B, hidden) of the GRU. last: (B, 2,
-    POSES), positions, newest first. memory: of `Prosody.step`. passes: (B, 2, bands), low passes of
-    loudness and pitch. activity: (B,), how much is being said. drawn, centre: (B, POSES), low
+    POSE_DIM), positions, newest first. memory: of `Prosody.step`. passes: (B, 2, bands), low passes
+    of loudness and pitch. activity: (B,), how much is being said. drawn, centre: (B, POSE_DIM), low
     passes of what is drawn.
     """
 
@@ -253,10 +253,10 @@ class HeadState(NamedTuple):
 class HeadOutput(nn.Module):
     """Hybrid features to moves: draws of the mixture, scaled, smoothed, centred and bounded.
 
-    gain: (POSES,), factors on what is drawn: from the people of the corpus to a quiet speaker.
-    silent_gain: (POSES,), the same in long silence, in which a head nearly comes to rest.
-    kernel: (2 * (bands - 1), POSES), how the head follows the bands of loudness and pitch.
-    limit: (POSES,), softly approached, never passed. All in units of UNIT.
+    gain: (POSE_DIM,), factors on what is drawn: from the people of the corpus to a quiet speaker.
+    silent_gain: (POSE_DIM,), the same in long silence, in which a head nearly comes to rest.
+    kernel: (2 * (bands - 1), POSE_DIM), how the head follows the bands of loudness and pitch.
+    limit: (POSE_DIM,), softly approached, never passed. All in units of UNIT.
     """
 
     gain: Tensor
@@ -268,10 +268,10 @@ class HeadOutput(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.motion = HeadMotion(hidden, mixtures, width)
-        self.register_buffer("gain", torch.ones(POSES))
-        self.register_buffer("silent_gain", torch.full((POSES,), 1 / 3))
-        self.register_buffer("kernel", torch.zeros(2 * (len(BANDS) - 1), POSES))
-        self.register_buffer("limit", torch.full((POSES,), 10.0))
+        self.register_buffer("gain", torch.ones(POSE_DIM))
+        self.register_buffer("silent_gain", torch.full((POSE_DIM,), 1 / 3))
+        self.register_buffer("kernel", torch.zeros(2 * (len(BANDS) - 1), POSE_DIM))
+        self.register_buffer("limit", torch.full((POSE_DIM,), 10.0))
 
     def begin(self, seeds: Sequence[int]) -> HeadState:
         """Return the state before the first frame of performances of these seeds."""
@@ -280,19 +280,19 @@ class HeadOutput(nn.Module):
             torch.tensor([seed % 2**63 for seed in seeds]),
             torch.zeros(batch, dtype=torch.long),
             torch.zeros(batch, self.hidden),
-            torch.zeros(batch, 2, POSES),
+            torch.zeros(batch, 2, POSE_DIM),
             Prosody.begin(batch),
             torch.zeros(batch, 2, len(BANDS)),
             torch.zeros(batch),
-            torch.zeros(batch, POSES),
-            torch.zeros(batch, POSES),
+            torch.zeros(batch, POSE_DIM),
+            torch.zeros(batch, POSE_DIM),
         )
         return HeadState(*(part.to(device) for part in state))
 
     def forward(
         self, hybrid: Tensor, prosody: Tensor, state: HeadState
     ) -> tuple[Tensor, HeadState]:
-        """One frame: (B, hidden), PROSODY (B, >= 4) -> a move (B, POSES) and the next state.
+        """One frame: (B, hidden), PROSODY (B, >= 4) -> a move (B, POSE_DIM) and the next state.
 
         `hidden` and `memory` of the state are as they were.
         """
@@ -337,7 +337,7 @@ class HeadNet(nn.Module):
     def forward(
         self, speech: Tensor, state: HeadState | None = None, seed: int = 0
     ) -> tuple[Tensor, HeadState]:
-        """(B, T, hops, coefficients) -> moves (B, T, POSES), HEAD and BROWS of `Motion`.
+        """(B, T, hops, coefficients) -> moves (B, T, POSE_DIM), HEAD and BROWS of `Motion`.
 
         seed: of a stream's first call; it is in the state then. Frame by frame, so that a stream in
         any chunking gives the same bits.
@@ -347,18 +347,18 @@ class HeadNet(nn.Module):
         for windows in speech.unbind(1):
             move, state = self.step(windows, state)
             moves.append(move)
-        empty = speech.new_zeros(len(speech), 0, POSES)
+        empty = speech.new_zeros(len(speech), 0, POSE_DIM)
         return torch.stack(moves, 1) if moves else empty, state
 
     def step(self, windows: Tensor, state: HeadState) -> tuple[Tensor, HeadState]:
-        """One frame: windows (B, hops, coefficients) -> a move (B, POSES) and the next state."""
-        features, memory = self.hear(windows, state.memory)
+        """One frame: windows (B, hops, coefficients) -> a move (B, POSE_DIM) and the next state."""
+        features, memory = self.encode_speech(windows, state.memory)
         hybrid, hidden = self.gru(features.unsqueeze(1), state.hidden.unsqueeze(0))
         state = state._replace(hidden=hidden[0], memory=memory)
         move: tuple[Tensor, HeadState] = self.output(hybrid[:, 0], features, state)
         return move
 
-    def hear(self, windows: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_speech(self, windows: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, hops, coefficients) of one frame -> PROSODY and features for the GRU."""
         components = self.prosody.components(windows)
         prosody, memory = Prosody.step(self.prosody(components), memory)

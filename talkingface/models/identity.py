@@ -17,7 +17,7 @@ from talkingface.models.blocks import Residual, conv
 # Middle and half-axes of the face in the aligned crop, of its side (`CropSpec`): the clothes and
 # what is behind are outside, brows and chin are in.
 MIDDLE, HALF_AXES = (0.5, 0.54), (0.40, 0.50)
-EDGE = 0.25  # of the half-axes, inwards, over which the window fades in
+EDGE = 0.25  # of the half-axes, inwards, over which the mask fades in
 LEAST_CONTRAST = 0.05  # standard deviation, of [-1, 1], below which a picture is not amplified
 
 
@@ -34,7 +34,7 @@ class IdentityConfig:
     features: int = 128
 
 
-def face_window(side: int) -> Tensor:
+def face_mask(side: int) -> Tensor:
     """(side, side) in [0, 1]: 1 on the face of an aligned crop, 0 around it."""
     line = (torch.arange(side) + 0.5) / side
     x, y = ((line - m) / a for m, a in zip(MIDDLE, HALF_AXES, strict=True))
@@ -44,18 +44,18 @@ def face_window(side: int) -> Tensor:
 
 
 class FaceEmbedding(nn.Module):
-    """A residual network over the face's window, each picture's own light and contrast divided out.
+    """A residual network over the face's mask, each picture's own light and contrast divided out.
 
     Mean and spread are taken per channel, so that exposure, contrast and white balance are gone
     before the first weight.
     """
 
-    window: Tensor
+    mask: Tensor
 
     def __init__(self, config: IdentityConfig = IdentityConfig()) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", face_window(config.side), persistent=False)
+        self.register_buffer("mask", face_mask(config.side), persistent=False)
         layers: list[nn.Module] = []
         inputs, side = 3, config.side
         for level, outputs in enumerate(config.channels):
@@ -74,12 +74,12 @@ class FaceEmbedding(nn.Module):
         return F.normalize(self.direction(body.flatten(1)).float(), dim=1)
 
     def _plain(self, pictures: Tensor) -> Tensor:
-        """The face alone, (B, 3, side, side): mean 0 and spread 1 per channel within the window."""
+        """The face alone, (B, 3, side, side): mean 0 and spread 1 per channel within the mask."""
         side = self.config.side
         if pictures.shape[-2:] != (side, side):
             pictures = F.interpolate(pictures, (side, side), mode="area")
-        weight = self.window / self.window.sum()
+        weight = self.mask / self.mask.sum()
         mean = (pictures * weight).sum((2, 3), keepdim=True)
         off = pictures - mean
         spread = (off.square() * weight).sum((2, 3), keepdim=True).sqrt()
-        return off / spread.clamp(min=LEAST_CONTRAST) * self.window
+        return off / spread.clamp(min=LEAST_CONTRAST) * self.mask

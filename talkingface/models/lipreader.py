@@ -1,8 +1,8 @@
 """D_l: a lip reader that names the word seen on a mouth (Song et al. 2019, Sec. 3.3 and 4.2).
 
 Two architectures, so that the reader that judges is never the one that trained the generator: the
-published one (frames one by one, two LSTM layers, last step) and a lean one for few data (motion in
-its first layer, GRU both ways, mean over time). Both read mouths cut by `mouth_crops`.
+published one (frames one by one, two LSTM layers, last step) and a small one for few data (motion
+in its first layer, GRU both ways, mean over time). Both read mouths cut by `mouth_crops`.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class PublishedReaderConfig:
 
 
 @dataclass(frozen=True)
-class LeanReaderConfig:
+class SmallReaderConfig:
     """0.8 M weights and 4 MMAC per frame: an epoch of 5,600 words takes a core under a minute.
 
     span: frames (odd) that the first layer sees at once; channels: of the first, 3-D layer and of
     the 2-D layers behind it, each of stride 2.
     """
 
-    family: str = "lipreader-lean"
+    family: str = "lipreader-small"
     words: int = len(GRID_WORDS)
     mouth: MouthSpec = MouthSpec()
     span: int = 5
@@ -142,7 +142,7 @@ class _Reader(nn.Module):
                 f"(B,), not {tuple(mouths.shape)} and {tuple(lengths.shape)}"
             )
 
-    def _recur(self, cells: nn.RNNBase, steps: Tensor, lengths: Tensor) -> Tensor:
+    def _recur(self, rnn: nn.RNNBase, steps: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, features) -> (B, T, hidden); the backward direction starts at each clip's end.
 
         cuDNN cannot differentiate a recurrent layer in eval mode, which is just what a frozen
@@ -152,7 +152,7 @@ class _Reader(nn.Module):
             steps, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
         with torch.backends.cudnn.flags(enabled=self.training or not torch.is_grad_enabled()):
-            out, _ = cells(packed)
+            out, _ = rnn(packed)
         return nn.utils.rnn.pad_packed_sequence(out, True, total_length=steps.shape[1])[0]
 
 
@@ -185,25 +185,25 @@ class PublishedLipReader(_Reader):
             nn.Linear(patches * config.channels[-1], config.feature),
             nn.BatchNorm1d(config.feature),
         )
-        self.cells = nn.LSTM(config.feature, config.hidden, config.layers, batch_first=True)
-        self.answer = nn.Linear(config.hidden, config.words)
+        self.rnn = nn.LSTM(config.feature, config.hidden, config.layers, batch_first=True)
+        self.classifier = nn.Linear(config.hidden, config.words)
 
     def forward(self, mouths: Tensor, lengths: Tensor) -> Tensor:
         """mouths: (B, T, C, h, w) in [-1, 1]; lengths: (B,), 1 to T; logits (B, words) float32."""
         self._check(mouths, lengths, self.config.mouth)
         valid = valid_frames(lengths, mouths.shape[1])
-        steps = self._recur(self.cells, _spread(self.encoder(mouths[valid]), valid), lengths)
+        steps = self._recur(self.rnn, _spread(self.encoder(mouths[valid]), valid), lengths)
         last = steps[torch.arange(len(steps), device=steps.device), lengths - 1]
-        logits: Tensor = self.answer(last)
+        logits: Tensor = self.classifier(last)
         return logits.float()
 
 
-class LeanLipReader(_Reader):
+class SmallLipReader(_Reader):
     """One 3-D layer, a small 2-D trunk, a GRU in both directions, mean over the valid frames."""
 
-    def __init__(self, config: LeanReaderConfig | None = None) -> None:
+    def __init__(self, config: SmallReaderConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or LeanReaderConfig()
+        self.config = config = config or SmallReaderConfig()
         first, *others = config.channels
         self.motion = nn.Conv3d(
             config.mouth.channels,
@@ -231,8 +231,8 @@ class LeanLipReader(_Reader):
             nn.ReLU(),
             nn.Dropout(config.dropout),
         )
-        self.cells = nn.GRU(config.feature, config.hidden, batch_first=True, bidirectional=True)
-        self.answer = nn.Sequential(
+        self.rnn = nn.GRU(config.feature, config.hidden, batch_first=True, bidirectional=True)
+        self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(2 * config.hidden, config.words)
         )
 
@@ -243,17 +243,17 @@ class LeanLipReader(_Reader):
         # padding becomes zero, which is what the convolution sees beyond a clip's end anyway
         seen = torch.where(valid[..., None, None, None], mouths, mouths.new_zeros(()))
         moving = self.motion(seen.transpose(1, 2)).transpose(1, 2)[valid]
-        steps = self._recur(self.cells, _spread(self.trunk(moving), valid), lengths)
+        steps = self._recur(self.rnn, _spread(self.trunk(moving), valid), lengths)
         mean = steps.sum(1) / lengths[:, None].to(steps.dtype)  # padded steps are zero
-        logits: Tensor = self.answer(mean)
+        logits: Tensor = self.classifier(mean)
         return logits.float()
 
 
-ReaderConfig = PublishedReaderConfig | LeanReaderConfig
-LipReader = PublishedLipReader | LeanLipReader
-READERS: dict[Literal["published", "lean"], tuple[type[LipReader], type[ReaderConfig]]] = {
+ReaderConfig = PublishedReaderConfig | SmallReaderConfig
+LipReader = PublishedLipReader | SmallLipReader
+READERS: dict[Literal["published", "small"], tuple[type[LipReader], type[ReaderConfig]]] = {
     "published": (PublishedLipReader, PublishedReaderConfig),
-    "lean": (LeanLipReader, LeanReaderConfig),
+    "small": (SmallLipReader, SmallReaderConfig),
 }
 
 

@@ -1,4 +1,4 @@
-"""Predict expressions from speech: AT-net of the lean presets (Chen et al. 2019, poster, Fig. 3).
+"""Predict expressions from speech: AT-net of the small presets (Chen et al. 2019, poster, Fig. 3).
 
     x_t = principal components of the tokens around frame t
     e   = A x_t                          shape: a straight line

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from talkingface.audio import FPS, SpeechSpec
 from talkingface.models.lipreader import MouthSpec, mouth_crops
 
-STEADY = FPS  # frames over which the mouth's box is held: it follows a head, not a lip
+SMOOTHED_FRAMES = FPS  # frames over which the mouth's box is held: it follows a head, not a lip
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,25 @@ class SyncNet(nn.Module):
         super().__init__()
         self.config = config = config or SyncConfig()
         mouth, speech = config.mouth, config.speech
-        self.eye = _encoder(config, mouth.channels * config.frames, mouth.height, mouth.width)
-        self.ear = _encoder(config, 1, speech.hops, speech.coefficients)
+        self.video_encoder = _encoder(
+            config, mouth.channels * config.frames, mouth.height, mouth.width
+        )
+        self.audio_encoder = _encoder(config, 1, speech.hops, speech.coefficients)
 
-    def see(self, mouths: Tensor) -> Tensor:
+    def encode_video(self, mouths: Tensor) -> Tensor:
         """mouths: (N, frames, C, h, w) in [-1, 1] -> (N, size) float32 of length 1."""
         mouth = self.config.mouth
         expected = (self.config.frames, mouth.channels, mouth.height, mouth.width)
         if mouths.ndim != 5 or mouths.shape[1:] != expected:
             raise ValueError(f"expected mouths (N, *{expected}), got {tuple(mouths.shape)}")
-        return F.normalize(self.eye(mouths.flatten(1, 2)).float(), dim=1)
+        return F.normalize(self.video_encoder(mouths.flatten(1, 2)).float(), dim=1)
 
-    def hear(self, speech: Tensor) -> Tensor:
+    def encode_audio(self, speech: Tensor) -> Tensor:
         """speech: (N, hops, coefficients) -> (N, size) float32 of length 1."""
         expected = (self.config.speech.hops, self.config.speech.coefficients)
         if speech.ndim != 3 or speech.shape[1:] != expected:
             raise ValueError(f"expected speech (N, *{expected}), got {tuple(speech.shape)}")
-        return F.normalize(self.ear(speech[:, None]).float(), dim=1)
+        return F.normalize(self.audio_encoder(speech[:, None]).float(), dim=1)
 
 
 def _encoder(config: SyncConfig, channels: int, height: int, width: int) -> nn.Sequential:
@@ -90,7 +92,7 @@ def _encoder(config: SyncConfig, channels: int, height: int, width: int) -> nn.S
     return nn.Sequential(*layers, *head)
 
 
-def steady(landmarks: Tensor, frames: int = STEADY) -> Tensor:
+def smooth(landmarks: Tensor, frames: int = SMOOTHED_FRAMES) -> Tensor:
     """(B, T, 68, 2) landmarks -> their running mean over `frames` (odd), fewer at both ends."""
     track = landmarks.flatten(2).transpose(1, 2)
     mean = F.avg_pool1d(track, frames, 1, frames // 2, count_include_pad=False)
@@ -100,7 +102,7 @@ def steady(landmarks: Tensor, frames: int = STEADY) -> Tensor:
 def mouth_windows(frames: Tensor, landmarks: Tensor, config: SyncConfig) -> Tensor:
     """All windows of a clip, one around each frame but the first and last `config.around`.
 
-    frames: (T, 3, S, S) in [-1, 1]; landmarks: (T, 68, 2) in [0, 1], steady ones: the boxes are
+    frames: (T, 3, S, S) in [-1, 1]; landmarks: (T, 68, 2) in [0, 1], smoothed ones: the boxes are
     where they say. Returns (T - frames + 1, frames, C, h, w); none of a clip that is too short.
     """
     mouths = mouth_crops(frames[None], landmarks[None], config.mouth)[0]

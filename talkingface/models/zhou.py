@@ -21,17 +21,16 @@ from torch.nn import functional as F
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Up, audio_encoder, conv, repeat_frames
+from talkingface.models.blocks import Upsample, audio_encoder, conv, repeat_frames
 from talkingface.models.lipreader import MouthSpec
-from talkingface.models.window import Window
+from talkingface.models.mouth_region import MouthRegion
 
 
 @dataclass(frozen=True)
 class ZhouConfig:
-    """Sizes; the defaults are the lean preset, `zhou`, with the window and the hearing of `cran`.
+    """Sizes; the defaults are the small preset, `zhou`.
 
-    window: rows and columns (top, bottom, left, right) of the crop that are drawn; around it, and
-    under its fading border, stands the identity picture.
+    mouth_region: rows and columns (top, bottom, left, right) of the crop that are drawn.
     skip: which map of E_p the decoder sees beside the two features, 0 the largest.
     """
 
@@ -40,7 +39,7 @@ class ZhouConfig:
         default_factory=lambda: SpeechSpec(kind="log_mel", coefficients=26, mels=26)
     )
     crop: CropSpec = field(default_factory=CropSpec)
-    window: tuple[int, int, int, int] = (56, 128, 24, 104)
+    mouth_region: tuple[int, int, int, int] = (56, 128, 24, 104)
     audio_channels: tuple[int, ...] = (32, 64, 128)
     audio_strides: tuple[int, ...] = (2, 2, 2)
     audio_norm: str = "group"
@@ -48,7 +47,7 @@ class ZhouConfig:
     image_channels: tuple[int, ...] = (24, 48, 64)
     image_features: int = 128
     skip: int = 0
-    seed_channels: int = 32
+    initial_channels: int = 32
     decoder_channels: tuple[int, ...] = (64, 48, 16)
     last_channels: int = 16
 
@@ -71,29 +70,29 @@ class Zhou(nn.Module):
     def __init__(self, config: ZhouConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.window = Window(c.window, c.crop)
         strides = 2 ** len(c.image_channels)
-        height, width = self.window.shape
-        if height % strides or width % strides:
-            raise ValueError(f"the window {c.window} must divide by {strides}")
-        self.seed_shape = (height // strides, width // strides)
-        pixels = self.seed_shape[0] * self.seed_shape[1]
+        self.mouth_region = MouthRegion(c.mouth_region, c.crop, strides)
+        height, width = self.mouth_region.shape
+        self.initial_shape = (height // strides, width // strides)
+        pixels = self.initial_shape[0] * self.initial_shape[1]
         self.speech_encoder = audio_encoder(
             c.speech, c.audio_channels, c.audio_strides, c.audio_norm, c.speech_features
         )
         self.shared = SharedSpace(c.speech_features)
         sizes = [3, *c.image_channels]
         self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise(sizes))
-        self.image_head = nn.Linear(sizes[-1] * pixels, c.image_features)
-        self.seed = nn.Linear(c.speech_features + c.image_features, c.seed_channels * pixels)
-        ups, inputs = [], c.seed_channels
+        self.image_projection = nn.Linear(sizes[-1] * pixels, c.image_features)
+        self.initial_map = nn.Linear(
+            c.speech_features + c.image_features, c.initial_channels * pixels
+        )
+        ups, inputs = [], c.initial_channels
         for level, outputs in zip(self._levels(), c.decoder_channels, strict=True):
             skip = c.image_channels[c.skip] if level == c.skip else 0
-            ups.append(Up(inputs + skip, outputs, 3, transposed=False))
+            ups.append(Upsample(inputs + skip, outputs, 3, transposed=False))
             inputs = outputs
         self.ups = nn.ModuleList(ups)
-        self.last = conv(inputs, c.last_channels, 3)
-        self.head = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
+        self.to_features = conv(inputs, c.last_channels, 3)
+        self.to_rgb = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
         self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
 
@@ -103,7 +102,7 @@ class Zhou(nn.Module):
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_p: the feature of who it is, and the one skip."""
-        features, skip = self.encode_face(self.window.cut(portrait.image))
+        features, skip = self.encode_face(self.mouth_region.crop(portrait.image))
         return Identity(portrait, features, skip)
 
     def encode_face(self, window: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +111,7 @@ class Zhou(nn.Module):
         for layer in self.image_encoder:
             x = layer(x)
             maps.append(x)
-        return self.image_head(x.flatten(1)), maps[self.config.skip]
+        return self.image_projection(x.flatten(1)), maps[self.config.skip]
 
     def encode_speech(self, speech: Tensor) -> Tensor:
         """E_a: (B, T, hops, coefficients) -> (B, T, speech_features), of length 1."""
@@ -125,24 +124,23 @@ class Zhou(nn.Module):
         self, identity: Identity, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """See `contract.Generator`."""
-        made = self.draw_window(identity, self.encode_speech(speech))
-        return self.window.into_crop(made, identity.portrait.image.unsqueeze(1)), None
+        made = self.draw_region(identity, self.encode_speech(speech))
+        return self.mouth_region.composite(made, identity.portrait.image), None
 
-    def draw_window(self, identity: Identity, content: Tensor) -> Generated:
+    def draw_region(self, identity: Identity, content: Tensor) -> Generated:
         """Dec of what is said, from either encoder (B, T, speech_features): the window only."""
         frames = content.shape[1]
         said = content.flatten(0, 1) * self.config.speech_features**0.5  # entries of variance 1
         who = repeat_frames(identity.features, frames)
-        x = F.leaky_relu(self.seed(torch.cat([said, who.to(said.dtype)], dim=1)), 0.2)
-        x = x.unflatten(1, (-1, *self.seed_shape)).contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.initial_map(torch.cat([said, who.to(said.dtype)], dim=1)), 0.2)
+        x = x.unflatten(1, (-1, *self.initial_shape)).contiguous(memory_format=torch.channels_last)
         for level, up in zip(self._levels(), self.ups, strict=True):
             if level == self.config.skip:
                 x = torch.cat([x, repeat_frames(identity.skip, frames).to(x.dtype)], dim=1)
             x = up(x)
-        colour = torch.tanh(self.head(self.last(x)).float().contiguous())
+        colour = torch.tanh(self.to_rgb(self.to_features(x)).float().contiguous())
         colour = colour.unflatten(0, content.shape[:2])
-        around, ramp = self.window.cut(identity.portrait.image).unsqueeze(1), self.window.ramp
-        return Generated(colour * ramp + around * (1 - ramp), colour=colour)
+        return self.mouth_region.fade(colour, identity.portrait.image)
 
 
 class SharedSpace(nn.Module):
@@ -187,7 +185,7 @@ class WordClassifier(nn.Module):
     def __init__(self, features: int, hidden: int, words: int) -> None:
         super().__init__()
         self.order = nn.Conv1d(features, hidden, 5, padding=2)
-        self.answer = nn.Linear(hidden, words)
+        self.classifier = nn.Linear(hidden, words)
         self.scale = features**0.5  # of features of length 1: entries of variance 1
 
     def forward(self, content: Tensor, spans: Tensor) -> Tensor:
@@ -199,7 +197,7 @@ class WordClassifier(nn.Module):
         seen = (content * self.scale * inside).transpose(1, 2)
         found = F.leaky_relu(self.order(seen), 0.2).transpose(1, 2)
         mean = (found * inside).sum(1) / inside.sum(1)
-        logits: Tensor = self.answer(mean)
+        logits: Tensor = self.classifier(mean)
         return logits.float()
 
 
@@ -221,7 +219,7 @@ PRESETS = {
     # 12 x 20 MFCC, 256 + 256 features and a decoder from 4 x 4 x 512, as published, at 128 x 128.
     "zhou-paper": ZhouConfig(
         speech=SpeechSpec(coefficients=12, hops=20),
-        window=(0, 128, 0, 128),
+        mouth_region=(0, 128, 0, 128),
         audio_channels=(64, 128, 256, 512),
         audio_strides=(1, 2, 2, 2),
         audio_norm="batch",
@@ -229,7 +227,7 @@ PRESETS = {
         image_channels=(64, 128, 256, 512, 512),
         image_features=256,
         skip=2,
-        seed_channels=512,
+        initial_channels=512,
         decoder_channels=(512, 256, 128, 64, 32),
         last_channels=32,
     ),
@@ -238,7 +236,7 @@ PRESETS = {
         speech_features=16,
         image_channels=(8, 8, 8),
         image_features=8,
-        seed_channels=4,
+        initial_channels=4,
         decoder_channels=(8, 8, 8),
         last_channels=8,
     ),

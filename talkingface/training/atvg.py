@@ -15,7 +15,7 @@ from talkingface.data import landmark_space
 from talkingface.data.dataset import Batch, Cache
 from talkingface.errors import BadRequest
 from talkingface.losses import (
-    critic_loss,
+    discriminator_loss,
     dynamic_pixel_loss,
     generator_loss,
     gradient_loss,
@@ -23,11 +23,11 @@ from talkingface.losses import (
 )
 from talkingface.models.atvg import AtvgConfig, Identity
 from talkingface.models.discriminators import (
-    LEAN_REGRESSION_CRITIC,
-    RegressionCritic,
-    RegressionCriticConfig,
+    SMALL_REGRESSION_DISCRIMINATOR,
+    RegressionDiscriminator,
+    RegressionDiscriminatorConfig,
 )
-from talkingface.models.window import FLOW_UNIT
+from talkingface.models.mouth_region import FLOW_UNIT
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage, lip_gap
 
 
@@ -43,7 +43,7 @@ class AtvgTraining(GeneratorTraining):
     beta: float = 0.5
     mouth: float = 10.0
     jitter: float = 0.003
-    regression_critic: RegressionCriticConfig = LEAN_REGRESSION_CRITIC
+    regression_discriminator: RegressionDiscriminatorConfig = SMALL_REGRESSION_DISCRIMINATOR
 
 
 class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
@@ -70,9 +70,9 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
             )
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
         torch.manual_seed(training.seed)
-        self.regression = RegressionCritic(training.regression_critic)
-        critics: dict[str, nn.Module] = {"regression_critic": self.regression}
-        super().__init__(training, cache, splits, device, init, critics, lips)
+        self.regression = RegressionDiscriminator(training.regression_discriminator)
+        discriminators: dict[str, nn.Module] = {"regression_discriminator": self.regression}
+        super().__init__(training, cache, splits, device, init, discriminators, lips)
 
     def _speech_module(self) -> nn.Module:
         at: nn.Module = self.model.at
@@ -104,12 +104,12 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         if not stage.pictures:
-            landmarks, _ = self.model.speak(Identity(batch.portrait), batch.speech)
+            landmarks, _ = self.model.predict_landmarks(Identity(batch.portrait), batch.speech)
             return None, batch.frames, {"lips": self._lip_loss(landmarks, batch)}
         identity = self.model.encode(batch.portrait)
         shown, terms = self._landmarks(identity, batch, stage)
-        made, _ = self.model.draw_window(identity, shown)
-        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        made, _ = self.model.draw_region(identity, shown)
+        real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms["pixels"] = dynamic_pixel_loss(
             made.frames, real, made.mask, self.training.beta, weight
         )
@@ -131,7 +131,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         disturbed = batch.landmarks + self.training.jitter * jitter
         if stage.real_guide >= 1:
             return disturbed, {}
-        own, _ = self.model.speak(identity, batch.speech)
+        own, _ = self.model.predict_landmarks(identity, batch.speech)
         terms = {"lips": self._lip_loss(own, batch)} if "lips" in stage.weights else {}
         real = torch.rand(len(own), 1, 1, 1, device=self.device) < stage.real_guide
         return torch.where(real, disturbed, own), terms
@@ -148,10 +148,10 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
             terms["regression"] = self._regression(seen, made.landmarks)
         return terms
 
-    def _critics(
+    def _discriminators(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        terms = super()._critics(batch, made, real, stage)
+        terms = super()._discriminators(batch, made, real, stage)
         if "score" not in stage.weights and "regression" not in stage.weights:
             return terms
         self.regression.train()
@@ -160,11 +160,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
             seen_real, real_score = self.regression(real, example)
             seen_fake, fake_score = self.regression(made.frames.detach(), example)
         own = {
-            "critic/score": critic_loss(real_score, fake_score, self.training.form),
-            "critic/regression_real": self._regression(seen_real, batch.landmarks),
-            "critic/regression_fake": self._regression(seen_fake, made.landmarks),
+            "discriminator/score": discriminator_loss(real_score, fake_score, self.training.form),
+            "discriminator/regression_real": self._regression(seen_real, batch.landmarks),
+            "discriminator/regression_fake": self._regression(seen_fake, made.landmarks),
         }
-        self._update("regression_critic", torch.stack(list(own.values())).sum())
+        self._update("regression_discriminator", torch.stack(list(own.values())).sum())
         return terms | own
 
     def _regression(self, seen: Tensor, drawn: Tensor | None) -> Tensor:
@@ -197,7 +197,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         true: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         for _, _, landmarks, portrait, speech in self._held_out():  # AT-net alone: no pictures
             with torch.inference_mode():
-                moved, _ = self.ema.speak(Identity(portrait), speech)
+                moved, _ = self.ema.predict_landmarks(Identity(portrait), speech)
             for curves, points in ((own, moved[0]), (true, landmarks)):
                 gap = lip_gap(points)
                 curves.append(gap - gap.mean())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Batch, Cache, SampleConfig
-from talkingface.losses import critic_loss, generator_loss, reconstruction_loss
-from talkingface.models.chen import ChenConfig, Correlation, ThreeStreamCritic
+from talkingface.losses import discriminator_loss, generator_loss, reconstruction_loss
+from talkingface.models.chen import ChenConfig, Correlation, ThreeStreamDiscriminator
 from talkingface.models.chung import ChungConfig
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 
@@ -58,27 +58,25 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
         """Return the output, and the output before deblurring."""
         identity = self.ema.encode(portrait)
         blurred = self.ema.draw_blurred(identity, speech)
-        laid = {"": self.ema.deblurring(blurred), "blurred_": blurred}
-        whole = portrait.image.unsqueeze(1)
+        drawn = {"": self.ema.deblurring(blurred), "blurred_": blurred}
+        region, image = self.ema.mouth_region, portrait.image
         return {
-            name: self.ema.window.into_crop(self.ema.lay(identity, colour), whole)
-            for name, colour in laid.items()
+            name: region.composite(region.fade(colour, image), image)
+            for name, colour in drawn.items()
         }
 
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         if "deblurring" in stage.weights:
             self.model.network.eval()
             with torch.no_grad():
-                identity = self._identity(batch)
-                blurred = self.model.draw_blurred(identity, batch.speech)
-            made, name = self.model.lay(identity, self.model.deblurring(blurred)), "deblurring"
+                blurred = self.model.draw_blurred(self._identity(batch), batch.speech)
+            colour, name = self.model.deblurring(blurred), "deblurring"
         else:
-            identity = self._identity(batch)
-            made = self.model.lay(identity, self.model.draw_blurred(identity, batch.speech))
-            name = "pixels"
+            colour, name = self.model.draw_blurred(self._identity(batch), batch.speech), "pixels"
+        made = self.model.mouth_region.fade(colour, batch.portrait.image)
         return made, real, {name: reconstruction_loss(made.frames, real, weight)}
 
     def _identity(self, batch: Batch) -> object:
@@ -93,11 +91,11 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
 class ChenTraining(GeneratorTraining):
     """Settings of training Chen et al. 2018.
 
-    critic_width: first channels of every stream of the discriminator and of the correlation.
+    discriminator_width: first channels of every stream of the discriminator and the correlation.
     """
 
     model: ChenConfig
-    critic_width: int = 16
+    discriminator_width: int = 16
 
 
 class ChenRecipe(GeneratorRecipe[ChenTraining]):
@@ -116,22 +114,22 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         init: str | Path | None = None,
     ) -> None:
         torch.manual_seed(training.seed)
-        top, bottom, left, right = training.model.window
-        sizes = (training.model.speech, (bottom - top, right - left), training.critic_width)
-        self.together, self.three_streams = Correlation(*sizes), ThreeStreamCritic(*sizes)
-        critics = {"correlation": self.together, "three_streams": self.three_streams}
-        super().__init__(training, cache, splits, device, init, critics)
+        top, bottom, left, right = training.model.mouth_region
+        sizes = (training.model.speech, (bottom - top, right - left), training.discriminator_width)
+        self.together, self.three_streams = Correlation(*sizes), ThreeStreamDiscriminator(*sizes)
+        discriminators = {"correlation": self.together, "three_streams": self.three_streams}
+        super().__init__(training, cache, splits, device, init, discriminators)
 
     def _generate(
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
-        made = self.model.draw_window(self.model.encode(batch.portrait), batch.speech)
-        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        made = self.model.draw_region(self.model.encode(batch.portrait), batch.speech)
+        real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         return made, real, {"pixels": reconstruction_loss(made.frames, real, weight)}
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
-        speech = self.model.normal(batch.speech)
+        speech = self.model.normalise(batch.speech)
         if "correlation" in stage.weights:
             terms["correlation"] = correlation_loss(
                 self.together(made.frames, speech), batch.silent
@@ -141,23 +139,23 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
             terms["adversary"] = generator_loss(logits, self.training.form)
         return terms
 
-    def _critics(
+    def _discriminators(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        terms = super()._critics(batch, made, real, stage)
-        speech = self.model.normal(batch.speech)
+        terms = super()._discriminators(batch, made, real, stage)
+        speech = self.model.normalise(batch.speech)
         if "correlation" in stage.weights:
             self.together.train()
             with self._precision():
                 loss = correlation_loss(self.together(real, speech), batch.silent)
             self._update("correlation", loss)
-            terms["critic/correlation"] = loss
+            terms["discriminator/correlation"] = loss
         if "adversary" in stage.weights:
             self.three_streams.train()
             with self._precision():
                 loss = self._three_stream_loss(real, made.frames.detach(), speech)
             self._update("three_streams", loss)
-            terms["critic/adversary"] = loss
+            terms["discriminator/adversary"] = loss
         return terms
 
     def _three_stream_loss(self, real: Tensor, fake: Tensor, speech: Tensor) -> Tensor:
@@ -165,7 +163,9 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
         judged, form = self.three_streams(real, speech), self.training.form
         mismatched = self.three_streams(real, speech.roll(1, dims=0))
         drawn = self.three_streams(fake, speech)
-        return (critic_loss(judged, mismatched, form) + critic_loss(judged, drawn, form)) / 2
+        return (
+            discriminator_loss(judged, mismatched, form) + discriminator_loss(judged, drawn, form)
+        ) / 2
 
 
 def correlation_loss(together: Tensor, silent: Tensor) -> Tensor:

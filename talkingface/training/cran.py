@@ -27,7 +27,7 @@ from talkingface.landmarks import EYES, ibug
 from talkingface.losses import (
     LipReadingForm,
     gradient_loss,
-    lip_reading_critic_loss,
+    lip_reading_discriminator_loss,
     lip_reading_generator_loss,
     reconstruction_loss,
 )
@@ -35,9 +35,9 @@ from talkingface.metrics.identity import Person
 from talkingface.models.blocks import base_grid
 from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
 from talkingface.models.lipreader import (
-    LeanLipReader,
     LipReader,
     PublishedLipReader,
+    SmallLipReader,
     cut_words,
 )
 from talkingface.training import head
@@ -78,8 +78,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     ) -> None:
         if reader is None and any("reading" in s.weights for s in training.stages):
             raise BadRequest(
-                "this training has a lip-reading critic (Eq. 2), which must be trained first: "
-                "`talkingface train lipreader`, then give its weights with --reader, "
+                "this training has a lip-reading discriminator (Eq. 2), which must be trained "
+                "first: `talkingface train lipreader`, then give its weights with --reader, "
                 "or leave it out with --without reading"
             )
         torch.manual_seed(training.seed)
@@ -153,8 +153,8 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             return None, batch.frames, self._blind_terms(batch)
         identity = self.model.encode(batch.portrait)
         meshes = batch.mesh if self.training.model.output == "mesh" else None
-        made, _ = self.model.draw_window(identity, batch.speech, None, meshes, self._teacher(batch))
-        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        made, _ = self.model.draw_region(identity, batch.speech, None, meshes, self._teacher(batch))
+        real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made.frames, real, weight)}
         if "gradient" in stage.weights:
             terms["gradient"] = gradient_loss(made.frames, real, weight)
@@ -164,7 +164,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _blind_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of the lips, without pictures."""
-        landmarks, _ = self.model.speak(self._faceless(batch.portrait), batch.speech)
+        landmarks, _ = self.model.predict_landmarks(self._faceless(batch.portrait), batch.speech)
         return {"lips": self._lip_loss(landmarks, batch)}
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
@@ -174,19 +174,21 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
             terms["reading"] = loss * self._word_weight(batch)
         return terms
 
-    def _critics(
+    def _discriminators(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        terms = super()._critics(batch, made, real, stage)
+        terms = super()._discriminators(batch, made, real, stage)
         if "reading" in stage.weights and self.training.reading != "frozen":
             self.reader.train()
             with self._precision():
                 read = self._read(real, batch)
                 misread = self._read(made.frames.detach(), batch)
-                loss = lip_reading_critic_loss(read, misread, batch.word, self.training.reading)
+                loss = lip_reading_discriminator_loss(
+                    read, misread, batch.word, self.training.reading
+                )
                 loss = loss * self._word_weight(batch)
             self._update("reader", loss)
-            terms["critic/reading"] = loss
+            terms["discriminator/reading"] = loss
         return terms
 
     # --- parts of a step ------------------------------------------------------------------------
@@ -205,7 +207,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _teacher(self, batch: Batch) -> Teacher | None:
         """Return the real previous frames and which are used, for autoregressive schemes."""
-        if not self.training.model.looks_back:
+        if not self.training.model.is_autoregressive:
             return None
         first, last = self.training.teacher_forcing
         share = first + (last - first) * self.progress
@@ -225,7 +227,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         return logits
 
     def _into_crop(self, frames: Tensor) -> Tensor:
-        top, bottom, left, right = self.training.model.window
+        top, bottom, left, right = self.training.model.mouth_region
         size = self.training.model.crop.size
         return F.pad(frames, (left, size - right, top, size - bottom))
 
@@ -306,9 +308,9 @@ def _reader(
     it must know. Raises BadRequest.
     """
     if path is None:
-        return LeanLipReader().requires_grad_(True), frozenset()
+        return SmallLipReader().requires_grad_(True), frozenset()
     reader, info = weights.load_with_info(path)
-    if not isinstance(reader, LeanLipReader | PublishedLipReader):
+    if not isinstance(reader, SmallLipReader | PublishedLipReader):
         raise BadRequest(f"{path} holds a {type(reader).__name__}, not a lip reader")
     if vocabulary_of(info) != vocabulary:
         raise BadRequest(

@@ -39,7 +39,7 @@ from talkingface.data.provenance import licence, people, titles
 from talkingface.errors import BadRequest
 from talkingface.losses import (
     AdversarialForm,
-    critic_loss,
+    discriminator_loss,
     generator_loss,
     landmark_loss,
     total_loss,
@@ -47,15 +47,15 @@ from talkingface.losses import (
 from talkingface.metrics.lips import amplitude_ratio, correlation
 from talkingface.models.blocks import base_grid
 from talkingface.models.discriminators import (
-    LEAN_FRAME_CRITIC,
-    LEAN_VIDEO_CRITIC,
-    FrameCritic,
-    FrameCriticConfig,
-    VideoCritic,
-    VideoCriticConfig,
+    SMALL_FRAME_DISCRIMINATOR,
+    SMALL_VIDEO_DISCRIMINATOR,
+    FrameDiscriminator,
+    FrameDiscriminatorConfig,
+    VideoDiscriminator,
+    VideoDiscriminatorConfig,
 )
 from talkingface.models.lips import ExpressionNet
-from talkingface.models.window import FLOW_UNIT, SPEAKING
+from talkingface.models.mouth_region import FLOW_UNIT, MOUTH_POINTS
 from talkingface.training import parallel
 from talkingface.training.loop import EMA, TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
@@ -67,7 +67,7 @@ class Stage:
 
     lips (predicted landmarks), pixels, gradient, image (Song et al., Eq. 3), video (Eq. 4), reading
     (Eq. 2), score and regression (ATVGnet's discriminator). real_guide: share of samples generated
-    from real landmarks, not from predicted ones. critic_rate: factor on the discriminators'
+    from real landmarks, not from predicted ones. discriminator_rate: factor on the discriminators'
     learning rate (CRAN's code: 5).
     """
 
@@ -78,7 +78,7 @@ class Stage:
     batch: int = 8
     frames: int = 15
     real_guide: float = 0.0
-    critic_rate: float = 1.0
+    discriminator_rate: float = 1.0
     pictures: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
 
@@ -101,8 +101,8 @@ class GeneratorTraining:
     silent: float = 0.1
     reenacted: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    image_critic: FrameCriticConfig = LEAN_FRAME_CRITIC
-    video_critic: VideoCriticConfig = LEAN_VIDEO_CRITIC
+    image_discriminator: FrameDiscriminatorConfig = SMALL_FRAME_DISCRIMINATOR
+    video_discriminator: VideoDiscriminatorConfig = SMALL_VIDEO_DISCRIMINATOR
     form: AdversarialForm = "nonsaturating"
     precision: TrainingPrecision = "auto"
     seed: int = 0
@@ -127,7 +127,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         splits: tuple[str, ...],
         device: torch.device | str,
         init: str | Path | None,
-        critics: dict[str, nn.Module],
+        discriminators: dict[str, nn.Module],
         lips: str | Path = "lips",
     ) -> None:
         """Build the networks and their optimisers.
@@ -152,15 +152,19 @@ class GeneratorRecipe(ABC, Generic[T]):
             readout.load_state_dict(fitted.state_dict())
             readout.requires_grad_(False)
         self.ema: Any = models.build(training.model)
-        self.critics: dict[str, nn.Module] = {
-            "image_critic": FrameCritic(training.image_critic),
-            "video_critic": VideoCritic(training.video_critic),
-            **critics,
+        self.discriminators: dict[str, nn.Module] = {
+            "image_discriminator": FrameDiscriminator(training.image_discriminator),
+            "video_discriminator": VideoDiscriminator(training.video_discriminator),
+            **discriminators,
         }
-        self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema, **self.critics}
+        self.modules: dict[str, nn.Module] = {
+            "model": self.model,
+            "ema": self.ema,
+            **self.discriminators,
+        }
         for module in self.modules.values():
             module.to(self.device)
-        for module in (self.model, self.ema, self.critics["image_critic"]):
+        for module in (self.model, self.ema, self.discriminators["image_discriminator"]):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = EMA(self.model, self.ema, training.average)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -185,11 +189,11 @@ class GeneratorRecipe(ABC, Generic[T]):
 
         The last bits of results differ, and the first step of each stage takes minutes.
         """
-        for name in ("encode", "speak", "draw_window"):
+        for name in ("encode", "predict_landmarks", "draw_region"):
             if hasattr(self.model, name):
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=False))
-        for name in ("image_critic", "video_critic"):
-            self.critics[name].compile(dynamic=False)
+        for name in ("image_discriminator", "video_discriminator"):
+            self.discriminators[name].compile(dynamic=False)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("cache", "splits", "training")
@@ -311,12 +315,12 @@ class GeneratorRecipe(ABC, Generic[T]):
         stage, local = self.stage(step)
         batch = self._batch(raw, stage)
         for name, optimizer in self.optimizers.items():
-            _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.critic_rate)
+            _set_rate(optimizer, stage, local, 1.0 if name == "model" else stage.discriminator_rate)
         self.model.train()
         with self._precision():
             made, real, terms = self._generate(batch, stage)
             if made is not None:
-                with _frozen(*self.critics.values()):
+                with _frozen(*self.discriminators.values()):
                     terms |= self._adversarial_terms(batch, made, stage)
         if terms.keys() != stage.weights.keys():
             wrong = ", ".join(sorted(terms.keys() ^ stage.weights.keys()))
@@ -325,7 +329,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         if micro_batch.last:
             self.average.update(step)
         if made is not None:
-            terms |= self._critics(batch, made, real, stage)
+            terms |= self._discriminators(batch, made, real, stage)
         values = torch.stack([value.detach().float() for value in terms.values()])
         return dict(zip(terms, values.tolist(), strict=True))  # one synchronisation with the GPU
 
@@ -335,23 +339,27 @@ class GeneratorRecipe(ABC, Generic[T]):
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         return {
-            name: generator_loss(self.critics[f"{name}_critic"](made.frames), self.training.form)
+            name: generator_loss(
+                self.discriminators[f"{name}_discriminator"](made.frames), self.training.form
+            )
             for name in ("image", "video")
             if name in stage.weights
         }
 
-    def _critics(
+    def _discriminators(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        """Train every discriminator; its losses are named critic/..."""
+        """Train every discriminator; its losses are named discriminator/..."""
         terms, fake = {}, made.frames.detach()
         for name in ("image", "video"):
             if name in stage.weights:
-                critic = self.critics[f"{name}_critic"].train()
+                discriminator = self.discriminators[f"{name}_discriminator"].train()
                 with self._precision():
-                    loss = critic_loss(critic(real), critic(fake), self.training.form)
-                self._update(f"{name}_critic", loss)
-                terms[f"critic/{name}"] = loss
+                    loss = discriminator_loss(
+                        discriminator(real), discriminator(fake), self.training.form
+                    )
+                self._update(f"{name}_discriminator", loss)
+                terms[f"discriminator/{name}"] = loss
         return terms
 
     def _update(self, name: str, loss: Tensor) -> None:
@@ -367,7 +375,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         return autocast(self.training.precision, self.device)
 
     def _lip_loss(self, landmarks: Tensor, batch: Batch) -> Tensor:
-        points = list(SPEAKING)
+        points = list(MOUTH_POINTS)
         scale = torch.ones(len(points), 1, device=self.device)
         scale[:9] = 0.5  # the jaw is found less exactly than the lips
         error = (landmarks - batch.landmarks)[:, :, points] / FLOW_UNIT * scale
@@ -384,7 +392,7 @@ class GeneratorRecipe(ABC, Generic[T]):
 
     def _near(self, points: Tensor, width: float) -> Tensor:
         """Return a Gaussian (B, T, 1, h, w) about the middle of points. width: crop sides."""
-        size, cut = self.training.model.crop.size, self.model.window.cut
+        size, cut = self.training.model.crop.size, self.model.mouth_region.crop
         grid = cut(base_grid(size, size).permute(2, 0, 1)[None]).to(self.device) / 2 + 0.5
         centre = points.mean(2)[..., None, None]
         distance = (grid[None] - centre).square().sum(2, keepdim=True)
@@ -414,7 +422,7 @@ class GeneratorRecipe(ABC, Generic[T]):
     def validate(self, step: int) -> dict[str, float]:
         """Measure pixels and lips of held-out sentences; the identity is the first frame."""
         rows: dict[str, list[float]] = {}
-        cut = self.ema.window.cut
+        cut = self.ema.mouth_region.crop
         for _, real, landmarks, renditions in self._held_out_clips():
             still = float((cut(real[:1]) - cut(real)).abs().mean())
             rows.setdefault("still_l1", []).append(still)
@@ -486,10 +494,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, stage: Stage, local: int, factor
 
 
 @contextmanager
-def _frozen(*critics: nn.Module) -> Iterator[None]:
+def _frozen(*discriminators: nn.Module) -> Iterator[None]:
     """Freeze discriminators: gradients pass through, but parameters and statistics stay."""
-    for critic in critics:
-        critic.requires_grad_(False).eval()
+    for discriminator in discriminators:
+        discriminator.requires_grad_(False).eval()
     yield
-    for critic in critics:
-        critic.requires_grad_(True)
+    for discriminator in discriminators:
+        discriminator.requires_grad_(True)

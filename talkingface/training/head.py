@@ -30,7 +30,7 @@ from talkingface.geometry import Array
 from talkingface.models.head_motion import (
     BANDS,
     NOD,
-    POSES,
+    POSE_DIM,
     RAISE,
     UNIT,
     HeadConfig,
@@ -85,7 +85,7 @@ class HeadClip:
     """A training clip.
 
     start: its first row of the cache. sound: (N,); windows: (T, hops, coefficients), half
-    precision; moves: (T, POSES) in units of UNIT; weight: of the clip.
+    precision; moves: (T, POSE_DIM) in units of UNIT; weight: of the clip.
     """
 
     start: int
@@ -303,13 +303,13 @@ def gru_input(net: HeadNet, windows: Tensor) -> Tensor:
     """Return the GRU's input (B, T, PROSODY and features) of clips (B, T, hops, coefficients)."""
     memory, heard = Prosody.begin(len(windows)), []
     for frame in windows.unbind(1):
-        row, memory = net.hear(frame.float(), memory)
+        row, memory = net.encode_speech(frame.float(), memory)
         heard.append(row)
     return torch.stack(heard, 1)
 
 
 def motion_loss(net: HeadNet, heard: Tensor, positions: Tensor, dropout: float = 0.0) -> Tensor:
-    """Return the mean negative log likelihood of positions (B, T, POSES), nats per number.
+    """Return the mean negative log likelihood of positions (B, T, POSE_DIM), nats per number.
 
     dropout: of the GRU's input and output.
     """
@@ -318,7 +318,7 @@ def motion_loss(net: HeadNet, heard: Tensor, positions: Tensor, dropout: float =
 
 
 def mixture_loss(motion: HeadMotion, hybrid: Tensor, positions: Tensor) -> Tensor:
-    """Return the mean negative log likelihood of positions (B, T, POSES), teacher-forced."""
+    """Return the mean negative log likelihood of positions (B, T, POSE_DIM), teacher-forced."""
     last = torch.stack([positions[:, 1:-1], positions[:, :-2]], 2)
     return motion.loss(hybrid[:, 2:], last, positions[:, 2:])
 
@@ -439,7 +439,7 @@ def hybrid_of(net: HeadNet, windows: Tensor) -> Hybrid:
 
 @torch.no_grad()
 def play(output: HeadOutput, hybrid: Hybrid, seeds: Sequence[int]) -> Tensor:
-    """Sample moves (B, T, POSES) in units of UNIT, one sequence per seed."""
+    """Sample moves (B, T, POSE_DIM) in units of UNIT, one sequence per seed."""
     state, moves = output.begin(seeds), []
     features, prosody = (part.expand(len(seeds), -1, -1) for part in hybrid)
     for row, heard in zip(features.unbind(1), prosody.unbind(1), strict=True):
@@ -456,7 +456,7 @@ def set_amplitudes(
     quiet, stress = torch.tensor(training.quiet) / UNIT, torch.tensor(training.stress) / UNIT
     followed = prosody_bands(spoken.prosody)
     kernel = torch.zeros_like(output.kernel)
-    for axis, shares in ((0, NOD), (POSES - 2, RAISE), (POSES - 1, RAISE)):
+    for axis, shares in ((0, NOD), (POSE_DIM - 2, RAISE), (POSE_DIM - 1, RAISE)):
         kernel[:, axis] = torch.tensor(shares).flatten() / _deviation(followed)
     output.gain.fill_(1.0)
     output.kernel.zero_()
@@ -508,8 +508,8 @@ def measure(net: HeadNet, clips: Sequence[HeadClip]) -> dict[str, float]:
         moved = detrended(clip.moves).numpy()
         for name, axis in (
             ("head_pitch", 0),
-            ("inner_brows", POSES - 2),
-            ("outer_brows", POSES - 1),
+            ("inner_brows", POSE_DIM - 2),
+            ("outer_brows", POSE_DIM - 1),
         ):
             pairs[name] = (detrended(followed).numpy()[:, axis], moved[:, axis])
         for name, (made, real) in pairs.items():

@@ -11,12 +11,12 @@ from talkingface.data.augment import NO_AUGMENTATION, AugmentConfig
 from talkingface.errors import BadRequest
 from talkingface.models import PRESETS as MODELS
 from talkingface.models.discriminators import (
-    PUBLISHED_FRAME_CRITIC,
-    PUBLISHED_REGRESSION_CRITIC,
-    PUBLISHED_VIDEO_CRITIC,
+    PUBLISHED_FRAME_DISCRIMINATOR,
+    PUBLISHED_REGRESSION_DISCRIMINATOR,
+    PUBLISHED_VIDEO_DISCRIMINATOR,
 )
 from talkingface.models.identity import IdentityConfig
-from talkingface.models.lipreader import LeanReaderConfig, MouthSpec, PublishedReaderConfig
+from talkingface.models.lipreader import MouthSpec, PublishedReaderConfig, SmallReaderConfig
 from talkingface.models.sync import SyncConfig
 from talkingface.training import head, lips, settings
 from talkingface.training.atvg import AtvgRecipe, AtvgTraining
@@ -33,32 +33,36 @@ from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
-LEAN_DRAWING = {"pixels": 10.0, "gradient": 10.0}
-LEAN_WEIGHTS = {**LEAN_DRAWING, "lips": 0.2}
+SMALL_DRAWING = {"pixels": 10.0, "gradient": 10.0}
+SMALL_WEIGHTS = {**SMALL_DRAWING, "lips": 0.2}
 # With the paper's weights the discriminators had no visible effect in a thousand steps.
-LEAN_CRITICS = {"image": 0.5, "video": 0.5, "reading": 0.3}
+SMALL_DISCRIMINATORS = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
 # One person in one studio: the face is not changed, but the sound is.
 ONE_PERSON = replace(AugmentConfig(), colour=0.0, light=0.0, mirror=0.0, geometry=0.5)
 
-PIXELS = Stage(2500, LEAN_DRAWING, 8e-4, schedule="cosine")
-CRITICS = replace(
-    PIXELS, steps=1200, weights={**LEAN_DRAWING, **LEAN_CRITICS}, lr=4e-4, critic_rate=5.0
+PIXELS = Stage(2500, SMALL_DRAWING, 8e-4, schedule="cosine")
+DISCRIMINATORS = replace(
+    PIXELS,
+    steps=1200,
+    weights={**SMALL_DRAWING, **SMALL_DISCRIMINATORS},
+    lr=4e-4,
+    discriminator_rate=5.0,
 )
 
 # The lips are fitted before (`training.lips`); the decoder learns from real meshes.
-LEAN_CRAN = CranTraining(
+SMALL_CRAN = CranTraining(
     model=MODELS["cran"],
-    stages=(PIXELS, CRITICS),
+    stages=(PIXELS, DISCRIMINATORS),
     betas=(0.9, 0.98),
     decay=1e-2,
     mouth_weight=6.0,
     reenacted=0.25,
 )
 CRAN = {
-    "cran": LEAN_CRAN,
+    "cran": SMALL_CRAN,
     # The paper's output and no lips from geometry, at our size (docs/log.md).
-    "cran-direct": replace(LEAN_CRAN, model=MODELS["cran-direct"]),
+    "cran-direct": replace(SMALL_CRAN, model=MODELS["cran-direct"]),
     # Sec. 4.2: Adam 2e-4, beta 0.5; 30 epochs without discriminators, 15 with them.
     "cran-paper": CranTraining(
         model=MODELS["cran-paper"],
@@ -69,8 +73,8 @@ CRAN = {
         augment=NO_AUGMENTATION,
         balance=1.0,
         silent=0.0,
-        image_critic=PUBLISHED_FRAME_CRITIC,
-        video_critic=PUBLISHED_VIDEO_CRITIC,
+        image_discriminator=PUBLISHED_FRAME_DISCRIMINATOR,
+        video_discriminator=PUBLISHED_VIDEO_DISCRIMINATOR,
         reading="printed",
         precision="float32",
     ),
@@ -79,7 +83,7 @@ CRAN = {
         model=MODELS["cran-natural"],
         stages=(
             replace(PIXELS, batch=4, frames=12),
-            replace(CRITICS, batch=4, frames=12),
+            replace(DISCRIMINATORS, batch=4, frames=12),
         ),
         betas=(0.9, 0.98),
         decay=1e-2,
@@ -92,8 +96,8 @@ CRAN = {
         model=MODELS["cran-tiny"],
         stages=(
             Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
-            Stage(4, LEAN_WEIGHTS, 1e-3, batch=2, frames=10),
-            Stage(4, {**LEAN_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10),
+            Stage(4, SMALL_WEIGHTS, 1e-3, batch=2, frames=10),
+            Stage(4, {**SMALL_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10),
         ),
     ),
 }
@@ -101,9 +105,9 @@ CRAN = {
 
 # ATVGnet: AT-net is trained on landmarks, VG-net on real ones; the published one also in a cascade.
 # Discriminators join at the end: trained from the start, they gave green teeth.
-JUDGED = {**LEAN_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
-VG = Stage(2800, LEAN_DRAWING, 8e-4, schedule="cosine")
-JUDGED_VG = replace(VG, steps=950, weights=JUDGED, lr=4e-4, critic_rate=5.0)
+JUDGED = {**SMALL_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
+VG = Stage(2800, SMALL_DRAWING, 8e-4, schedule="cosine")
+JUDGED_VG = replace(VG, steps=950, weights=JUDGED, lr=4e-4, discriminator_rate=5.0)
 # The released code: 10 L_pix + BCE + landmark MSE, each discriminator term alike.
 PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
 
@@ -130,7 +134,7 @@ ATVG = {
         silent=0.0,
         mouth=1e4,
         jitter=0.0,
-        regression_critic=PUBLISHED_REGRESSION_CRITIC,
+        regression_discriminator=PUBLISHED_REGRESSION_DISCRIMINATOR,
         precision="float32",
     ),
     "atvg-tiny": AtvgTraining(
@@ -138,7 +142,7 @@ ATVG = {
         stages=(
             Stage(
                 4,
-                {**LEAN_DRAWING, "score": 0.1, "regression": 0.3},
+                {**SMALL_DRAWING, "score": 0.1, "regression": 0.3},
                 1e-3,
                 batch=2,
                 frames=10,
@@ -159,16 +163,16 @@ LIPS_ALONE = Stage(
 
 # Zhou et al.: generated from sound and from mouths, both in one space. A confusion loss cannot fall
 # below the log of its number of classes, so its weight is small.
-LEAN_DISENTANGLED = {
+SMALL_DISENTANGLED = {
     "pixels": 10.0,
     "pixels_from_video": 10.0,
     "contrastive": 1.0,
     "word": 0.3,
     "confusion": 0.05,
 }
-JUDGED_DISENTANGLED = {**LEAN_DISENTANGLED, "image": 0.5, "video": 0.5}
+JUDGED_DISENTANGLED = {**SMALL_DISENTANGLED, "image": 0.5, "video": 0.5}
 # Losses of equal order, as the released code's factors make them.
-DISENTANGLED = {**LEAN_DISENTANGLED, "pixels": 1.0, "pixels_from_video": 1.0}
+DISENTANGLED = {**SMALL_DISENTANGLED, "pixels": 1.0, "pixels_from_video": 1.0}
 
 BASELINES: dict[str, GeneratorTraining] = {
     "chung": ChungTraining(
@@ -207,7 +211,7 @@ BASELINES: dict[str, GeneratorTraining] = {
                 steps=1200,
                 weights={**LIPS_ALONE.weights, "adversary": 0.5},
                 lr=4e-4,
-                critic_rate=5.0,
+                discriminator_rate=5.0,
             ),
         ),
         betas=(0.9, 0.98),
@@ -227,13 +231,13 @@ BASELINES: dict[str, GeneratorTraining] = {
                 frames=4,
             ),
         ),
-        critic_width=4,
+        discriminator_width=4,
     ),
     "zhou": ZhouTraining(
         model=MODELS["zhou"],
         stages=(
-            Stage(2500, LEAN_DISENTANGLED, 8e-4, schedule="cosine"),
-            Stage(1200, JUDGED_DISENTANGLED, 4e-4, critic_rate=5.0, schedule="cosine"),
+            Stage(2500, SMALL_DISENTANGLED, 8e-4, schedule="cosine"),
+            Stage(1200, JUDGED_DISENTANGLED, 4e-4, discriminator_rate=5.0, schedule="cosine"),
         ),
         betas=(0.9, 0.98),
         decay=1e-2,
@@ -254,13 +258,13 @@ BASELINES: dict[str, GeneratorTraining] = {
         mouth_weight=3.0,
         mouth_channels=(64, 128, 256, 512),
         hidden=256,
-        video_critic=PUBLISHED_VIDEO_CRITIC,
+        video_discriminator=PUBLISHED_VIDEO_DISCRIMINATOR,
         precision="float32",
     ),
     "zhou-tiny": ZhouTraining(
         model=MODELS["zhou-tiny"],
         stages=(
-            Stage(4, LEAN_DISENTANGLED, 1e-3, batch=2, frames=10),
+            Stage(4, SMALL_DISENTANGLED, 1e-3, batch=2, frames=10),
             Stage(4, JUDGED_DISENTANGLED, 1e-3, batch=2, frames=10),
         ),
         mouth_channels=(4, 4),
@@ -273,7 +277,7 @@ BASELINES: dict[str, GeneratorTraining] = {
 # The trainer sees colour: a grey one does not improve the inside of a mouth (docs/log.md).
 READING = {
     "trainer": ReadingTraining(
-        LeanReaderConfig(mouth=MouthSpec(grey=False)), corpus_half="first", steps=1200
+        SmallReaderConfig(mouth=MouthSpec(grey=False)), corpus_half="first", steps=1200
     ),
     "judge": ReadingTraining(
         PublishedReaderConfig(feature=256, hidden=256), corpus_half="second", steps=1200, seed=1

@@ -27,7 +27,7 @@ from talkingface.errors import BadShard
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
-from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, steady
+from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
 from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import TrainingPrecision, autocast
@@ -127,7 +127,7 @@ def cut_windows(
     config, (first, last) = training.model, (places[0], places[-1])
     low, high = first - config.around, last + config.around + 1
     points = torch.from_numpy(cache.landmarks[clip.start : clip.start + clip.frames].copy())
-    box = steady(points[None])[0][low:high].numpy()
+    box = smooth(points[None])[0][low:high].numpy()
     seen, box = near_mouth(cache.frames[clip.start + low : clip.start + high], box)
     seen, box = augment_faces(seen, box, rng, training.augment)
     larger = cache.frames.shape[1] / seen.shape[1]
@@ -203,8 +203,8 @@ class SyncRecipe:
             group["lr"] = t.rate * schedule(t, step)
         self.net.train()
         with autocast(t.precision, self.device):
-            sights = self.net.see(batch.mouths.to(self.device))
-            sounds = self.net.hear(batch.speech.to(self.device))
+            sights = self.net.encode_video(batch.mouths.to(self.device))
+            sounds = self.net.encode_audio(batch.speech.to(self.device))
         ignored = batch.too_near(t.apart).to(self.device)
         loss = info_nce(sights, sounds, t.temperature, ignored)
         self.optimizer_group.step(loss, micro_batch)

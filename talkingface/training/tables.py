@@ -47,17 +47,17 @@ def _scheme(name: str, label: str) -> Row:
     return Row(name, label, "cran", "cran", "0,400", without, change, "cran-start")
 
 
-_LEAN = ("cran-start", "cran", "0,400")
+_SMALL = ("cran-start", "cran", "0,400")
 
 SONG_TABLE1 = (
     Row("chung", "Chung 2017", "baseline", "chung", "1200,200"),
     Row("zhou", "Zhou 2019", "baseline", "zhou", "1000,400"),
     Row("chen", "Chen 2018", "baseline", "chen", "300,150"),
     Row("cran-start", "", "cran", "cran", "1100"),
-    _branch("cran-r", "L_r", "image video reading", *_LEAN),
-    _branch("cran-rv", "L_r,V", "image reading", *_LEAN),
-    _branch("cran-riv", "L_r,I,V", "reading", *_LEAN),
-    _branch("cran-rivl", "L_r,I,V,l", "", *_LEAN),
+    _branch("cran-r", "L_r", "image video reading", *_SMALL),
+    _branch("cran-rv", "L_r,V", "image reading", *_SMALL),
+    _branch("cran-riv", "L_r,I,V", "reading", *_SMALL),
+    _branch("cran-rivl", "L_r,I,V,l", "", *_SMALL),
     _scheme("frame", "frame to frame"),
     _scheme("sequential", "sequential"),
 )

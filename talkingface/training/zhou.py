@@ -128,9 +128,9 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         self, batch: Batch, stage: Stage
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         for partner in self.partners:  # discriminators are in eval mode
-            self.critics[partner].train()
+            self.discriminators[partner].train()
         heard, seen = self.model.encode_speech(batch.speech), self._seen(batch)
-        real, weight = self.model.window.cut(batch.frames), self._mouth(batch.landmarks)
+        real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms = {}
         if "contrastive" in stage.weights:  # a still portrait looks the same at all moments
             moving = ~batch.silent
@@ -141,10 +141,10 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         if "pixels" not in stage.weights:  # the shared space alone
             return None, real, terms
         identity = self.model.encode(batch.portrait)
-        made = self.model.draw_window(identity, heard)
+        made = self.model.draw_region(identity, heard)
         terms["pixels"] = reconstruction_loss(made.frames, real, weight)
         if "pixels_from_video" in stage.weights:  # neighbours are alike: every second is enough
-            drawn, heavy = self.model.draw_window(identity, seen[:, ::2]), weight
+            drawn, heavy = self.model.draw_region(identity, seen[:, ::2]), weight
             if heavy is not None:
                 heavy = heavy[:, ::2]
             terms["pixels_from_video"] = reconstruction_loss(drawn.frames, real[:, ::2], heavy)
@@ -156,7 +156,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         """Encode the real mouths (E_v), in a fixed box that a wrong lip cannot move."""
         mean = batch.landmarks.mean(1, keepdim=True)
         mouths = mouth_crops(batch.frames, mean, self.training.mouth)
-        out: Tensor = self.critics["mouth_encoder"](mouths)
+        out: Tensor = self.discriminators["mouth_encoder"](mouths)
         return out
 
     def _face(self, batch: Batch) -> Tensor:
@@ -166,11 +166,11 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         """
         middle = batch.span.sum(1) // 2
         frames = batch.frames[torch.arange(len(middle), device=self.device), middle]
-        face: Tensor = self.model.encode_face(self.model.window.cut(frames))[0]
+        face: Tensor = self.model.encode_face(self.model.mouth_region.crop(frames))[0]
         return face
 
     def _word(self, content: Tensor, batch: Batch) -> Tensor:
-        return word_loss(self.critics["word_classifier"](content, batch.span), batch.word)
+        return word_loss(self.discriminators["word_classifier"](content, batch.span), batch.word)
 
     def _adversarial_terms(self, batch: Batch, made: Generated, stage: Stage) -> dict[str, Tensor]:
         terms = super()._adversarial_terms(batch, made, stage)
@@ -181,17 +181,17 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
             terms["confusion"] = torch.stack(confused).sum()
         return terms
 
-    def _critics(
+    def _discriminators(
         self, batch: Batch, made: Generated, real: Tensor, stage: Stage
     ) -> dict[str, Tensor]:
-        terms = super()._critics(batch, made, real, stage)
+        terms = super()._discriminators(batch, made, real, stage)
         if "confusion" in stage.weights:
             with self._precision():
                 speakers, words = self._classified(made, batch, detached=True)
             own = {"speaker": speaker_loss(*speakers), "face_word": word_loss(*words)}
             for name, loss in own.items():
                 self._update(f"{name}_classifier", loss)
-                terms[f"critic/{name}"] = loss
+                terms[f"discriminator/{name}"] = loss
         return terms
 
     def _classified(
@@ -203,8 +203,8 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         if detached:
             content, face = content.detach(), face.detach()
         speakers = batch.speaker[None, :, None].expand(content.shape[:3]).flatten()
-        said = self.critics["speaker_classifier"](content.flatten(0, 2)), speakers
-        return said, (self.critics["face_word_classifier"](face), batch.word)
+        said = self.discriminators["speaker_classifier"](content.flatten(0, 2)), speakers
+        return said, (self.discriminators["face_word_classifier"](face), batch.word)
 
     def _update(self, name: str, loss: Tensor) -> None:
         """Update a module; E_v and the word classifier get the generator's learning rate."""
