@@ -196,7 +196,7 @@ def test_compiled_learns_the_same(
     assert cli(*command, tmp_path / "compiled", "--compile").code == 0
     assert compiled == [
         "encode",
-        "speak",
+        "predict_landmarks",
         "draw_region",
         "FrameDiscriminator",
         "VideoDiscriminator",
