@@ -27,8 +27,8 @@ from talkingface.web.generate_options import (
 from talkingface.web.jobs import Jobs
 from talkingface.web.limits import ApiError, Limits
 from talkingface.web.schemas import errors, form
-from talkingface.web.service import IMAGE, GeneratedFile, Service, completion, result
-from talkingface.web.worker_pool import Work, WorkerPool
+from talkingface.web.service import IMAGE, GeneratedFile, Service
+from talkingface.web.worker_pool import Work, WorkerPool, result
 
 Result = TypeVar("Result")
 
@@ -196,7 +196,8 @@ async def _wait_for_result(request: Request, work: Work[Result]) -> Result:
     """Return the result of the work. Raises ApiError, and ClientDisconnect if the client leaves."""
     gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({completion(work), gone}, return_when=asyncio.FIRST_COMPLETED)
+        ended: asyncio.Future[Any] = asyncio.wrap_future(work)
+        await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
     if not work.done():

@@ -1,4 +1,8 @@
-"""Bounded queue between the event loop and a worker thread. A slow side blocks only its peer."""
+"""Bounded queue between the event loop and a worker thread. A slow side blocks only its peer.
+
+Not anyio's memory streams: their errors reach the thread in reference cycles, which keep the frames
+of a cancelled video, and its files, until the next garbage collection.
+"""
 
 from __future__ import annotations
 

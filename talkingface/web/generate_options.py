@@ -51,13 +51,6 @@ def _parse_digits(text: str) -> int:
     return int(text)
 
 
-def _parse_face(text: str) -> int:
-    number = _parse_digits(text)
-    if not 1 <= number <= 1000:
-        raise ValueError
-    return number
-
-
 def _parse_box(text: str) -> Box:
     x, y, width, height = (float(part) for part in text.split(","))
     if not all(map(math.isfinite, (x, y, width, height))):
@@ -84,7 +77,8 @@ Switch = Annotated[
 ]
 FaceNumber = Annotated[
     int | None,
-    BeforeValidator(_parse_face),
+    BeforeValidator(_parse_digits),
+    Field(ge=1, le=1000),
     WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 FaceBox = Annotated[
@@ -225,4 +219,5 @@ def error_text(errors: Sequence[Any], known: Sequence[str] = ()) -> str:
     if errors[0]["type"] == "extra_forbidden":
         return f"{name[:40]!r} is no option; known: {', '.join(known)}"
     outside = errors[0]["type"] in ("greater_than_equal", "less_than_equal", "finite_number")
-    return f"{name} is {given if outside else repr(given)}: give {_EXPECTED[name]}"
+    bare = outside and name in (*RANGES, "seed")
+    return f"{name} is {given if bare else repr(given)}: give {_EXPECTED[name]}"

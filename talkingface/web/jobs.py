@@ -11,8 +11,8 @@ from functools import partial
 
 from talkingface.web.limits import ApiError, Limits
 from talkingface.web.schemas import JobState
-from talkingface.web.service import GeneratedFile, Service, completion, result
-from talkingface.web.worker_pool import RETRY_AFTER, Slot
+from talkingface.web.service import GeneratedFile, Service
+from talkingface.web.worker_pool import RETRY_AFTER, Slot, result
 
 _SWEEP = 0.5  # seconds between two removals
 
@@ -88,8 +88,7 @@ class Jobs:
 
     async def wait(self, job: Job, seconds: float) -> None:
         """Wait until the job has ended, for at most `seconds`."""
-        if job.slot.future is not None:
-            await asyncio.wait([completion(job.slot.future)], timeout=seconds)
+        await job.slot.wait(seconds)
         job.seen = time.monotonic()
 
     async def remove(self, job: Job) -> None:

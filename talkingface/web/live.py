@@ -37,11 +37,9 @@ from talkingface.web.service import (
     IMAGE,
     Service,
     api_errors,
-    completion,
     frames,
-    result,
 )
-from talkingface.web.worker_pool import Cancelled, Slot
+from talkingface.web.worker_pool import Cancelled, Slot, result
 
 SOUND_RATE = 48_000  # Hz of a recording's sound in the video: short AAC frames, small delay
 AHEAD = 2.0  # seconds that a recording's video may be ahead of its playback
@@ -107,7 +105,7 @@ class Live:
         work = slot.start(
             partial(self._generate, session=session, outgoing=outgoing, incoming=incoming)
         )
-        worker = completion(work)
+        worker: asyncio.Future[Any] = asyncio.wrap_future(work)
         reader = asyncio.create_task(_read(websocket, session, incoming))
         writer = asyncio.create_task(_write(websocket, outgoing, self._limits))
         try:

@@ -21,8 +21,8 @@ from talkingface.web.limits import ApiError
 from talkingface.web.live import Live
 from talkingface.web.origin_check import OriginCheckMiddleware
 from talkingface.web.server import STATIC, SafeHeaders, error_response, static_files
-from talkingface.web.service import UNFORESEEN, Service
-from talkingface.web.worker_pool import Cancelled
+from talkingface.web.service import Service
+from talkingface.web.worker_pool import UNFORESEEN, Cancelled
 
 PAGE = STATIC / "serve.html"
 
@@ -49,7 +49,7 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
         finally:
             sweeping.cancel()
             await jobs.close()
-            service.close()
+            await service.close()
 
     served = FastAPI(
         title="talkingface",

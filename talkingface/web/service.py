@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -18,7 +16,6 @@ from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
-    ApiError,
     Limits,
     check_picture,
     check_sound,
@@ -27,20 +24,18 @@ from talkingface.web.limits import (
 )
 from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore
-from talkingface.web.worker_pool import Cancelled, Failure, Slot, Work, WorkerPool
+from talkingface.web.worker_pool import Slot, WorkerPool
 
 BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled between two
 IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # file names in a request's folder
-Result = TypeVar("Result")
 
-# One line per model; the numbers are in docs/results.
+# One line per model or family; the numbers are in docs/results.
 _GOOD_AT = {
-    "cran": "the clearest mouth, easiest to lip-read: it draws tongue and teeth from the sound",
-    "atvg": "voices it never heard: it moves landmarks, and draws from these",
+    "cran": "corrects small faces more sharply; a recurrent network trained with discriminators",
+    "atvg": "the same lips, small faces corrected by an attention network; smaller",
     "cran-natural": "the head moves as one person moves his (Song et al., Sec. 5)",
     "still": "nothing moves: for comparison",
 }
-UNFORESEEN = "the server failed here; what happened is in its log"
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,7 @@ class Service:
             try:
                 yield folder, slot
             finally:
-                slot.cancel()
-                if slot.future is not None:
-                    await completion(slot.future)
+                await slot.stop()
 
     def models(self) -> list[Model]:
         """Return the description of each model, the default first."""
@@ -94,7 +87,7 @@ class Service:
             Model(
                 name=name,
                 family=speaker.info.family,
-                good_at=_GOOD_AT.get(speaker.info.family, ""),
+                good_at=_GOOD_AT.get(name) or _GOOD_AT.get(speaker.info.family, ""),
                 moves=speaker.moves_mesh,
                 parameters=speaker.info.parameters,
                 licence=speaker.info.licence,
@@ -104,10 +97,10 @@ class Service:
             for name, speaker in self.speakers.items()
         ]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop all work and remove every temporary file."""
         for pool in (self.file_pool, self.live_pool, self.face_pool):
-            pool.close()
+            await pool.close()
         self.temp_store.close()
 
     def generate(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
@@ -184,28 +177,3 @@ def frames(
         yield frame
         done += 1
         slot.report(done, max(done, total) if total else 0)
-
-
-def completion(work: Work[Any]) -> asyncio.Future[None]:
-    """Return a future of the event loop that is done when the work has ended, well or not."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def set_done() -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    work.add_done_callback(lambda _: loop.call_soon_threadsafe(set_done))
-    return ended
-
-
-def result(work: Work[Result]) -> Result:
-    """Return the result of finished work. Raises ApiError, and Cancelled."""
-    if work.cancelled():
-        raise Cancelled
-    if work.exception(timeout=0) is not None:
-        raise ApiError(500, UNFORESEEN)
-    given = work.result()
-    if isinstance(given, Failure):
-        raise given.error
-    return given

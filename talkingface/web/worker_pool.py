@@ -1,16 +1,22 @@
-"""Worker threads: a bounded number of them with a bounded queue."""
+"""Worker threads: a bounded number of them with a bounded queue.
+
+They are not anyio's: a job outlives the request that started it, and asyncio's own cancellation,
+by which uvicorn stops requests, leaves the threads of anyio running with nobody to wait for them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import itertools
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 from talkingface.web.limits import ApiError
@@ -18,6 +24,7 @@ from talkingface.web.limits import ApiError
 Result = TypeVar("Result")
 
 RETRY_AFTER = 10  # seconds
+UNFORESEEN = "the server failed here; what happened is in its log"
 _log = logging.getLogger("talkingface.web")
 
 
@@ -27,12 +34,22 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Expected error that ended a piece of work."""
+    """Error that ended a piece of work, as the client may see it."""
 
     error: Cancelled | ApiError
 
 
-Work = Future[Result | Failure]  # its exception, if it has one, is an unexpected error
+Work = Future[Result | Failure]  # it has no exception
+
+
+def result(work: Work[Result]) -> Result:
+    """Return the result of finished work. Raises ApiError, and Cancelled."""
+    if work.cancelled():
+        raise Cancelled
+    given = work.result()
+    if isinstance(given, Failure):
+        raise given.error
+    return given
 
 
 class WorkerPool:
@@ -41,58 +58,38 @@ class WorkerPool:
     def __init__(self, name: str, workers: int, queue: int) -> None:
         """Create the pool. name: its kind of work, for error texts."""
         self.name, self._capacity = name, workers + queue
-        self._lock = threading.Lock()
-        self._slots: list[Slot] = []  # started ones first, in the order of their start
-        self._threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=_use_one_thread)
+        self.slots: set[Slot] = set()
+        self.order = itertools.count()
+        self.threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=_use_one_thread)
 
-    def reserve(self) -> Slot:
-        """Reserve a slot. Raises ApiError (429) when all are taken."""
-        with self._lock:
-            if len(self._slots) >= self._capacity:
-                raise ApiError(
-                    429,
-                    f"the server is busy: all {self._capacity} places for {self.name} are taken; "
-                    "try again in a moment",
-                    RETRY_AFTER,
-                )
-            slot = Slot(self)
-            self._slots.append(slot)
-            return slot
+    @contextmanager
+    def reserve(self) -> Iterator[Slot]:
+        """Reserve a slot; cancel its work at the end. Raises ApiError (429) when all are taken."""
+        if len(self.slots) >= self._capacity:
+            raise ApiError(
+                429,
+                f"the server is busy: all {self._capacity} places for {self.name} are taken; "
+                "try again in a moment",
+                RETRY_AFTER,
+            )
+        slot = Slot(self)
+        self.slots.add(slot)
+        try:
+            yield slot
+        finally:
+            slot.cancel()
 
     def counts(self) -> tuple[int, int]:
         """Return the numbers of working and of waiting slots."""
-        with self._lock:
-            working = sum(slot.working for slot in self._slots)
-            return working, len(self._slots) - working
+        slots = list(self.slots)
+        working = sum(slot.working for slot in slots)
+        return working, len(slots) - working
 
-    def ahead(self, slot: Slot) -> int:
-        """Return how many slots wait before this one."""
-        with self._lock:
-            if slot not in self._slots:
-                return 0
-            before = self._slots[: self._slots.index(slot)]
-            return sum(other.waiting for other in before)
-
-    def close(self) -> None:
+    async def close(self) -> None:
         """Cancel all work and wait until it has ended."""
-        with self._lock:
-            slots = list(self._slots)
-        for slot in slots:
-            slot.cancel()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self, slot: Slot, work: Callable[[], Any]) -> Future[Any]:
-        with self._lock:
-            if slot in self._slots:  # move it behind the slots that started before
-                self._slots.remove(slot)
-                started = sum(other.future is not None for other in self._slots)
-                self._slots.insert(started, slot)
-        return self._threads.submit(work)
-
-    def _release(self, slot: Slot) -> None:
-        with self._lock:
-            if slot in self._slots:
-                self._slots.remove(slot)
+        for slot in list(self.slots):
+            await slot.stop()
+        self.threads.shutdown()
 
 
 def _use_one_thread() -> None:
@@ -114,6 +111,9 @@ def _run(work: Callable[[Slot], Result], slot: Slot) -> Result | Failure:
     except (Cancelled, ApiError) as error:
         error.__cause__ = error.__context__ = None
         return Failure(error.with_traceback(None))
+    except Exception:  # noqa: BLE001 - whatever it is, the client gets one line
+        _log.exception("%s: failed", slot.pool.name)
+        return Failure(ApiError(500, UNFORESEEN))
     finally:
         _release_memory()
 
@@ -133,24 +133,18 @@ class Slot:
     """One piece of work. It is reserved during the upload, then waiting, then working."""
 
     def __init__(self, pool: WorkerPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._stop = threading.Event()
         self.future: Work[Any] | None = None
-        self.done, self.total = 0, 0
+        self.done, self.total, self._order = 0, 0, 0
         self._began = 0.0
 
     def start(self, work: Callable[[Slot], Result]) -> Work[Result]:
         """Run `work` in a thread of the pool, with this slot as its argument."""
-        future = self._pool._submit(self, lambda: _run(work, self))
-        self.future = future
-        future.add_done_callback(self._on_end)
-        return future
-
-    def _on_end(self, future: Work[Any]) -> None:
-        self._pool._release(self)
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            _log.error("%s: failed", self._pool.name, exc_info=error)
+        self._order = next(self.pool.order)
+        self.future = self.pool.threads.submit(_run, work, self)
+        self.future.add_done_callback(lambda _: self.pool.slots.discard(self))
+        return self.future
 
     @property
     def working(self) -> bool:
@@ -165,15 +159,25 @@ class Slot:
     @property
     def ahead(self) -> int:
         """Return how many slots wait before this one."""
-        return self._pool.ahead(self)
+        return sum(own.waiting and own._order < self._order for own in list(self.pool.slots))
 
     def cancel(self) -> None:
         """Cancel the work, without waiting for its end."""
         self._stop.set()
         if self.future is None:
-            self._pool._release(self)
+            self.pool.slots.discard(self)
         else:
             self.future.cancel()
+
+    async def stop(self) -> None:
+        """Cancel the work and wait until it has ended."""
+        self.cancel()
+        await self.wait()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until the work has ended, for at most `seconds`."""
+        if self.future is not None:
+            await asyncio.wait([asyncio.wrap_future(self.future)], timeout=seconds)
 
     def check(self) -> None:
         """Raise Cancelled if the work was cancelled. For the worker thread."""
@@ -199,14 +203,3 @@ class Slot:
             return None
         each = (time.monotonic() - self._began) / (self.done - 1)
         return round(each * (self.total - self.done), 1)
-
-    def __enter__(self) -> Slot:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.cancel()
