@@ -16,10 +16,11 @@ from talkingface import arkit, liveliness
 from talkingface.audio import FPS, SpeechSpec
 from talkingface.contract import State
 from talkingface.controls import Controls, Keyframes
-from talkingface.geometry import Array, Floats, smoothstep
+from talkingface.geometry import smoothstep
 from talkingface.models.head_motion import HeadNet, HeadState
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import HEAD, Motion
+from talkingface.types import Array, Floats
 
 SMOOTHED = 2  # frames to either side; an even number keeps the encoder's blocks where they are
 WIDTH = 1.2  # frames: standard deviation of the smoothing at full strength

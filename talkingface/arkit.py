@@ -22,8 +22,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from talkingface.errors import BadMotion
-from talkingface.geometry import Floats
 from talkingface.motion import HEAD, Motion
+from talkingface.types import Floats
 
 FILE = Path(__file__).with_name("blendshapes.safetensors")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from talkingface.errors import BadRequest
+from talkingface.types import Box
 
 if TYPE_CHECKING:
     from typing import Any
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     Landmarks = str | Path | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
 
-Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
-PathLike = str | Path
 Show = Literal["picture", "face", "maps"]
 
 SMALLEST_SIDE = 64  # pixels

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from talkingface import faces, picture, video, weights
 from talkingface.contract import Generator, Portrait
 from talkingface.errors import BadRequest
-from talkingface.face_options import FaceOptions, PathLike
+from talkingface.face_options import FaceOptions
 from talkingface.faces import Aligned, Located
 from talkingface.frames import PreparedFace
 from talkingface.geometry import compose, resized
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
-from talkingface.picture import Picture
+from talkingface.types import PathLike, Picture
 from talkingface.weights import WeightsInfo
 
 WIDE_OPEN = 0.45  # of the distance of the eyes: lips this far apart in a picture do not meet

@@ -19,13 +19,13 @@ from talkingface.geometry import compose, invert, resized, transform, warp_crop
 from talkingface.landmarks import eye_distance
 from talkingface.models.lips import Mouth
 from talkingface.motion import Motion
-from talkingface.picture import Picture
 from talkingface.render.blend import Blender
 from talkingface.render.eyes import EyeRenderer
 from talkingface.render.face import FaceRenderer
 from talkingface.render.glasses import wears_glasses
 from talkingface.render.head import HeadRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.types import Picture
 
 # Pixels between the eyes: up to the first a picture gets all of a correction, from the second on
 # none. It was learned at 40 and would veil teeth that are sharper (docs/log.md).

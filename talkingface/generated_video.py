@@ -14,13 +14,13 @@ import torch
 from talkingface import video
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest
-from talkingface.face_options import FaceOptions, PathLike
+from talkingface.face_options import FaceOptions
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, Maps, OutputFrame, PreparedFace, output_frames
 from talkingface.media import check_names
 from talkingface.motion import Motion
-from talkingface.picture import Picture
 from talkingface.streaming import CHUNK, Speech, Stream
+from talkingface.types import PathLike, Picture
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # called with (frames done, frames in all)

@@ -13,11 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.landmarks import MEAN_FACE, STABLE
-
-Array = NDArray[np.float64]
-Picture = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Box = tuple[int, int, int, int]  # rows and columns of a picture: y0, y1, x0, x1
+from talkingface.types import Array, Picture
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 from talkingface import arkit, media, picture, video
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest, TalkingFaceError
-from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions, PathLike
+from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.frames import PreparedFace
 from talkingface.generated_video import Progress, Video
+from talkingface.types import PathLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

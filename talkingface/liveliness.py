@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from talkingface.audio import FPS
-from talkingface.geometry import Array, Floats, smoothstep
+from talkingface.geometry import smoothstep
 from talkingface.motion import HEAD
+from talkingface.types import Array, Floats
 
 BLOCK = 60.0  # seconds of one schedule
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Floats
+from talkingface.types import Floats
 
 HEAD = ("pitch", "yaw", "roll", "x", "y", "scale")
 BROWS = ("inner", "outer")

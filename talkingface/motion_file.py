@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from talkingface import arkit, media
 from talkingface.audio import FPS
 from talkingface.errors import BadMotion
-from talkingface.geometry import Floats
 from talkingface.motion import SIZES, Motion
+from talkingface.types import Floats
 
 FORMAT, VERSION = "talkingface-motion", 1
 SUFFIXES = (".json", ".npz")

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from talkingface import media
 from talkingface.errors import UnreadableMedia
+from talkingface.types import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Picture = NDArray[np.uint8]
 
 KINDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF picture"
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run

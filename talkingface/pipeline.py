@@ -23,7 +23,7 @@ from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generator
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest
-from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions, PathLike
+from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import LoadedImage, device_of, prepare_face
 from talkingface.faces import Aligned
 from talkingface.frame_generator import FrameGenerator
@@ -34,15 +34,15 @@ from talkingface.jobs import Job, JobResult, JobRunner
 from talkingface.models.head_motion import HeadNet
 from talkingface.motion import Motion
 from talkingface.motion_file import Viseme
-from talkingface.picture import Picture
 from talkingface.streaming import CHUNK, Samples, Speech, Stream, check_samples
+from talkingface.types import Box, PathLike, Picture
 from talkingface.version import __version__
 from talkingface.weights import WeightsInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from talkingface.face_options import Box, Landmarks
+    from talkingface.face_options import Landmarks
 
 LONGEST_IDLE = 3600.0  # seconds of a video of a face that waits
 

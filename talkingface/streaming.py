@@ -22,10 +22,9 @@ from talkingface import audio, media
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import State
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.face_options import PathLike
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, OutputFrame, output_frames
-from talkingface.picture import Picture
+from talkingface.types import PathLike, Picture
 from talkingface.version import __version__
 
 Samples = NDArray[np.floating[Any]] | Tensor

@@ -27,6 +27,7 @@ from talkingface import media
 from talkingface.audio import FPS, SAMPLE_RATE
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.media import Sound
+from talkingface.types import Picture
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-Picture = NDArray[np.uint8]
 
 _STILL = 10.0  # seconds that a frame may be shown before that is a hole in the video
 _BEHIND = 8  # frames: so many may wait for the encoder

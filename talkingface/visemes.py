@@ -18,8 +18,8 @@ from torch import Tensor
 from talkingface.arkit import FILE
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest
-from talkingface.geometry import Floats
 from talkingface.models.lips import ExpressionNet
+from talkingface.types import Floats
 
 # Oculus' set: silence, p b m, f v, th, t d, k g, tch dj sh, s z, n l, r, and five vowels.
 NAMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "I", "O", "U")

@@ -13,11 +13,12 @@ from talkingface import arkit, audio, video, visemes, weights
 from talkingface.data import expression_space as spaces
 from talkingface.errors import BadMotion
 from talkingface.faces import track
-from talkingface.geometry import CropSpec, Floats
+from talkingface.geometry import CropSpec
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import Motion
+from talkingface.types import Floats
 
 ROOT = Path(__file__).parent.parent
 VOICES = ROOT / "tests" / "fixtures" / "voices"

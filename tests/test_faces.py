@@ -30,8 +30,9 @@ from talkingface.faces import (
     write_landmarks,
 )
 from talkingface.faces.given import given_landmarks, mean_face_in
-from talkingface.geometry import Array, CropSpec, Picture, transform
+from talkingface.geometry import CropSpec, transform
 from talkingface.landmarks import IBUG, MEAN_FACE, MIRROR_MESH, eye_distance
+from talkingface.types import Array, Picture
 
 ROOT = Path(__file__).parent.parent
 SPEC = CropSpec()

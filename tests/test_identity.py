@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import talkingface
@@ -36,11 +35,11 @@ from talkingface.training.identity import (
     two_pictures,
     verified,
 )
+from talkingface.types import Frames
 
 SIZE = 128
 TINY = presets.IDENTITY["tiny"]
 PLAIN = ViewAugment(NO_AUGMENTATION, blur=0, small=1, noise=0, quality=100, hidden=0)
-Frames = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")

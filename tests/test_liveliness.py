@@ -9,8 +9,8 @@ import pytest
 
 from talkingface import liveliness
 from talkingface.audio import FPS
-from talkingface.geometry import Floats
 from talkingface.liveliness import blink_times, blinks, breathing, gaze
+from talkingface.types import Floats
 
 HOUR = 3600 * FPS
 PARTS: tuple[Callable[[int, int, int], Floats], ...] = (blinks, gaze, breathing)

@@ -15,7 +15,7 @@ from conftest import EXAMPLES, SENTENCE, Cli
 from helpers.media import write_video
 from talkingface import evaluation, video
 from talkingface.evaluation import Result, VideoWithLandmarks, pairs
-from talkingface.geometry import Picture
+from talkingface.types import Picture
 
 LATE = 2  # frames
 LENGTH = 40  # frames: the sound of the example in its first 1.6 s

@@ -38,13 +38,13 @@ from talkingface.landmarks import (
     RIGHT_EYE,
     aperture,
 )
+from talkingface.types import Picture
 
 SIZE = 128
 FRAMES = 24
 SPEC = SpeechSpec()
 PLAIN = SampleConfig(batch=6, frames=8, silent=0.0, augment=NO_AUGMENTATION)
 Points = NDArray[np.float32]
-Picture = NDArray[np.uint8]
 CLIPS = Path(__file__).with_name("clips")
 BELOW = [*range(4, 13), *range(55, 60), 65, 66, 67]  # the jaw and the lower lip
 

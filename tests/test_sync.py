@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import talkingface
@@ -36,8 +35,8 @@ from talkingface.training.sync import (
     schedule,
     window_places,
 )
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 TINY = presets.SYNC["sync-tiny"]
 AROUND = 2
 

@@ -41,10 +41,7 @@ from talkingface.models.expression import ExpressionSpace, fade, transform
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import Motion
 from talkingface.training.lips import NO_SPEECH, disturb
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Picture = NDArray[np.uint8]
+from talkingface.types import Array, Floats, Picture
 
 HELD_OUT = ("s4", "s26", "s10", "s25", "s34", "u3")
 SIDE = 384  # pixels of the upright crop that the teacher sees

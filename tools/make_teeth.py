@@ -37,8 +37,7 @@ from talkingface.render.teeth import (
     face_light,
     write_bank,
 )
-
-Floats = NDArray[np.float32]
+from talkingface.types import Floats
 
 ROWS = 112  # of the view of a mouth, from ABOVE rows over the middle of the upper inner lip
 ABOVE = 24

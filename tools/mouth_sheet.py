@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from talkingface import landmarks, picture, video
 from talkingface.faces import Tracker, find_faces
 from talkingface.landmarks import NOSE_BASE, OUTER_LIPS
-from talkingface.picture import Picture
+from talkingface.types import Picture
 
 CHIN = 152
 BESIDE, BELOW = 0.06, 0.06  # eye distances around the lips, below the chin: a jaw may fall

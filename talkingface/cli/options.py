@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.errors import BadRequest, TalkingFaceError
+from talkingface.types import Box
 
 if TYPE_CHECKING:
-    from talkingface.face_options import Box
     from talkingface.generated_video import Progress
     from talkingface.jobs import JobResult
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.audio import SAMPLE_RATE, SpeechSpec, hop_features
 from talkingface.landmarks import MIRROR, MIRROR_MESH
-
-Frames = NDArray[np.uint8]
-Points = NDArray[np.float32]
+from talkingface.types import Floats, Frames
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ NO_AUGMENTATION = AugmentConfig(0, 0, 0, 0, (1.0, 1.0), 0, 0, 0, 0, 0, 0)
 
 
 def augment_faces(
-    frames: Frames, points: Points, rng: np.random.Generator, config: AugmentConfig
-) -> tuple[Frames, Points]:
+    frames: Frames, points: Floats, rng: np.random.Generator, config: AugmentConfig
+) -> tuple[Frames, Floats]:
     """Change all frames of a sample alike, at random, and move their points accordingly.
 
     frames: (T, S, S, 3) uint8; points in [0, 1]: meshes (T, 478, 2), or landmarks (T, 68, 2).
@@ -61,8 +58,8 @@ def augment_faces(
 
 
 def _geometry(
-    frames: Frames, points: Points, rng: np.random.Generator, config: AugmentConfig
-) -> tuple[Frames, Points]:
+    frames: Frames, points: Floats, rng: np.random.Generator, config: AugmentConfig
+) -> tuple[Frames, Floats]:
     if config.geometry <= 0:
         return frames, points
     size, amount = frames.shape[1], config.geometry

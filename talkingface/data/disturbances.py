@@ -13,12 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.audio import SAMPLE_RATE
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 Source = Callable[[int, np.random.Generator], Tensor]  # (samples, rng) -> a sound of level 1
 Disturbance = Callable[[Tensor, np.random.Generator], Tensor]
 

@@ -31,8 +31,8 @@ from talkingface.models.expression import (
     similarity,
     transform,
 )
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 TENSORS = ("reference", "points", "basis", "scale", "identity_basis", "identity_scale")
 CLOSED = 0.03  # interocular: a still portrait with a smaller gap shows a neutral mouth
 

@@ -20,7 +20,8 @@ from talkingface.data.shards import Packed, pack
 from talkingface.data.sources import Recording
 from talkingface.data.sources.recording import identity
 from talkingface.errors import NoFaceFound, TalkingFaceError, UnreadableMedia
-from talkingface.geometry import CropSpec, Picture
+from talkingface.geometry import CropSpec
+from talkingface.types import Picture
 
 SEGMENT = 250  # frames: longer recordings are cut, at a pause
 FEWEST_FRAMES = 25

@@ -21,10 +21,10 @@ from talkingface import weights
 from talkingface.audio import HOP, SAMPLE_RATE
 from talkingface.errors import BadRequest
 from talkingface.faces import Track, find_faces
-from talkingface.geometry import Picture
 from talkingface.landmarks import EYES
 from talkingface.metrics import sync
 from talkingface.models.sync import SyncNet
+from talkingface.types import Picture
 
 KEPT = "kept"
 UNREADABLE = "unreadable"

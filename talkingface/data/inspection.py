@@ -20,7 +20,7 @@ from talkingface.data.filters import KEPT, LIMITS, REASONS
 from talkingface.data.report import Outcome
 from talkingface.data.sources.own import PICTURES
 from talkingface.errors import TalkingFaceError
-from talkingface.geometry import Picture
+from talkingface.types import Picture
 
 Progress = Callable[[int, int], None]  # shards read, of how many
 EXAMPLES = 12  # pictures of a reason

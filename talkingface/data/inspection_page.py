@@ -16,7 +16,7 @@ from talkingface.audio import FPS
 from talkingface.data.filters import KEPT, LIMITS, UNREADABLE
 from talkingface.data.inspection import Example, Inspection, KeptClip
 from talkingface.data.report import UNKNOWN_SPEAKER
-from talkingface.geometry import Picture
+from talkingface.types import Picture
 
 BINS = 40
 BARS = 40  # words and speakers that are shown; further ones are summed

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from talkingface.faces.interpolation import mesh_from_landmarks
-from talkingface.geometry import Box
 from talkingface.landmarks import (
     IBUG,
     INNER_PAIRS,
@@ -26,17 +25,13 @@ from talkingface.landmarks import (
 from talkingface.models.mouth_region import MOUTH_POINTS
 from talkingface.render.face import FaceRenderer
 from talkingface.render.warp import SURFACE
-
-Frames = NDArray[np.uint8]
-Picture = NDArray[np.uint8]
-Points = NDArray[np.float32]
-Floats = NDArray[np.float64]
+from talkingface.types import Array, Bounds, Floats, Frames, Picture
 
 # More than this between the inner lips, of the crop's side, shows teeth that cannot be closed.
 CLOSED_GAP = 1.5 / 128
 # Nose to either side of the face, difference over sum: beyond this the far lips are hidden.
 TURNED = 0.4
-# Points of the inner lips between the corners, left to right.
+# Floats of the inner lips between the corners, left to right.
 UPPER, LOWER = np.array([61, 62, 63]), np.array([67, 66, 65])
 INNER = np.arange(60, 68)
 MOVING = np.array(MOUTH_POINTS)
@@ -45,7 +40,7 @@ PARTING = (0.4, 1.2)
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
-def can_speak(landmarks: Points) -> NDArray[np.bool_]:
+def can_speak(landmarks: Floats) -> NDArray[np.bool_]:
     """Return whether lips are (nearly) closed and the face is frontal, (...) of (..., 68, 2)."""
     gap = lip_gap(landmarks)
     left = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 2, :], axis=-1)
@@ -53,14 +48,14 @@ def can_speak(landmarks: Points) -> NDArray[np.bool_]:
     return np.asarray((gap < CLOSED_GAP) & (np.abs(left - right) <= TURNED * (left + right)))
 
 
-def closed_mouth(landmarks: Points) -> Points:
+def closed_mouth(landmarks: Floats) -> Floats:
     """Return the mean (68, 2) of the most closed tenth of a clip's landmarks (T, 68, 2)."""
     gap = lip_gap(landmarks)
     order = np.argsort(gap, kind="stable")[: max(1, len(gap) // 10)]
     return np.asarray(landmarks[order].mean(0), dtype=np.float32)
 
 
-def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
+def move_landmarks(portrait: Floats, driver: Floats, neutral: Floats) -> Floats:
     """Move the portrait's lips and jaw as the driver: (68, 2), (T, 68, 2), (68, 2) -> (T, 68, 2).
 
     The driver's displacement from its neutral, scaled by the ratio of the mouths' widths; inner
@@ -73,7 +68,7 @@ def move_landmarks(portrait: Points, driver: Points, neutral: Points) -> Points:
     return out.astype(np.float32)
 
 
-def _meet(moved: Floats, still: Points, pairs: NDArray[np.int64]) -> None:
+def _meet(moved: Array, still: Floats, pairs: NDArray[np.int64]) -> None:
     """Bring points (T, N, 2) of lips that cross together half-way, in place.
 
     pairs: (P, 2), upper and lower. A crossing that the portrait has, a detector's own noise, stays.
@@ -85,7 +80,7 @@ def _meet(moved: Floats, still: Points, pairs: NDArray[np.int64]) -> None:
     moved[:, below, 1] += crossed
 
 
-def move_mesh(mesh: Points, moved: Points) -> Points:
+def move_mesh(mesh: Floats, moved: Floats) -> Floats:
     """Move a portrait's mesh (478, 2) to where its landmarks went, (T, 68, 2): (T, 478, 2).
 
     Exact at the landmarks; their steps reach the other points as `mesh_from_landmarks` spreads
@@ -100,7 +95,7 @@ def move_mesh(mesh: Points, moved: Points) -> Points:
 
 
 @cache
-def _fade() -> Points:
+def _fade() -> Floats:
     """Return the weight of a step at each point, (478, 1): 0 at the eyes, 1 below the nose."""
     height = reference_mesh()[:, 1:]
     eyes, nose = height[IBUG[36:48]].max(), height[NOSE_BASE]
@@ -114,8 +109,8 @@ def _moving() -> NDArray[np.int64]:
 
 
 def animate(
-    portrait: Picture, mesh: Points, driver: Frames, driver_landmarks: Points, neutral: Points
-) -> tuple[Frames, Points]:
+    portrait: Picture, mesh: Floats, driver: Frames, driver_landmarks: Floats, neutral: Floats
+) -> tuple[Frames, Floats]:
     """Reenact a portrait with the mouth motion of a driver.
 
     portrait: (S, S, 3) uint8, an aligned crop with closed lips (`can_speak`); mesh: its (478, 2) in
@@ -140,7 +135,7 @@ class DriverMouth:
     With nearly closed lips it is the portrait's own picture, which shows only lips.
     """
 
-    def __init__(self, portrait: Picture, mesh: Floats, driver: Frames, seen: Floats) -> None:
+    def __init__(self, portrait: Picture, mesh: Array, driver: Frames, seen: Array) -> None:
         """Estimate the ratio of the two pictures' light.
 
         portrait: (S, S, 3), mesh: (478, 2) its pixels. driver: (T, S, S, 3), seen: (T, 68, 2) its
@@ -150,7 +145,7 @@ class DriverMouth:
         self._portrait, self._own, self._driver, self._seen = portrait, mesh[IBUG], driver, seen
         self._gain = _light_ratio(portrait, self._own, driver, seen)
 
-    def draw(self, mesh: Floats, box: Box) -> NDArray[np.float32]:
+    def draw(self, mesh: Array, box: Bounds) -> NDArray[np.float32]:
         """Draw the inside for a mesh (478, 2) in pixels: a box (h, w, 3) in [0, 255]."""
         target = mesh[IBUG]
         opened = (_gaps(target) - _gaps(self._own)).max() * 128 / len(self._portrait)
@@ -164,7 +159,7 @@ class DriverMouth:
         return out
 
 
-def _laid(picture: Picture, source: Floats, target: Floats, box: Box) -> Picture:
+def _laid(picture: Picture, source: Array, target: Array, box: Bounds) -> Picture:
     """Return a box of the picture, its inner lips moved from source to target, both (68, 2)."""
     y0, y1, x0, x1 = box
     matrix = _affine(source[INNER], target[INNER] - [x0, y0])
@@ -174,16 +169,16 @@ def _laid(picture: Picture, source: Floats, target: Floats, box: Box) -> Picture
     return np.asarray(out, dtype=np.uint8)
 
 
-def _mouth_width(landmarks: Points) -> float:
+def _mouth_width(landmarks: Floats) -> float:
     left, right = MOUTH_CORNERS
     return float(np.linalg.norm(landmarks[right] - landmarks[left]))
 
 
-def _gaps(points: Floats) -> Floats:
+def _gaps(points: Array) -> Array:
     return np.asarray(points[LOWER, 1] - points[UPPER, 1])
 
 
-def _affine(source: Floats, target: Floats) -> Floats:
+def _affine(source: Array, target: Array) -> Array:
     """Fit the affine map (2, 3) of (N, 2) to (N, 2), with a prior for flat points.
 
     The prior is the scale of the width, since a nearly closed mouth does not determine its height.
@@ -196,7 +191,7 @@ def _affine(source: Floats, target: Floats) -> Floats:
     return np.column_stack([linear, end - linear @ start])
 
 
-def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) -> Floats:
+def _light_ratio(portrait: Picture, here: Array, driver: Frames, seen: Array) -> Array:
     """Return gains (3,) from the driver's light to the portrait's, measured on skin at the mouth.
 
     Luminance is limited to 0.6 to 1.4. Colour (a yellow lamp makes yellow teeth) is applied in
@@ -208,7 +203,7 @@ def _light_ratio(portrait: Picture, here: Floats, driver: Frames, seen: Floats) 
     return np.asarray(np.clip(ratio / max(light, 1e-3), 0.5, 2.0) ** 0.6 * np.clip(light, 0.6, 1.4))
 
 
-def _skin(picture: Picture, points: Floats) -> Floats:
+def _skin(picture: Picture, points: Array) -> Array:
     """Return the mean colour (3,) of patches under the nose, at the chin and beside the mouth."""
     size = picture.shape[0]
     pairs = ((33, 51, 0.5), (57, 8, 0.5), (48, 4, 0.4), (54, 12, 0.4))

@@ -13,9 +13,7 @@ from talkingface import media
 from talkingface.contract import MESH_POINTS
 from talkingface.faces import Tracker
 from talkingface.landmarks import IBUG
-
-Array = NDArray[np.float64]
-Frames = NDArray[np.uint8]
+from talkingface.types import Array, Frames
 
 
 def detect(frames: Frames) -> Array:

@@ -26,13 +26,13 @@ from talkingface.contract import Generated, Generator, LandmarkDriven, LandmarkP
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.errors import BadRequest
 from talkingface.evaluation import detection, measures
-from talkingface.evaluation.detection import Array, Frames
 from talkingface.evaluation.files import number, numbers
-from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
+from talkingface.evaluation.measures import LearnedMetric, VideoWithLandmarks
 from talkingface.evaluation.results import REAL, Identity, Result, named_row
 from talkingface.metrics.lips import amplitude_ratio, aperture, mouth_box
 from talkingface.models.lipreader import GRID_WORDS, LipReader
 from talkingface.training.reading import teachers_of, word_logits, words_of
+from talkingface.types import Array, Floats, Frames
 
 FROM_LANDMARKS = "@landmarks"  # end of a row's name: the model draws the clip's landmarks
 LIPS_ALONE = "@lips"  # end of a row's name: the model only predicts landmarks

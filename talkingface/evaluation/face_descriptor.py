@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from talkingface.errors import BadRequest
 from talkingface.geometry import fit_similarity, warp_crop
-from talkingface.picture import Picture
+from talkingface.types import Array, Picture
 
-Array = NDArray[np.float64]
 Descriptor = Callable[[Picture, Array], Array]  # picture, mesh (478, 2) in its pixels -> (128,)
 
 WEIGHTS = "dlib_face_recognition_resnet_model_v1.dat"

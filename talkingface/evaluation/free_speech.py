@@ -34,7 +34,6 @@ from talkingface.evaluation.files import (
 from talkingface.evaluation.intervals import Sums
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
-    Array,
     Lips,
     Predictor,
     lips_of,
@@ -56,6 +55,7 @@ from talkingface.faces import Tracker
 from talkingface.metrics import lips as tracked
 from talkingface.metrics.lips import EQUAL, amplitude_ratio, correlation
 from talkingface.pipeline import TalkingFace
+from talkingface.types import Array
 
 RESULTS, TABLES, VIDEOS = "free-speech.jsonl", "free-speech.md", "videos"
 REACH = 3  # frames: how far the best lag may be from zero

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from talkingface.types import Array
+
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 2019  # one for all tables: the same results give the same intervals

@@ -11,11 +11,11 @@ import torch
 
 from talkingface import weights
 from talkingface.errors import BadRequest
-from talkingface.evaluation.detection import Frames
-from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
+from talkingface.evaluation.measures import LearnedMetric, VideoWithLandmarks
 from talkingface.metrics import identity, sync
 from talkingface.models.identity import FaceEmbedding
 from talkingface.models.sync import SyncNet
+from talkingface.types import Floats, Frames
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from talkingface.evaluation.detection import Array, Frames
 from talkingface.metrics.image import author_psnr, author_ssim, psnr, sharpness, ssim
 from talkingface.metrics.lips import (
     Box,
@@ -21,8 +19,8 @@ from talkingface.metrics.lips import (
     landmark_distance,
 )
 from talkingface.metrics.motion import clip_motion, jitter
+from talkingface.types import Array, Floats, Frames
 
-Floats = NDArray[np.float32]
 OUTSIDE = 0.5  # of the mask: below it, the pixels of the identity picture should stay
 
 

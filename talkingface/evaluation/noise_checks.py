@@ -32,7 +32,6 @@ from talkingface.evaluation.files import (
 )
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
-    Array,
     Predictor,
     open_predictors,
     run_predictors,
@@ -48,6 +47,7 @@ from talkingface.evaluation.tables import (
     table,
 )
 from talkingface.metrics.lips import amplitude_ratio, correlation
+from talkingface.types import Array
 
 RESULTS, TABLES = "noise.jsonl", "noise.md"
 SEED = 4711  # training draws with other seeds

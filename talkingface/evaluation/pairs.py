@@ -23,10 +23,11 @@ from talkingface.data.clip import fit_sound
 from talkingface.errors import BadRequest, NoFaceFound, UnreadableMedia
 from talkingface.evaluation import measures
 from talkingface.evaluation.files import number, numbers
-from talkingface.evaluation.measures import Floats, LearnedMetric, VideoWithLandmarks
+from talkingface.evaluation.measures import LearnedMetric, VideoWithLandmarks
 from talkingface.evaluation.results import REAL, Result
-from talkingface.geometry import CropSpec, Picture
+from talkingface.geometry import CropSpec
 from talkingface.metrics.lips import aperture, mouth_box
+from talkingface.types import Floats, Picture
 
 GENERATED = "generated"
 SIDES = (REAL, GENERATED)

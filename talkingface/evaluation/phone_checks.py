@@ -25,7 +25,6 @@ from talkingface.evaluation import intervals
 from talkingface.evaluation.files import Progress, prepare_outputs, require_folder, write_lines
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
-    Array,
     Lips,
     Predictor,
     open_predictors,
@@ -41,6 +40,7 @@ from talkingface.evaluation.tables import (
     markdown_table,
     table,
 )
+from talkingface.types import Array
 
 PHONES, RESULTS, TABLES = "phones.json", "phones.jsonl", "phones.md"
 CLASSES = ("closed", "rounded", "rounded_front", "open")

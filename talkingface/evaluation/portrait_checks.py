@@ -53,7 +53,6 @@ from talkingface.evaluation.portrait_measures import (
     SENTENCES,
     SIZES,
     STEP,
-    Array,
     StillParts,
     percentile,
     quotient,
@@ -68,8 +67,8 @@ from talkingface.evaluation.portrait_tables import (
 from talkingface.evaluation.predicted_lips import CLOSED
 from talkingface.evaluation.results import check_rows, named_row, reason
 from talkingface.faces import Tracker, choose_face
-from talkingface.picture import Picture
 from talkingface.pipeline import TalkingFace
+from talkingface.types import Array, Picture
 
 RESULTS, TABLES = "portraits.jsonl", "portraits.md"
 CACHE_FILE, MOUTHS = "portraits-measured.jsonl", "mouths"  # for a run that is resumed

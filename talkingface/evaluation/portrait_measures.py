@@ -19,9 +19,8 @@ from talkingface.audio import FPS
 from talkingface.evaluation.phone_checks import OPEN, TOLERANCE
 from talkingface.evaluation.predicted_lips import CLOSED
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
-from talkingface.picture import Picture
+from talkingface.types import Array, Picture
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 SENTENCES = 2  # for each portrait, chosen by its name

@@ -13,9 +13,8 @@ import numpy as np
 
 from talkingface import landmarks, picture
 from talkingface.audio import FPS
-from talkingface.evaluation.portrait_measures import Array
 from talkingface.landmarks import OUTER_LIPS
-from talkingface.picture import Picture
+from talkingface.types import Array, Picture
 
 BESIDE, ABOVE, BELOW = 0.25, 0.25, 0.5  # eye distances around the lips; more below, for open mouths
 LARGEST = 320  # pixels of a mouth's longer side: larger ones are shrunk

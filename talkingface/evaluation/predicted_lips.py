@@ -23,9 +23,9 @@ from talkingface.errors import BadRequest
 from talkingface.evaluation.files import Progress
 from talkingface.evaluation.jobs import run
 from talkingface.evaluation.results import check_rows, named_row
+from talkingface.types import Array
 from talkingface.weights import WeightsInfo
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 R = TypeVar("R")
 CLOSED = 0.04  # interocular units: lips with a smaller gap touch

@@ -13,16 +13,9 @@ from talkingface.errors import NoFaceFound
 from talkingface.faces.detect import Face, Tracker
 from talkingface.faces.given import Located
 from talkingface.faces.interpolation import mesh_from_landmarks
-from talkingface.geometry import (
-    Array,
-    CropSpec,
-    Picture,
-    crop_matrix,
-    smooth_matrices,
-    transform,
-    warp_crop,
-)
+from talkingface.geometry import CropSpec, crop_matrix, smooth_matrices, transform, warp_crop
 from talkingface.landmarks import IBUG, eye_distance, reference_depth
+from talkingface.types import Array, Picture
 
 # Pairs of mesh points on a line from the picture's left to its right (ears, temples, eye corners)
 # and from the forehead to the chin: what a head's axes are read off.

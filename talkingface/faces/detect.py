@@ -22,10 +22,9 @@ from talkingface.faces.networks import (
     detector,
     mesh,
 )
-from talkingface.geometry import Array, Picture, transform
+from talkingface.geometry import transform
 from talkingface.landmarks import IBUG
-
-Box = tuple[float, float, float, float]  # x, y, width, height in picture pixels
+from talkingface.types import Array, Box, Picture
 
 _LEFT_EYE, _RIGHT_EYE = 33, 263  # the eyes' outer corners: their line is the face's horizontal
 _ROI_MARGIN = 1.5  # of the longer side of a face's box

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from talkingface import media
 from talkingface.contract import LANDMARKS
 from talkingface.errors import BadLandmarks, NoFaceFound
-from talkingface.faces.detect import Box, Face, choose_face, face_in_box
-from talkingface.geometry import Array, Picture
+from talkingface.faces.detect import Face, choose_face, face_in_box
 from talkingface.landmarks import MEAN_FACE
+from talkingface.types import Array, Box, Picture
 
 FORMAT = 'a JSON list of 68 [x, y] pairs, or an object {"landmarks": [...]}'
 ORDER = "iBUG: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67"

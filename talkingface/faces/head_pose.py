@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from talkingface.contract import MESH_POINTS
-from talkingface.geometry import Array, Floats, fit_similarity, rotation, transform
+from talkingface.geometry import fit_similarity, rotation, transform
 from talkingface.landmarks import (
     BROWS_LOWER,
     BROWS_UPPER,
@@ -25,6 +25,7 @@ from talkingface.landmarks import (
     reference_depth,
     reference_mesh,
 )
+from talkingface.types import Array, Floats
 
 # Nose, cheekbones, eye corners and temples: neither speech nor brows nor lids move them.
 RIGID = np.array([

@@ -17,8 +17,7 @@ from talkingface.audio import FPS
 from talkingface.faces.head_pose import clip_moves
 from talkingface.landmarks import eye_openness
 from talkingface.motion import BROWS, HEAD
-
-Array = NDArray[np.float64]
+from talkingface.types import Array
 
 MOVES = (*HEAD, *(f"{name} brows" for name in BROWS))
 UNITS = np.array([180 / np.pi] * 3 + [100.0] * 5)  # degrees; 0.01 interocular distances; per cent

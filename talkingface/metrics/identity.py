@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface import video
+from talkingface.types import Array
 
-Floats = NDArray[np.float64]
 Embedding = Callable[[Tensor], Tensor]  # (B, 3, S, S) in [-1, 1] -> (B, D) of length 1
 EVERY = 5  # frames: five per second, a face does not change faster
 AT_ONCE = 64  # pictures that are embedded together
@@ -28,7 +28,7 @@ AT_ONCE = 64  # pictures that are embedded together
 SAME_PERSON = 0.65
 
 
-def embed(embedding: Embedding, frames: NDArray[np.uint8]) -> Floats:
+def embed(embedding: Embedding, frames: NDArray[np.uint8]) -> Array:
     """Embed uint8 RGB aligned crops (T, S, S, 3), T >= 1: (T, D), the network's own outputs."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f"expected pictures (T, S, S, 3) uint8, got {frames.shape} {frames.dtype}")
@@ -45,7 +45,7 @@ def likeness(
     frames: NDArray[np.uint8],
     picture: NDArray[np.uint8],
     every: int = EVERY,
-) -> Floats:
+) -> Array:
     """Return the cosine of every `every`-th frame, from the first, with the identity picture.
 
     frames: (T, S, S, 3), picture: (S, S, 3), uint8 RGB aligned crops. Returns (ceil(T / every),)

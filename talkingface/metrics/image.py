@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from talkingface.types import Array
+
 RANGE = 255.0
 SSIM_SIGMA, SSIM_WINDOW = 1.5, 11  # Wang et al. 2004
 AUTHOR_SIZE, AUTHOR_WINDOW = 256, 7

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from talkingface.contract import LANDMARKS
 from talkingface.landmarks import EYES, INNER_BOTTOM, INNER_TOP, LIPS, MOUTH_CORNERS
 from talkingface.models.lipreader import MouthSpec
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 EQUAL = 1e-9  # correlations that differ by less are equal: rounding does not decide
 REFERENCE_SIZE = 128  # pixels: the crop side at which landmark distances are quoted
 

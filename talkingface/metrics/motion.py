@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from talkingface.contract import LANDMARKS
 from talkingface.landmarks import LIPS
 from talkingface.metrics.lips import REFERENCE_SIZE, Box
+from talkingface.types import Array, Floats
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 NOSE_AND_CHEEKS = (3 / 16, 5 / 16, 13 / 16, 9 / 16)  # left, top, right, bottom, of the crop's side
 
 

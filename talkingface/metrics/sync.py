@@ -18,8 +18,8 @@ from torch import Tensor
 from talkingface import video
 from talkingface.audio import windows
 from talkingface.models.sync import SyncNet, mouth_windows, smooth
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 REACH = 15  # frames (0.6 s) that picture and sound are shifted against each other, each way
 APART = 2  # frames: nearer neighbours do not compete in `retrieval`
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, Picture, invert, transform
+from talkingface.geometry import invert, transform
+from talkingface.types import Array, Bounds, Floats, Picture
 
 FEATHER = 0.08  # of the crop's side, over which a crop fades into its picture
 SMALLEST = 0.4  # levels: changes below are none
@@ -44,7 +45,7 @@ class Blender:
         mixed = out[place] * (1 - lifted[..., 3:]) + lifted[..., :3]
         out[place] = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
-    def _lifted(self, values: Floats, box: Box) -> tuple[tuple[slice, slice], Floats]:
+    def _lifted(self, values: Floats, box: Bounds) -> tuple[tuple[slice, slice], Floats]:
         """A part of the crop at the picture's size, and where it lies in there."""
         top, bottom, left, right = box
         y0, y1, x0, x1 = self._region(box)
@@ -55,7 +56,7 @@ class Blender:
         lifted = cv2.warpAffine(part, place, (x1 - x0, y1 - y0), flags=flags)
         return np.s_[y0:y1, x0:x1], np.asarray(lifted, dtype=np.float32)
 
-    def _region(self, box: Box) -> Box:
+    def _region(self, box: Bounds) -> Bounds:
         """Rows and columns of the picture that show this part of the crop."""
         top, bottom, left, right = box
         corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)], np.float64) - 0.5
@@ -66,7 +67,7 @@ class Blender:
         return int(y0), int(y1), int(x0), int(x1)
 
 
-def _box(there: NDArray[np.bool_]) -> Box | None:
+def _box(there: NDArray[np.bool_]) -> Bounds | None:
     """(top, bottom, left, right) of what is true, two pixels wider; None where nothing is."""
     rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
     if len(rows) == 0:

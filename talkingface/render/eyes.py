@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, Picture, smoothstep
+from talkingface.geometry import smoothstep
 from talkingface.landmarks import BROWS_LOWER, EYE_LIDS, IRISES, SKIN_POINTS
+from talkingface.types import Array, Bounds, Floats, Picture
 
 # Lengths are in eye widths, from corner to corner.
 CLOSED, NARROW = 0.10, 0.16  # opening of an eye that is shut in the picture; of one that can blink
@@ -111,7 +112,7 @@ class _Eye:
         """(COLUMNS,), pixels between the lids' lines."""
         return self.lower - self.upper
 
-    def at_pixels(self, box: Box) -> tuple[Floats, Floats]:
+    def at_pixels(self, box: Bounds) -> tuple[Floats, Floats]:
         """x and y of the pixels of a box: (h, w) each."""
         y0, y1, x0, x1 = box
         x, y = (np.arange(x0, x1) - self.middle[0])[None], np.arange(y0, y1)[:, None]
@@ -124,7 +125,7 @@ class _Eye:
         (a, b), (c, d) = self.right, self.down
         return self.middle[0] + x * a + y * c, self.middle[1] + x * b + y * d
 
-    def box(self, half: float, above: float, below: float, shape: tuple[int, ...]) -> Box:
+    def box(self, half: float, above: float, below: float, shape: tuple[int, ...]) -> Bounds:
         """The box of the picture that holds x within +-half, y from above to below."""
         x, y = self.in_picture(
             np.array([-half, half, -half, half]), np.array([above] * 2 + [below] * 2)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, Picture
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.render.warp import MeshWarp
+from talkingface.types import Array, Bounds, Floats, Picture
 
 FINE = 4  # fractional bits with which polygons are drawn
 STILL = 0.04  # pixels: what moves less is left as it is
@@ -20,7 +20,7 @@ MARGIN = 4  # pixels around the lips in which the two layers are blended
 class Interior(Protocol):
     """Inside of a mouth, see `render.mouth.MouthInterior`."""
 
-    def draw(self, mesh: Array, box: Box) -> Floats:
+    def draw(self, mesh: Array, box: Bounds) -> Floats:
         """(478, 2) picture pixels and a box -> its pixels (h, w, 3) in [0, 255]."""
 
 
@@ -60,7 +60,7 @@ class FaceRenderer:
             self._part(out, mesh, mouth, upper, lower)
         return out
 
-    def _moved_box(self, upper: Floats, lower: Floats) -> Box:
+    def _moved_box(self, upper: Floats, lower: Floats) -> Bounds:
         """The box of the pixels that move more than STILL."""
         size = np.maximum(np.abs(upper), np.abs(lower))
         moved = np.maximum(size[..., 0], size[..., 1]) > STILL
@@ -73,7 +73,7 @@ class FaceRenderer:
         limit = self.box
         return max(y0, limit[0]), min(y1 + 1, limit[1]), max(x0, limit[2]), min(x1 + 1, limit[3])
 
-    def _part(self, out: Picture, mesh: Array, box: Box, upper: Floats, lower: Floats) -> None:
+    def _part(self, out: Picture, mesh: Array, box: Bounds, upper: Floats, lower: Floats) -> None:
         """Cut the layers along the mouth line, and show what is behind where the lips part."""
         y0, y1, x0, x1 = box
         place, corner = np.s_[y0:y1, x0:x1], (x0, y0)
@@ -88,7 +88,7 @@ class FaceRenderer:
             drawn += (self.interior.draw(mesh, box) - drawn) * hole
         out[place] = np.rint(np.clip(drawn, 0, 255)).astype(np.uint8)
 
-    def _bent(self, flow: Floats, box: Box) -> Picture:
+    def _bent(self, flow: Floats, box: Bounds) -> Picture:
         """The picture read at every pixel of a box + flow."""
         y0, y1, x0, x1 = box
         place = np.s_[y0 - self.box[0] : y1 - self.box[0], x0 - self.box[2] : x1 - self.box[2]]
@@ -96,14 +96,14 @@ class FaceRenderer:
         out = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(out)
 
-    def _mouth_box(self, mesh: Array) -> Box | None:
+    def _mouth_box(self, mesh: Array) -> Bounds | None:
         lips = mesh[OUTER_LIPS]
         (x0, y0), (x1, y1) = np.floor(lips.min(0)) - MARGIN, np.ceil(lips.max(0)) + MARGIN + 1
         top, bottom, left, right = self.box
         box = max(top, int(y0)), min(bottom, int(y1)), max(left, int(x0)), min(right, int(x1))
         return box if box[0] < box[1] and box[2] < box[3] else None
 
-    def _clipped(self, box: Box) -> Box:
+    def _clipped(self, box: Bounds) -> Bounds:
         """Clip a box to the picture; of no size where it holds nothing."""
         height, width = self.picture.shape[:2]
         y0, y1 = (min(max(0, y), height) for y in box[:2])

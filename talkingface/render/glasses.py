@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from talkingface.geometry import Array, Picture, fit_similarity
+from talkingface.geometry import fit_similarity
 from talkingface.landmarks import STABLE_MESH, reference_mesh
+from talkingface.types import Array, Picture
 
 SCALE = 64  # pixels of the eyes' distance at which it is looked at
 # The part of the face that a bridge crosses, interocular: half its width, top and bottom.

@@ -15,17 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import (
-    Array,
-    Box,
-    Floats,
-    Picture,
-    fit_similarity,
-    invert,
-    rotation,
-    smoothstep,
-    transform,
-)
+from talkingface.geometry import fit_similarity, invert, rotation, smoothstep, transform
 from talkingface.landmarks import (
     BROWS_LOWER,
     BROWS_UPPER,
@@ -38,6 +28,7 @@ from talkingface.landmarks import (
     reference_mesh,
 )
 from talkingface.render.warp import SURFACE, Region, barycentric, extended, triangles
+from talkingface.types import Array, Bounds, Floats, Picture
 
 SPACING = 0.08  # interocular: between the nodes of the grid
 # Interocular: how far beyond the mesh the skull and its hair move with it, above and beside; and
@@ -183,7 +174,7 @@ class HeadRenderer:
             flow = -np.asarray(cv2.remap(move, x, y, cv2.INTER_LINEAR, borderMode=mode), np.float32)
         return flow
 
-    def _moved_nodes(self, move: Floats) -> Box | None:
+    def _moved_nodes(self, move: Floats) -> Bounds | None:
         """Rows and columns of the nodes around what moves more than STILL; None where none does."""
         moved = np.abs(move).max(-1) > STILL
         rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
@@ -193,7 +184,7 @@ class HeadRenderer:
         low, high = (rows[0] - 1, columns[0] - 1), (rows[-1] + 2, columns[-1] + 2)
         return max(low[0], 0), min(high[0], height), max(low[1], 0), min(high[1], width)
 
-    def _box(self, nodes: Box) -> Box:
+    def _box(self, nodes: Bounds) -> Bounds:
         """The pixels between those nodes, within the picture."""
         (top, bottom, left, right), step = self._region.box, int(self._region.step)
         first, last, begin, end = nodes
@@ -204,7 +195,7 @@ class HeadRenderer:
             min(left + step * (end - 1) + 1, right),
         )
 
-    def _sources(self, move: Floats, nodes: Box) -> Floats:
+    def _sources(self, move: Floats, nodes: Bounds) -> Floats:
         """Return the source of each pixel from the first of those nodes on: (rows, columns, 2).
 
         Enlarged by an odd factor, a node's value lies in the middle of its pixels.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Box, Floats, Picture, smoothstep
+from talkingface.geometry import smoothstep
 from talkingface.landmarks import (
     GAP_BOTTOM,
     GAP_TOP,
@@ -38,6 +38,7 @@ from talkingface.render.teeth import (
     face_light,
 )
 from talkingface.render.tone import blur_of, tone_of
+from talkingface.types import Bounds, Floats, Picture
 
 _JAW = np.array([17, 18, 200, 152])  # lower lip to chin: the lower teeth move as these do
 
@@ -101,7 +102,7 @@ class Axes:
         turn = np.stack([self.across, self.down], 1) / self.unit**2
         return np.asarray((points - self.origin) @ turn)
 
-    def grid(self, box: Box) -> tuple[Floats, Floats]:
+    def grid(self, box: Bounds) -> tuple[Floats, Floats]:
         """Eye distances across, and down from the resting lips, of a box's pixels."""
         y0, y1, x0, x1 = box
         x = np.arange(x0, x1, dtype=np.float32)[None] - np.float32(self.origin[0])
@@ -110,7 +111,7 @@ class Axes:
         across = a * x + b * y
         return across, a * y - b * x - np.float32(self.slope) * across
 
-    def box(self, low: float, high: float, top: float, bottom: float) -> Box:
+    def box(self, low: float, high: float, top: float, bottom: float) -> Bounds:
         """The picture's box that holds a part of the face, in eye distances."""
         places = [(x, y) for x in (low, high) for y in (top, bottom)]
         corners = [self.origin + x * self.across + y * self.down for x, y in places]
@@ -184,7 +185,7 @@ class MouthInterior:
         self._keep = np.repeat(1 - self._upper[..., 3:], 3, -1)
         self._upper = np.ascontiguousarray(self._upper[..., :3])
 
-    def draw(self, mesh: Points, box: Box) -> Floats:
+    def draw(self, mesh: Points, box: Bounds) -> Floats:
         """Draw the inside of the mouth of one frame, (y1 - y0, x1 - x0, 3) in [0, 255].
 
         mesh: (478, 2) picture pixels, the head as in the picture. box: y0, y1, x0, x1. Every pixel
@@ -201,7 +202,7 @@ class MouthInterior:
             out[part[0] - y0 : part[1] - y0, part[2] - x0 : part[3] - x0] = self._draw(mesh, part)
         return out
 
-    def _draw(self, mesh: Points, box: Box) -> Floats:
+    def _draw(self, mesh: Points, box: Bounds) -> Floats:
         """`draw` of a box that the layers hold."""
         y0, y1, x0, x1 = box
         top, left = y0 - self._box[0], x0 - self._box[2]
@@ -230,7 +231,7 @@ class MouthInterior:
         np.minimum(out, 255, out=out)
         return _three(np.ascontiguousarray(out[..., 1])) if self._tone.grey else out
 
-    def _back_matrix(self, mesh: Points, box: Box) -> NDArray[np.float64]:
+    def _back_matrix(self, mesh: Points, box: Bounds) -> NDArray[np.float64]:
         """A box's pixels -> pixels of the darkness, which spans the opening: (2, 3)."""
         axes, last = self._axes, _BACK_SIZE - 1
         points = axes.points(mesh[[GAP_TOP, GAP_BOTTOM]])
@@ -242,7 +243,7 @@ class MouthInterior:
         start += scale @ np.array([axes.left, -top])
         return np.concatenate([linear, start[:, None]], 1)
 
-    def _shade(self, mesh: Points, box: Box) -> Floats:
+    def _shade(self, mesh: Points, box: Bounds) -> Floats:
         """Return the light that the lips leave inside, of a box's pixels: (h, w) in [0, 1].
 
         Drawn small: the opening, a little lower than it is, blurred.
@@ -360,7 +361,7 @@ def _back_texture(dark: Floats, flat: bool) -> Floats:
     return np.asarray(light[..., None] * dark, np.float32)
 
 
-def _dark_of(picture: Picture, box: Box) -> Floats:
+def _dark_of(picture: Picture, box: Bounds) -> Floats:
     """The dark colour that a drawing has, (3,)."""
     y0, y1, x0, x1 = box
     part = picture[y0:y1, x0:x1].reshape(-1, 3)
@@ -369,7 +370,7 @@ def _dark_of(picture: Picture, box: Box) -> Floats:
     return np.asarray(np.median(dark, 0), np.float32)
 
 
-def _face_box(picture: Picture, mesh: Points) -> Box:
+def _face_box(picture: Picture, mesh: Points) -> Bounds:
     """The box of a mesh, within the picture and not empty."""
     height, width = picture.shape[:2]
     x0, y0 = np.clip(np.floor(mesh.min(0)).astype(int), 0, [width - 1, height - 1])
@@ -377,5 +378,5 @@ def _face_box(picture: Picture, mesh: Points) -> Box:
     return int(y0), int(y1), int(x0), int(x1)
 
 
-def _intersection(a: Box, b: Box) -> Box:
+def _intersection(a: Bounds, b: Bounds) -> Bounds:
     return max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])

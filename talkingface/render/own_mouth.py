@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Box, Floats, Picture
 from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_LIPS
 from talkingface.render.teeth import LUMA
+from talkingface.types import Bounds, Floats, Picture
 
 Points = NDArray[np.floating]
 
@@ -43,7 +43,7 @@ class FaceAxes(Protocol):
     def points(self, points: Points) -> Points:
         """Picture pixels (N, 2) -> the mouth's own axes."""
 
-    def grid(self, box: Box) -> tuple[Floats, Floats]:
+    def grid(self, box: Bounds) -> tuple[Floats, Floats]:
         """The axes' coordinates of a box's pixels, (h, w) each."""
 
 
@@ -69,7 +69,7 @@ class OwnMouth:
     whole: bool = False
 
 
-def is_flat(picture: Picture, box: Box) -> bool:
+def is_flat(picture: Picture, box: Bounds) -> bool:
     """Return whether a face is drawn in flat colours: most neighbouring pixels are equal."""
     y0, y1, x0, x1 = box
     part = picture[y0:y1, x0:x1].astype(np.int16)
@@ -79,7 +79,7 @@ def is_flat(picture: Picture, box: Box) -> bool:
     return float(equal.mean()) > _FLAT_SHARE
 
 
-def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Box) -> OwnMouth | None:
+def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Bounds) -> OwnMouth | None:
     """Return what a picture shows between its lips; None where they are closed.
 
     box: y0, y1, x0, x1 of the layers in picture pixels; it may reach beyond the picture.
@@ -213,7 +213,7 @@ def _smoothed(x: NDArray[np.float64], values: NDArray[np.float64]) -> Floats:
 
 def _above(
     colour: Floats,
-    box: Box,
+    box: Bounds,
     axes: FaceAxes,
     x: Floats,
     y: Floats,
@@ -247,7 +247,7 @@ def _coloured(colour: Floats) -> bool:
     return bool((colour != colour[..., :1]).any())
 
 
-def _distance(mesh: Points, box: Box) -> Floats:
+def _distance(mesh: Points, box: Bounds) -> Floats:
     """Pixels from the inner lips, positive between them, negative outside: (h, w)."""
     y0, y1, x0, x1 = box
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
@@ -257,7 +257,7 @@ def _distance(mesh: Points, box: Box) -> Floats:
     return np.asarray(inner - outer, np.float32)
 
 
-def _padded(picture: Picture, box: Box) -> Floats:
+def _padded(picture: Picture, box: Bounds) -> Floats:
     """A box of the picture, its border repeated: (h, w, 3) float32."""
     height, width = picture.shape[:2]
     rows = np.arange(box[0], box[1]).clip(0, height - 1)

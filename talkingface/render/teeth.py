@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Floats, Picture
 from talkingface.landmarks import GAP_TOP, INNER_CORNERS, eye_distance
+from talkingface.types import Floats, Picture
 
 FILE = Path(__file__).with_name("teeth.npz")
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Box, Floats, Picture
 from talkingface.render.teeth import LUMA, FaceLight
+from talkingface.types import Bounds, Floats, Picture
 
 # Teeth beside the cheeks, fitted on 52 portraits (brightness of 255, in logarithms; what is left is
 # 0.2). In speech the lips shade them more than in the smiles of these portraits.
@@ -54,7 +54,7 @@ class Tone:
         return np.asarray(lit * (1 - self.weight) + toned * self.weight, np.float32)
 
 
-def tone_of(picture: Picture, face: FaceLight, box: Box) -> Tone:
+def tone_of(picture: Picture, face: FaceLight, box: Bounds) -> Tone:
     """Read the tone off a picture (H, W, 3); box: y0, y1, x0, x1 of the face in it."""
     y0, y1, x0, x1 = box
     part = _samples(picture)
@@ -74,7 +74,7 @@ def tone_of(picture: Picture, face: FaceLight, box: Box) -> Tone:
     return Tone(max(level, 4.0), _cast(face.skin), monochrome, weight, grey)
 
 
-def blur_of(picture: Picture, box: Box) -> float:
+def blur_of(picture: Picture, box: Bounds) -> float:
     """Estimate how soft a part of a picture is: sigma in pixels of the Gaussian that blurred it.
 
     The Laplacian of Gaussian of a blurred edge falls with 1 / (sigma^2 + its own scale^2); the

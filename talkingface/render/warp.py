@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.geometry import Array, Box, Floats, fit_similarity, invert, smoothstep, transform
+from talkingface.geometry import fit_similarity, invert, smoothstep, transform
 from talkingface.landmarks import (
     FOREHEAD,
     INNER_LIPS,
@@ -30,6 +30,7 @@ from talkingface.landmarks import (
     UPPER_INNER,
     reference_mesh,
 )
+from talkingface.types import Array, Bounds, Floats
 
 SURFACE = 468  # points of the mesh that are no iris
 
@@ -108,7 +109,7 @@ class Region:
     (x0 + j step, y0 + i step). shape: (rows, columns) of nodes.
     """
 
-    box: Box
+    box: Bounds
     step: float
     shape: tuple[int, int]
 
@@ -119,7 +120,7 @@ class Region:
         x = self.box[2] + self.step * np.arange(columns)
         return np.stack(np.meshgrid(x, y), -1).astype(np.float32)
 
-    def at_pixels(self, values: Floats, box: Box) -> Floats:
+    def at_pixels(self, values: Floats, box: Bounds) -> Floats:
         """Values of nodes (rows, columns, C) at the pixels of a box within: (h, w, C)."""
         y0, y1, x0, x1 = box
         scale = 1 / self.step

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, SpeechSpec, windows
@@ -24,11 +23,9 @@ from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation.evaluator import portrait_of
 from talkingface.metrics.lips import Box
 from talkingface.metrics.motion import drift, motion_intensity, optical_flow
+from talkingface.types import Floats, Frames, Picture
 from talkingface.video import contact_sheet
 
-Picture = NDArray[np.uint8]
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 GAP = 2  # pixels between pictures
 TITLE = 18  # pixels of a row's label, as `contact_sheet` has them
 HEADER = 36  # pixels above the rows: words, and under them the times

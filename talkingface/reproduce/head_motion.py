@@ -28,7 +28,6 @@ from talkingface.evaluation.files import Progress, find_pictures, prepare_output
 from talkingface.evaluation.results import REAL
 from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import markdown_table
-from talkingface.geometry import Array
 from talkingface.metrics.head import (
     BANDS,
     FOLLOWED,
@@ -39,6 +38,7 @@ from talkingface.metrics.head import (
 )
 from talkingface.pipeline import TalkingFace
 from talkingface.training.head import prosody_labels
+from talkingface.types import Array
 
 RESULTS, TABLES = "heads.json", "heads.md"
 SIDE = 384  # pixels of a portrait's long side, enough to find a face

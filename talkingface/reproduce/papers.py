@@ -15,13 +15,13 @@ from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
 from talkingface.evaluation import clip_tables, tables
-from talkingface.evaluation.detection import Frames
 from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.results import REAL, Identity, Result
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
 from talkingface.reproduce import figures
 from talkingface.training.tables import trained
+from talkingface.types import Frames, Picture
 
 JUDGE = "judge"  # the lip reader of the package with which no generator was trained
 FIRST: Identity = "first frame"  # the identity that pixels are compared with
@@ -34,7 +34,7 @@ class Sheet:
     """A figure: its file, and the rows of the table that it shows below the real video."""
 
     file: str
-    draw: Callable[..., picture.Picture]
+    draw: Callable[..., Picture]
     rows: tuple[str, ...]
 
 
@@ -231,9 +231,7 @@ def _generated(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo) -> F
     return evaluator.generate(model.generator, clip, clip, driven=model.driven).frames
 
 
-def _drift(
-    evaluator: Evaluator, models: Mapping[str, EvaluatedModel], split: str
-) -> picture.Picture:
+def _drift(evaluator: Evaluator, models: Mapping[str, EvaluatedModel], split: str) -> Picture:
     """Plot the drift of each scheme from the identity over a long clip."""
     available = sum(c.frames for c in speaking_clips(evaluator.cache, split)) / FPS
     long = figures.long_clip(evaluator.cache, split, seconds=min(SECONDS, np.floor(available)))

@@ -25,10 +25,9 @@ from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import detection
-from talkingface.evaluation.detection import Array, Frames
 from talkingface.evaluation.evaluator import FROM_LANDMARKS, EvaluatedModel, Evaluator, open_model
 from talkingface.evaluation.files import Progress, numbers, prepare_outputs, write_lines
-from talkingface.evaluation.measures import Floats, VideoWithLandmarks, picture_measures
+from talkingface.evaluation.measures import VideoWithLandmarks, picture_measures
 from talkingface.evaluation.results import STILL
 from talkingface.evaluation.run import speaking_clips, spread
 from talkingface.evaluation.tables import mean, table
@@ -36,6 +35,7 @@ from talkingface.geometry import transform
 from talkingface.landmarks import IBUG
 from talkingface.metrics.lips import REFERENCE_SIZE, landmark_distance, mouth_box
 from talkingface.reproduce.figures import COLOURS
+from talkingface.types import Array, Floats, Frames
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

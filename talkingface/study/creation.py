@@ -26,7 +26,7 @@ from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.evaluation.pairs import VIDEOS as SUFFIXES
 from talkingface.study import order, store
 from talkingface.study.store import Design, PairRow, VideoRow
-from talkingface.video import Picture
+from talkingface.types import Picture
 
 PLAYABLE = {
     "h264": "video",

@@ -59,6 +59,7 @@ from talkingface.models.mouth_region import FLOW_UNIT, MOUTH_POINTS
 from talkingface.training import parallel
 from talkingface.training.loop import EMA, TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.types import Picture
 
 
 @dataclass(frozen=True)
@@ -435,7 +436,7 @@ class GeneratorRecipe(ABC, Generic[T]):
                 rows.setdefault("head_amplitude", []).append(amplitude_ratio(own, true))
         return {name: float(np.mean(values)) for name, values in rows.items()}
 
-    def sheet(self) -> video.Picture | None:
+    def sheet(self) -> Picture | None:
         """Return every fourth frame of three held-out clips, real above generated."""
         rows, labels = [], []
         for clip, real, _, renditions in islice(self._held_out_clips(), 3):

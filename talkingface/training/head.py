@@ -26,7 +26,6 @@ from talkingface.data.dataset import Cache, ClipInfo, speakers_of
 from talkingface.data.provenance import described, licence
 from talkingface.errors import BadRequest
 from talkingface.faces.head_pose import clip_moves
-from talkingface.geometry import Array
 from talkingface.models.head_motion import (
     BANDS,
     NOD,
@@ -42,6 +41,7 @@ from talkingface.models.head_motion import (
     low_passes,
 )
 from talkingface.training.lips import disturb, ridge
+from talkingface.types import Array
 
 Progress = Callable[[str, int, int], None]
 

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from talkingface import video, weights
@@ -28,12 +27,11 @@ from talkingface.landmarks import IBUG
 from talkingface.losses import info_nce
 from talkingface.metrics.identity import embed, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
-from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import autocast, one_cycle
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.types import Frames, Picture
 
-Frames = NDArray[np.uint8]
 UNSEEN_SPLITS = (UNSEEN, HELD_OUT_PORTRAITS)
 APART = 5  # frames, at least, between two pictures from one clip
 

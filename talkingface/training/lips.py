@@ -32,7 +32,6 @@ from talkingface.metrics.lips import amplitude_ratio, correlation
 from talkingface.models.expression import ExpressionSpace
 from talkingface.models.lips import ExpressionNet, LipsConfig
 
-Array = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 
 CLOSED = 0.035  # interocular: a corpus frame with a smaller gap has closed lips

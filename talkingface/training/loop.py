@@ -26,6 +26,7 @@ from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
 from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, StopSignal, rank
+from talkingface.types import Picture
 
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
@@ -67,7 +68,7 @@ class Recipe(Protocol):
     def validate(self, step: int) -> dict[str, float]:
         """Return measures on held-out data."""
 
-    def sheet(self) -> picture.Picture | None:
+    def sheet(self) -> Picture | None:
         """Return a contact sheet of held-out samples, real above generated."""
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:

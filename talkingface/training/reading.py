@@ -32,10 +32,10 @@ from talkingface.models.lipreader import (
     ReaderConfig,
     cut_words,
 )
-from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import one_cycle
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.types import Picture
 from talkingface.weights import WeightsInfo
 
 CorpusHalf = Literal["first", "second", "both"]

@@ -28,11 +28,11 @@ from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
-from talkingface.picture import Picture
 from talkingface.training import parallel
 from talkingface.training.loop import TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
 from talkingface.training.reading import CorpusHalf, corpus_half_of
+from talkingface.types import Picture
 
 LEAD = 8  # frames before the first word and after the last: lips open before the sound
 NEAR = 0.625  # of the picture's side: what is cut around a mouth before its box is moved and scaled

@@ -19,7 +19,8 @@ from pydantic import (
 from talkingface.arkit import EXPRESSIONS
 from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, STRENGTH, Controls
 from talkingface.errors import BadRequest
-from talkingface.face_options import Box, FaceOptions, Show
+from talkingface.face_options import FaceOptions, Show
+from talkingface.types import Box
 from talkingface.web.limits import ApiError
 
 # Names of `Controls` that are numbers, and their ranges.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from talkingface import audio, faces, picture, pipeline, video
 from talkingface.errors import TalkingFaceError
-from talkingface.picture import Picture
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
+from talkingface.types import Picture
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
     Limits,

@@ -22,8 +22,8 @@ from talkingface.data.dataset import (
 from talkingface.faces import mesh_from_landmarks
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import INNER_BOTTOM, INNER_TOP
+from talkingface.types import Array
 
-Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 FRAMES = 30
 LEVELS = 30
