@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from functools import partialmethod
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ import pytest
 from scipy import stats
 from starlette.applications import Starlette
 
+import talkingface.study
 from conftest import Cli
 from helpers import media
 from helpers.raters import STUDIES, simulated
@@ -686,17 +688,41 @@ def test_a_killed_server_loses_no_answer_that_it_took(
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def test_wilson_sign_test_and_student_are_the_textbook_ones() -> None:
+def test_wilson_and_sign_test_are_the_textbook_ones() -> None:
+    z = NormalDist().inv_cdf(0.975)
     for won, n in ((0, 5), (3, 7), (74, 100), (300, 300)):
-        found = stats.binomtest(won, n).proportion_ci(method="wilson")
-        assert statistics.wilson(won, n) == pytest.approx((found.low, found.high), abs=1e-9)
+        for bound in statistics.wilson(won, n):  # (share - p)^2 = z^2 p (1 - p) / n, Wilson 1927
+            assert (won / n - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / n, abs=1e-9)
         votes = np.repeat([1, 0], [won, n - won])
-        assert statistics.sign_test(votes, np.arange(n)) == pytest.approx(
-            stats.binomtest(won, n).pvalue
-        )
-    for freedom, worst in ((1, 0.12), (2, 0.01), (3, 0.002), (10, 1e-5), (200, 1e-6)):
-        assert statistics.student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=worst)
+        tail = sum(math.comb(n, k) for k in range(min(won, n - won) + 1)) / 2**n
+        assert statistics.sign_test(votes, np.arange(n)) == pytest.approx(min(1, 2 * tail))
     assert all(math.isnan(bound) for bound in statistics.wilson(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("clusters", "quantile"),
+    [(2, math.tan(0.475 * math.pi)), (3, 0.95 * math.sqrt(2 / 0.0975))],  # closed forms
+)
+def test_few_clusters_have_the_exact_quantile_of_student(clusters: int, quantile: float) -> None:
+    votes = np.array([1, 1, 1, 0] * clusters)
+    raters = np.repeat(np.arange(clusters), 4)
+    low, high = statistics.two_way(votes, raters, np.arange(len(votes)))
+    single = 0.75 * 0.25 / len(votes) * len(votes) / (len(votes) - 1)  # all raters vote alike
+    half = quantile * math.sqrt(single) / (0.75 * 0.25)
+    assert math.log(high / (1 - high)) - math.log(3) == pytest.approx(half)
+    assert math.log(3) - math.log(low / (1 - low)) == pytest.approx(half)
+
+
+def test_without_scipy_the_table_names_the_extra(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("table", "statistics"):
+        monkeypatch.delitem(sys.modules, f"talkingface.study.{name}")
+        monkeypatch.delattr(talkingface.study, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    ran = cli("study", "table", tmp_path)
+    assert ran.code == 2 and "pip install 'talkingface[study]'" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_a_sample_is_won_by_its_majority_and_ties_are_left_out() -> None:
@@ -845,6 +871,8 @@ def test_the_table_counts_what_was_voted(cli: Cli, tmp_path: Path) -> None:
     again = cli("study", "table", tmp_path / "study", "--out", out)
     assert again.code == 2 and "exists already" in again.err
     assert cli("study", "table", tmp_path / "study", "--out", out, "--overwrite").code == 0
+    printed = json.loads(cli("study", "table", tmp_path / "study", "--json").out)
+    assert printed == json.loads((out / "study.json").read_text())
 
 
 def test_who_fails_the_checks_is_left_out_and_counted(cli: Cli, tmp_path: Path) -> None:
