@@ -201,11 +201,15 @@ def test_sheet_of_a_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
 
 
 def test_models_and_version(cli: Cli) -> None:
-    listed = cli("models")
+    listed = cli("models", "--all")
     assert listed.code == 0
     for info in weights.listing():
         assert f"{info.name}: family {info.family}" in listed.out
         assert info.training_data in listed.out and info.sha256 in listed.out
+    speaking = [line.split(":")[0] for line in cli("models").out.splitlines() if line[0] != " "]
+    assert speaking == ["atvg", "cran", "cran-natural"]
+    facts = json.loads(cli("models", "--json").out)
+    assert [model["name"] for model in facts] == speaking and facts[0]["sha256"] in listed.out
     assert cli("version").out == f"talkingface {talkingface.__version__}\n"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -158,6 +160,36 @@ def test_the_page_is_one_file_that_says_it_all(cli: Cli, folder: Path) -> None:
         assert said in parsed.text, said
     assert cli("inspect", folder).code == 0  # its own page is replaced
     assert cli("inspect", folder, "-o", folder / "inspect.html").code == 2
+
+
+def test_json_has_the_counts_of_the_page(cli: Cli, folder: Path) -> None:
+    facts = json.loads(cli("inspect", folder, "--json").out)
+    assert (facts["shards"], facts["clips"], facts["still_pictures"], facts["moved"]) == (
+        2,
+        5,
+        1,
+        1,
+    )
+    assert facts["seconds"] == pytest.approx(sum(LENGTHS) / 25)
+    assert facts["dropped"] == {"unreadable": 1, "turned away": 2}
+    assert Path(facts["page"]).is_file()
+
+
+def test_names_of_files_are_text_and_never_markup(cli: Cli, folder: Path) -> None:
+    evil = folder.with_name("<script>alert(1)")
+    folder.rename(evil)
+    assert cli("inspect", evil).code == 0
+    text = (evil / "inspect.html").read_text()
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+
+
+def test_without_jinja_the_extra_is_named(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    ran = cli("inspect", folder)
+    assert ran.code == 2 and "pip install 'talkingface[inspect]'" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_shards_alone_are_enough(cli: Cli, folder: Path) -> None:

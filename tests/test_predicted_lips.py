@@ -472,6 +472,18 @@ def test_what_is_wrong_with_phones_is_said(
 
 
 @pytest.mark.usefixtures("models")
+def test_json_has_the_results_without_their_curves(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    ran = cli(
+        "evaluate", "--free-speech", folder, "--models", "loud", "-o", tmp_path / "out", "--json"
+    )
+    assert ran.code == 0, ran.err
+    (report,) = json.loads(ran.out)
+    assert [Path(path).name for path in report["files"]] == ["free-speech.jsonl", "free-speech.md"]
+    assert report["failed"] == 0 and [row["recording"] for row in report["results"]] == [*"abc"]
+    assert report["results"][0]["metrics"]["lag"] == 2 and "aperture" not in report["results"][0]
+
+
+@pytest.mark.usefixtures("models")
 def test_phones_and_noise_by_the_command_line(cli: Cli, tmp_path: Path) -> None:
     folder = write_voices(tmp_path / "voices")
     arguments = ("evaluate", "--phones", folder, "--noise", folder, "--models", "loud", "-o")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,14 @@ import typer
 from talkingface.cli.app import app
 from talkingface.cli.controls import takes_controls, takes_display, takes_face
 from talkingface.cli.options import (
+    AsJson,
     Device,
     FaceChoice,
     Landmarks,
     Model,
     Overwrite,
     parse_face,
+    print_json,
     print_note,
     print_result,
     progress_bar,
@@ -206,14 +209,29 @@ def batch(
 
 
 @app.command("models")
-def list_models() -> None:
-    """List the models, their size, data, licence and measures.
+def list_models(
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="also networks that measure or help to train, and toys"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the models that speak, their size, data, licence and measures.
 
     Example: talkingface models
     """
-    from talkingface import weights
+    from talkingface import models, weights
 
-    for info in weights.listing():
+    speaking = {name for name, (kind, _) in models.FAMILIES.items() if hasattr(kind, "encode")}
+    shown = [
+        info
+        for info in weights.listing()
+        if everything or (info.path is not None and info.family in speaking)
+    ]
+    if as_json:
+        print_json([asdict(info) for info in shown])
+        return
+    for info in shown:
         size = f"{info.parameters / 1e6:.2f} M parameters"
         print(f"{info.name}: family {info.family}, {size}, licence {info.licence}")
         print(f"    {'data' if info.path else 'what'}: {info.training_data}")

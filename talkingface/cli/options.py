@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +55,9 @@ Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="print what is reported as JSON, for programs")
 ]
 Results = Annotated[Path, typer.Option("--out", "-o", help="folder for results and tables")]
 EvaluatedModels = Annotated[
@@ -211,6 +215,21 @@ def require_serve_extra(command: str) -> None:
             f"`talkingface {command}` needs {' and '.join(missing)}: "
             "pip install 'talkingface[serve]'"
         )
+
+
+def print_json(facts: object) -> None:
+    """Print facts as JSON on standard output; paths as text, NaN and infinity as null."""
+    print(json.dumps(_plain(facts), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
 
 
 def print_note(text: str) -> None:

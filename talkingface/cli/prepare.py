@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import Overwrite, Shards, print_note, progress_bar
+from talkingface.cli.options import AsJson, Overwrite, Shards, print_json, print_note, progress_bar
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def inspect(
         Path | None, typer.Option("--output", "-o", help="the page [inspect.html in the folder]")
     ] = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is in a folder of shards, and what was dropped and why, as one HTML page.
 
@@ -154,9 +155,12 @@ def inspect(
     with progress_bar("shards") as progress:
         found = inspection.inspect(shards, progress)
     media.write_text(page, inspection_page.page(found))
-    seconds = sum(clip.frames for clip in found.speaking) / 25
+    facts = {**found.facts(), "page": page}
+    if as_json:
+        print_json(facts)
+        return
     dropped = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
-    print(f"{shards}: {len(found.kept)} clips, {seconds / 60:.1f} min of speech")
+    print(f"{shards}: {len(found.kept)} clips, {facts['seconds'] / 60:.1f} min of speech")
     print(f"dropped: {dropped or 'nothing'}")
     print(f"{page}: open it in a browser")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import study_app
-from talkingface.cli.options import Overwrite, print_note, progress_bar, require_serve_extra
+from talkingface.cli.options import AsJson, Overwrite, print_note, progress_bar, require_serve_extra
 from talkingface.errors import BadRequest
 
 StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
@@ -110,6 +110,7 @@ def table(
         ),
     ] = 0.75,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the votes as Table 2 of Song et al. 2019, with intervals, tests and rater agreement.
 
@@ -123,4 +124,4 @@ def table(
     found = printed.outcome(Study(folder), passing)
     if out is not None:
         printed.write(found, out, overwrite)
-    print(printed.markdown(found), end="")
+    print(printed.as_json(found) if as_json else printed.markdown(found), end="")

@@ -76,6 +76,22 @@ class Inspection:
         """The kept clips without still pictures."""
         return [clip for clip in self.kept if not clip.silent]
 
+    def facts(self) -> dict[str, Any]:
+        """Return the counts of the page, for programs; bytes: of all shards."""
+        speaking = self.speaking
+        return {
+            "folder": self.folder,
+            "shards": self.shards,
+            "bytes": self.size,
+            "clips": len(self.kept),
+            "still_pictures": len(self.kept) - len(speaking),
+            "seconds": sum(clip.frames for clip in speaking) / FPS,
+            "people": len({clip.speaker for clip in speaking} - {""}),
+            "splits": Counter(clip.split for clip in self.kept),
+            "moved": self.moved,
+            "dropped": self.reasons,
+        }
+
 
 def inspect(folder: Path, progress: Progress | None = None) -> Inspection:
     """Read a folder of shards and the reports beside them. Raises BadShard.
