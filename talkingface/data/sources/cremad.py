@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, key_of
-from talkingface.data.sources.recording import ENGLISH, Corpus, Recording, require, require_some
+from talkingface.data.sources.recording import ENGLISH, Recording, require, require_some
 
 SENTENCES = {
     "IEO": "it's eleven o'clock",
@@ -74,14 +74,3 @@ def _demographics(path: Path) -> dict[str, dict[str, str]]:
         rows = list(csv.DictReader(file))
     known = [row for row in rows if {"ActorID", "Age", "Sex"} <= row.keys()]
     return {row["ActorID"]: {"age": row["Age"], "sex": row["Sex"].lower()} for row in known}
-
-
-CREMAD = Corpus(
-    name="crema-d",
-    title="CREMA-D",
-    paper="Cao et al. 2014",
-    about="91 actors, twelve sentences, six emotions",
-    layout="VideoFlash/1001_DFA_ANG_XX.flv, VideoDemographics.csv",
-    find=cremad,
-    licence="Open Database License (ODbL)",
-)

@@ -12,7 +12,6 @@ from typing import Any
 from talkingface.data.clip import TEST, TRAIN, UNSEEN, VALIDATION, Word, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
-    Corpus,
     Recording,
     first_folder,
     hash_bucket,
@@ -205,25 +204,3 @@ def _word_spans(phones: list[Word]) -> list[tuple[float, float]]:
         if place in ("e", "s"):
             spans.append((begun, end))
     return spans
-
-
-GRID = Corpus(
-    name="grid",
-    title="GRID",
-    paper="Cooke et al. 2006",
-    about="34 speakers, six-word sentences",
-    layout="<speaker>/<clip>.mpg, alignments/<speaker>/<clip>.align",
-    find=grid,
-    licence="CC BY 4.0",
-    groups={"unseen": LIPNET_UNSEEN, "atvg": ("s29",)},
-)
-LOMBARD_GRID = Corpus(
-    name="lombard-grid",
-    title="Lombard GRID",
-    paper="Alghamdi et al. 2018",
-    about="54 speakers, plain and raised voices",
-    layout="lombardgrid/{front,audio,alignment}/<s>_<l|p>_<clip>.{mov,wav,json}",
-    find=lombard_grid,
-    licence="see zenodo.org/records/3736465",
-    label=label_lombard,
-)

@@ -11,7 +11,6 @@ from talkingface.data.clip import TEST, TRAIN, VALIDATION, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
     UNKNOWN,
-    Corpus,
     Recording,
     files_in,
     first_folder,
@@ -75,15 +74,3 @@ def label_lrw(recording: Recording) -> Recording:
         f"{path}: no line 'Duration: 0.53 seconds' in it; copy it again, or remove it to do "
         "without word times"
     )
-
-
-LRW = Corpus(
-    name="lrw",
-    title="Lip Reading in the Wild",
-    paper="Chung and Zisserman 2016",
-    about="500 words, 29 frames each",
-    layout="lipread_mp4/WORD/<train|val|test>/WORD_00001.mp4 and .txt",
-    find=lrw,
-    licence="BBC: non-commercial research under an agreement with the BBC",
-    label=label_lrw,
-)

@@ -19,7 +19,6 @@ from talkingface.data.clip import (
 from talkingface.data.sources.recording import (
     ENGLISH,
     VIDEOS,
-    Corpus,
     Recording,
     hash_bucket,
     require,
@@ -148,26 +147,3 @@ def portraits(folder: Path) -> list[Recording]:
         key = key_of("portrait", path.stem)
         recordings.append(Recording(key, "portrait", path, split, still=True))
     return require_some(recordings, folder, f"pictures; expected {', '.join(PICTURES)} files in it")
-
-
-VIDEOS_OF_ONES_OWN = Corpus(
-    name="videos",
-    title="own videos",
-    paper="",
-    about="a folder of your own videos, with or without transcripts",
-    layout="<person>/<video>.mp4, <video>.txt or <video>.TextGrid beside",
-    find=videos,
-    licence="as the videos'",
-    label=label_videos,
-)
-OBAMA = Corpus(
-    name="obama",
-    title="Obama's weekly addresses",
-    paper="Suwajanakorn et al. 2017",
-    about="one person, pose kept",
-    layout="<video>.mp4",
-    find=obama,
-    licence="as the videos'",
-    label=label_videos,
-    natural_pose=True,
-)

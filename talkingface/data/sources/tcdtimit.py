@@ -10,7 +10,6 @@ from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, Word, key_of
 from talkingface.data.sources.recording import (
     ENGLISH,
     HTK_RATE,
-    Corpus,
     Recording,
     label_lines,
     parse_labels,
@@ -116,15 +115,3 @@ def label_tcdtimit(recording: Recording) -> Recording:
             said = said[1:]
         sentence = " ".join(said)
     return replace(recording, phones=phones, sentence=sentence)
-
-
-TCDTIMIT = Corpus(
-    name="tcd-timit",
-    title="TCD-TIMIT",
-    paper="Harte and Gillen 2015",
-    about="62 speakers, phonetically rich sentences",
-    layout="volunteers/01M/Clips/straightcam/*.mp4, lipspeakers/Lipspkr1/..., *.mlf",
-    find=tcdtimit,
-    licence="TCD-TIMIT: research use, see sigmedia.tcd.ie",
-    label=label_tcdtimit,
-)

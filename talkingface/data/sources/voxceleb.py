@@ -8,7 +8,6 @@ from pathlib import Path
 
 from talkingface.data.clip import TRAIN, UNSEEN, VALIDATION, key_of
 from talkingface.data.sources.recording import (
-    Corpus,
     Recording,
     files_in,
     folders_in,
@@ -80,24 +79,3 @@ def _tested(meta: Path) -> list[str]:
     column = rows[0].index("Set")
     ids = next((n for n, name in enumerate(rows[0]) if name.startswith("VoxCeleb2")), 0)
     return [row[ids] for row in rows[1:] if len(row) > max(column, ids) and row[column] == "test"]
-
-
-_LICENCE = "VoxCeleb terms; the videos stay their owners'"
-VOXCELEB1 = Corpus(
-    name="voxceleb1",
-    title="VoxCeleb1",
-    paper="Nagrani et al. 2017",
-    about="1,251 identities; its video is one's own cut",
-    layout="mp4/<id>/<video>/<utterance>.mp4, wav/<id>/<video>/<utterance>.wav",
-    find=voxceleb1,
-    licence=_LICENCE,
-)
-VOXCELEB2 = Corpus(
-    name="voxceleb2",
-    title="VoxCeleb2",
-    paper="Chung et al. 2018",
-    about="6,112 identities, a million utterances",
-    layout="<dev|test>/mp4/<id>/<video>/00001.mp4, <dev|test>/aac/.../00001.m4a",
-    find=voxceleb2,
-    licence=_LICENCE,
-)
