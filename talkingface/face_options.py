@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from talkingface.errors import BadRequest
-from talkingface.types import Box
 
 if TYPE_CHECKING:
     from typing import Any
@@ -15,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    Landmarks = str | Path | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
+    from talkingface.types import Box, PathLike
+
+    Landmarks = PathLike | NDArray[Any]  # a file (see `faces.given`), or (68, 2) picture pixels
 
 Show = Literal["picture", "face", "maps"]
 

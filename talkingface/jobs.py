@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -127,24 +127,13 @@ class JobRunner:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
         return JobResult(job, frames, time.monotonic() - start, note=made.note)
 
-    def run_all(
-        self,
-        jobs: Sequence[Job],
-        progress: Callable[[JobResult], None] | None = None,
-        frame_progress: Progress | None = None,
-    ) -> list[JobResult]:
-        """See `TalkingFace.generate_many`."""
-        results = []
-        for job in jobs:
-            start = time.monotonic()
-            try:
-                result = self.run(job, frame_progress)
-            except TalkingFaceError as error:
-                result = JobResult(job, 0, time.monotonic() - start, error)
-            results.append(result)
-            if progress is not None:
-                progress(result)
-        return results
+    def attempt(self, job: Job, progress: Progress | None = None) -> JobResult:
+        """`run`, with a user's error as the result."""
+        start = time.monotonic()
+        try:
+            return self.run(job, progress)
+        except TalkingFaceError as error:
+            return JobResult(job, 0, time.monotonic() - start, error)
 
     def _prepare(self, job: Job) -> PreparedFace:
         key = (str(job.image), repr(job.options))

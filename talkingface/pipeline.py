@@ -309,17 +309,19 @@ class TalkingFace:
         return JobRunner(self).run(job, progress)
 
     def generate_many(
-        self,
-        jobs: Sequence[Job],
-        progress: Callable[[JobResult], None] | None = None,
-        frame_progress: Progress | None = None,
+        self, jobs: Sequence[Job], progress: Callable[[JobResult], None] | None = None
     ) -> list[JobResult]:
         """One result per job, in order; a job that fails says so in its result and stops no other.
 
         Neighbouring jobs with the same face share its detection and encoding. progress: called with
-        each result as it comes; frame_progress: with the frames done and in all of the job at work.
+        each result as it comes.
         """
-        return JobRunner(self).run_all(jobs, progress, frame_progress)
+        runner, results = JobRunner(self), []
+        for job in jobs:
+            results.append(runner.attempt(job))
+            if progress is not None:
+                progress(results[-1])
+        return results
 
     def _generator(
         self, face: PreparedFace, controls: Controls | None, motion: Motion | None = None

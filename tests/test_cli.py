@@ -22,6 +22,7 @@ from helpers.drawing import BOX, frog
 from talkingface import picture, video, weights
 from talkingface.cli import parse_face
 from talkingface.cli.app import ORDER
+from talkingface.cli.options import Reporter
 from talkingface.errors import BadRequest
 from talkingface.landmarks import MEAN_FACE
 
@@ -189,6 +190,63 @@ def test_batch_goes_on_after_a_failure(
     assert [path.name for path in out.iterdir()] == ["portrait-sentence.mp4"]
     assert ran.err.startswith("error: ") and "short.wav" in ran.err and ran.err.count("\n") == 1
     assert f"1 of 2 videos written to {out}" in ran.out
+
+
+def test_results_as_json(
+    cli: Cli, portrait: Path, short: Path, drawing: Path, tmp_path: Path
+) -> None:
+    """One object a line, notes within; the lines of text and the notes are gone."""
+    out, png, box = tmp_path / "a.mp4", tmp_path / "a.png", ",".join(map(str, BOX))
+    ran = cli("generate", drawing, short, "-o", out, "--sheet", png, "--face", box, "--json", *TINY)
+    talking, sheet = map(json.loads, ran.out.splitlines())
+    assert (ran.code, ran.err) == (0, "") and sheet == {"output": str(png)}
+    assert talking.pop("took") > 0 and "mean face was laid into it" in talking.pop("note")
+    assert talking == {"output": str(out), "frames": 9, "seconds": 0.36}
+    bad = write_wav(tmp_path / "bad.wav", 5)
+    sounds = ("--speech", bad, "--speech", short, "--out-dir", tmp_path, "--max-size", 256)
+    ran = cli("batch", portrait, *sounds, "--json", *TINY)
+    failed, made = map(json.loads, ran.out.splitlines())
+    assert ran.code == 2 and made["frames"] == 9 and "note" not in made
+    assert set(failed) == {"output", "error"} and ran.err == f"error: {failed['error']}\n"
+    shown = [json.loads(cli("sheet", out, "-o", tmp_path / "b.png", "--json").out)]
+    shown += [json.loads(cli("landmarks", portrait, "-o", tmp_path / "b.json", "--json").out)]
+    assert shown[0]["width"] > 128 and shown[1] == {"output": str(tmp_path / "b.json")}
+
+
+def test_quiet_says_nothing_but_errors(
+    cli: Cli, portrait: Path, short: Path, drawing: Path, tmp_path: Path
+) -> None:
+    box, motion = ",".join(map(str, BOX)), tmp_path / "a.npz"
+    out = [tmp_path / name for name in ("a.mp4", "b.mp4", "a.png", "a.json")]
+    mesh = ("--model", "atvg-tiny", "--device", "cpu")
+    for command in (
+        ("generate", drawing, short, "-o", out[0], "--face", box, *TINY),
+        ("idle", portrait, "-o", out[1], "--seconds", 1, "--max-size", 256, *mesh),
+        ("batch", portrait, "--speech", short, "--out-dir", tmp_path, "--max-size", 256, *TINY),
+        ("motion", short, "-o", motion, *mesh),
+        ("sheet", out[0], "-o", out[2]),
+        ("landmarks", drawing, "-o", out[3], "--face", box),
+    ):
+        assert cli(*command, "-q") == Ran(0, "", ""), command
+        again = cli(*command, "--quiet")
+        assert again.code == 2 and again.out == "" and "exists already" in again.err
+    assert all(path.exists() for path in (*out, motion))
+
+
+def test_a_bar_shows_percent_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with Reporter().progress("videos") as update:
+        update(1.5, 4)
+    shown = capsys.readouterr()
+    assert shown.out == "" and "videos" in shown.err and "1/4" in shown.err
+    assert "38%" in shown.err and re.search(r"(\d|-):(\d\d|--)", shown.err)
+    with Reporter(quiet=True).progress("videos") as update:
+        update(1, 2)
+    assert capsys.readouterr().err == ""
 
 
 def test_sheet_of_a_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from talkingface import arkit, audio, motion_file, picture, weights
 from talkingface.animation import Animator, loop
 from talkingface.audio import FPS, WindowStream, windows
 from talkingface.controls import Controls
-from talkingface.errors import BadMotion, BadRequest, OutputError
+from talkingface.errors import BadMotion, BadRequest, NoFaceFound, OutputError, UnreadableMedia
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import Motion
+from talkingface.pipeline import TalkingFace
 
 PARTS = [part.name for part in fields(Motion)]
 
@@ -369,6 +371,18 @@ def test_idle_is_alive_and_its_lips_are_shut(face: np.ndarray) -> None:
     assert np.ptp(motion.head, axis=0).max() > 0.002
     with pytest.raises(BadRequest, match=r"idle for 0\.5 s"):
         model.idle(face, 0.5)
+
+
+def test_idle_looks_at_the_picture_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, motion = talkingface.load("atvg-tiny"), Mock()
+    monkeypatch.setattr(TalkingFace, "motion", motion)
+    with pytest.raises(UnreadableMedia, match="no such file"):
+        model.idle(tmp_path / "missing.jpg", 3600)
+    with pytest.raises(NoFaceFound):
+        model.idle(np.full((200, 200, 3), 128, np.uint8), 3600)
+    with pytest.raises(BadRequest, match="crop_size"):
+        model.idle(tmp_path / "missing.jpg", 3600, crop_size=3)
+    motion.assert_not_called()
 
 
 def test_a_stream_idles_as_if_silence_came(face: np.ndarray, sound: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import talkingface
 from helpers.drawing import BOX, frog
 from talkingface import audio, faces, geometry, picture, pipeline, streaming, video, weights
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
-from talkingface.face_options import FaceOptions
+from talkingface.face_options import FaceKeywords, FaceOptions
 from talkingface.face_preparation import open_mouth, shrink
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import Maps
@@ -479,6 +480,28 @@ def test_a_wrong_sound_is_refused(
 def test_a_wrong_picture_is_refused(tiny: TalkingFace, bad: Any, sound: np.ndarray) -> None:
     with pytest.raises(BadRequest, match=r"must be \(H, W, 3\) uint8 RGB"):
         tiny.generate(bad, sound)
+
+
+def test_options_are_an_object_or_keywords(tiny: TalkingFace, face: np.ndarray) -> None:
+    options = FaceOptions(show="face", crop_size=128)
+    for made in (
+        tiny.open(face, options=options),
+        tiny.open(face, show="face", crop_size=128),
+        tiny.open(face, options=options, crop_size=128),
+    ):
+        assert made.push(np.zeros(6400, np.float32))[0].shape == (128, 128, 3)
+    with pytest.raises(TypeError, match=r"'crop_siz' is no option of a face; known: face, box"):
+        tiny.open(face, crop_siz=128)  # type: ignore[call-arg]
+    assert [field.name for field in fields(FaceOptions)] == list(FaceKeywords.__annotations__)
+
+
+def test_a_picture_is_read_once(
+    tiny: TalkingFace, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, original = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a: opened.append(self) or original(self, *a))
+    tiny.prepare(portrait)
+    assert opened.count(portrait) == 1
 
 
 def test_a_wrong_device_or_size_is_refused(

@@ -1,4 +1,4 @@
-"""Groups of options that several commands take: how the face moves, and how it is shown."""
+"""Groups of options that several commands take: the face, its motion, and the output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from talkingface.cli.options import Crop, CropSize, FaceChoice, Landmarks, Mark, MaxSize, parse_face
+from talkingface.cli.options import (
+    AsJson,
+    Crop,
+    CropSize,
+    FaceChoice,
+    Landmarks,
+    Mark,
+    MaxSize,
+    Quiet,
+    Reporter,
+    parse_face,
+)
 from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceOptions
@@ -88,6 +99,12 @@ def takes_face(command: Command) -> Command:
 def takes_display(command: Command) -> Command:
     """Give a command the options of `FaceOptions` but for those that choose one face."""
     return _with_options(command, "options", _SHOWN, functools.partial(_face_options, None))
+
+
+def takes_report(command: Command) -> Command:
+    """Give a command the options of `Reporter`, which reach it as its argument `report`."""
+    options = {"quiet": (Quiet, False), "json": (AsJson, False)}
+    return _with_options(command, "report", options, Reporter)
 
 
 def _with_options(

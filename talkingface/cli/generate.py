@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.controls import takes_controls, takes_display, takes_face
+from talkingface.cli.controls import takes_controls, takes_display, takes_face, takes_report
 from talkingface.cli.options import (
     AsJson,
     Device,
@@ -17,11 +18,10 @@ from talkingface.cli.options import (
     Landmarks,
     Model,
     Overwrite,
+    Reporter,
+    Update,
     parse_face,
     print_json,
-    print_note,
-    print_result,
-    progress_bar,
 )
 from talkingface.controls import Controls
 from talkingface.face_options import FaceOptions
@@ -31,6 +31,7 @@ Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
 
 
 @app.command()
+@takes_report
 @takes_controls
 @takes_face
 def generate(
@@ -40,6 +41,7 @@ def generate(
         typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)"),
     ],
     output: Mp4,
+    report: Reporter,
     controls: Controls,
     options: FaceOptions,
     motion: Annotated[
@@ -73,21 +75,23 @@ def generate(
     job = Job(portrait, speech, output, options, controls, motion, sheet, maps, overwrite)
     job.check()
     speaker = pipeline.load(model, device)
-    with progress_bar("frames") as progress:
+    with report.progress("frames") as progress:
         result = speaker.run(job, progress)
-    print_result(result)
+    report.job(result)
     if sheet is not None:
-        print(f"{sheet}: contact sheet")
+        report.result(sheet, "contact sheet")
     if maps is not None:
-        print(f"{maps}: attention, colour and face")
+        report.result(maps, "attention, colour and face")
 
 
 @app.command()
+@takes_report
 @takes_controls
 @takes_face
 def idle(
     portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
     output: Mp4,
+    report: Reporter,
     controls: Controls,
     options: FaceOptions,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="how long")] = 10.0,
@@ -107,18 +111,18 @@ def idle(
     video.check_output(output, overwrite)
     speaker = pipeline.load(model, device)
     made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, options=options)
-    with progress_bar("frames") as progress:
+    with report.progress("frames") as progress:
         frames = made.save(output, overwrite=overwrite, progress=progress)
-    if made.note is not None:
-        print_note(f"{portrait}: {made.note}")
-    print(f"{output}: {frames / 25:.2f} s, {frames} frames")
+    report.video(portrait, output, frames, made.note)
 
 
 @app.command()
+@takes_report
 @takes_controls
 def motion(
     speech: Annotated[Path, typer.Argument(help="a recording, or a video with sound")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the .json or .npz to write")],
+    report: Reporter,
     controls: Controls,
     model: Model = "cran",
     overwrite: Overwrite = False,
@@ -136,12 +140,16 @@ def motion(
     media.check_output(output, overwrite)
     moved, visemes = pipeline.load(model, device).motion_and_visemes(speech, controls)
     motion_file.write(output, moved, visemes, overwrite)
-    print(f"{output}: {len(moved) / 25:.2f} s, {len(moved)} frames, {len(visemes)} visemes")
+    count, seconds = len(moved), len(moved) / 25
+    text = f"{seconds:.2f} s, {count} frames, {len(visemes)} visemes"
+    report.result(output, text, frames=count, seconds=seconds, visemes=len(visemes))
 
 
 @app.command("landmarks")
+@takes_report
 def find_landmarks(
     portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    report: Reporter,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="the .json to write")
     ] = None,
@@ -171,19 +179,21 @@ def find_landmarks(
         overwrite=overwrite,
     )
     for text in notes:
-        print_note(text)
+        report.note(text)
     for path, what in ((output, "68 points"), (overlay, "the picture with its points")):
         if path is not None:
-            print(f"{path}: {what}")
+            report.result(path, what, note="; ".join(notes) or None)
 
 
 @app.command()
+@takes_report
 @takes_controls
 @takes_display
 def batch(
     portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
     speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
     out_dir: Annotated[Path, typer.Option(help="folder for <portrait>-<recording>.mp4")],
+    report: Reporter,
     controls: Controls,
     options: FaceOptions,
     model: Model = "cran",
@@ -201,11 +211,21 @@ def batch(
     )
     speaker = pipeline.load(model, device)
     media.make_folder(out_dir)
-    results = speaker.generate_many(planned, print_result)
-    failed = sum(result.error is not None for result in results)
-    print(f"{len(results) - failed} of {len(results)} videos written to {out_dir}")
+    runner, count, failed = jobs.JobRunner(speaker), len(planned), 0
+    with report.progress("videos") as progress:
+        for number, job in enumerate(planned):
+            result = runner.attempt(job, partial(_advance, progress, number, count))
+            progress(number + 1, count)
+            report.job(result)
+            failed += result.error is not None
+    report.summary(f"{count - failed} of {count} videos written to {out_dir}")
     if failed:
         raise typer.Exit(2)
+
+
+def _advance(update: Update, videos: int, count: int, frames: int, frames_in_all: int) -> None:
+    """Show so many videos, and a part of the next, as done."""
+    update(videos + frames / frames_in_all, count)
 
 
 @app.command("models")
@@ -242,9 +262,11 @@ def list_models(
 
 
 @app.command()
+@takes_report
 def sheet(
     source: Annotated[Path, typer.Argument(metavar="VIDEO", help="a video file")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the .png to write")],
+    report: Reporter,
     every: Annotated[int, typer.Option(help="one frame in so many (at 25 fps)")] = 3,
     seconds: Annotated[float, typer.Option(help="how much of the video's beginning")] = 3.0,
     columns: Annotated[int, typer.Option(help="pictures in a row")] = 13,
@@ -261,7 +283,8 @@ def sheet(
     frames = video.read_frames(source)
     shown = video.sheet_of_frames(frames, seconds=seconds, every=every, columns=columns, side=side)
     picture.write_png(output, shown, overwrite)
-    print(f"{output}: {shown.shape[1]}x{shown.shape[0]} pixels")
+    height, width = shown.shape[:2]
+    report.result(output, f"{width}x{height} pixels", width=width, height=height)
 
 
 @app.command()

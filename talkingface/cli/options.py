@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command speaks: bars, notes, one line a result."""
+"""Options that several commands share, and the output of commands: bars, notes, results, errors."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from talkingface.errors import BadRequest, TalkingFaceError
-from talkingface.types import Box
 
 if TYPE_CHECKING:
-    from talkingface.generated_video import Progress
     from talkingface.jobs import JobResult
+    from talkingface.types import Box
+
+Update = Callable[[float, float], None]  # of a progress bar: called with (done, in all)
 
 FACE_HELP = (
     "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels; where the "
@@ -36,6 +38,9 @@ Mark = Annotated[
     bool, typer.Option("--mark", help="a small label in every frame says that it is synthetic")
 ]
 MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="no progress bar, notes or results; errors stay")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an output that exists")]
 RunFolder = Annotated[
     Path, typer.Option("--output", "-o", help="folder for checkpoint, log, sheets and weights")
@@ -57,7 +62,7 @@ Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="print what is reported as JSON, for programs")
+    bool, typer.Option("--json", help="print results as JSON, for programs; notes are in it")
 ]
 Results = Annotated[Path, typer.Option("--out", "-o", help="folder for results and tables")]
 EvaluatedModels = Annotated[
@@ -195,17 +200,6 @@ def parse_face(text: str | None) -> tuple[int | None, Box | None]:
     raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
 
 
-def print_result(result: JobResult) -> None:
-    """One line of a finished job; a failed one's goes to standard error."""
-    if result.error is not None:
-        print_error(result.error)
-        return
-    if result.note is not None:
-        print_note(f"{result.job.image}: {result.note}")
-    length = result.frames / 25
-    print(f"{result.job.output}: {length:.2f} s, {result.frames} frames, in {result.seconds:.1f} s")
-
-
 def require_serve_extra(command: str) -> None:
     """Raise BadRequest when the web server's packages are not installed."""
     wanted = ("fastapi", "python_multipart", "uvicorn", "websockets")
@@ -239,18 +233,91 @@ def print_note(text: str) -> None:
 
 def print_error(error: TalkingFaceError) -> None:
     """Print a user's error as one line on standard error."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
+
+
+def one_line(error: TalkingFaceError) -> str:
+    """Return the text of an error without line breaks."""
+    return " ".join(str(error).split())
 
 
 @contextmanager
-def progress_bar(what: str, shown: bool = True) -> Iterator[Progress]:
-    """A progress bar on standard error while somebody is looking."""
+def progress_bar(what: str, shown: bool = True) -> Iterator[Update]:
+    """A progress bar with the time left, on standard error while somebody is looking."""
     from rich import progress
     from rich.console import Console
 
     console = Console(stderr=True)
-    columns = (what, progress.BarColumn(), progress.MofNCompleteColumn())
-    hidden = not (shown and console.is_terminal)
-    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as drawn:
+    columns = (
+        what,
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    drawn = progress.Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not (shown and console.is_terminal),
+        redirect_stdout=sys.stdout.isatty(),  # else results in a pipe would go to the terminal
+    )
+    with drawn:
         task = drawn.add_task(what, total=None)
         yield lambda done, total: drawn.update(task, completed=done, total=total)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """A command's output: results to standard output; notes, errors and bars to standard error."""
+
+    quiet: bool = False
+    json: bool = False
+
+    def progress(self, what: str) -> AbstractContextManager[Update]:
+        """See `progress_bar`."""
+        return progress_bar(what, shown=not self.quiet)
+
+    def note(self, text: str) -> None:
+        """Report what the user should know; as JSON it is part of a result."""
+        if not (self.quiet or self.json):
+            print_note(text)
+
+    def result(self, output: Path | str, text: str, **facts: Any) -> None:
+        """Report a file that was written. facts: of its JSON object; those that are None go."""
+        known = {name: value for name, value in facts.items() if value is not None}
+        if self.json:
+            print(json.dumps(_plain({"output": output, **known})))
+        elif not self.quiet:
+            print(f"{output}: {text}")
+
+    def summary(self, text: str) -> None:
+        """Report what became of all results; as JSON they say it themselves."""
+        if not (self.quiet or self.json):
+            print(text)
+
+    def job(self, result: JobResult) -> None:
+        """Report a job that is done, or why it failed."""
+        job, error = result.job, result.error
+        if error is None:
+            self.video(job.image, job.output, result.frames, result.note, result.seconds)
+            return
+        print_error(error)
+        if self.json:
+            print(json.dumps(_plain({"output": job.output, "error": one_line(error)})))
+
+    def video(
+        self,
+        image: Path | str,
+        output: Path | str,
+        frames: int,
+        note: str | None,
+        took: float | None = None,
+    ) -> None:
+        """Report a video. note: on its picture. took: seconds of work."""
+        if note is not None:
+            self.note(f"{image}: {note}")
+        seconds = frames / 25
+        text = f"{seconds:.2f} s, {frames} frames" + (f", in {took:.1f} s" if took else "")
+        took = None if took is None else round(took, 3)
+        self.result(output, text, frames=frames, seconds=seconds, took=took, note=note)
