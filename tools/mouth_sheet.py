@@ -7,7 +7,7 @@ The picture comes first, then a row for each of its videos, which speak the same
 shown lies between nose and chin and is cut out of the decoded frames, pixel by pixel: where so many
 frames do not fit into the width, there are fewer. The moments are those at which the lips of the
 last video differ most: the widest gap, then again and again the moment that is least like all
-before it. docs/results/sheet.png compares the renderer of commit 782363e with that of now:
+before it. docs/results/sheet.jpg compares the renderer of commit 782363e with that of now:
 
     make demo
     here=$PWD
@@ -17,7 +17,7 @@ before it. docs/results/sheet.png compares the renderer of commit 782363e with t
             "$here"/examples/${who%:*}.jpg "$here"/examples/${who#*:}.wav \\
             -o "$here"/demo/before-${who%:*}.mp4 --overwrite)
     done
-    .venv/bin/python tools/mouth_sheet.py docs/results/sheet.png \\
+    .venv/bin/python tools/mouth_sheet.py sheet.png \\
         --of examples/portrait.jpg before=demo/before-portrait.mp4 now=demo/talking.mp4 \\
         --of examples/man.jpg before=demo/before-man.mp4 now=demo/man.mp4
 """

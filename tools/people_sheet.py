@@ -5,7 +5,7 @@ python tools/people_sheet.py CACHE MODELS OUT.png [--maps MODEL] [--keys s1_bbwg
 
 MODELS are names of `talkingface models` or weights files, with commas between: a row for each below
 the real one, as in
-    python tools/people_sheet.py CACHE cran,atvg docs/results/atvg_people.png --maps atvg
+    python tools/people_sheet.py CACHE cran,atvg atvg_people.png --maps atvg
 Each column is one frame, one in so many (--every) while somebody speaks; the identity picture is
 the clip's first frame. --maps adds the attention (white: new colour) and the colour map of one of
 the models. NAME@landmarks is driven by the clip's real landmarks. --mouth enlarges the mouth.
