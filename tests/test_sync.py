@@ -249,8 +249,8 @@ def test_killed_and_resumed_gives_the_same_bits(cache: Cache, tmp_path: Path) ->
     loop.run(SyncRecipe(TINY, cache), tmp_path / "killed", replace(every, stop_after=5))
     resumed = SyncRecipe(TINY, cache)
     assert loop.run(resumed, tmp_path / "killed", every) == 6
-    for name, value in whole.net.state_dict().items():
-        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
     logs = [(tmp_path / run / "log.jsonl").read_text() for run in ("whole", "killed")]
     files = [(tmp_path / run / "weights.safetensors").read_bytes() for run in ("whole", "killed")]
     assert logs[0] == logs[1] and files[0] == files[1]
@@ -277,7 +277,7 @@ def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
         losses.append(recipe.step(recipe.batch(step), step)["loss"])
     chance = math.log(training.clips * training.windows)
     assert np.mean(losses[-10:]) < 0.8 * chance  # of six seeds at most 0.41
-    recipe.net.eval()
+    recipe.network.eval()
     slow = cache.clips[:2]  # their mouths repeat after more frames than are searched
     for clip in slow:
         rows = slice(clip.start, clip.start + clip.frames)
@@ -285,9 +285,9 @@ def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
         for late in (-3, 0, 3):
             early = late * SAMPLES_PER_FRAME  # the sound is cut there: the picture is late
             samples = cache.samples(clip, early, clip.frames * SAMPLES_PER_FRAME)
-            found = metric.evaluate_sync(recipe.net, frames, landmarks, samples)
+            found = metric.evaluate_sync(recipe.network, frames, landmarks, samples)
             assert abs(found.offset - late) <= 1, (clip.key, late, found)
-    known = accuracy(recipe.net, cache, slow)
+    known = accuracy(recipe.network, cache, slow)
     assert known["in_sync"] == 1.0 and known["confidence"] > 0.2
 
 

@@ -39,6 +39,7 @@ from talkingface.training.atvg import AtvgRecipe, AtvgTraining
 from talkingface.training.cran import CranRecipe, still_head
 from talkingface.training.generator import Stage, _frozen
 from talkingface.training.loop import EMA, LoopOptions
+from talkingface.training.network import one_cycle
 from talkingface.training.reading import MouthAugment, ReadingRecipe, ReadingTraining
 
 TINY_READER = PublishedReaderConfig(
@@ -556,7 +557,7 @@ def test_a_changed_word_keeps_its_size_and_range(cache: Cache) -> None:
 
 def test_the_rate_goes_up_and_down() -> None:
     training = ReadingTraining(TINY_READER, steps=100, rate=2e-3, warm_up=0.2)
-    rates = [reading.one_cycle(training, step) for step in range(100)]
+    rates = [one_cycle(training, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.04 * 2e-3) and rates[20] == pytest.approx(2e-3)
     assert rates[60] == pytest.approx(1e-3) and rates[-1] < 1e-5
     assert int(np.argmax(rates)) == 20 and all(np.diff(rates[:21]) > 0)
@@ -584,12 +585,12 @@ def test_a_preset_can_be_saved_and_loaded(name: str, cache: Cache, tmp_path: Pat
 
 def test_reading_accuracy_counts_words(cache: Cache) -> None:
     recipe = ReadingRecipe(ReadingTraining(TINY_READER), cache)
-    bias = dict(recipe.reader.named_parameters())["answer.bias"]
+    bias = dict(recipe.network.named_parameters())["answer.bias"]
     bias.data[recipe.held_out[0].index] = 1e4  # always says the first word
-    measures = reading.read_accuracy(recipe.reader, cache, recipe.held_out)
+    measures = reading.read_accuracy(recipe.network, cache, recipe.held_out)
     assert measures["top1"] == pytest.approx(1 / 5)
-    assert reading.read_accuracy(recipe.reader, cache, []) == {}
-    assert recipe.reader.training
+    assert reading.read_accuracy(recipe.network, cache, []) == {}
+    assert recipe.network.training
 
 
 def renamed(folder: Path, names: dict[str, str]) -> Path:

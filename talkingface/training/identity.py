@@ -8,28 +8,25 @@ cannot depend on the mouth, on light, sharpness or compression.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from talkingface import video, weights
+from talkingface import video
 from talkingface.data.augment import AugmentConfig, augment_faces
 from talkingface.data.clip import HELD_OUT_PORTRAITS, UNSEEN
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.provenance import described, licence
+from talkingface.data.provenance import described
 from talkingface.data.reenactment import animate, can_speak, closed_mouth
 from talkingface.errors import BadShard
 from talkingface.landmarks import IBUG
 from talkingface.losses import info_nce
 from talkingface.metrics.identity import embed, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
-from talkingface.training import parallel
-from talkingface.training.loop import autocast, one_cycle
-from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.training.loop import autocast
+from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
 from talkingface.types import Frames, Picture
 
 UNSEEN_SPLITS = (UNSEEN, HELD_OUT_PORTRAITS)
@@ -166,17 +163,16 @@ def changed(picture: Frames, augment: ViewAugment, rng: np.random.Generator) -> 
     return out
 
 
-class IdentityRecipe:
-    """The recipe of the face embedding, see `loop.Recipe`: InfoNCE, AdamW, one cycle."""
+class IdentityRecipe(NetworkRecipe[IdentityTraining, PairBatch]):
+    """The recipe of the face embedding: InfoNCE."""
 
-    def __init__(
-        self, training: IdentityTraining, cache: Cache, device: torch.device | str = "cpu"
-    ) -> None:
-        self.training, self.cache, self.device = training, cache, torch.device(device)
-        self.steps = training.steps
+    name, needed = "identity", ("people",)
+    network: FaceEmbedding
+
+    def _choose_data(self) -> None:
+        cache, many, seed = self.cache, self.training.moved, self.training.seed
         learned = cache.split("train")
         drivers = [c for c in learned if not c.silent]
-        many, seed = training.moved, training.seed
         self.people = people_of(cache, learned, drivers, many, seed)
         self.held_out = people_of(
             cache, cache.split(*UNSEEN_SPLITS), cache.split("val"), many, seed
@@ -186,22 +182,12 @@ class IdentityRecipe:
                 f"{len(self.people)} people to learn from, two are needed at least: prepare more "
                 "speakers, or --portraits too"
             )
-        torch.manual_seed(training.seed)
-        self.network = FaceEmbedding(training.model).to(self.device)
-        self.modules: dict[str, nn.Module] = {"identity": self.network}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "identity": torch.optim.AdamW(self.network.parameters(), weight_decay=training.decay)
-        }
-        self.optimizer_group = OptimizerGroup(
-            [self.network], [self.optimizers["identity"]], most=5.0
-        )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("cache", "training", "people")}
+    def _build(self) -> FaceEmbedding:
+        return FaceEmbedding(self.training.model)
 
-    def batch(self, step: int, index: BatchIndex | None = None) -> PairBatch:
-        """Return two changed pictures of each of different people; (seed, step) decide all."""
-        number = (index or parallel.batch_index()).global_number(step)
+    def _batch(self, number: int) -> PairBatch:
+        """Return two changed pictures of each of different people."""
         rng = np.random.default_rng((self.training.seed, number))
         pairs = [self._pair(self.people[i], rng) for i in self._chosen(rng)]
         first, second = (np.stack(side) for side in zip(*pairs, strict=True))
@@ -227,21 +213,13 @@ class IdentityRecipe:
             pair = pair[:, :, ::-1]
         return changed(pair[0], t.augment, rng), changed(pair[1], t.augment, rng)
 
-    def step(
-        self, batch: PairBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
-    ) -> dict[str, float]:
-        """Train with InfoNCE; `found` is how often the nearest picture is of the same person."""
-        for group in self.optimizers["identity"].param_groups:
-            group["lr"] = one_cycle(self.training, step)
-        self.network.train()
+    def _loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return InfoNCE; found: share of pictures whose nearest one is of the same person."""
         both = torch.cat([batch.first, batch.second]).to(self.device)
         with autocast("auto", self.device):
             first, second = self.network(both).chunk(2)
         loss = info_nce(first, second, self.training.temperature)
-        self.optimizer_group.step(loss, micro_batch)
-        nearest = (first.detach() @ second.detach().T).argmax(1)
-        found = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
-        return {"loss": float(loss.detach()), "found": float(found)}
+        return loss, {"found": accuracy_of_nearest(first @ second.T)}
 
     def validate(self, step: int) -> dict[str, float]:
         """Return AUC and EER of pairs of people who are not in the training."""
@@ -253,20 +231,14 @@ class IdentityRecipe:
         rows = [video.to_uint8(side[::4]) for side in (batch.first, batch.second)]
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
-    def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """Write the weights, described in their header."""
+    def _description(self) -> tuple[str, list[ClipInfo]]:
         clips = [clip for person in self.people for clip in person.clips]
         pictures = [p.pictures for p in self.people if p.pictures is not None]
         moved = sum(len(seen) > 1 for seen in pictures)
-        data = (
+        return (
             f"{described(clips)}; "
             f"{len(pictures)} synthetic portraits (SFHQ, MIT), {moved} of them with moved mouths"
-        )
-        extra = {"steps": step, "seed": self.training.seed}
-        terms = licence(clips)
-        weights.save(
-            path, self.network, training_data=data, licence=terms, metrics=measures, extra=extra
-        )
+        ), clips
 
 
 def verified(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -119,31 +118,6 @@ def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autoca
     """Return a context of mixed precision."""
     mixed = chosen(precision, device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
-
-
-class Cycle(Protocol):
-    """A training with one cycle of the learning rate."""
-
-    @property
-    def steps(self) -> int:
-        """The number of steps."""
-
-    @property
-    def rate(self) -> float:
-        """The learning rate at its peak."""
-
-    @property
-    def warm_up(self) -> float:
-        """The share of the steps before the peak."""
-
-
-def one_cycle(training: Cycle, step: int) -> float:
-    """Return the learning rate: half a cosine up from 4 % to the peak, then half a cosine to 0."""
-    up = training.warm_up * training.steps
-    if step < up:
-        return training.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / up)))
-    part = (step - up) / max(1.0, training.steps - up)
-    return training.rate * 0.5 * (1 + math.cos(math.pi * part))
 
 
 def seed_step(seed: int, step: int, number: int = 0) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import video, weights
+from talkingface import video
 from talkingface.audio import FPS
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.provenance import licence, people, titles
+from talkingface.data.provenance import people, titles
 from talkingface.errors import BadShard
 from talkingface.metrics.lips import reading_accuracy
 from talkingface.models.lipreader import (
@@ -32,10 +31,7 @@ from talkingface.models.lipreader import (
     ReaderConfig,
     cut_words,
 )
-from talkingface.training import parallel
-from talkingface.training.loop import one_cycle
-from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
-from talkingface.types import Picture
+from talkingface.training.network import NetworkRecipe
 from talkingface.weights import WeightsInfo
 
 CorpusHalf = Literal["first", "second", "both"]
@@ -124,6 +120,11 @@ def corpus_half_of(clip: ClipInfo) -> CorpusHalf:
     return "second" if odd else "first"
 
 
+def in_half(clips: Sequence[ClipInfo], half: CorpusHalf) -> list[ClipInfo]:
+    """Return the clips of this half of the corpus."""
+    return [clip for clip in clips if half in ("both", corpus_half_of(clip))]
+
+
 def build_reader(config: ReaderConfig) -> LipReader:
     """Return an untrained reader of this config's architecture."""
     for network, kind in READERS.values():
@@ -201,41 +202,29 @@ def word_logits(reader: LipReader, frames: Tensor, landmarks: Tensor, words: lis
     return logits
 
 
-class ReadingRecipe:
-    """The recipe of a lip reader, see `loop.Recipe`: AdamW, one cycle, label smoothing."""
+class ReadingRecipe(NetworkRecipe[ReadingTraining, WordBatch]):
+    """The recipe of a lip reader: cross-entropy of words, labels smoothed."""
 
-    def __init__(
-        self, training: ReadingTraining, cache: Cache, device: torch.device | str = "cpu"
-    ) -> None:
-        self.training, self.cache, self.device = training, cache, torch.device(device)
-        self.steps = training.steps
-        clips = [
-            c for c in cache.split("train") if training.corpus_half in ("both", corpus_half_of(c))
-        ]
-        known = cache.word_index
+    name, needed = "reader", ("words",)
+    network: LipReader
+
+    def _choose_data(self) -> None:
+        clips = in_half(self.cache.split("train"), self.training.corpus_half)
+        known = self.cache.word_index
         self.words = [w for clip in clips for w in words_of(clip, known)]
         if not self.words:
             raise BadShard(
                 f"no word with its times among {len(clips)} clips of the split train: nothing to "
                 "learn reading from; prepare a corpus that has them"
             )
-        self.held_out = [w for clip in cache.split("val") for w in words_of(clip, known)]
-        torch.manual_seed(training.seed)
-        config = replace(training.reader, words=len(known))
-        self.reader = build_reader(config).to(self.device)
-        self.modules: dict[str, nn.Module] = {"reader": self.reader}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "reader": torch.optim.AdamW(self.reader.parameters(), weight_decay=training.decay)
-        }
-        self.optimizer_group = OptimizerGroup([self.reader], [self.optimizers["reader"]], most=5.0)
+        self.held_out = [w for clip in self.cache.split("val") for w in words_of(clip, known)]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("cache", "training", "words")}
+    def _build(self) -> LipReader:
+        return build_reader(replace(self.training.reader, words=len(self.cache.word_index)))
 
-    def batch(self, step: int, index: BatchIndex | None = None) -> WordBatch:
-        """Return a batch of words, each once per epoch; (seed, step) decide order and changes."""
+    def _batch(self, number: int) -> WordBatch:
+        """Return a batch of words, each once per epoch, with random changes."""
         t = self.training
-        number = (index or parallel.batch_index()).global_number(step)
         per_epoch = max(1, len(self.words) // t.batch)
         epoch, row = divmod(number, per_epoch)
         order = np.random.default_rng((t.seed, 0, epoch)).permutation(len(self.words))
@@ -244,44 +233,29 @@ class ReadingRecipe:
         mouths = [cut_word(self.cache, w, t.reader.mouth, t.augment, rng) for w in chosen]
         return collate(mouths, [w.index for w in chosen])
 
-    def step(
-        self, batch: WordBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
-    ) -> dict[str, float]:
-        """Train on the cross-entropy of words, labels smoothed."""
-        for group in self.optimizers["reader"].param_groups:
-            group["lr"] = one_cycle(self.training, step)
-        self.reader.train()
-        logits = self.reader(batch.mouths.to(self.device), batch.lengths.to(self.device))
+    def _loss(self, batch: WordBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.network(batch.mouths.to(self.device), batch.lengths.to(self.device))
         words = batch.words.to(self.device)
         loss = F.cross_entropy(logits, words, label_smoothing=self.training.smoothing)
-        self.optimizer_group.step(loss, micro_batch)
-        right = (logits.argmax(1) == words).float().mean()
-        return {"loss": float(loss.detach()), "top1": float(right)}
+        return loss, {"top1": (logits.argmax(1) == words).float().mean()}
 
     def validate(self, step: int) -> dict[str, float]:
         """Return the accuracy on words of held-out sentences, top 1 and top 5."""
-        return read_accuracy(self.reader, self.cache, self.held_out)
+        return read_accuracy(self.network, self.cache, self.held_out)
 
-    def sheet(self) -> Picture | None:
-        """Return None: there is no contact sheet."""
-        return None
-
-    def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """Write the weights, described in their header."""
+    def _description(self) -> tuple[str, list[ClipInfo]]:
         clips = [w.clip for w in self.words]
-        data = (
+        return (
             f"{titles(clips)}: {len(clips)} words of {len({c.key for c in clips})} clips of "
             f"{people(c.speaker for c in clips)}, {HALVES[self.training.corpus_half]} of the "
             "training sentences"
-        )
-        extra: dict[str, Any] = {"steps": step, "half": self.training.corpus_half}
-        extra["seed"] = self.training.seed
+        ), clips
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"half": self.training.corpus_half}
         if self.cache.vocabulary != GRID_WORDS:
-            extra["vocabulary"] = self.cache.vocabulary
-        terms = licence(clips)
-        weights.save(
-            path, self.reader, training_data=data, licence=terms, metrics=measures, extra=extra
-        )
+            facts["vocabulary"] = self.cache.vocabulary
+        return facts
 
 
 def read_accuracy(reader: LipReader, cache: Cache, words: list[Word]) -> dict[str, float]:

@@ -10,29 +10,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from talkingface import video, weights
+from talkingface import video
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, frame_windows
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
-from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.data.provenance import licence, people, titles
+from talkingface.data.dataset import Cache, ClipInfo, speakers_of
+from talkingface.data.provenance import people, titles
 from talkingface.errors import BadShard
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
 from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
-from talkingface.training import parallel
 from talkingface.training.loop import TrainingPrecision, autocast
-from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
-from talkingface.training.reading import CorpusHalf, corpus_half_of
-from talkingface.types import Picture
+from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
+from talkingface.training.reading import HALVES, CorpusHalf, in_half
 
 LEAD = 8  # frames before the first word and after the last: lips open before the sound
 NEAR = 0.625  # of the picture's side: what is cut around a mouth before its box is moved and scaled
@@ -147,95 +144,71 @@ def scaled(mouth: MouthSpec, factor: float) -> MouthSpec:
     return replace(mouth, half_width=width, above=above, below=below)
 
 
-class SyncRecipe:
-    """The recipe of the embedding, see `loop.Recipe`: InfoNCE both ways, AdamW, half a cosine."""
+class SyncRecipe(NetworkRecipe[SyncTraining, SyncBatch]):
+    """The recipe of the embedding: InfoNCE both ways, half a cosine."""
 
-    def __init__(
-        self, training: SyncTraining, cache: Cache, device: torch.device | str = "cpu"
-    ) -> None:
-        self.training, self.cache, self.device = training, cache, torch.device(device)
-        self.steps = training.steps
-        spoken = [c for c in cache.split("train") if not c.silent]
-        halves = [c for c in spoken if training.corpus_half in ("both", corpus_half_of(c))]
-        self.clips = [c for c in halves if c.frames >= training.model.frames + training.apart]
+    name, needed = "net", ("clips", "_shares")
+    network: SyncNet
+
+    def _choose_data(self) -> None:
+        t = self.training
+        spoken = [c for c in self.cache.split("train") if not c.silent]
+        halves = in_half(spoken, t.corpus_half)
+        self.clips = [c for c in halves if c.frames >= t.model.frames + t.apart]
         if not self.clips:
             raise BadShard(
                 f"no clip to learn synchrony from among {len(spoken)} that speak in the split "
                 "train: prepare more speech"
             )
         counts = Counter(c.speaker for c in self.clips)
-        shares = np.array([counts[c.speaker] ** (training.balance - 1.0) for c in self.clips])
+        shares = np.array([counts[c.speaker] ** (t.balance - 1.0) for c in self.clips])
         self._shares = shares / shares.sum()
-        torch.manual_seed(training.seed)
-        self.net = SyncNet(training.model).to(self.device)
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.modules: dict[str, nn.Module] = {"net": self.net}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "net": torch.optim.AdamW(self.net.parameters(), weight_decay=training.decay)
-        }
-        self.optimizer_group = OptimizerGroup([self.net], [self.optimizers["net"]], most=5.0)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("cache", "training", "clips", "_shares")}
+    def _build(self) -> SyncNet:
+        net = SyncNet(self.training.model)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
 
-    def batch(self, step: int, index: BatchIndex | None = None) -> SyncBatch:
-        """Return a batch; (seed, step) decide clips, windows and changes."""
+    def _batch(self, number: int) -> SyncBatch:
+        """Return a batch of random clips, windows and changes."""
         t = self.training
-        rng = np.random.default_rng((t.seed, (index or parallel.batch_index()).global_number(step)))
+        rng = np.random.default_rng((t.seed, number))
         few = len(self.clips) < t.clips
         chosen = rng.choice(len(self.clips), t.clips, replace=few, p=self._shares)
         mouths, speech, frames = [], [], []
-        for number in chosen:
-            places = window_places(self.clips[number], t, rng)
-            seen, heard = cut_windows(self.cache, self.clips[number], places, t, rng)
+        for row in chosen:
+            places = window_places(self.clips[row], t, rng)
+            seen, heard = cut_windows(self.cache, self.clips[row], places, t, rng)
             mouths.append(seen)
             speech.append(heard)
             frames += places
         clips = torch.from_numpy(chosen).repeat_interleave(t.windows)
         return SyncBatch(torch.cat(mouths), torch.cat(speech), clips, torch.tensor(frames))
 
-    def step(
-        self, batch: SyncBatch, step: int, micro_batch: MicroBatch = WHOLE_STEP
-    ) -> dict[str, float]:
-        """Train with InfoNCE; top1: share of pictures whose own sound is the nearest of all."""
+    def _loss(self, batch: SyncBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return InfoNCE; top1: share of pictures whose own sound is the nearest of all."""
         t = self.training
-        for group in self.optimizers["net"].param_groups:
-            group["lr"] = t.rate * schedule(t, step)
-        self.net.train()
         with autocast(t.precision, self.device):
-            sights = self.net.encode_video(batch.mouths.to(self.device))
-            sounds = self.net.encode_audio(batch.speech.to(self.device))
-        ignored = batch.too_near(t.apart).to(self.device)
-        loss = info_nce(sights, sounds, t.temperature, ignored)
-        self.optimizer_group.step(loss, micro_batch)
-        nearest = (sights @ sounds.T).argmax(1)
-        right = (nearest == torch.arange(len(nearest), device=self.device)).float().mean()
-        return {"loss": float(loss.detach()), "top1": float(right)}
+            sights = self.network.encode_video(batch.mouths.to(self.device))
+            sounds = self.network.encode_audio(batch.speech.to(self.device))
+        loss = info_nce(sights, sounds, t.temperature, batch.too_near(t.apart).to(self.device))
+        return loss, {"top1": accuracy_of_nearest(sights @ sounds.T)}
+
+    def _rate(self, step: int) -> float:
+        return self.training.rate * schedule(self.training, step)
 
     def validate(self, step: int) -> dict[str, float]:
         """Return `accuracy` on the held-out sentences."""
-        return accuracy(self.net, self.cache, self.cache.split("val"))
+        return accuracy(self.network, self.cache, self.cache.split("val"))
 
-    def sheet(self) -> Picture | None:
-        """Return None: there is no contact sheet."""
-        return None
+    def _description(self) -> tuple[str, list[ClipInfo]]:
+        return (
+            f"{titles(self.clips)}: {len(self.clips)} clips of {people(speakers_of(self.clips))}, "
+            f"{HALVES[self.training.corpus_half]} of the training sentences"
+        ), self.clips
 
-    def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
-        """Write the weights, described in their header."""
-        t = self.training
-        speakers = sorted({c.speaker for c in self.clips})
-        half = {"both": "all", "first": "the first half", "second": "the second half"}[
-            t.corpus_half
-        ]
-        data = (
-            f"{titles(self.clips)}: {len(self.clips)} clips of {people(speakers)}, {half} of the "
-            "training sentences"
-        )
-        extra = {"steps": step, "half": t.corpus_half, "seed": t.seed, "speakers": speakers}
-        terms = licence(self.clips)
-        weights.save(
-            path, self.net, training_data=data, licence=terms, metrics=measures, extra=extra
-        )
+    def _facts(self) -> dict[str, Any]:
+        return {"half": self.training.corpus_half, "speakers": speakers_of(self.clips)}
 
 
 def schedule(training: SyncTraining, step: int) -> float:
