@@ -69,10 +69,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
                 "--basis is for the published AT-net, as in the preset atvg-paper"
             )
         self.basis = None if basis is None else (landmark_space.load(basis), str(basis))
-        torch.manual_seed(training.seed)
-        self.regression = RegressionDiscriminator(training.regression_discriminator)
-        discriminators: dict[str, nn.Module] = {"regression_discriminator": self.regression}
-        super().__init__(training, cache, splits, device, init, discriminators, lips)
+        super().__init__(training, cache, splits, device, init, lips)
+
+    def _own_discriminators(self) -> dict[str, nn.Module]:
+        self.regression = RegressionDiscriminator(self.training.regression_discriminator)
+        return {"regression_discriminator": self.regression}
 
     def _speech_module(self) -> nn.Module:
         at: nn.Module = self.model.at

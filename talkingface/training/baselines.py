@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from talkingface.contract import Generated, Portrait
-from talkingface.data.dataset import Batch, Cache, SampleConfig
+from talkingface.data.dataset import Batch, SampleConfig
 from talkingface.losses import discriminator_loss, generator_loss, reconstruction_loss
 from talkingface.models.chen import ChenConfig, Correlation, ThreeStreamDiscriminator
 from talkingface.models.chung import ChungConfig
@@ -34,16 +33,6 @@ class ChungRecipe(GeneratorRecipe[ChungTraining]):
     A stage with the loss "pixels" trains the encoder-decoder. One with "deblurring" trains the
     second network on the output of the frozen first one.
     """
-
-    def __init__(
-        self,
-        training: ChungTraining,
-        cache: Cache,
-        splits: tuple[str, ...] = ("train",),
-        device: torch.device | str = "cpu",
-        init: str | Path | None = None,
-    ) -> None:
-        super().__init__(training, cache, splits, device, init, {})
 
     def _speech_module(self) -> nn.Module:
         network: nn.Module = self.model.network
@@ -105,20 +94,12 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
     ("correlation"), and a discriminator of sound, pictures and motion ("adversary").
     """
 
-    def __init__(
-        self,
-        training: ChenTraining,
-        cache: Cache,
-        splits: tuple[str, ...] = ("train",),
-        device: torch.device | str = "cpu",
-        init: str | Path | None = None,
-    ) -> None:
-        torch.manual_seed(training.seed)
-        top, bottom, left, right = training.model.mouth_region
-        sizes = (training.model.speech, (bottom - top, right - left), training.discriminator_width)
+    def _own_discriminators(self) -> dict[str, nn.Module]:
+        t = self.training
+        top, bottom, left, right = t.model.mouth_region
+        sizes = (t.model.speech, (bottom - top, right - left), t.discriminator_width)
         self.together, self.three_streams = Correlation(*sizes), ThreeStreamDiscriminator(*sizes)
-        discriminators = {"correlation": self.together, "three_streams": self.three_streams}
-        super().__init__(training, cache, splits, device, init, discriminators)
+        return {"correlation": self.together, "three_streams": self.three_streams}
 
     def _generate(
         self, batch: Batch, stage: Stage

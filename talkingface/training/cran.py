@@ -82,12 +82,15 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
                 "first: `talkingface train lipreader`, then give its weights with --reader, "
                 "or leave it out with --without reading"
             )
-        torch.manual_seed(training.seed)
-        self.reader, self.taught_by = _reader(reader, cache.vocabulary)
+        self.reader_file = reader
         self.began_with = (
             frozenset() if init is None else teachers_of(weights.load_with_info(init)[1])
         )
-        super().__init__(training, cache, splits, device, init, {"reader": self.reader}, lips)
+        super().__init__(training, cache, splits, device, init, lips)
+
+    def _own_discriminators(self) -> dict[str, nn.Module]:
+        self.reader, self.taught_by = _reader(self.reader_file, self.cache.vocabulary)
+        return {"reader": self.reader}
 
     @property
     def lips_at(self) -> tuple[str, str] | None:

@@ -125,60 +125,66 @@ class GeneratorRecipe(ABC, Generic[T]):
         self,
         training: T,
         cache: Cache,
-        splits: tuple[str, ...],
-        device: torch.device | str,
-        init: str | Path | None,
-        discriminators: dict[str, nn.Module],
+        splits: tuple[str, ...] = ("train",),
+        device: torch.device | str = "cpu",
+        init: str | Path | None = None,
         lips: str | Path = "lips",
     ) -> None:
         """Build the networks and their optimisers.
 
-        lips: the read-out of a model that predicts expressions, a name or a file.
+        init: weights to begin with. lips: the read-out of a model that predicts expressions. Each
+        is a name or a file. Raises BadRequest.
         """
         self.cache, self.device = cache, torch.device(device)
         self.splits, self.clips = splits, cache.split(*splits)
         self.training = _with_steps(training, sum(not c.silent for c in self.clips))
-        fitted = self._fitted_lips(lips)
-        self.held_out = [c for c in cache.split("val") if not c.silent][:12]
         self.steps = sum(stage.steps for stage in self.training.stages)
+        self.held_out = [c for c in cache.split("val") if not c.silent][:12]
+        self.micro_batch = WHOLE_STEP
+        self._pools: dict[tuple[SampleConfig, BatchIndex], ClipPool] = {}
+        self._build(init, self._fitted_lips(lips))
+        self.average = EMA(self.model, self.ema, training.average)
+        self._set_optimizers()
+
+    def _build(self, init: str | Path | None, lips: ExpressionNet | None) -> None:
+        """Build the generator, its average and the discriminators, and move them to the device."""
         training = self.training
+        torch.manual_seed(training.seed)
+        own = self._own_discriminators()
         torch.manual_seed(training.seed)
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
             self._initialise_from(weights.load(init))
-        if fitted is not None:
+        if lips is not None:
             assert self.lips_at is not None
             readout: nn.Module = getattr(self.model, self.lips_at[1])
-            readout.load_state_dict(fitted.state_dict())
+            readout.load_state_dict(lips.state_dict())
             readout.requires_grad_(False)
         self.ema: Any = models.build(training.model)
         self.discriminators: dict[str, nn.Module] = {
             "image_discriminator": FrameDiscriminator(training.image_discriminator),
             "video_discriminator": VideoDiscriminator(training.video_discriminator),
-            **discriminators,
+            **own,
         }
-        self.modules: dict[str, nn.Module] = {
-            "model": self.model,
-            "ema": self.ema,
-            **self.discriminators,
-        }
+        generators = {"model": self.model, "ema": self.ema}
+        self.modules: dict[str, nn.Module] = {**generators, **self.discriminators}
         for module in self.modules.values():
             module.to(self.device)
         for module in (self.model, self.ema, self.discriminators["image_discriminator"]):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = EMA(self.model, self.ema, training.average)
+
+    def _set_optimizers(self) -> None:
+        """Make an optimiser for each module, and groups of those that share a loss."""
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(
                 [parameter for parameter in module.parameters() if parameter.requires_grad],
-                betas=training.betas,
-                weight_decay=training.decay,
+                betas=self.training.betas,
+                weight_decay=self.training.decay,
             )
             for name, module in self.modules.items()
             if name != "ema"
         }
-        self.micro_batch = WHOLE_STEP
-        self._pools: dict[tuple[SampleConfig, BatchIndex], ClipPool] = {}
         self.optimizer_groups = {
             name: self._optimizer_group(name, *(self.partners if name == "model" else ()))
             for name in self.optimizers
@@ -225,7 +231,10 @@ class GeneratorRecipe(ABC, Generic[T]):
                 f"{name}: no fitted lips: make them with `talkingface train lips`, then give the "
                 "file with --lips"
             )
-        model = replace(self.training.model, **{self.lips_at[0]: given.config})
+        try:
+            model = replace(self.training.model, **{self.lips_at[0]: given.config})
+        except ValueError as error:
+            raise BadRequest(f"{name}: lips that do not fit this preset: {error}") from error
         self.training = replace(self.training, model=model)
         return given
 
@@ -235,6 +244,10 @@ class GeneratorRecipe(ABC, Generic[T]):
         return None
 
     # --- methods of subclasses ------------------------------------------------------------------
+
+    def _own_discriminators(self) -> dict[str, nn.Module]:
+        """Return further discriminators, and the `partners`, by name; called once."""
+        return {}
 
     def _speech_module(self) -> nn.Module:
         """Return the module with the buffers `speech_mean` and `speech_std`."""

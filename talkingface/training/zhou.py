@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.contract import Generated
-from talkingface.data.dataset import Batch, Cache, speakers_of
+from talkingface.data.dataset import Batch, speakers_of
 from talkingface.losses import lip_reading_generator_loss, reconstruction_loss
 from talkingface.models.lipreader import MouthSpec, mouth_crops
 from talkingface.models.zhou import (
@@ -103,24 +102,15 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
 
     partners = ("mouth_encoder", "word_classifier")
 
-    def __init__(
-        self,
-        training: ZhouTraining,
-        cache: Cache,
-        splits: tuple[str, ...] = ("train",),
-        device: torch.device | str = "cpu",
-        init: str | Path | None = None,
-    ) -> None:
-        torch.manual_seed(training.seed)
-        t, model, words = training, training.model, len(cache.vocabulary)
-        speech, speakers = model.speech_features, len(speakers_of(cache.split(*splits)))
-        own: dict[str, nn.Module] = {
+    def _own_discriminators(self) -> dict[str, nn.Module]:
+        t, model, words = self.training, self.training.model, len(self.cache.vocabulary)
+        speech, speakers = model.speech_features, len(speakers_of(self.clips))
+        return {
             "mouth_encoder": MouthEncoder(t.mouth, t.mouth_channels, speech),
             "word_classifier": WordClassifier(speech, t.hidden, words),
             "speaker_classifier": FeatureClassifier(speech, t.hidden, speakers),
             "face_word_classifier": FeatureClassifier(model.image_features, t.hidden, words),
         }
-        super().__init__(training, cache, splits, device, init, own)
 
     # --- one step -------------------------------------------------------------------------------
 
