@@ -31,73 +31,71 @@ from talkingface.training.reading import ReadingRecipe, ReadingTraining
 from talkingface.training.sync import SyncRecipe, SyncTraining
 from talkingface.training.zhou import ZhouRecipe, ZhouTraining
 
+# Settings that our trainings of generators share, and those of the papers.
+OURS: dict[str, Any] = {"betas": (0.9, 0.98), "decay": 1e-2, "mouth_weight": 6.0, "reenacted": 0.25}
+PUBLISHED: dict[str, Any] = {
+    "augment": NO_AUGMENTATION,
+    "balance": 1.0,
+    "silent": 0.0,
+    "precision": "float32",
+}
+
 # Sec. 4.2: lambda_I 1e-3, lambda_V 1e-2, lambda_l 1e-3 beside L_rec.
 PAPER_WEIGHTS = {"pixels": 1.0, "image": 1e-3, "video": 1e-2, "reading": 1e-3}
-SMALL_DRAWING = {"pixels": 10.0, "gradient": 10.0}
-SMALL_WEIGHTS = {**SMALL_DRAWING, "lips": 0.2}
+RECONSTRUCTION = {"pixels": 10.0, "gradient": 10.0}
 # With the paper's weights the discriminators had no visible effect in a thousand steps.
-SMALL_DISCRIMINATORS = {"image": 0.5, "video": 0.5, "reading": 0.3}
+ADVERSARIAL = {"image": 0.5, "video": 0.5, "reading": 0.3}
 
 # One person in one studio: the face is not changed, but the sound is.
 ONE_PERSON = replace(AugmentConfig(), colour=0.0, light=0.0, mirror=0.0, geometry=0.5)
 
-PIXELS = Stage(2500, SMALL_DRAWING, 8e-4, schedule="cosine")
-DISCRIMINATORS = replace(
-    PIXELS,
-    steps=1200,
-    weights={**SMALL_DRAWING, **SMALL_DISCRIMINATORS},
-    lr=4e-4,
-    discriminator_rate=5.0,
+PIXELS = Stage(2500, RECONSTRUCTION, 8e-4, schedule="cosine")
+WITH_DISCRIMINATORS = replace(
+    PIXELS, steps=1200, weights={**RECONSTRUCTION, **ADVERSARIAL}, lr=4e-4, discriminator_rate=5.0
 )
+TINY = Stage(4, {}, 1e-3, batch=2, frames=10)
+
+
+def _stages(stage: Stage, *weights: dict[str, float]) -> tuple[Stage, ...]:
+    """Return the stage once for each dict of weights."""
+    return tuple(replace(stage, weights=own) for own in weights)
+
 
 # The lips are fitted before (`training.lips`); the decoder learns from real meshes.
-SMALL_CRAN = CranTraining(
-    model=MODELS["cran"],
-    stages=(PIXELS, DISCRIMINATORS),
-    betas=(0.9, 0.98),
-    decay=1e-2,
-    mouth_weight=6.0,
-    reenacted=0.25,
-)
 CRAN = {
-    "cran": SMALL_CRAN,
+    "cran": CranTraining(MODELS["cran"], (PIXELS, WITH_DISCRIMINATORS), **OURS),
     # The paper's output and no lips from geometry, at our size (docs/log.md).
-    "cran-direct": replace(SMALL_CRAN, model=MODELS["cran-direct"]),
+    "cran-direct": CranTraining(MODELS["cran-direct"], (PIXELS, WITH_DISCRIMINATORS), **OURS),
     # Sec. 4.2: Adam 2e-4, beta 0.5; 30 epochs without discriminators, 15 with them.
     "cran-paper": CranTraining(
-        model=MODELS["cran-paper"],
-        stages=(
+        MODELS["cran-paper"],
+        (
             Stage(0, {"pixels": 1.0}, frames=11, epochs=30),
             Stage(0, PAPER_WEIGHTS, frames=11, epochs=15),
         ),
-        augment=NO_AUGMENTATION,
-        balance=1.0,
-        silent=0.0,
         image_discriminator=PUBLISHED_FRAME_DISCRIMINATOR,
         video_discriminator=PUBLISHED_VIDEO_DISCRIMINATOR,
         reading="printed",
-        precision="float32",
+        **PUBLISHED,
     ),
     # Sec. 5, one person: pictures with the head still; how it moves is fitted at the end.
     "cran-natural": CranTraining(
-        model=MODELS["cran-natural"],
-        stages=(
-            replace(PIXELS, batch=4, frames=12),
-            replace(DISCRIMINATORS, batch=4, frames=12),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
+        MODELS["cran-natural"],
+        tuple(replace(stage, batch=4, frames=12) for stage in (PIXELS, WITH_DISCRIMINATORS)),
         silent=0.0,
         augment=ONE_PERSON,
         teacher_forcing=(1.0, 0.25),
+        **{**OURS, "reenacted": 0.0},
     ),
     "cran-tiny": CranTraining(
-        model=MODELS["cran-tiny"],
-        stages=(
-            Stage(4, {"lips": 1.0}, 1e-3, batch=2, frames=10, pictures=False),
-            Stage(4, SMALL_WEIGHTS, 1e-3, batch=2, frames=10),
-            Stage(4, {**SMALL_WEIGHTS, **PAPER_WEIGHTS}, 1e-3, batch=2, frames=10),
+        MODELS["cran-tiny"],
+        (
+            replace(TINY, weights={"lips": 1.0}, pictures=False),
+            *_stages(
+                TINY,
+                {**RECONSTRUCTION, "lips": 0.2},
+                {**RECONSTRUCTION, "lips": 0.2, **PAPER_WEIGHTS},
+            ),
         ),
     ),
 }
@@ -105,172 +103,116 @@ CRAN = {
 
 # ATVGnet: AT-net is trained on landmarks, VG-net on real ones; the published one also in a cascade.
 # Discriminators join at the end: trained from the start, they gave green teeth.
-JUDGED = {**SMALL_DRAWING, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
-VG = Stage(2800, SMALL_DRAWING, 8e-4, schedule="cosine")
-JUDGED_VG = replace(VG, steps=950, weights=JUDGED, lr=4e-4, discriminator_rate=5.0)
+JUDGED = {**RECONSTRUCTION, "score": 0.05, "regression": 0.3, "image": 1.0, "video": 1.0}
 # The released code: 10 L_pix + BCE + landmark MSE, each discriminator term alike.
 PAPER_DRAWING = {"pixels": 10.0, "score": 1.0, "regression": 1.0}
 
 ATVG = {
     "atvg": AtvgTraining(
-        model=MODELS["atvg"],
-        stages=(VG, JUDGED_VG),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        reenacted=0.25,
+        MODELS["atvg"],
+        (replace(PIXELS, steps=2800), replace(WITH_DISCRIMINATORS, steps=950, weights=JUDGED)),
+        **OURS,
     ),
     # Released code: Adam 2e-4, beta 0.5; AT-net 10 epochs of 16 clips, VG-net 5 epochs of 10; the
     # paper has no third stage: here one epoch of it.
     "atvg-paper": AtvgTraining(
-        model=MODELS["atvg-paper"],
-        stages=(
+        MODELS["atvg-paper"],
+        (
             Stage(0, {"lips": 1.0}, epochs=10, batch=16, frames=16, pictures=False),
             Stage(0, PAPER_DRAWING, epochs=5, batch=10, frames=16, real_guide=1.0),
             Stage(0, PAPER_DRAWING, epochs=1, batch=10, frames=16, real_guide=0.0),
         ),
-        augment=NO_AUGMENTATION,
-        balance=1.0,
-        silent=0.0,
         mouth=1e4,
         jitter=0.0,
         regression_discriminator=PUBLISHED_REGRESSION_DISCRIMINATOR,
-        precision="float32",
+        **PUBLISHED,
     ),
     "atvg-tiny": AtvgTraining(
-        model=MODELS["atvg-tiny"],
-        stages=(
-            Stage(
-                4,
-                {**SMALL_DRAWING, "score": 0.1, "regression": 0.3},
-                1e-3,
-                batch=2,
-                frames=10,
-            ),
-            Stage(4, JUDGED, 1e-3, batch=2, frames=10),
-        ),
+        MODELS["atvg-tiny"],
+        _stages(TINY, {**RECONSTRUCTION, "score": 0.1, "regression": 0.3}, JUDGED),
     ),
 }
 
 
 # Published baselines, on the data and near the budget of CRAN's rows. Frames are independent
 # samples, so a batch holds as many as CRAN's, of more clips.
-FRAMEWISE = Stage(3200, {"pixels": 10.0}, 8e-4, batch=24, frames=5, schedule="cosine")
+FRAMEWISE = replace(PIXELS, steps=3200, weights={"pixels": 10.0}, batch=24, frames=5)
 # Chen et al. 2018: 16 frames; the adversary joins at the end, as everywhere here.
-LIPS_ALONE = Stage(
-    2500, {"pixels": 10.0, "correlation": 0.5}, 8e-4, batch=8, frames=16, schedule="cosine"
-)
+CORRELATED = {"pixels": 10.0, "correlation": 0.5}
+WITH_ADVERSARY = {**CORRELATED, "adversary": 0.5}
 
 # Zhou et al.: generated from sound and from mouths, both in one space. A confusion loss cannot fall
 # below the log of its number of classes, so its weight is small.
-SMALL_DISENTANGLED = {
+DISENTANGLED = {
     "pixels": 10.0,
     "pixels_from_video": 10.0,
     "contrastive": 1.0,
     "word": 0.3,
     "confusion": 0.05,
 }
-JUDGED_DISENTANGLED = {**SMALL_DISENTANGLED, "image": 0.5, "video": 0.5}
+JUDGED_DISENTANGLED = {**DISENTANGLED, "image": 0.5, "video": 0.5}
 # Losses of equal order, as the released code's factors make them.
-DISENTANGLED = {**SMALL_DISENTANGLED, "pixels": 1.0, "pixels_from_video": 1.0}
+PAPER_DISENTANGLED = {**DISENTANGLED, "pixels": 1.0, "pixels_from_video": 1.0}
 
 BASELINES: dict[str, GeneratorTraining] = {
     "chung": ChungTraining(
-        model=MODELS["chung"],
-        stages=(FRAMEWISE, replace(FRAMEWISE, steps=700, weights={"deblurring": 10.0})),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        reenacted=0.25,
+        MODELS["chung"],
+        (FRAMEWISE, replace(FRAMEWISE, steps=700, weights={"deblurring": 10.0})),
+        **OURS,
     ),
     # The paper gives no schedule that fits other data: CRAN's table in epochs.
     "chung-paper": ChungTraining(
-        model=MODELS["chung-paper"],
-        stages=(
+        MODELS["chung-paper"],
+        (
             Stage(0, {"pixels": 1.0}, batch=24, frames=5, epochs=30),
             Stage(0, {"deblurring": 1.0}, batch=24, frames=5, epochs=15),
         ),
-        augment=NO_AUGMENTATION,
-        balance=1.0,
-        silent=0.0,
-        precision="float32",
+        **PUBLISHED,
     ),
     "chung-tiny": ChungTraining(
-        model=MODELS["chung-tiny"],
-        stages=(
-            Stage(4, {"pixels": 10.0}, 1e-3, batch=2, frames=3),
-            Stage(4, {"deblurring": 10.0}, 1e-3, batch=2, frames=3),
-        ),
+        MODELS["chung-tiny"],
+        _stages(replace(TINY, frames=3), {"pixels": 10.0}, {"deblurring": 10.0}),
     ),
     "chen": ChenTraining(
-        model=MODELS["chen"],
-        stages=(
-            LIPS_ALONE,
-            replace(
-                LIPS_ALONE,
-                steps=1200,
-                weights={**LIPS_ALONE.weights, "adversary": 0.5},
-                lr=4e-4,
-                discriminator_rate=5.0,
-            ),
+        MODELS["chen"],
+        (
+            replace(PIXELS, frames=16, weights=CORRELATED),
+            replace(WITH_DISCRIMINATORS, frames=16, weights=WITH_ADVERSARY),
         ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        reenacted=0.25,
+        **OURS,
     ),
     "chen-tiny": ChenTraining(
-        model=MODELS["chen-tiny"],
-        stages=(
-            Stage(4, {"pixels": 10.0, "correlation": 0.5}, 1e-3, batch=2, frames=4),
-            Stage(
-                4,
-                {"pixels": 10.0, "correlation": 0.5, "adversary": 0.5},
-                1e-3,
-                batch=2,
-                frames=4,
-            ),
-        ),
+        MODELS["chen-tiny"],
+        _stages(replace(TINY, frames=4), CORRELATED, WITH_ADVERSARY),
         discriminator_width=4,
     ),
     "zhou": ZhouTraining(
-        model=MODELS["zhou"],
-        stages=(
-            Stage(2500, SMALL_DISENTANGLED, 8e-4, schedule="cosine"),
-            Stage(1200, JUDGED_DISENTANGLED, 4e-4, discriminator_rate=5.0, schedule="cosine"),
-        ),
-        betas=(0.9, 0.98),
-        decay=1e-2,
-        mouth_weight=6.0,
-        reenacted=0.25,
+        MODELS["zhou"],
+        (replace(PIXELS, weights=DISENTANGLED), replace(WITH_DISCRIMINATORS, weights=JUDGED_DISENTANGLED)),
+        **OURS,
     ),
     # Released code: Adam 2e-4, beta 0.9, batch 16; CRAN's table in epochs, the paper gives none.
     "zhou-paper": ZhouTraining(
-        model=MODELS["zhou-paper"],
-        stages=(
-            Stage(0, DISENTANGLED, batch=16, frames=12, epochs=30),
-            Stage(0, {**DISENTANGLED, "video": 1e-2}, batch=16, frames=12, epochs=15),
+        MODELS["zhou-paper"],
+        (
+            Stage(0, PAPER_DISENTANGLED, batch=16, frames=12, epochs=30),
+            Stage(0, {**PAPER_DISENTANGLED, "video": 1e-2}, batch=16, frames=12, epochs=15),
         ),
         betas=(0.9, 0.999),
-        augment=NO_AUGMENTATION,
-        balance=1.0,
-        silent=0.0,
         mouth_weight=3.0,
         mouth_channels=(64, 128, 256, 512),
         hidden=256,
         video_discriminator=PUBLISHED_VIDEO_DISCRIMINATOR,
-        precision="float32",
+        **PUBLISHED,
     ),
     "zhou-tiny": ZhouTraining(
-        model=MODELS["zhou-tiny"],
-        stages=(
-            Stage(4, SMALL_DISENTANGLED, 1e-3, batch=2, frames=10),
-            Stage(4, JUDGED_DISENTANGLED, 1e-3, batch=2, frames=10),
-        ),
+        MODELS["zhou-tiny"],
+        _stages(TINY, DISENTANGLED, JUDGED_DISENTANGLED),
         mouth_channels=(4, 4),
         hidden=8,
     ),
 }
+
 
 # Lip readers. "trainer" guides a generator, "judge" (the evaluation lip reader) scores it. They use
 # other sentences, another seed and another architecture (the published one at a third of its size).
