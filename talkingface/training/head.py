@@ -40,10 +40,8 @@ from talkingface.models.head_motion import (
     bands,
     low_passes,
 )
-from talkingface.training.lips import disturb, ridge
+from talkingface.training.lips import Progress, components, disturb, ridge
 from talkingface.types import Array
-
-Progress = Callable[[str, int, int], None]
 
 _MIRROR = torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0])  # a mirrored head's moves
 _SILENT_SHARE = 1 / 3  # of the motion in speech, in silence
@@ -256,9 +254,10 @@ def fit_prosody(
         progress("voices", done + 1, training.copies)
     weight = torch.cat([torch.full((len(x),), w) for x, _, w in samples]).double()
     weight = weight / weight.sum()
-    _set_components(
-        prosody, torch.cat([x[:, x.shape[1] // 2].float() for x, _, _ in samples]), weight
-    )
+    tokens = torch.cat([x[:, x.shape[1] // 2].float() for x, _, _ in samples])
+    mean, projection = components(tokens, weight, prosody.projection.shape[1])
+    prosody.mean.copy_(mean)
+    prosody.projection.copy_(projection)
     x = torch.cat([prosody.components(w.float()).flatten(1) for w, _, _ in samples]).double()
     y = torch.from_numpy(np.concatenate([labels for _, labels, _ in samples]))
     penalty = training.ridge / len(x)
@@ -282,18 +281,6 @@ def _other_voice(
     disturbed = disturb(torch.from_numpy(sound).float(), rng)
     windows = audio.windows(disturbed, training.head.speech, frames)
     return windows.half(), prosody_labels(sound, frames)
-
-
-def _set_components(prosody: Prosody, tokens: Tensor, weight: Tensor) -> None:
-    """Set mean and principal components of tokens (N, coefficients), each number scaled to 1."""
-    rows = tokens.double()
-    mean = weight @ rows
-    spread = (weight @ (rows - mean).square()).sqrt() + 1e-3
-    rows = (rows - mean) / spread
-    _, vectors = torch.linalg.eigh(rows.T @ (weight[:, None] * rows))
-    prosody.mean.copy_(mean)
-    rank = prosody.projection.shape[1]
-    prosody.projection.copy_(vectors.flip(1)[:, :rank] / spread[:, None])
 
 
 # --- motion ---------------------------------------------------------------------------------------

@@ -247,18 +247,28 @@ def _smooth(expression: Tensor) -> Tensor:
     return padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4
 
 
-def _set_components(net: ExpressionNet, corpus: Sequence[_Clip]) -> None:
-    """Set mean and principal components of the middle tokens, each number scaled to 1."""
-    tokens = torch.cat([c.windows[:, c.windows.shape[1] // 2] for c in corpus]).double()
-    weight = torch.cat([torch.full((len(c.windows),), c.weight) for c in corpus]).double()
-    weight = (weight / weight.sum())[:, None]
-    mean = (weight * tokens).sum(0)
-    spread = (weight * (tokens - mean).square()).sum(0).sqrt() + 1e-3
-    rows = (tokens - mean) / spread
+def components(rows: Tensor, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Compute principal components of tokens, each number scaled to 1, in double precision.
+
+    rows: (N, coefficients); weight: (N,). Returns the mean (coefficients,) and the projection
+    (coefficients, rank), largest first.
+    """
+    rows, weight = rows.double(), weight.double()[:, None]
+    weight = weight / weight.sum()
+    mean = (weight * rows).sum(0)
+    spread = (weight * (rows - mean).square()).sum(0).sqrt() + 1e-3
+    rows = (rows - mean) / spread
     _, vectors = torch.linalg.eigh(rows.T @ (weight * rows))
-    first = vectors.flip(1)[:, : net.config.rank]
+    return mean, vectors.flip(1)[:, :rank] / spread[:, None]
+
+
+def _set_components(net: ExpressionNet, corpus: Sequence[_Clip]) -> None:
+    """Set mean and principal components of the middle tokens."""
+    tokens = torch.cat([c.windows[:, c.windows.shape[1] // 2] for c in corpus])
+    weight = torch.cat([torch.full((len(c.windows),), c.weight) for c in corpus])
+    mean, projection = components(tokens, weight, net.config.rank)
     net.mean.copy_(mean)
-    net.projection.copy_(first / spread[:, None])
+    net.projection.copy_(projection)
 
 
 def _disturbed(
