@@ -110,14 +110,7 @@ def fit(
     spoken = _read_voices(voices)
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
-    config = replace(
-        training.lips,
-        components=space.components,
-        points=len(space.points),
-        identities=len(space.identity_scale),
-    )
-    net = ExpressionNet(config)
-    net.space = space
+    net = _unfitted(training.lips, space)
     corpus = list(_corpus(cache, clips, space, training, progress))
     _set_components(net, corpus)
     clean = _stack(net, [(c.windows, c) for c in corpus])
@@ -135,6 +128,15 @@ def fit(
     net.opening.copy_(_opening(space, clean))
     net.gain.fill_(training.gain)
     return net.eval().requires_grad_(False)
+
+
+def _unfitted(config: LipsConfig, space: ExpressionSpace) -> ExpressionNet:
+    """Return a network for expressions of this space."""
+    identities = len(space.identity_scale)
+    config = replace(config, components=space.components, points=len(space.points))
+    net = ExpressionNet(replace(config, identities=identities))
+    net.space = space
+    return net
 
 
 def train(

@@ -147,7 +147,7 @@ def run(
     recipe: Recipe,
     folder: Path,
     options: LoopOptions = LoopOptions(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     stop_signal: StopSignal | None = None,
 ) -> int:
     """Train to `recipe.steps`, or until `options.minutes` are over; return the steps done in all.
@@ -162,15 +162,14 @@ def run(
     parallel.check_same_step(first, folder)
     stop, log = stop_signal or StopSignal(), _Log(folder / "log.jsonl", first)
     began = time.monotonic()
-    indices = [parallel.batch_index(i, options.accumulate) for i in range(options.accumulate)]
-
-    ahead = prefetch(_Batches(recipe, tuple(indices)), first, recipe.steps, options.workers)
+    many = options.accumulate
+    indices = tuple(parallel.batch_index(index, many) for index in range(many))
+    ahead = prefetch(_Batches(recipe, indices), first, recipe.steps, options.workers)
     for done, batches in enumerate(ahead, first + 1):
-        for own, index in enumerate(indices):
-            seed_step(options.seed, done - 1, index.number)
-            log.add(recipe.step(batches[own], done - 1, MicroBatch(own, batches)))
-        if progress is not None:
-            progress(done, recipe.steps)
+        for own, batch in enumerate(batches):
+            seed_step(options.seed, done - 1, indices[own].number)
+            log.add(recipe.step(batch, done - 1, MicroBatch(own, batches)))
+        progress(done, recipe.steps)
         late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
         stop.requested, over = parallel.any_rank(stop.requested, late and rank() == 0)
         last = done == recipe.steps or over
