@@ -94,8 +94,8 @@ def test_losses_are_left_out_and_added() -> None:
             r"no setting is called 'stagse'\. Did you mean stages\? Known: model,",
         ),
         ("stages.2.steps=4", r"no setting of stages is called '2'\. Known: 0, 1"),
-        ("model.hidden=wide", r"model\.hidden is a whole number, not 'wide'"),
-        ("model.hidden=1.5", r"model\.hidden is a whole number, not '1\.5'"),
+        ("model.hidden=wide", r"model\.hidden is a whole number, 0 or more, not 'wide'"),
+        ("model.hidden=1.5", r"model\.hidden is a whole number, 0 or more, not '1\.5'"),
         ("average=nan", r"average is a number, not 'nan'"),
         ("model.transposed=perhaps", r"model\.transposed is true or false, not 'perhaps'"),
         (
@@ -108,11 +108,13 @@ def test_losses_are_left_out_and_added() -> None:
         ),
         (
             "model.audio_channels=a",
-            r"model\.audio_channels is a list, with commas between, each a whole number, not 'a'",
+            r"model\.audio_channels is a list, with commas between, each a whole number",
         ),
         ("model=cran", r"model has parts: speech, crop, scheme"),
         ("average.x=1", r"average is one value, without further parts"),
         ("model.family=atvg", r"no setting of model is called 'family'"),
+        ("stages.1.batch=0", r"batch is 1 at least, not 0"),
+        ("stages.1.steps=-1", r"stages\.1\.steps is a whole number, 0 or more, not '-1'"),
         ("steps", r"give NAME=VALUE, as steps=100"),
         ("model.output=direct", r'output="mesh" draws lips="expression"'),
     ],
@@ -168,3 +170,11 @@ def test_a_loss_that_a_model_lacks_is_named(cli: Cli, tmp_path: Path) -> None:
     command = ("train", "cran", corpus, "--preset", "cran-tiny", "--steps", "0,1", "-o")
     ran = cli(*command, tmp_path / "run", "--without", "pixels")
     assert ran.code == 2 and "pixels" in ran.err and "Traceback" not in ran.err, ran.err
+
+
+def test_weights_of_another_network_are_no_beginning(cli: Cli, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    write_cache(corpus)
+    command = ("train", "cran", corpus, "--preset", "cran-tiny", "--steps", "0,1", "-o")
+    ran = cli(*command, tmp_path / "run", "--init", "atvg")
+    assert ran.code == 2 and "atvg: Atvg is no beginning for this training" in ran.err, ran.err

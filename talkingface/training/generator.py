@@ -59,6 +59,7 @@ from talkingface.models.mouth_region import FLOW_UNIT, MOUTH_POINTS
 from talkingface.training import parallel
 from talkingface.training.loop import EMA, TrainingPrecision, autocast
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, OptimizerGroup
+from talkingface.training.settings import require_positive
 from talkingface.types import Picture
 
 
@@ -84,8 +85,7 @@ class Stage:
     schedule: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.epochs) < 0 or min(self.batch, self.frames) < 1:
-            raise ValueError("a stage has no negative steps, and one sample of one frame at least")
+        require_positive(self, "batch", "frames")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class GeneratorRecipe(ABC, Generic[T]):
         self.model: Any = models.build(training.model)
         self._set_statistics()
         if init is not None:
-            self._initialise_from(weights.load(init))
+            self._initialise_from(init)
         if lips is not None:
             assert self.lips_at is not None
             readout: nn.Module = getattr(self.model, self.lips_at[1])
@@ -214,9 +214,17 @@ class GeneratorRecipe(ABC, Generic[T]):
         modules, optimizers = [self.modules[n] for n in names], [self.optimizers[n] for n in names]
         return OptimizerGroup(modules, optimizers, partly="model" in names)  # by stage
 
-    def _initialise_from(self, given: nn.Module) -> None:
-        """Load the weights of --init."""
-        self.model.load_state_dict(given.state_dict())
+    def _initialise_from(self, name: str | Path) -> None:
+        """Load the weights to begin with. Raises BadRequest for those of another network."""
+        given = weights.load(name)
+        try:
+            self.model.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            kind = type(given).__name__
+            raise BadRequest(
+                f"{name}: {kind} is no beginning for this training: the preset's network has "
+                "other sizes; give weights of the same preset, and the same --set model.*"
+            ) from error
 
     def _fitted_lips(self, name: str | Path) -> ExpressionNet | None:
         """Load the fitted lips, and set the model's sizes to theirs; None for models without.

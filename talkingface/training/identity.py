@@ -27,6 +27,7 @@ from talkingface.metrics.identity import embed, verification
 from talkingface.models.identity import FaceEmbedding, IdentityConfig
 from talkingface.training.loop import autocast
 from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
+from talkingface.training.settings import require_positive
 from talkingface.types import Frames, Picture
 
 UNSEEN_SPLITS = (UNSEEN, HELD_OUT_PORTRAITS)
@@ -63,6 +64,9 @@ class IdentityTraining:
     temperature: float = 0.1
     augment: ViewAugment = field(default_factory=ViewAugment)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "people")
 
 
 @dataclass(frozen=True)

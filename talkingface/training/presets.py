@@ -188,7 +188,10 @@ BASELINES: dict[str, GeneratorTraining] = {
     ),
     "zhou": ZhouTraining(
         MODELS["zhou"],
-        (replace(PIXELS, weights=DISENTANGLED), replace(WITH_DISCRIMINATORS, weights=JUDGED_DISENTANGLED)),
+        (
+            replace(PIXELS, weights=DISENTANGLED),
+            replace(WITH_DISCRIMINATORS, weights=JUDGED_DISENTANGLED),
+        ),
         **OURS,
     ),
     # Released code: Adam 2e-4, beta 0.9, batch 16; CRAN's table in epochs, the paper gives none.

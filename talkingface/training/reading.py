@@ -32,6 +32,7 @@ from talkingface.models.lipreader import (
     cut_words,
 )
 from talkingface.training.network import NetworkRecipe
+from talkingface.training.settings import require_positive
 from talkingface.weights import WeightsInfo
 
 CorpusHalf = Literal["first", "second", "both"]
@@ -69,6 +70,9 @@ class ReadingTraining:
     smoothing: float = 0.1
     augment: MouthAugment = MouthAugment()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from talkingface.errors import BadRequest
 
 T = TypeVar("T")
 _FIXED = frozenset({"family"})  # fields that name a class
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_KINDS = {int: "a whole number, 0 or more", float: "a number", bool: "true or false", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ def change(settings: T, items: Sequence[str]) -> T:
 def names(settings: object) -> list[str]:
     """Return the dotted names of all settings that can be changed."""
     return list(_leaves(settings, ()))
+
+
+def require_positive(settings: object, *names: str) -> None:
+    """Raise ValueError where one of these numbers is less than 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is 1 at least, not {getattr(settings, name)}")
 
 
 def _leaves(value: object, path: tuple[str, ...]) -> Iterable[str]:
@@ -168,7 +175,7 @@ def _value(text: str, hint: Any) -> Any:
     if hint is bool:
         return {"true": True, "false": False}[text.lower()]
     number = hint(text)
-    if hint is float and not math.isfinite(number):
+    if (hint is int and number < 0) or (hint is float and not math.isfinite(number)):
         raise ValueError(text)
     return number
 

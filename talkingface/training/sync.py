@@ -30,6 +30,7 @@ from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
 from talkingface.training.loop import TrainingPrecision, autocast
 from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
 from talkingface.training.reading import HALVES, CorpusHalf, in_half
+from talkingface.training.settings import require_positive
 
 LEAD = 8  # frames before the first word and after the last: lips open before the sound
 NEAR = 0.625  # of the picture's side: what is cut around a mouth before its box is moved and scaled
@@ -58,6 +59,9 @@ class SyncTraining:
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(geometry=2.0, shift=0.0))
     precision: TrainingPrecision = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "clips", "windows", "apart")
 
 
 @dataclass(frozen=True)
