@@ -117,6 +117,14 @@ def warp_crop(picture: Picture, matrix: Array, size: int) -> Picture:
     return np.asarray(out, dtype=np.uint8)
 
 
+def interpolate(values: Array, found: NDArray[np.bool_]) -> Array:
+    """Values (N, ...) of the N frames that `found` (T,) marks -> (T, ...), linear between them."""
+    known, times = np.flatnonzero(found), np.arange(len(found))
+    columns = values.reshape(len(values), -1).T
+    filled = np.stack([np.interp(times, known, column) for column in columns], axis=1)
+    return filled.reshape(len(found), *values.shape[1:])
+
+
 def rotation(pitch: Array, yaw: Array, roll: Array) -> Array:
     """Rotations (..., 3, 3), first yaw, then pitch, then roll, with the signs of `Motion.head`."""
     (a, b, c), (u, v, w) = np.cos([pitch, yaw, roll]), np.sin([pitch, yaw, roll])

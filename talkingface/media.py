@@ -7,6 +7,7 @@ imports `audio`.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -413,15 +414,21 @@ def make_folder(path: Path | str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it on success, removed on any failure."""
+def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path]:
+    """A temporary name beside `path`: renamed to it on success, removed on any failure.
+
+    alone: nobody else writes `path`, so what killed processes left of it is removed at the end.
+    """
     check_output(path, overwrite)
-    part = path.absolute().parent / f".{secrets.token_hex(8)}.part"
+    name = f".{path.name[:50]}"  # a file's name has 255 bytes
+    part = path.absolute().parent / f"{name}.{secrets.token_hex(8)}.part"
     try:
         yield part
         check_output(path, overwrite)  # somebody else may have written it meanwhile
         with writing(path, OSError):
             os.replace(part, path)
+            for left in part.parent.glob(f"{glob.escape(name)}.*.part") if alone else ():
+                left.unlink(missing_ok=True)
     finally:
         part.unlink(missing_ok=True)
 

@@ -572,7 +572,7 @@ def test_nothing_is_left_of_a_shard_that_fails(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         shards.write(tmp_path / "shard-00000.tar", clips())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         shards.write(tmp_path / "missing" / "shard-00000.tar", [random_clip()])
 
 

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import io
 import json
-import secrets
 import shutil
 import tarfile
 import wave
@@ -32,7 +31,7 @@ from talkingface.contract import LANDMARKS, MESH_POINTS
 from talkingface.data.clip import Clip
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadShard
-from talkingface.media import writing
+from talkingface.media import replacing, writing
 
 VERSION = 2  # 2: with the mesh
 PATTERN = "shard-*.tar"
@@ -64,23 +63,16 @@ def write(path: Path, clips: Iterable[Clip | Packed]) -> int:
     Parts that a killed process left are removed. Raises OutputError when the disk is full or
     cannot be written.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     count = 0
-    try:
-        with writing(path, OSError):
-            with tarfile.open(part, "w") as archive:
-                for clip in clips:
-                    packed = pack(clip) if isinstance(clip, Clip) else clip
-                    for kind, data in packed.members:
-                        member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, no owner
-                        member.size = len(data)
-                        archive.addfile(member, io.BytesIO(data))
-                    count += 1
-            part.replace(path)
-            for left in path.parent.glob(f".{path.name}.*.part"):
-                left.unlink(missing_ok=True)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, overwrite=True, alone=True) as part, writing(path, OSError):
+        with tarfile.open(part, "w") as archive:
+            for clip in clips:
+                packed = pack(clip) if isinstance(clip, Clip) else clip
+                for kind, data in packed.members:
+                    member = tarfile.TarInfo(f"{packed.key}.{kind}")  # time 0, no owner
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+                count += 1
     return count
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from talkingface import media
 from talkingface.contract import MESH_POINTS
 from talkingface.faces import Tracker
+from talkingface.geometry import interpolate
 from talkingface.landmarks import IBUG
 from talkingface.types import Array, Frames
 
@@ -57,10 +58,5 @@ def detect_cached(folder: Path | None, key: str, frames: Frames) -> Array:
 
 def filled(landmarks: Array) -> Array | None:
     """Interpolate lost frames of points (T, P, 2). Returns None if all frames are lost."""
-    found = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
-    if len(found) == 0:
-        return None
-    times = np.arange(len(landmarks))
-    columns = landmarks.reshape(len(landmarks), -1).T
-    filled = np.stack([np.interp(times, found, column[found]) for column in columns], axis=1)
-    return filled.reshape(landmarks.shape)
+    found = np.asarray(np.isfinite(landmarks).all((1, 2)))
+    return interpolate(landmarks[found], found) if found.any() else None

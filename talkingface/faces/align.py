@@ -13,7 +13,14 @@ from talkingface.errors import NoFaceFound
 from talkingface.faces.detect import Face, Tracker
 from talkingface.faces.given import Located
 from talkingface.faces.interpolation import mesh_from_landmarks
-from talkingface.geometry import CropSpec, crop_matrix, smooth_matrices, transform, warp_crop
+from talkingface.geometry import (
+    CropSpec,
+    crop_matrix,
+    interpolate,
+    smooth_matrices,
+    transform,
+    warp_crop,
+)
 from talkingface.landmarks import IBUG, eye_distance, reference_depth
 from talkingface.types import Array, Picture
 
@@ -92,9 +99,9 @@ def track(frames: Iterable[Picture], spec: CropSpec, natural_pose: bool = False)
             "from the front and at least 40 pixels wide"
         )
     seen = [face for face in faces if face is not None]
-    meshes = _fill(np.stack([face.mesh[:, :2] for face in seen]), found)
+    meshes = interpolate(np.stack([face.mesh[:, :2] for face in seen]), found)
     landmarks = meshes[:, IBUG]
-    angles = _fill(np.array([pose(face.mesh) for face in seen]), found)
+    angles = interpolate(np.array([pose(face.mesh) for face in seen]), found)
     if natural_pose:
         matrices = np.repeat(crop_matrix(np.median(landmarks, 0), spec)[None], len(clip), 0)
     else:
@@ -133,12 +140,3 @@ def pose(mesh: Array) -> tuple[float, float, float]:
 
 def _in_crop(points: Array, matrix: Array, spec: CropSpec) -> NDArray[np.float32]:
     return (transform(points, matrix) / spec.size).astype(np.float32)
-
-
-def _fill(values: Array, found: NDArray[np.bool_]) -> Array:
-    """Values (N, ...) of the N frames that `found` (T,) marks -> (T, ...), linear between them."""
-    times = np.flatnonzero(found)
-    flat = values.reshape(len(values), -1)
-    every = np.arange(len(found))
-    filled = np.stack([np.interp(every, times, column) for column in flat.T], axis=1)
-    return filled.reshape(len(found), *values.shape[1:])

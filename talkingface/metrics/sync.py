@@ -17,6 +17,7 @@ from torch import Tensor
 
 from talkingface import video
 from talkingface.audio import windows
+from talkingface.geometry import interpolate
 from talkingface.models.sync import SyncNet, mouth_windows, smooth
 from talkingface.types import Array
 
@@ -65,10 +66,8 @@ def embed_video(net: SyncNet, frames: NDArray[np.uint8], landmarks: NDArray[Any]
     found = np.isfinite(landmarks).all((1, 2))
     if not found.any() or len(frames) < net.config.frames:
         return np.zeros((0, net.config.size))
-    times = np.arange(len(frames))
-    flat = landmarks.reshape(len(frames), -1)
-    filled = np.stack([np.interp(times, times[found], track[found]) for track in flat.T], -1)
-    place = torch.from_numpy(filled.reshape(landmarks.shape) / frames.shape[1]).float()
+    filled = interpolate(landmarks[found], found)
+    place = torch.from_numpy(filled / frames.shape[1]).float()
     device = next(net.parameters()).device
     pictures = video.to_tensor(frames).to(device)
     mouths = mouth_windows(pictures, smooth(place[None])[0].to(device), net.config)

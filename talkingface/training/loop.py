@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from talkingface import picture
+from talkingface import media, picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
 from talkingface.training import parallel
@@ -238,9 +238,8 @@ def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
         "modules": {name: module.state_dict() for name, module in recipe.modules.items()},
         "optimizers": {name: opt.state_dict() for name, opt in recipe.optimizers.items()},
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with media.replacing(path, overwrite=True, alone=True) as part:
+        torch.save(state, part)
 
 
 def load_checkpoint(recipe: Recipe, path: Path) -> int:
