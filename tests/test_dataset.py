@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import corpus
 from helpers.corpus import draw_batch
 from talkingface import audio, picture
 from talkingface.audio import SpeechSpec, windows
@@ -249,6 +250,12 @@ def test_a_still_is_the_same_picture_in_silence(cache: Cache) -> None:
 def test_a_cache_without_long_enough_clips_says_so(cache: Cache) -> None:
     with pytest.raises(BadShard, match="no clip of more than 100 frames among 14"):
         draw_batch(cache, cache.clips, SPEC, replace(PLAIN, frames=100), (0,))
+
+
+def test_users_call_the_split_of_unseen_speakers_unseen(tmp_path: Path) -> None:
+    cache = corpus.write_cache(tmp_path / "cache")
+    assert [clip.key for clip in cache.split("unseen")] == ["s4_a", "s4_b", "s26_a"]
+    assert cache.split("stranger", "test") == cache.split("unseen", "test")
 
 
 def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:

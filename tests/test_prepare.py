@@ -519,12 +519,21 @@ def test_the_command_line_in_two_processes_gives_the_same_clips(
     out = tmp_path / "shards"
     ran = cli("prepare", "grid", corpus, "-o", out, "--portraits", stills, "--jobs", 2)
     assert ran.code == 0 and ran.err == ""
-    assert "3 s of faces" in ran.out and "1 stranger, 3 train, 1 portrait-heldout" in ran.out
+    assert "3 s of faces" in ran.out and "1 unseen, 3 train, 1 portrait-heldout" in ran.out
     ours, theirs = all_clips(prepared), all_clips(out)
     assert list(ours) == list(theirs)
     for key, clip in ours.items():
         assert np.array_equal(clip.crops, theirs[key].crops)
         assert np.array_equal(clip.landmarks, theirs[key].landmarks)
+
+
+def test_json_is_for_programs(corpus: Path, stills: Path, prepared: Path, cli: Cli) -> None:
+    ran = cli("prepare", "grid", corpus, "-o", prepared, "--portraits", stills, "--json")
+    assert ran.code == 0 and ran.err == ""
+    facts = json.loads(ran.out)
+    assert facts["splits"] == {"unseen": 1, "train": 3, "portrait-heldout": 1}
+    assert facts["output"] == str(prepared) and facts["missing_shards"] == 0
+    assert facts["seconds"] > 3 and sum(facts["dropped"].values()) > 0
 
 
 # shards

@@ -12,6 +12,7 @@ from talkingface.cli.options import AsJson, Overwrite, Shards, print_json, print
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
+    from talkingface.data.report import Summary
     from talkingface.data.sources import Corpus
 
 HELP = """Turn a corpus into training shards; run again, it goes on where it was stopped.
@@ -63,6 +64,34 @@ Example: talkingface prepare lrw LRW -o shards --filter yaw=30 --shard $SLURM_AR
 """
 
 
+NaturalPose = Annotated[
+    bool | None,
+    typer.Option(
+        "--natural-pose/--still-head",
+        help="one crop per clip: the head moves in it [still; obama: natural]",
+    ),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--filter", help="another limit, as yaw=25 or snr=off; repeat"),
+]
+HoldOut = Annotated[
+    list[str] | None,
+    typer.Option(help="a speaker kept from training; repeat [as published; grid: s4, s26]"),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="hold out a known group; grid: unseen (s1, s2, s20, s22), atvg (s29)"),
+]
+Share = Annotated[
+    str | None, typer.Option(help="i/N: only the i-th of N shares, as a job array's task")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="with dask: its address, as tcp://host:8786 [processes of this machine]"),
+]
+
+
 @app.command(help=HELP)
 def prepare(
     corpus: Annotated[str, typer.Argument(help="what is read, see above")],
@@ -71,34 +100,15 @@ def prepare(
     portraits: Annotated[
         Path | None, typer.Option(help="also a folder of faces, for training in silence")
     ] = None,
-    natural_pose: Annotated[
-        bool | None,
-        typer.Option(
-            "--natural-pose/--still-head",
-            help="one crop per clip: the head moves in it [still; obama: natural]",
-        ),
-    ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option("--filter", help="another limit, as yaw=25 or snr=off; repeat"),
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None,
-        typer.Option(help="a speaker kept from training; repeat [as published; grid: s4, s26]"),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="hold out a known group; grid: unseen (s1, s2, s20, s22), atvg (s29)"),
-    ] = None,
+    natural_pose: NaturalPose = None,
+    limit: Limits = None,
+    hold_out: HoldOut = None,
+    split: Group = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
-    shard: Annotated[
-        str | None, typer.Option(help="i/N: only the i-th of N shares, as a job array's task")
-    ] = None,
+    shard: Share = None,
     engine: Annotated[str, typer.Option(help="local or dask")] = "local",
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="with dask: its address, as tcp://host:8786 [processes of this machine]"),
-    ] = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a corpus into shards; HELP is what the user reads."""
     from talkingface.data import filters, sources
@@ -106,26 +116,33 @@ def prepare(
 
     if engine not in ("local", "dask") or (scheduler is not None and engine != "dask"):
         raise BadRequest("--engine is local or dask, and --scheduler goes with dask")
-    held_out = _held_out(sources.CORPORA, corpus, hold_out, split)
-    limits = filters.with_limits(preparation.default_filters(corpus), limit or [])
     with progress_bar("clips") as progress:
         summary = preparation.prepare(
             source,
             output,
             corpus=corpus,
             natural_pose=natural_pose,
-            filters=limits,
+            filters=filters.with_limits(preparation.default_filters(corpus), limit or []),
             jobs=jobs,
-            held_out=held_out,
+            held_out=_held_out(sources.CORPORA, corpus, hold_out, split),
             portraits=portraits,
             part=_share(shard),
             engine="dask" if engine == "dask" else "local",
             scheduler=scheduler,
             progress=progress,
         )
+    _report(summary, as_json)
+
+
+def _report(summary: Summary, as_json: bool) -> None:
+    """Print what was prepared: a table of clips by speaker, or everything as JSON."""
+    facts = summary.facts()
+    if as_json:
+        print_json(facts)
+        return
     print(_columns(summary.table()))
-    splits = ", ".join(f"{count} {name}" for name, count in summary.splits().items())
-    print(f"{output}: {summary.frames / 25:.0f} s of faces; clips: {splits}")
+    splits = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
+    print(f"{summary.out}: {facts['seconds']:.0f} s of faces; clips: {splits}")
     if summary.missing:
         print_note(f"{summary.missing} shards are still to be written, by the other shares")
 

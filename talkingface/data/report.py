@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from talkingface import media
+from talkingface.audio import FPS
+from talkingface.data.clip import split_name
 from talkingface.data.filters import KEPT, REASONS, Drop
 from talkingface.errors import BadShard
 
@@ -78,6 +80,17 @@ class Summary:
     def splits(self) -> dict[str, int]:
         """The number of kept clips, by split."""
         return dict(Counter(o.split for o in self.outcomes if o.result == KEPT))
+
+    def facts(self) -> dict[str, Any]:
+        """The summary as values for JSON, with the names of splits and reasons for users."""
+        reasons = Counter(o.result for o in self.outcomes)
+        return {
+            "output": self.out,
+            "seconds": self.frames / FPS,
+            "splits": {split_name(split): count for split, count in self.splits().items()},
+            "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
+            "missing_shards": self.missing,
+        }
 
     def table(self) -> list[list[str]]:
         """A table of kept clips, and dropped ones by reason: header, a row per speaker, the sum."""
