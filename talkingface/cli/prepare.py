@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import AsJson, Overwrite, Shards, print_json, print_note, progress_bar
+from talkingface.cli.controls import takes_report
+from talkingface.cli.options import Overwrite, Reporter, Shards
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -93,10 +94,12 @@ Scheduler = Annotated[
 
 
 @app.command(help=HELP)
+@takes_report
 def prepare(
     corpus: Annotated[str, typer.Argument(help="what is read, see above")],
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="its folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
+    report: Reporter,
     portraits: Annotated[
         Path | None, typer.Option(help="also a folder of faces, for training in silence")
     ] = None,
@@ -108,7 +111,6 @@ def prepare(
     shard: Share = None,
     engine: Annotated[str, typer.Option(help="local or dask")] = "local",
     scheduler: Scheduler = None,
-    as_json: AsJson = False,
 ) -> None:
     """Turn a corpus into shards; HELP is what the user reads."""
     from talkingface.data import filters, sources
@@ -116,7 +118,7 @@ def prepare(
 
     if engine not in ("local", "dask") or (scheduler is not None and engine != "dask"):
         raise BadRequest("--engine is local or dask, and --scheduler goes with dask")
-    with progress_bar("clips") as progress:
+    with report.progress("clips") as progress:
         summary = preparation.prepare(
             source,
             output,
@@ -131,30 +133,28 @@ def prepare(
             scheduler=scheduler,
             progress=progress,
         )
-    _report(summary, as_json)
+    _print_summary(summary, report)
 
 
-def _report(summary: Summary, as_json: bool) -> None:
-    """Print what was prepared: a table of clips by speaker, or everything as JSON."""
+def _print_summary(summary: Summary, report: Reporter) -> None:
+    """Report what was prepared, after a table of clips by speaker and reason."""
     facts = summary.facts()
-    if as_json:
-        print_json(facts)
-        return
-    print(_columns(summary.table()))
     splits = ", ".join(f"{count} {name}" for name, count in facts["splits"].items())
-    print(f"{summary.out}: {facts['seconds']:.0f} s of faces; clips: {splits}")
+    report.summary(_columns(summary.table()))
+    report.result(summary.out, f"{facts['seconds']:.0f} s of faces; clips: {splits}", **facts)
     if summary.missing:
-        print_note(f"{summary.missing} shards are still to be written, by the other shares")
+        report.note(f"{summary.missing} shards are still to be written, by the other shares")
 
 
 @app.command()
+@takes_report
 def inspect(
     shards: Shards,
+    report: Reporter,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="the page [inspect.html in the folder]")
     ] = None,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show what is in a folder of shards, and what was dropped and why, as one HTML page.
 
@@ -169,17 +169,14 @@ def inspect(
     page = shards / "inspect.html" if output is None else output
     if output is not None:  # the folder's own page is always the newest
         media.check_output(page, overwrite)
-    with progress_bar("shards") as progress:
+    with report.progress("shards") as progress:
         found = inspection.inspect(shards, progress)
     media.write_text(page, inspection_page.page(found))
-    facts = {**found.facts(), "page": page}
-    if as_json:
-        print_json(facts)
-        return
+    facts = found.facts()
     dropped = ", ".join(f"{count} {reason}" for reason, count in found.reasons.items())
-    print(f"{shards}: {len(found.kept)} clips, {facts['seconds'] / 60:.1f} min of speech")
-    print(f"dropped: {dropped or 'nothing'}")
-    print(f"{page}: open it in a browser")
+    report.summary(f"{shards}: {facts['clips']} clips, {facts['seconds'] / 60:.1f} min of speech")
+    report.summary(f"dropped: {dropped or 'nothing'}")
+    report.result(page, "open it in a browser", page=page, **facts)
 
 
 def _columns(rows: list[list[str]]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from talkingface import picture, video
 from talkingface.audio import FPS
 from talkingface.data import report, shards
+from talkingface.data.clip import split_name
 from talkingface.data.filters import KEPT, LIMITS, REASONS
 from talkingface.data.report import Outcome
 from talkingface.data.sources.own import PICTURES
@@ -129,7 +130,7 @@ def _kept(path: Path, key: str, facts: dict[str, Any]) -> KeptClip:
     return KeptClip(
         key=key,
         speaker=facts["speaker"],
-        split=facts["split"],
+        split=split_name(facts["split"]),
         frames=facts["frames"],
         silent=bool(facts["silent"]),
         words=tuple(word for word, _, _ in facts["words"]),

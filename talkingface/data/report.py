@@ -85,7 +85,6 @@ class Summary:
         """The summary as values for JSON, with the names of splits and reasons for users."""
         reasons = Counter(o.result for o in self.outcomes)
         return {
-            "output": self.out,
             "seconds": self.frames / FPS,
             "splits": {split_name(split): count for split, count in self.splits().items()},
             "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
