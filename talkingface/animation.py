@@ -35,7 +35,7 @@ class Animator:
         """readout: speech to expressions. head: speech to moves of the head; None where it keeps
         still or where the generator itself says how it moves (`with_moves`). Raises BadRequest for
         controls out of their ranges."""
-        controls.check(sorted(arkit.EXPRESSIONS))
+        controls.check()
         self.controls, self._readout = controls, readout
         self._head = head if needs_head(controls) else None
         self._kernel = _kernel(controls.smooth)

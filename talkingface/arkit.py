@@ -13,7 +13,7 @@ relative to the picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from talkingface.controls import EXPRESSIONS
 from talkingface.errors import BadMotion
 from talkingface.motion import HEAD, Motion
 from talkingface.types import Floats
@@ -61,9 +62,6 @@ BROWS = ("browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "bro
 # Gaze to the picture's right is to the person's left.
 LOOK_RIGHT, LOOK_LEFT = ("eyeLookOutLeft", "eyeLookInRight"), ("eyeLookInLeft", "eyeLookOutRight")
 
-# The named expressions, in the order of the file's rows.
-EXPRESSION_NAMES = ("smile", "sad", "frown", "surprise", "brows-up")
-
 # Head rotation beside the shapes, as trackers write it: radians.
 HEAD_NAMES = ("headYaw", "headPitch", "headRoll")
 
@@ -86,7 +84,7 @@ _STEPS = 60  # of the projected gradient
 @dataclass(frozen=True)
 class _Maps:
     """The file. to_mouth: (K, 22), A; from_mouth: (22, K), B; lips: (K, L), how expressions move
-    the lips' points and gaps; expression (N, K), brows (N, 2), lids (N, 2): EXPRESSION_NAMES."""
+    the lips' points and gaps; expression (N, K), brows (N, 2), lids (N, 2), of EXPRESSIONS."""
 
     to_mouth: Floats
     from_mouth: Floats
@@ -229,27 +227,11 @@ def _take(scores: Floats, names: Sequence[str]) -> Floats:
 
 
 def named(name: str) -> tuple[Floats, Floats, Floats]:
-    """Return a named expression at strength 1: expression (K,), brows (2,), lids (2,).
+    """Return an expression of `controls.EXPRESSIONS` at strength 1: (K,), brows (2,), lids (2,).
 
-    Raises KeyError for a name that is not in EXPRESSIONS.
+    Raises KeyError for another name.
     """
-    return EXPRESSIONS[name]
-
-
-class _Expressions(Mapping[str, tuple[Floats, Floats, Floats]]):
-    """The named expressions; the file is read when one is asked for."""
-
-    def __getitem__(self, name: str) -> tuple[Floats, Floats, Floats]:
-        if name not in EXPRESSION_NAMES:
-            raise KeyError(name)
-        maps, row = _maps(), EXPRESSION_NAMES.index(name)
-        return maps.expression[row], maps.brows[row], maps.lids[row]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(EXPRESSION_NAMES)
-
-    def __len__(self) -> int:
-        return len(EXPRESSION_NAMES)
-
-
-EXPRESSIONS: Mapping[str, tuple[Floats, Floats, Floats]] = _Expressions()
+    if name not in EXPRESSIONS:
+        raise KeyError(name)
+    maps, row = _maps(), EXPRESSIONS.index(name)
+    return maps.expression[row], maps.brows[row], maps.lids[row]

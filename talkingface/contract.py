@@ -9,7 +9,7 @@ Streaming is not a feature but a consequence: call again with the state you got.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -110,17 +110,32 @@ class LandmarkPredictor(Protocol):
 
 
 @runtime_checkable
-class Moving(Protocol):
+class MeshGenerator(Generator, Protocol):
     """A generator that warps the picture along a mesh which expressions move.
 
-    readout: models.lips.ExpressionNet, speech to expressions (B, T, K). Calls of such a model take
-    `meshes`, (B, T, 478, 2), to draw instead of the predicted ones.
+    Its identities have `mouth`, a models.lips.Mouth.
     """
 
-    readout: Any
+    @property
+    def readout(self) -> Any:
+        """models.lips.ExpressionNet, speech to expressions (B, T, K)."""
+
+    @property
+    def moving(self) -> Tensor:
+        """(P,): the points of the mesh that it moves."""
+
+    def __call__(
+        self, identity: Any, speech: Tensor, state: State = None, meshes: Tensor | None = None
+    ) -> tuple[Generated, State]:
+        """meshes: (B, T, 478, 2) to draw instead of the predicted ones."""
 
     def meshes(self, identity: Any, expression: Tensor) -> Tensor:
         """(B, T, 478, 2) in [0, 1] of the crop with expressions (B, T, K); nothing is drawn."""
+
+
+def moves_mesh(model: object) -> TypeGuard[MeshGenerator]:
+    """Return whether a model is a `MeshGenerator` as it is configured."""
+    return getattr(model, "moving", None) is not None
 
 
 def predicts_expressions(model: Any) -> bool:

@@ -16,6 +16,7 @@ SMOOTH = (0.0, 1.0)
 BLINKS = (0.0, 40.0)
 STRENGTH = (-1.0, 1.5)  # of an expression
 SEEDS = 2**32
+EXPRESSIONS = ("smile", "sad", "frown", "surprise", "brows-up")  # see `arkit.named`
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Controls:
     blinks: a minute, 0 to 40.
     still: only what speech moves: no head, brows, lids or gaze.
     seed: another performance of everything that speech leaves open; 0 to 2**32 - 1.
-    expressions: added ones by name (`arkit.EXPRESSIONS`): a strength, or keyframes
+    expressions: added ones by name (EXPRESSIONS): a strength, or keyframes
     [(seconds, strength), ...], linear between them.
     """
 
@@ -40,16 +41,16 @@ class Controls:
     seed: int = 0
     expressions: Mapping[str, float | Keyframes] = field(default_factory=dict)
 
-    def check(self, expressions: Sequence[str]) -> None:
+    def check(self) -> None:
         """Raise BadRequest for what is out of its range, or an expression that is not known."""
         for name, (low, high) in _RANGES.items():
             _check(name, getattr(self, name), low, high)
         if not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
             raise BadRequest(f"seed is {self.seed}: give a whole number from 0 to {SEEDS - 1}")
         for name, strength in self.expressions.items():
-            if name not in expressions:
+            if name not in EXPRESSIONS:
                 raise BadRequest(
-                    f"expression {name!r} is not known: give {', '.join(sorted(expressions))}"
+                    f"expression {name!r} is not known: give {', '.join(sorted(EXPRESSIONS))}"
                 )
             _check_keyframes(name, strength)
 

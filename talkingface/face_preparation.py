@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from talkingface import faces, picture, video, weights
-from talkingface.contract import Generator, Portrait
+from talkingface.contract import Generator, Portrait, moves_mesh
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
 from talkingface.faces import Aligned, Located
@@ -77,8 +77,6 @@ def prepare_face(
         identity_warning(info, aligned.crop, device_of(model)),
         open_mouth(aligned.mesh),
     )
-    mouth = getattr(identity, "mouth", None)
-    moving: Any = model
     return PreparedFace(
         identity=identity,
         picture=shown,
@@ -87,8 +85,8 @@ def prepare_face(
         depth=aligned.depth,
         options=options,
         has_eyes=located.origin != "mean face",
-        mouth=mouth,
-        moving=None if mouth is None else moving.moving.cpu().numpy(),
+        mouth=identity.mouth if moves_mesh(model) else None,
+        moving=model.moving.cpu().numpy() if moves_mesh(model) else None,
         note="; ".join(warning for warning in warnings if warning) or None,
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from talkingface.animation import Mover
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Generator, State
+from talkingface.contract import Generated, Generator, State, moves_mesh
 from talkingface.face_preparation import device_of
+from talkingface.models.cran import Cran
 from talkingface.motion import Motion
 from talkingface.weights import WeightsInfo
 
@@ -29,8 +30,7 @@ class FrameGenerator:
         move no mesh."""
         self.info, self.animator = info, animator
         self.device = device_of(model)
-        self._model: Any = model
-        self._identity = identity
+        self._model, self._identity = model, identity
 
     @property
     def spec(self) -> SpeechSpec:
@@ -52,6 +52,7 @@ class FrameGenerator:
         if self.animator is None:
             made, state = self._model(self._identity, speech[None], state)
             return made, None, state
+        assert moves_mesh(self._model)
         moved, own = (None, None) if state is None else state
         clock = 0 if moved is None else int(moved[0])
         motion, moved = self.animator(speech, moved)
@@ -73,12 +74,16 @@ class FrameGenerator:
 
     def _first_state(self) -> State:
         """The state before the first frame, with a seed where the model moves the head."""
-        assert self.animator is not None
-        if getattr(self._model.config, "head_motion", "none") != "sampled":
+        if not samples_head(self._model) or self.animator is None:
             return None
         return self._model.begin(self._identity, self.animator.seed)
 
     def _meshes(self, motion: Motion) -> Tensor:
+        assert moves_mesh(self._model)
         expression = torch.from_numpy(motion.expression)[None].to(self.device)
-        meshes: Tensor = self._model.meshes(self._identity, expression)
-        return meshes
+        return self._model.meshes(self._identity, expression)
+
+
+def samples_head(model: Generator) -> TypeGuard[Cran]:
+    """Return whether a model itself moves the head, from its pictures (cran-natural)."""
+    return getattr(model.config, "head_motion", "none") == "sampled"

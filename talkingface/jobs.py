@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from talkingface import arkit, media, picture, video
+from talkingface import media, picture, video
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
@@ -41,7 +41,7 @@ class Job:
         """Before any work: raises OutputError when an output must not or cannot be written, and
         BadRequest for options and controls that cannot be."""
         self.options.check()
-        self.controls.check(sorted(arkit.EXPRESSIONS))
+        self.controls.check()
         landmarks = self.options.landmarks
         given = landmarks if isinstance(landmarks, (str, Path)) else None
         media.check_names(

@@ -20,13 +20,13 @@ from torch import Tensor
 from talkingface import faces, media, motion_file, picture, visemes, weights
 from talkingface.animation import LOOP, Animator, MotionPlayer, Mover, loop, needs_head
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
-from talkingface.contract import Generator
+from talkingface.contract import Generator, moves_mesh
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import LoadedImage, device_of, prepare_face
 from talkingface.faces import Aligned
-from talkingface.frame_generator import FrameGenerator
+from talkingface.frame_generator import FrameGenerator, samples_head
 from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
@@ -139,17 +139,18 @@ class TalkingFace:
     def __init__(self, model: Generator, info: WeightsInfo) -> None:
         self.model = model
         self.info = info
+        self._mesh_model = model if moves_mesh(model) else None
         self._device = device_of(model)
 
     @property
     def moves_mesh(self) -> bool:
         """True if the model moves a mesh, and so takes `Controls` and motions."""
-        return getattr(self.model, "moving", None) is not None
+        return self._mesh_model is not None
 
     @property
     def samples_head(self) -> bool:
         """True if the model itself moves the head, from its pictures (cran-natural)."""
-        return getattr(self.model.config, "head_motion", "none") == "sampled"
+        return samples_head(self.model)
 
     @property
     def tag(self) -> str:
@@ -220,15 +221,14 @@ class TalkingFace:
     ) -> tuple[Motion, list[Viseme]]:
         """Compute the motion, and the visemes (start, end, name), in seconds; none from lips
         that are not the shipped ones."""
-        model: Any = self.model
-        known = self.moves_mesh and visemes.reads(model.readout)
+        model = self._mesh_model
+        readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
         for part, windows in self._animated(audio, controls):
             parts.append(part)
-            if known:
-                scores.append(visemes.scores(model.readout, windows))
-        found = visemes.segments(np.concatenate(scores)) if known else []
-        return Motion.join(parts), found
+            if readout is not None:
+                scores.append(visemes.scores(readout, windows))
+        return Motion.join(parts), visemes.segments(np.concatenate(scores)) if scores else []
 
     def _animated(
         self, audio: PathLike | Samples, controls: Controls | None
@@ -331,21 +331,21 @@ class TalkingFace:
 
     def _animator(self, controls: Controls | None, motion: Motion | None = None) -> Mover | None:
         """Return what moves the face; None for models that move no mesh. Raises BadRequest."""
-        if not self.moves_mesh:
+        model = self._mesh_model
+        if model is None:
             if motion is not None or replace(controls or DEFAULTS, still=False) != DEFAULTS:
                 raise BadRequest(
                     f"model {self.info.name} draws whole crops and moves no mesh: it takes neither "
                     "controls nor a motion; give cran or atvg"
                 )
             return None
-        model: Any = self.model
         if motion is not None:
             if motion.expression.shape[1] != model.readout.space.components:
                 raise BadRequest(
                     f"the motion has {motion.expression.shape[1]} coefficients of expression, the "
                     f"model {self.info.name} has {model.readout.space.components}"
                 )
-            return MotionPlayer(motion, self.model.config.speech)
+            return MotionPlayer(motion, model.config.speech)
         controls = controls or DEFAULTS
         loads_head = needs_head(controls) and not self.samples_head
         return Animator(model.readout, self._head_net if loads_head else None, controls)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from talkingface import arkit, audio, video, visemes, weights
+from talkingface.controls import EXPRESSIONS
 from talkingface.data import expression_space as spaces
 from talkingface.errors import BadMotion
 from talkingface.faces import track
@@ -183,9 +184,9 @@ def test_head_comes_back() -> None:
 
 def test_named_expressions(net: ExpressionNet) -> None:
     """A smile raises the corners, sadness lowers them; no expression opens the lips."""
-    assert {"smile", "sad", "brows-up"} <= set(arkit.EXPRESSIONS)
+    assert {"smile", "sad", "brows-up"} <= set(EXPRESSIONS)
     rest = net.space.mesh(torch.zeros(16))
-    for name in arkit.EXPRESSIONS:
+    for name in EXPRESSIONS:
         expression, brows, lids = arkit.named(name)
         assert expression.shape == (16,) and brows.shape == lids.shape == (2,)
         moved = net.space.mesh(torch.from_numpy(expression))

@@ -50,7 +50,7 @@ def speaker(scheme: str) -> TalkingFace:
         if scheme == "natural":
             meshed = {"output": "mesh", "lips": "expression", "speech": TOKENS}
             small = LipsConfig(rank=8, hidden=4, points=len(expression_space.load(SPACE).points))
-            own = {"head_motion": "sampled", "window": (4, 124, 4, 124), "readout": small}
+            own = {"head_motion": "sampled", "mouth_region": (4, 124, 4, 124), "readout": small}
             config = replace(config, **own, **meshed)
         torch.manual_seed(3)
         model = models.build(config)

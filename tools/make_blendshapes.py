@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from talkingface import arkit, audio, picture, video, visemes, weights
 from talkingface.audio import FPS
+from talkingface.controls import EXPRESSIONS
 from talkingface.data import expression_space
 from talkingface.landmarks import INNER_LIPS, INNER_PAIRS, MIRROR_MESH, OUTER_LIPS
 from talkingface.models.expression import ExpressionSpace, fade, transform
@@ -369,7 +370,7 @@ def lip_rows(space: ExpressionSpace) -> Array:
 
 
 def fit_named(taught: Taught, net: ExpressionNet) -> Array:
-    """Return what each of arkit.EXPRESSION_NAMES adds to the expression at strength 1: (N, K)."""
+    """Return what each of EXPRESSIONS adds to the expression at strength 1: (N, K)."""
     portraits = taught.where(taught.portrait)
     scores = centred(portraits.every, portraits.clip)
     spread = scores.std(0)
@@ -377,7 +378,7 @@ def fit_named(taught: Taught, net: ExpressionNet) -> Array:
     weight = np.full(len(scores), 1 / len(scores))
     slopes = ridge(scores / spread, moved, weight, DIRECTION_RIDGE) / spread[:, None]
     rows = []
-    for name in arkit.EXPRESSION_NAMES:
+    for name in EXPRESSIONS:
         parts = MOUTHS[name]
         amounts = np.array([parts.get(score, 0.0) for score in COVARIATES])
         rows.append(_near_mouth((amounts @ slopes).reshape(-1, 2), net))
@@ -494,7 +495,7 @@ def fit(taught_path: Path, voices: Path, out: Path) -> None:
     known = taught.where(~taught.held)
     to_mouth, from_mouth = fit_maps(known)
     weight, bias = fit_visemes(net, voices)
-    names = arkit.EXPRESSION_NAMES
+    names = EXPRESSIONS
     tensors = {
         "to_mouth": to_mouth,
         "from_mouth": from_mouth,

@@ -413,7 +413,7 @@ class Atvg(nn.Module):
     ) -> tuple[Generated, State]:
         """See `contract.Generator`; the state is the pair of both networks'.
 
-        meshes: (B, T, 478, 2) to draw instead of the predicted ones, see `contract.Moving`.
+        meshes: (B, T, 478, 2) to draw instead of the predicted ones, see `contract.MeshGenerator`.
         """
         at_state, vg_state = (None, None) if state is None else state
         if isinstance(self.at, ExpressionNet):
@@ -427,13 +427,13 @@ class Atvg(nn.Module):
 
     @property
     def readout(self) -> ExpressionNet:
-        """See `contract.Moving`. Raises AttributeError for the published AT-net."""
+        """See `contract.MeshGenerator`. Raises AttributeError for the published AT-net."""
         if not isinstance(self.at, ExpressionNet):
             raise AttributeError("the published AT-net predicts landmarks, not expressions")
         return self.at
 
     def meshes(self, identity: Identity, expression: Tensor) -> Tensor:
-        """See `contract.Moving`; not of the published AT-net."""
+        """See `contract.MeshGenerator`; not of the published AT-net."""
         assert identity.mouth is not None
         return self.readout.meshes(identity.mouth, expression)
 

@@ -266,7 +266,7 @@ class Cran(nn.Module):
         return self._draw(identity, identity.features, identity.skips, hybrid, meshes), state
 
     def meshes(self, identity: Identity, expression: Tensor) -> Tensor:
-        """See `contract.Moving`."""
+        """See `contract.MeshGenerator`."""
         assert identity.mouth is not None
         return self.readout.meshes(identity.mouth, expression)
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from talkingface.arkit import EXPRESSIONS
+from talkingface.controls import EXPRESSIONS
 from talkingface.web import schemas, uploads
 from talkingface.web.generate_options import (
     LONGEST_WAIT,

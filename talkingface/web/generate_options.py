@@ -16,8 +16,17 @@ from pydantic import (
     model_validator,
 )
 
-from talkingface.arkit import EXPRESSIONS
-from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, STRENGTH, Controls
+from talkingface.controls import (
+    BLINKS,
+    DEFAULTS,
+    EXPRESSIONS,
+    HEAD,
+    MOUTH,
+    SEEDS,
+    SMOOTH,
+    STRENGTH,
+    Controls,
+)
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions, Show
 from talkingface.types import Box
@@ -154,7 +163,7 @@ class GenerateOptions(BaseModel):
         if self.face is not None and self.box is not None:
             raise ApiError(400, "give the face's number or its box, not both")
         try:
-            self.controls.check(sorted(EXPRESSIONS))
+            self.controls.check()
         except BadRequest as error:
             raise ApiError(400, str(error)) from error
         return self
