@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from talkingface import media
 from talkingface.contract import MESH_POINTS
 from talkingface.faces import Tracker
 from talkingface.geometry import interpolate
 from talkingface.landmarks import IBUG
-from talkingface.types import Array, Frames
+from talkingface.types import Array, Frames, Picture
 
 
-def detect(frames: Frames) -> Array:
-    """Track a face through a clip of crops; return landmarks (T, 68, 2) in pixels, NaN if lost.
+def follow(
+    frames: Iterable[Picture], first: Picture | None = None
+) -> Iterator[tuple[Picture, Array]]:
+    """Yield each frame with its face's mesh (478, 2) in pixels, NaN where none is found.
 
-    The tracker gets the first frame twice, so that its settling is not taken for motion.
+    The tracker gets the picture `first` [the first frame] before, so that its settling is not taken
+    for motion.
     """
-    return detect_meshes(frames)[:, IBUG]
-
-
-def detect_meshes(frames: Iterable[NDArray[np.uint8]]) -> Array:
-    """Track a face as `detect`; return all points of the mesh (T, 478, 2)."""
-    tracker, found = Tracker(), []
+    tracker = Tracker()
     for number, frame in enumerate(frames):
         if number == 0:
-            tracker.update(frame)
+            tracker.update(frame if first is None else first)
         face = tracker.update(frame)
-        found.append(np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2])
-    return np.stack(found)
+        yield frame, np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2]
+
+
+def detect_meshes(frames: Iterable[Picture]) -> Array:
+    """Track a face through a clip; return the points of its mesh (T, 478, 2), see `follow`."""
+    return np.stack([mesh for _, mesh in follow(frames)])
+
+
+def detect(frames: Iterable[Picture]) -> Array:
+    """Track a face through a clip; return landmarks (T, 68, 2) in pixels, NaN if lost."""
+    return detect_meshes(frames)[:, IBUG]
 
 
 def digest(frames: Frames) -> str:

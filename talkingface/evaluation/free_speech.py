@@ -18,9 +18,10 @@ import numpy as np
 
 from talkingface import audio, media, video
 from talkingface.audio import FPS
-from talkingface.contract import LANDMARKS, MESH_POINTS, Generator
+from talkingface.contract import MESH_POINTS, Generator
 from talkingface.controls import MOUTH_ALONE, Controls
 from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.evaluation import detection
 from talkingface.evaluation.files import (
     SOUNDS,
     Progress,
@@ -51,7 +52,6 @@ from talkingface.evaluation.tables import (
     percent,
     table,
 )
-from talkingface.faces import Tracker
 from talkingface.metrics import lips as tracked
 from talkingface.metrics.lips import EQUAL, amplitude_ratio, correlation
 from talkingface.pipeline import TalkingFace
@@ -366,17 +366,9 @@ def _with_video(
 def video_aperture(path: Path) -> Array:
     """Measure the aperture (T,) of the face in every frame of a video; NaN if no face is found.
 
-    In distances of the eye centres. The tracker gets the first frame twice, so that its settling is
-    not taken for motion.
+    In distances of the eye centres.
     """
-    tracker = Tracker()
-    found: list[Array] = []
-    for picture in video.read_frames(path):
-        if not found:
-            tracker.update(picture)
-        face = tracker.update(picture)
-        found.append(np.full((LANDMARKS, 2), np.nan) if face is None else face.landmarks)
-    return tracked.aperture(np.stack(found))
+    return tracked.aperture(detection.detect(video.read_frames(path)))
 
 
 def compare_video(video: Array, predicted: Array, real: Array) -> dict[str, float]:

@@ -19,39 +19,32 @@ from talkingface.types import Floats, Frames
 
 
 @dataclass(frozen=True)
-class SyncMetric:
-    """Synchrony of lips and sound: sync_offset (frames, positive is late), sync_confidence and
-    sync_distance (our own units)."""
+class NetworkMetric:
+    """A network that measures a video, see `measures.LearnedMetric`.
 
-    net: SyncNet
+    A SyncNet measures the synchrony of lips and sound: sync_offset (frames, positive is late),
+    sync_confidence and sync_distance (our own units); no numbers without a sound. A FaceEmbedding
+    measures identity, the cosine of the video's faces with the identity picture's.
+    """
+
+    net: SyncNet | FaceEmbedding
     sha256: str
 
     def __call__(
         self, video: VideoWithLandmarks, picture: Frames, sound: Floats | None
     ) -> dict[str, float]:
-        """Measure a video, see `measures.LearnedMetric`; no numbers without a sound."""
+        """Measure a video of one picture and one sound."""
+        if isinstance(self.net, FaceEmbedding):
+            return {"identity": identity.similarity(self.net, video.frames, picture)}
         if sound is None:
             return {}
         found = sync.evaluate_sync(self.net, video.frames, video.landmarks, torch.from_numpy(sound))
-        return {
-            "sync_offset": found.offset,
-            "sync_confidence": found.confidence,
-            "sync_distance": found.distance,
+        values = {
+            "offset": found.offset,
+            "confidence": found.confidence,
+            "distance": found.distance,
         }
-
-
-@dataclass(frozen=True)
-class IdentityMetric:
-    """Identity: the cosine of the video's faces with the identity picture's."""
-
-    net: FaceEmbedding
-    sha256: str
-
-    def __call__(
-        self, video: VideoWithLandmarks, picture: Frames, sound: Floats | None
-    ) -> dict[str, float]:
-        """Measure a video, see `measures.LearnedMetric`."""
-        return {"identity": identity.similarity(self.net, video.frames, picture)}
+        return {f"sync_{name}": value for name, value in values.items()}
 
 
 def load_learned_metrics(
@@ -64,10 +57,7 @@ def load_learned_metrics(
     found: list[LearnedMetric] = []
     for name in names:
         net, info = weights.load_with_info(name, device)
-        if isinstance(net, SyncNet):
-            found.append(SyncMetric(net, info.sha256))
-        elif isinstance(net, FaceEmbedding):
-            found.append(IdentityMetric(net, info.sha256))
-        else:
+        if not isinstance(net, SyncNet | FaceEmbedding):
             raise BadRequest(f"{name} is a {info.family}, which measures no video")
+        found.append(NetworkMetric(net, info.sha256))
     return tuple(found)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from talkingface import audio, media, picture, pipeline
 from talkingface.audio import SAMPLE_RATE
-from talkingface.contract import MESH_POINTS
 from talkingface.controls import MOUTH_ALONE, Controls
 from talkingface.data import disturbances
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.evaluation import portrait_measures as measures
 from talkingface.evaluation import portrait_sheets
+from talkingface.evaluation.detection import follow
 from talkingface.evaluation.face_descriptor import Descriptor, open_descriptor
 from talkingface.evaluation.files import (
     Progress,
@@ -66,7 +66,7 @@ from talkingface.evaluation.portrait_tables import (
 )
 from talkingface.evaluation.predicted_lips import CLOSED
 from talkingface.evaluation.results import check_rows, named_row, reason
-from talkingface.faces import Tracker, choose_face
+from talkingface.faces import choose_face
 from talkingface.pipeline import TalkingFace
 from talkingface.types import Array, Picture
 
@@ -75,6 +75,7 @@ CACHE_FILE, MOUTHS = "portraits-measured.jsonl", "mouths"  # for a run that is r
 VOICES = Path("tests/fixtures/voices")  # default of sentences with phones
 SEED = 8093  # of the quiet noise
 MAX_SIDE = 1024  # pixels of a picture, except where sharpness is measured
+CURVES = ("gap", "green", "green_share", "background", "forehead", "worst_spot", "likeness")
 LIKENESS_STEP = 10  # frames: one in so many is measured
 
 
@@ -238,11 +239,9 @@ def code_hash() -> str:
     """Return a hash of the code that decides the numbers, the renderer included."""
     root = Path(__file__).parents[1]
     names = ["portrait_checks.py", "portrait_measures.py", "face_descriptor.py"]
-    names += ["phone_checks.py", "predicted_lips.py"]
+    names += ["phone_checks.py", "predicted_lips.py", "detection.py"]
     parts = [*root.glob("*.py"), *(root / "evaluation" / name for name in names)]
-    parts += [
-        path for name in ("models", "faces", "runtimes") for path in root.glob(f"{name}/*.py")
-    ]
+    parts += [path for name in ("models", "faces", "render") for path in root.glob(f"{name}/*.py")]
     return _digest(*(path.read_text(encoding="utf-8") for path in sorted(parts)))
 
 
@@ -264,7 +263,9 @@ def evaluate_portrait(
     noisy, _ = _gaps(evaluator, subject, noise)
     measured = [_measure_sentence(evaluator, subject, sentence) for sentence in sentences]
     metrics = _closing_metrics(silence, noisy, measured)
-    metrics |= _frame_metrics([frame for one in measured for frame in one.frames])
+    metrics |= _frame_metrics(
+        {name: np.concatenate([one.curves[name] for one in measured]) for name in CURVES}
+    )
     excerpt = audio.load(sentences[0].sound)[SAMPLE_RATE : 2 * SAMPLE_RATE]  # its second second
     metrics["green_skin"] = measures.skin_tint(subject.picture, subject.mesh)
     metrics["grey"] = _grey(evaluator, subject, excerpt)
@@ -281,24 +282,12 @@ def evaluate_portrait(
         numbers(metrics),
         rounded(silence),
         rounded(noisy),
-        {one.sentence: rounded(one.gaps) for one in measured},
+        {one.sentence: rounded(one.curves["gap"]) for one in measured},
         [closure for one in measured for closure in one.closures],
     )
     shown = [Mouth("picture", own, mouth_box(subject.picture, subject.mesh))]
     shown += [mouth for one in measured for mouth in one.mouths]
     return result, [*shown, Mouth("silence", float(silence[-1]), last)]
-
-
-def follow(frames: Iterable[Picture], subject: Subject) -> Iterator[tuple[Picture, Array]]:
-    """Yield each frame with its face's mesh (478, 2), NaN where none is found.
-
-    The tracker gets the picture first, so that its settling is not taken for motion.
-    """
-    tracker = Tracker()
-    tracker.update(subject.picture)
-    for frame in frames:
-        face = tracker.update(frame)
-        yield frame, np.full((MESH_POINTS, 2), np.nan) if face is None else face.mesh[:, :2]
 
 
 def _frames(evaluator: _Evaluator, shown: Picture, sound: Tensor) -> Iterable[Picture]:
@@ -309,38 +298,25 @@ def _frames(evaluator: _Evaluator, shown: Picture, sound: Tensor) -> Iterable[Pi
 def _gaps(evaluator: _Evaluator, subject: Subject, sound: Tensor) -> tuple[Array, Picture]:
     """Return the gap of every frame (T,) of a sound, and the mouth of the last frame."""
     gaps, last = [], subject.picture
-    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject):
+    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject.picture):
         gaps.append(float(measures.gap(mesh)))
         last = frame
     return np.array(gaps), mouth_box(last, subject.mesh)
 
 
 @dataclass(frozen=True)
-class _FrameMeasures:
-    """Measures of one frame of speech; NaN if undefined or not measured."""
-
-    gap: float
-    green: float
-    green_share: float
-    background: float
-    forehead: float
-    worst_spot: float
-    likeness: float
-
-
-@dataclass(frozen=True)
 class _MeasuredSentence:
-    """Measures of a sentence spoken by a portrait. elsewhere: frames (T,) outside closures."""
+    """Measures of a sentence spoken by a portrait.
+
+    curves: measure -> its values (T,), NaN where undefined or not measured. elsewhere: frames (T,)
+    outside closures.
+    """
 
     sentence: str
-    frames: list[_FrameMeasures]
+    curves: dict[str, Array]
     closures: list[Closure]
     elsewhere: measures.Mask
     mouths: list[Mouth]
-
-    @property
-    def gaps(self) -> Array:
-        return np.array([frame.gap for frame in self.frames])
 
 
 def _measure_sentence(
@@ -348,22 +324,20 @@ def _measure_sentence(
 ) -> _MeasuredSentence:
     still = StillParts(subject.picture, subject.mesh)
     likeness = _likeness(evaluator.describe, subject)
-    found: list[_FrameMeasures] = []
+    rows: list[tuple[float, ...]] = []
     mouths: list[Picture] = []
     sound = audio.load(sentence.sound)
-    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject):
-        chosen_frame = len(found) % LIKENESS_STEP == 0
-        apart = likeness(frame, mesh) if chosen_frame else math.nan
-        gap = float(measures.gap(mesh))
-        colours = measures.tint(frame, mesh)
-        found.append(_FrameMeasures(gap, *colours, *still.change(frame), apart))
+    for frame, mesh in follow(_frames(evaluator, subject.picture, sound), subject.picture):
+        apart = likeness(frame, mesh) if len(rows) % LIKENESS_STEP == 0 else math.nan
+        gap, colours = float(measures.gap(mesh)), measures.tint(frame, mesh)
+        rows.append((gap, *colours, *still.change(frame), apart))
         mouths.append(mouth_box(frame, subject.mesh))
-    closures, elsewhere = find_closures(
-        np.array([one.gap for one in found]), sentence, evaluator.kinds
-    )
-    chosen = portrait_sheets.choose_frames([one.gap for one in found], closures)
-    shown = [Mouth(text, found[at].gap, mouths[at]) for at, text in chosen]
-    return _MeasuredSentence(sentence.name, found, closures, elsewhere, shown)
+    curves = dict(zip(CURVES, np.array(rows).T, strict=True))
+    gaps = curves["gap"]
+    closures, elsewhere = find_closures(gaps, sentence, evaluator.kinds)
+    chosen = portrait_sheets.choose_frames(gaps.tolist(), closures)
+    shown = [Mouth(text, float(gaps[at]), mouths[at]) for at, text in chosen]
+    return _MeasuredSentence(sentence.name, curves, closures, elsewhere, shown)
 
 
 def _likeness(describe: Descriptor | None, subject: Subject) -> Callable[[Picture, Array], float]:
@@ -409,7 +383,7 @@ def _closing_metrics(
 ) -> dict[str, float]:
     metrics = dict(zip(("silence_shut", "silence_share"), measures.closing(silence), strict=True))
     metrics |= zip(("noise_shut", "noise_share"), measures.closing(noise), strict=True)
-    gaps = np.concatenate([one.gaps for one in measured])
+    gaps = np.concatenate([one.curves["gap"] for one in measured])
     elsewhere = gaps[np.concatenate([one.elsewhere for one in measured])]
     metrics["speech_shut"] = float((elsewhere < CLOSED).mean()) if len(elsewhere) else math.nan
     metrics["widest"] = percentile(gaps, 95)
@@ -417,13 +391,9 @@ def _closing_metrics(
     return metrics
 
 
-def _frame_metrics(frames: Sequence[_FrameMeasures]) -> dict[str, float]:
+def _frame_metrics(curves: Mapping[str, Array]) -> dict[str, float]:
     """Return the numbers of all frames of speech; "likeness" only if it was measured."""
-    curves = {
-        name: np.array([getattr(frame, name) for frame in frames])
-        for name in ("green", "green_share", "background", "forehead", "worst_spot", "likeness")
-    }
-    metrics = {name: _mean(values) for name, values in curves.items() if name != "worst_spot"}
+    metrics = {name: _mean(curves[name]) for name in CURVES if name not in ("gap", "worst_spot")}
     metrics["greenest"] = percentile(curves["green"], 100)
     metrics["worst_spot"] = percentile(curves["worst_spot"], 100)
     metrics["likeness_worst"] = percentile(curves["likeness"], 100)
@@ -455,12 +425,11 @@ def _sharpness(
     own_side = min(side, max(subject.original.shape[:2]))
     before = measures.resampled(shown, own_side)
     mesh = choose_face(before, name=subject.name).mesh[:, :2]
-    seen = Subject(subject.name, subject.original, before, mesh)
     frames = (measures.resampled(frame, own_side) for frame in _frames(evaluator, shown, sound))
     own = measures.sharpness(before, mesh)
     found = [
         measures.sharpness(frame, mesh)
-        for at, (frame, mesh) in enumerate(follow(frames, seen))
+        for at, (frame, mesh) in enumerate(follow(frames, before))
         if at % STEP == STEP - 1
     ]
     metrics = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ from talkingface.audio import FPS
 from talkingface.data.dataset import ClipInfo
 from talkingface.evaluation.evaluator import EvaluatedModel, Evaluator, portrait_of, step_of
 from talkingface.evaluation.results import reason
-from talkingface.evaluation.tables import table
+from talkingface.evaluation.tables import Row, table
 
 SPEED, SPEED_TABLE = "speed.json", "speed.md"
 AT_ONCE = 25  # frames: the pipeline gives a model one second at a time
@@ -41,34 +41,24 @@ class Speed:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Speeds:
-    """Speeds of all models, and the machine. load: over 1, 5 and 15 minutes."""
-
-    machine: str
-    cpus: int
-    threads: int
-    device: str
-    load: tuple[float, float, float]
-    torch: str
-    models: list[Speed]
-
-
 def evaluate_speed(
     evaluator: Evaluator, models: Sequence[EvaluatedModel], clip: ClipInfo
-) -> Speeds:
-    """Measure every model that draws, on the first second of a clip, with torch's own threads."""
+) -> dict[str, Any]:
+    """Measure every model that draws, on the first second of a clip, with torch's own threads.
+
+    Returns the content of SPEED: the speeds and the machine; load: over 1, 5 and 15 minutes.
+    """
     drawing = [m for m in models if m.generator is not None and not m.lips]
-    speeds = [_speed(evaluator, model, clip) for model in drawing]
-    return Speeds(
-        machine=platform.machine(),
-        cpus=os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        device=evaluator.device.type,
-        load=os.getloadavg(),
-        torch=torch.__version__,
-        models=speeds,
-    )
+    speeds = [asdict(_speed(evaluator, model, clip)) for model in drawing]
+    return {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": evaluator.device.type,
+        "load": os.getloadavg(),
+        "torch": torch.__version__,
+        "models": speeds,
+    }
 
 
 def _speed(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInfo) -> Speed:
@@ -104,30 +94,28 @@ def frames_per_second(evaluator: Evaluator, model: EvaluatedModel, clip: ClipInf
     return best
 
 
-def write(folder: Path, speeds: Speeds) -> None:
+def write(folder: Path, speeds: Mapping[str, Any]) -> None:
     """Write SPEED and SPEED_TABLE. Raises OutputError."""
-    media.write_text(folder / SPEED, json.dumps(asdict(speeds), indent=1) + "\n")
+    media.write_text(folder / SPEED, json.dumps(speeds, indent=1) + "\n")
     media.write_text(folder / SPEED_TABLE, markdown(speeds))
 
 
-def markdown(speeds: Speeds) -> str:
+def markdown(speeds: Mapping[str, Any]) -> str:
     """Write the speeds as a Markdown table, under a line on the machine."""
     columns = (
         ("frames/s", "frames_per_second", 1),
         ("seconds per second of video", "real_time_factor", 3),
     )
-    rows = {
-        speed.model: {
-            name: math.nan if value is None else value
-            for name, value in asdict(speed).items()
-            if not isinstance(value, str)
-        }
-        for speed in speeds.models
+    rows: dict[str, Row] = {speed["model"]: speed for speed in speeds["models"]}
+    about = {
+        "threads": speeds["threads"],
+        "device": speeds["device"],
+        "machine": speeds["machine"],
+        "CPUs": speeds["cpus"],
+        "load": ", ".join(f"{value:.2f}" for value in speeds["load"]),
+        "torch": speeds["torch"],
     }
-    load = ", ".join(f"{value:.2f}" for value in speeds.load)
-    about = (
-        f"threads: {speeds.threads}, device: {speeds.device}, machine: {speeds.machine}, "
-        f"CPUs: {speeds.cpus}, load: {load}, torch: {speeds.torch}"
-    )
-    failed = "".join(f"\n{s.model} failed: {s.error}\n" for s in speeds.models if s.error)
-    return f"# Speed of each model alone\n\n{about}\n\n{table('model', rows, columns)}{failed}"
+    text = ", ".join(f"{name}: {value}" for name, value in about.items())
+    errors = {speed["model"]: speed["error"] for speed in speeds["models"] if speed["error"]}
+    failed = "".join(f"\n{model} failed: {error}\n" for model, error in errors.items())
+    return f"# Speed of each model alone\n\n{text}\n\n{table('model', rows, columns)}{failed}"

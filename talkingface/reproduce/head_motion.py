@@ -27,7 +27,7 @@ from talkingface.evaluation import detection
 from talkingface.evaluation.files import Progress, find_pictures, prepare_outputs
 from talkingface.evaluation.results import REAL
 from talkingface.evaluation.run import speaking_clips, spread
-from talkingface.evaluation.tables import markdown_table
+from talkingface.evaluation.tables import table
 from talkingface.metrics.head import (
     BANDS,
     FOLLOWED,
@@ -164,7 +164,7 @@ def _tables(rows: Mapping[str, HeadStatistics]) -> list[str]:
         "range within 3 s": {name: row.reach for name, row in rows.items()},
         "mean speed, per second": {name: row.speed for name, row in rows.items()},
     }
-    made = [_table(title, MOVES, values, "{:.2f}") for title, values in parts.items()]
+    made = [_table(title, MOVES, values, 2) for title, values in parts.items()]
     bands = [
         f"{part} {low:g}-{high:g} Hz"
         for part in ("rotation", "shift", "brows")
@@ -174,30 +174,27 @@ def _tables(rows: Mapping[str, HeadStatistics]) -> list[str]:
         name: 100 * np.concatenate([row.shares[:, own].mean(1) for own in _GROUPS])
         for name, row in rows.items()
     }
-    made.append(_table("share of the variance, %", bands, shares, "{:.0f}"))
+    made.append(_table("share of the variance, %", bands, shares, 0))
     eyes = {
         name: np.array([row.blinks, *(1000 * np.array([row.closing, row.opening, row.duration]))])
         for name, row in rows.items()
     }
-    made.append(_table("eyes", BLINKS, eyes, "{:.0f}"))
+    made.append(_table("eyes", BLINKS, eyes, 0))
     deciles = [f"{part} %" for part in range(10, 100, 10)]
     intervals = {name: row.intervals for name, row in rows.items()}
-    made.append(_table("seconds from blink to blink, percentiles", deciles, intervals, "{:.2f}"))
+    made.append(_table("seconds from blink to blink, percentiles", deciles, intervals, 2))
     pairs = [f"{voice}, {part}" for voice in ("loudness", "F0") for part in FOLLOWED]
     voices = {name: row.correlations.ravel() for name, row in rows.items()}
-    made.append(_table("correlation", pairs, voices, "{:.2f}"))
+    made.append(_table("correlation", pairs, voices, 2))
     return made
 
 
 _GROUPS = (slice(0, 3), slice(3, 5), slice(6, 8))  # of MOVES: rotations, shifts, brows
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Array], form: str) -> str:
-    body = [
-        [name, *(form.format(value) if np.isfinite(value) else "-" for value in row)]
-        for name, row in rows.items()
-    ]
-    return markdown_table([title, *columns], body, "---:")
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Array], decimals: int) -> str:
+    cells = {name: dict(zip(columns, map(float, row), strict=False)) for name, row in rows.items()}
+    return table(title, cells, [(column, column, decimals) for column in columns])
 
 
 def _plain(value: Any) -> Any:
