@@ -185,6 +185,13 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
         for path in (ROOT / "talkingface").rglob(kind)
     ]
     assert set(wanted) <= inside and "talkingface/py.typed" in inside
-    page = {"serve.html", "serve/app.js", "serve/style.css", "examples/nobody.jpg"}
+    page = {
+        "base.css",
+        "common.js",
+        "serve.html",
+        "serve/app.js",
+        "serve/style.css",
+        "examples/nobody.jpg",
+    }
     assert {f"talkingface/web/static/{name}" for name in page} <= inside
     assert any(name.endswith("licenses/NOTICE") for name in inside)

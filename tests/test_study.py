@@ -501,7 +501,7 @@ def test_a_rater_from_consent_to_code(client: Client) -> None:
 
 
 def test_nothing_shows_which_method_is_which(client: Client) -> None:
-    said = [client.get(path) for path in ("/", "/api/study", "/static/study.js", "/api/return")]
+    said = [client.get(path) for path in ("/", "/api/study", "/static/study/app.js", "/api/return")]
     tags, addresses, token = [], set(), begin(client)["token"]
     for n in range(8):
         said.append(client.get(f"/api/raters/{token}/tasks/{n}"))
@@ -974,6 +974,12 @@ def test_a_whole_study_with_the_keyboard(
             expect(page.locator("#welcome")).to_be_visible()
             page.keyboard.press("Space")
             page.keyboard.press("Enter")
+            page.locator("#shortcuts").uncheck()
+            page.keyboard.press("1")
+            expect(page.locator("#questions input:checked")).to_have_count(0)
+            page.reload()
+            expect(page.locator("#shortcuts")).not_to_be_checked()
+            page.locator("#shortcuts").check()
             for n in range(8):
                 expect(page.locator("#where")).to_have_text(f"Pair {n + 1} of 8")
                 token = page.url.split("#")[1]

@@ -1,10 +1,11 @@
 // The page: chosen options, running work, status texts.
 
+import { byId, setStatus, show, UserError } from "../common.js";
 import { FileVideo } from "./file.js";
 import { canPlayLive, LiveVideo } from "./live.js";
 import { listen } from "./microphone.js";
 import { Motion } from "./motion.js";
-import { byId, clock, refuseStrayDrops, show, UserError } from "./page.js";
+import { clock, refuseStrayDrops } from "./page.js";
 import { Picture } from "./picture.js";
 import { Sound } from "./sound.js";
 
@@ -28,10 +29,6 @@ const NUMBERS = {
 let running = null; // what can be cancelled
 let address = null; // of the finished video
 const video = byId("video");
-
-function setStatus(text) {
-  if (byId("status").textContent !== text) byId("status").textContent = text; // an unchanged text would be read aloud again
-}
 
 // Numbers that change all the time; screen readers do not read them.
 function setProgressText(text) {
@@ -140,10 +137,10 @@ class Page {
     showError("");
     const { blob: picture } = this.picture;
     const { blob: sound } = this.sound;
-    if (picture && sound) setStatus("Ready: watch it live, or make a file.");
-    else if (picture) setStatus("Now a voice: choose one, record one, or speak live.");
-    else if (sound) setStatus("Now a picture of a face.");
-    else setStatus("Choose a picture and a voice, or an example.");
+    if (picture && sound) setStatus(byId("status"), "Ready: watch it live, or make a file.");
+    else if (picture) setStatus(byId("status"), "Now a voice: choose one, record one, or speak live.");
+    else if (sound) setStatus(byId("status"), "Now a picture of a face.");
+    else setStatus(byId("status"), "Choose a picture and a voice, or an example.");
   }
 
   // Return whether the input is complete; else show what is missing and focus it.
@@ -195,7 +192,7 @@ class Page {
       microphone.stop();
       live.endSpeech();
       show(byId("done"), false);
-      setStatus("One moment: the last frames …");
+      setStatus(byId("status"), "One moment: the last frames …");
     };
     byId("done").addEventListener("click", done, { once: true });
     video.muted = !byId("hear").checked;
@@ -211,17 +208,17 @@ class Page {
   async #play(live, sound, speaking) {
     const { choices } = this;
     setRunning(live, speaking);
-    setStatus("Looking at the picture …");
+    setStatus(byId("status"), "Looking at the picture …");
     stageFor(choices);
     live.start(this.picture.blob, sound, { ...choices, idle: String(speaking) });
     try {
       const blob = await live.finished;
       if (blob) {
         offerDownload(blob);
-        setStatus("That is all of it. You can watch it again, or save it.");
+        setStatus(byId("status"), "That is all of it. You can watch it again, or save it.");
       } else {
         clearStage();
-        setStatus("Cancelled.");
+        setStatus(byId("status"), "Cancelled.");
       }
     } catch (error) {
       this.#failed(error);
@@ -231,10 +228,10 @@ class Page {
   }
 
   #showNews(news, speaking = false) {
-    if (news.left) setStatus("Sending …");
-    else if (news.left === 0) setStatus("Looking at the picture …");
+    if (news.left) setStatus(byId("status"), "Sending …");
+    else if (news.left === 0) setStatus(byId("status"), "Looking at the picture …");
     else if (news.started) {
-      setStatus(speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
+      setStatus(byId("status"), speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
     } else if (speaking) setProgressText(seconds(news.frames));
     else {
       setProgress(news.of ? news.frames / news.of : null);
@@ -256,17 +253,17 @@ class Page {
         setProgressText(`${Math.round(100 * news.sent)} %`);
       } else if (news.state === "waiting") {
         setProgress(null);
-        setStatus(`${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
+        setStatus(byId("status"), `${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
         setProgressText("");
       } else {
         setProgress(news.of ? news.frames / news.of : null);
         const left = news.seconds_left === null ? "" : `, ${clock(news.seconds_left)} left`;
-        setStatus(`${lead}Making the file …`);
+        setStatus(byId("status"), `${lead}Making the file …`);
         setProgressText(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}${left}.`);
       }
     });
     setRunning(job);
-    setStatus(`${lead}Sending …`);
+    setStatus(byId("status"), `${lead}Sending …`);
     try {
       const made = await job.make(this.picture.blob, this.sound.blob, choices);
       if (made) {
@@ -274,8 +271,8 @@ class Page {
         stageFor(choices);
         video.src = address;
         video.play().catch(() => {}); // the controls are there
-        setStatus(`Finished${this.#note(made.note)}. Save it, or watch it here.`);
-      } else setStatus("Cancelled.");
+        setStatus(byId("status"), `Finished${this.#note(made.note)}. Save it, or watch it here.`);
+      } else setStatus(byId("status"), "Cancelled.");
     } catch (error) {
       this.#failed(error);
     } finally {
@@ -285,7 +282,7 @@ class Page {
 
   #failed(error) {
     clearStage();
-    setStatus("");
+    setStatus(byId("status"), "");
     showError(error instanceof UserError ? error.message : `Something went wrong in this page: ${error.message}`);
   }
 }

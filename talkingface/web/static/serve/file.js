@@ -1,6 +1,6 @@
 // A video as a file: starts a job, polls it, fetches the video, and removes the job.
 
-import { sentence, UserError, userErrorOf } from "./page.js";
+import { sentence, UserError, userErrorOf } from "../common.js";
 
 const LEASE = 60; // seconds without a request after which the server cancels a job
 const PAUSE = 0.5; // seconds that the server may wait before it answers

@@ -1,6 +1,6 @@
 // Live video: messages of the socket, playback by MediaSource.
 
-import { sentence, UserError } from "./page.js";
+import { sentence, UserError } from "../common.js";
 
 const SLICE = 256 * 1024; // bytes of a file per message
 const MOST_WAITING = 4 * SLICE; // bytes that may wait in the socket

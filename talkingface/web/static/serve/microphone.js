@@ -1,6 +1,7 @@
 // Microphone as blocks of 16-bit samples, and recordings of them.
 
-import { deviceError, UserError, whyNoDevices } from "./page.js";
+import { UserError } from "../common.js";
+import { deviceError, whyNoDevices } from "./page.js";
 
 const WANTED = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 

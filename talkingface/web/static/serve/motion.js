@@ -1,6 +1,6 @@
 // Step 3: options of the face's motion.
 
-import { byId, show } from "./page.js";
+import { byId, setStatus, show } from "../common.js";
 
 const percent = (value) => `${Math.round(100 * value)} %`;
 // Text of each slider's value.
@@ -71,6 +71,6 @@ export class Motion {
     for (const id of NOT_WHEN_STILL) byId(id).disabled = still;
     show(byId("strength-row"), Boolean(byId("express").value));
     const about = this.#group.disabled ? FIXED : still ? STILL : ABOUT;
-    if (byId("motion-about").textContent !== about) byId("motion-about").textContent = about;
+    setStatus(byId("motion-about"), about);
   }
 }

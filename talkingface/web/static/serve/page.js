@@ -1,10 +1,6 @@
-// Functions that all parts of the page use.
+// Functions that parts of this page use.
 
-export const byId = (id) => document.getElementById(id);
-
-export function show(element, visible) {
-  element.hidden = !visible;
-}
+import { UserError } from "../common.js";
 
 export function clock(seconds) {
   const whole = Math.max(0, Math.round(seconds));
@@ -14,24 +10,6 @@ export function clock(seconds) {
 
 export function size(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
-// An error whose text is shown to the user.
-export class UserError extends Error {}
-
-// Return the server's error response as a UserError.
-export async function userErrorOf(response) {
-  let text = `the server answered ${response.status}`;
-  try {
-    text = (await response.json()).error ?? text;
-  } catch {
-    // no JSON: the status alone has to do
-  }
-  return new UserError(sentence(text));
-}
-
-export function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 // Files dropped on `zone` go to `take`; the page around it must not open them.

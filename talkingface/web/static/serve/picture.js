@@ -1,8 +1,21 @@
 // Step 1: the picture and its face.
 
-import { acceptDrops, byId, deviceError, show, size, UserError, userErrorOf, whyNoDevices } from "./page.js";
+import { byId, setStatus, show, UserError, userErrorOf } from "../common.js";
+import { prepareCamera } from "./camera.js";
+import { acceptDrops, size } from "./page.js";
 
 const BOX = ["x", "y", "width", "height"];
+const SMALLEST = 16; // pixels of the side of a drawn box
+
+// Box of two opposite corners: x, y, width, height.
+export function boxBetween([left, top], [right, bottom]) {
+  return [Math.min(left, right), Math.min(top, bottom), Math.abs(right - left), Math.abs(bottom - top)];
+}
+
+// Box in text fields; null unless it is complete.
+export function typedBox(values) {
+  return values.every(Number.isFinite) && values[2] > 0 && values[3] > 0 ? values : null;
+}
 
 export class Picture {
   blob = null;
@@ -27,7 +40,10 @@ export class Picture {
     byId("box-clear").addEventListener("click", () => this.#setBox(null));
     byId("mark-face").addEventListener("toggle", () => this.#marking());
     this.#enableDrawing(byId("picture-frame"));
-    prepareCamera((blob) => this.take(blob, "The camera's picture"));
+    prepareCamera({
+      take: (blob) => this.take(blob, "The camera's picture"),
+      failed: (text) => this.#about(text, true),
+    });
     const most = `up to ${limits.picture_mb} MB and ${limits.megapixels} megapixels`;
     this.#about(`One face, seen from the front, works best; ${most}.`);
   }
@@ -121,8 +137,7 @@ export class Picture {
   }
 
   #about(text, bad = false) {
-    byId("picture-about").textContent = text;
-    byId("picture-about").classList.toggle("bad", bad);
+    setStatus(byId("picture-about"), text, bad);
   }
 
   // Draw outlines over the preview. Radio buttons and numbers show the same.
@@ -171,9 +186,7 @@ export class Picture {
   }
 
   #typed() {
-    const values = BOX.map((name) => byId(`box-${name}`).valueAsNumber);
-    const whole = values.every(Number.isFinite) && values[2] > 0 && values[3] > 0;
-    this.#setBox(whole ? values : null, true);
+    this.#setBox(typedBox(BOX.map((name) => byId(`box-${name}`).valueAsNumber)), true);
     this.#changed();
   }
 
@@ -199,10 +212,8 @@ export class Picture {
     });
     frame.addEventListener("pointermove", (event) => {
       if (!start) return;
-      const end = pointOf(event);
-      const corner = [Math.min(start[0], end[0]), Math.min(start[1], end[1])];
-      const extent = [Math.abs(end[0] - start[0]), Math.abs(end[1] - start[1])];
-      if (Math.min(...extent) >= 16) this.#setBox([...corner, ...extent]);
+      const box = boxBetween(start, pointOf(event));
+      if (Math.min(box[2], box[3]) >= SMALLEST) this.#setBox(box);
     });
     for (const kind of ["pointerup", "pointercancel"]) {
       frame.addEventListener(kind, () => {
@@ -211,41 +222,4 @@ export class Picture {
       });
     }
   }
-}
-
-function prepareCamera(take) {
-  const dialog = byId("camera");
-  const view = byId("camera-view");
-  const stop = () => {
-    for (const track of view.srcObject?.getTracks() ?? []) track.stop();
-    view.srcObject = null;
-  };
-  byId("camera-open").addEventListener("click", async () => {
-    const about = byId("picture-about");
-    const missing = whyNoDevices("camera");
-    if (missing) {
-      about.textContent = missing;
-      about.classList.add("bad");
-      return;
-    }
-    try {
-      const wanted = { facingMode: "user", width: { ideal: 1280 }, height: { ideal: 960 } };
-      view.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted });
-      dialog.showModal();
-    } catch (error) {
-      about.textContent = deviceError(error, "camera").message;
-      about.classList.add("bad");
-    }
-  });
-  byId("camera-take").addEventListener("click", () => {
-    if (!view.videoWidth) return;
-    const canvas = document.createElement("canvas");
-    canvas.width = view.videoWidth;
-    canvas.height = view.videoHeight;
-    canvas.getContext("2d").drawImage(view, 0, 0);
-    canvas.toBlob((blob) => take(blob), "image/jpeg", 0.95);
-    dialog.close();
-  });
-  byId("camera-close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", stop);
 }

@@ -1,7 +1,8 @@
 // Step 2: the voice, as a file or recorded here.
 
+import { byId, setStatus, show, UserError } from "../common.js";
 import { listen, loudness, wav } from "./microphone.js";
-import { acceptDrops, byId, clock, show, size, UserError } from "./page.js";
+import { acceptDrops, clock, size } from "./page.js";
 
 export class Sound {
   blob = null;
@@ -82,7 +83,6 @@ export class Sound {
   }
 
   #about(text, bad = false) {
-    byId("sound-about").textContent = text;
-    byId("sound-about").classList.toggle("bad", bad);
+    setStatus(byId("sound-about"), text, bad);
   }
 }
