@@ -61,6 +61,7 @@ RENAMED_TENSORS: Mapping[str, Mapping[str, str]] = {
     "lipreader-published": _READER,
     "lipreader-small": _READER,
     "sync": {"eye.": "video_encoder.", "ear.": "audio_encoder."},
+    "": {"judge.": "classifier.", "answer.": "classifier."},  # discriminators, in checkpoints alone
 }
 
 # What version 0.2.0 removed, as older files name it: whole families; fields of a family's config,
@@ -312,7 +313,7 @@ def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor
     try:
         config = _renamed_fields(_without_removed(path, header["config"]))
         model = models.build(models.config_from_json(json.dumps(config)))
-        tensors = _renamed_tensors(config["family"], tensors)
+        tensors = renamed_tensors(config["family"], tensors)
     except BadWeights:
         raise
     except (TalkingFaceError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -368,7 +369,7 @@ def _renamed_fields(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _renamed_tensors(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed_tensors(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a file's tensors under the names that the family's modules have now."""
     renamed = dict(tensors)
     for old, new in RENAMED_TENSORS.get(family, {}).items():

@@ -216,6 +216,23 @@ def test_another_runs_checkpoint_is_refused(
         loop.run(ReadingRecipe(other, cache), tmp_path, EVERY_STEP)
 
 
+def test_a_checkpoint_of_an_older_version_goes_on(
+    cache: Cache, reader_file: Path, tmp_path: Path
+) -> None:
+    recipe, path = make_cran(cache, reader_file), tmp_path / "checkpoint.pt"
+    loop.save_checkpoint(recipe, path, 3)
+    state = torch.load(path, weights_only=True)
+    for part in ("modules", "optimizers"):  # names of version 0.1
+        state[part] = {n.replace("_discriminator", "_critic"): v for n, v in state[part].items()}
+    reader = state["modules"]["reader"]
+    state["modules"]["reader"] = {n.replace("classifier.", "answer."): v for n, v in reader.items()}
+    assert "image_critic" in state["modules"] and "answer.bias" in state["modules"]["reader"]
+    torch.save(state, path)
+    again = make_cran(cache, reader_file)
+    assert loop.load_checkpoint(again, path) == 3
+    assert_same_bits(state_of(recipe), state_of(again))
+
+
 def test_time_is_over(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
     recipe = make_reading(cache, reader_file)
     assert loop.run(recipe, tmp_path, replace(EVERY_STEP, minutes=0.0)) == 1

@@ -26,6 +26,7 @@ from talkingface.errors import BadShard
 from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, StopSignal, rank
 from talkingface.types import Picture
+from talkingface.weights import renamed_tensors
 
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
@@ -251,16 +252,23 @@ def load_checkpoint(recipe: Recipe, path: Path) -> int:
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        modules, optimizers = (_renamed(state[part]) for part in ("modules", "optimizers"))
         for name, module in recipe.modules.items():
-            module.load_state_dict(state["modules"][name])
+            family = getattr(getattr(module, "config", None), "family", "")
+            module.load_state_dict(renamed_tensors(family, modules[name]))
         for name, optimizer in recipe.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(optimizers[name])
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise BadShard(
             f"{path} does not fit this recipe ({str(error).splitlines()[0]}); "
             "train into another folder, or remove it to begin again"
         ) from error
     return int(state["step"])
+
+
+def _renamed(states: dict[str, Any]) -> dict[str, Any]:
+    """Return the states of a checkpoint by their present names; discriminators were critics."""
+    return {name.replace("_critic", "_discriminator"): state for name, state in states.items()}
 
 
 class _Log:
