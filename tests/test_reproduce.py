@@ -16,8 +16,7 @@ from talkingface.errors import BadRequest
 from talkingface.evaluation.results import read_results
 from talkingface.evaluation.tables import mean
 from talkingface.picture import read
-from talkingface.reproduce import papers
-from talkingface.training import tables
+from talkingface.reproduce import papers, trainings
 from talkingface.training.presets import BASELINES, CRAN, choose
 
 
@@ -30,7 +29,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> Path:
 
 
 def test_every_row_can_be_trained_and_begins_with_a_row_before_it() -> None:
-    for rows in tables.TABLES.values():
+    for rows in trainings.TABLES.values():
         names = [row.name for row in rows]
         assert len(set(names)) == len(names)
         for index, row in enumerate(rows):
@@ -40,7 +39,7 @@ def test_every_row_can_be_trained_and_begins_with_a_row_before_it() -> None:
 
 
 def test_branches_differ_in_their_losses_alone() -> None:
-    rows = {row.label: row for row in tables.rows_of("song-table1")}
+    rows = {row.label: row for row in trainings.rows_of("song-table1")}
     losses, others = {}, set()
     for label in papers.LOSSES:
         row = rows[label]
@@ -55,18 +54,18 @@ def test_branches_differ_in_their_losses_alone() -> None:
 
 
 def test_every_figure_shows_rows_that_are_there() -> None:
-    assert set(papers.PAPERS) == set(tables.TABLES)
+    assert set(papers.PAPERS) == set(trainings.TABLES)
     for name, paper in papers.PAPERS.items():
-        there = {row.label for row in tables.rows_of(name)} | set(paper.further)
+        there = {row.label for row in trainings.rows_of(name)} | set(paper.further)
         shown = {row for sheet in paper.sheets for row in sheet.rows}
         assert shown | {paper.reference, *paper.long} <= there
 
 
 def test_unknown_rows_and_tables_name_the_known() -> None:
     with pytest.raises(BadRequest, match="known: song-table1"):
-        tables.rows_of("table9")
+        trainings.rows_of("table9")
     with pytest.raises(BadRequest, match="has no row 'cran'; it has chung, zhou"):
-        tables.rows_of("song-table1", ["cran"])
+        trainings.rows_of("song-table1", ["cran"])
 
 
 def test_a_table_from_its_trainings_to_its_figures(cli: Cli, corpus: Path, tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_a_table_from_its_trainings_to_its_figures(cli: Cli, corpus: Path, tmp_p
     trained = cli("train", "table", "tiny", corpus, "-o", runs)
     assert trained.code == 0, trained.err
     start = weights.load(runs / "start" / "weights.safetensors").state_dict()
-    begun = tables.recipe_of(tables.rows_of("tiny")[1], Cache(corpus), runs, "lipreader")
+    begun = trainings.recipe_of(trainings.rows_of("tiny")[1], Cache(corpus), runs, "lipreader")
     for name, value in begun.model.state_dict().items():
         assert value.equal(start[name]), name
 

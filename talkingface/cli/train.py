@@ -161,14 +161,14 @@ def train_table(
     Example: talkingface train table song-table1 shards -o runs
     """
     from talkingface.data.shards import open_cache
-    from talkingface.training import tables
+    from talkingface.reproduce import trainings
 
-    rows = tables.rows_of(name, only or [])
+    rows = trainings.rows_of(name, only or [])
     options = _options(None, seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
         cache = open_cache(shards)
         for row in rows:
-            recipe = tables.recipe_of(row, cache, output, reader, own, seed)
+            recipe = trainings.recipe_of(row, cache, output, reader, own, seed)
             _run(recipe, output / row.name, options)
 
 

@@ -1,4 +1,4 @@
-"""Reproduce the tables and figures of the papers: `papers`, `figures`, `robustness`, `head_motion`.
+"""Reproduce the papers: `trainings`, `papers`, `figures`, `robustness`, `head_motion`.
 
 Nothing that makes or measures a video needs this package.
 """

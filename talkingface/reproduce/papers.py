@@ -20,7 +20,7 @@ from talkingface.evaluation.results import REAL, Identity, Result
 from talkingface.evaluation.run import evaluate, held_out_splits, speaking_clips
 from talkingface.evaluation.tables import Column, Table
 from talkingface.reproduce import figures
-from talkingface.training.tables import trained
+from talkingface.reproduce.trainings import trained
 from talkingface.types import Frames, Picture
 
 JUDGE = "judge"  # the lip reader of the package with which no generator was trained
