@@ -12,7 +12,7 @@ from conftest import Cli
 from helpers import trees
 from talkingface import weights
 from talkingface.data import extraction, shards, sources
-from talkingface.data.clip import Clip
+from talkingface.data.clip import UNSEEN, Clip
 from talkingface.data.sources import CORPORA, Recording
 from talkingface.data.sources.tcdtimit import TEST_VOLUNTEERS, TRAINING_VOLUNTEERS
 from talkingface.errors import BadRequest, UnreadableMedia
@@ -61,7 +61,7 @@ def test_grid_as_the_large_archives_unpack(tmp_path: Path) -> None:
     assert (
         {r.speaker for r in found}
         == {"s1", "s2", "s22"}
-        == {r.speaker for r in found if r.split == "stranger"}
+        == {r.speaker for r in found if r.split == UNSEEN}
     )
     assert unseen == ("s1", "s2", "s20", "s22")
     assert {r.split for r in sources.grid(tmp_path)} == {"train"}
@@ -78,7 +78,7 @@ def test_lombard_grid_holds_out_every_tenth_talker(tmp_path: Path) -> None:
         "lombard-s7",
         "lombard-s32",
     ]
-    assert found["s10_p_lwae8n"].split == "stranger"
+    assert found["s10_p_lwae8n"].split == UNSEEN
     assert found["s2_l_bbim3a"].split == sources.sentence_split("bbim3a")
     assert found["s2_l_bbim3a"].sentence == "bin blue in m three again"
     assert found["s2_l_bbim3a"].facts["voice"] == "lombard"
@@ -134,7 +134,7 @@ def test_voxceleb_test_people_are_in_no_other_split(tmp_path: Path) -> None:
     by_split: dict[str, set[str]] = {}
     for recording in found:
         by_split.setdefault(recording.split, set()).add(recording.speaker)
-    assert by_split["stranger"] == {p for p in people if "id10270" <= p <= "id10309"}
+    assert by_split[UNSEEN] == {p for p in people if "id10270" <= p <= "id10309"}
     assert sum(map(len, by_split.values())) == len(people) and by_split["val"]
     touch(
         two,
@@ -144,16 +144,16 @@ def test_voxceleb_test_people_are_in_no_other_split(tmp_path: Path) -> None:
         "test/aac/x",
     )
     found = sources.voxceleb2(two)
-    assert splits(found) == {"id00012_v_00001": "train", "id00017_v_00001": "stranger"}
+    assert splits(found) == {"id00012_v_00001": "train", "id00017_v_00001": UNSEEN}
     assert found[0].sound == two / "dev/aac/id00012/v/00001.m4a"
     assert found[0].sound_file == found[0].path  # the m4a is not there
     flat = touch(tmp_path / "flat", "mp4/id00012/v/00001.mp4", "mp4/id00017/v/00001.mp4")
     (flat / "vox2_meta.csv").write_text(
         "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set\nid00017 ,n1 ,f ,test\n"
     )
-    assert splits(sources.voxceleb2(flat))["id00017_v_00001"] == "stranger"
+    assert splits(sources.voxceleb2(flat))["id00017_v_00001"] == UNSEEN
     assert splits(sources.voxceleb2(flat, ["id00012"])) == {
-        "id00012_v_00001": "stranger",
+        "id00012_v_00001": UNSEEN,
         "id00017_v_00001": "train",
     }
     (flat / "vox2_meta.csv").write_text("ID\nid00017\n")
@@ -170,7 +170,7 @@ def test_tcdtimit_has_the_published_speaker_split(tmp_path: Path) -> None:
     found = sources.tcdtimit(tmp_path)
     assert splits(found) == {
         "tcdtimit_01M_sa1": "train",
-        "tcdtimit_08F_sa1": "stranger",
+        "tcdtimit_08F_sa1": UNSEEN,
         "tcdtimit_27M_sa1": "val",
         "tcdtimit_Lipspkr1_sa1": "train",
     }
@@ -192,24 +192,22 @@ def test_cremad_tells_sentence_emotion_and_actor(tmp_path: Path) -> None:
     touch(tmp_path, "VideoFlash/1001_WSI_SAD_XX.mp4")  # converted, and still there
     (tmp_path / "VideoDemographics.csv").write_text('"ActorID","Age","Sex"\n1001,51,"Male"\n')
     found = sources.cremad(tmp_path)
-    counts = {split: sum(r.split == split for r in found) for split in ("train", "val", "stranger")}
-    assert counts == {"train": 73, "val": 9, "stranger": 9}
+    counts = {split: sum(r.split == split for r in found) for split in ("train", "val", UNSEEN)}
+    assert counts == {"train": 73, "val": 9, UNSEEN: 9}
     first = found[0]
     assert first.sentence == "we'll stop in a couple of minutes" and first.path.suffix == ".flv"
     assert first.facts == {
         **{"corpus": "crema-d", "language": "en", "emotion": "sad", "level": "unspecified"},
         **{"age": "51", "sex": "male"},
     }
-    assert {r.speaker for r in sources.cremad(tmp_path, ["1002"]) if r.split == "stranger"} == {
-        "1002"
-    }
+    assert {r.speaker for r in sources.cremad(tmp_path, ["1002"]) if r.split == UNSEEN} == {"1002"}
 
 
 def test_of_ones_own_videos_some_are_held_back(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "a/2.MOV", "a/3.webm", "b/1.mkv", "notes.txt")
     found = sources.videos(tmp_path, ["b"])
     assert sorted(r.split for r in found if r.speaker == "a") == ["test", "train", "val"]
-    assert splits(found)["b_1"] == "stranger"
+    assert splits(found)["b_1"] == UNSEEN
     many = touch(tmp_path / "many", *(f"{n}.mp4" for n in range(50)))
     counts = [r.split for r in sources.videos(many)]
     assert (counts.count("test"), counts.count("val")) == (3, 3)
@@ -286,7 +284,7 @@ def test_a_corpus_goes_all_the_way(
     info = weights.load_with_info(made)[1]
     assert info.training_data.startswith(f"{CORPORA[name].title}: ")
     assert CORPORA[name].licence in info.licence
-    held_out = {"test", "stranger"} & {r.split for r in expected.values()}
+    held_out = {"test", UNSEEN} & {r.split for r in expected.values()}
     if not held_out:
         return
     results = tmp_path / "results"

@@ -87,14 +87,14 @@ def test_a_mix_that_would_clip_is_turned_down_as_a_whole() -> None:
 @pytest.mark.parametrize(("hertz", "passes"), [(100, 0), (1000, 1), (3300, 1), (5000, 0)])
 def test_a_telephone_passes_its_band_alone(hertz: float, passes: bool) -> None:
     tone = 0.3 * torch.sin(2 * np.pi * hertz * torch.arange(RATE).double() / RATE).float()
-    heard = disturbances.telephone(tone)
-    assert heard.shape == tone.shape and heard.dtype == torch.float32
+    changed = disturbances.telephone(tone)
+    assert changed.shape == tone.shape and changed.dtype == torch.float32
     middle = slice(2000, -2000)
     if passes:
-        error = disturbances.level((heard - tone)[middle]) / disturbances.level(tone)
+        error = disturbances.level((changed - tone)[middle]) / disturbances.level(tone)
         assert 0.001 < error < 0.04  # 8 bits; and no delay
     else:
-        assert disturbances.level(heard[middle]) < 0.01 * disturbances.level(tone)
+        assert disturbances.level(changed[middle]) < 0.01 * disturbances.level(tone)
 
 
 def test_a_telephone_keeps_silence_and_any_length() -> None:
@@ -114,10 +114,10 @@ def test_a_room_response_is_the_direct_sound_and_a_tail_that_decays() -> None:
 
 def test_reverberation_is_convolution_at_the_same_level() -> None:
     sound, response = torch.randn(300) / 10, torch.randn(50)
-    heard = disturbances.reverberate(sound, response)
+    changed = disturbances.reverberate(sound, response)
     naive = np.convolve(sound.double(), response.double())[:300]
     naive *= disturbances.level(sound) / np.sqrt((naive**2).mean())
-    assert np.allclose(heard, naive, atol=1e-6)
+    assert np.allclose(changed, naive, atol=1e-6)
     assert torch.equal(disturbances.reverberate(sound * 0, response), sound * 0)
 
 

@@ -1,4 +1,4 @@
-"""What is dropped, and why: each measure against something known, each reason by its own clip."""
+"""Each measure against something known, and each reason for a drop by its own clip."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_limits_are_moved_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         ("yam=3", "no measure is called 'yam'; known: found, yaw"),
         ("yaw", "give a number, or off"),
@@ -64,10 +64,10 @@ def test_limits_are_moved_by_name() -> None:
         ("sync=identity", "is no embedding of lips and sound"),
     ],
 )
-def test_a_wrong_limit_is_explained(cli: Cli, tmp_path: Path, item: str, said: str) -> None:
+def test_a_wrong_limit_is_explained(cli: Cli, tmp_path: Path, item: str, message: str) -> None:
     (tmp_path / "a.mp4").touch()
     ran = cli("prepare", "videos", tmp_path, "-o", tmp_path / "out", "--filter", item)
-    assert ran.code == 2 and said in ran.err and not (tmp_path / "out").exists()
+    assert ran.code == 2 and message in ran.err and not (tmp_path / "out").exists()
 
 
 def test_help_and_page_tell_the_defaults_that_hold(cli: Cli) -> None:

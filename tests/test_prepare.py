@@ -22,7 +22,7 @@ from helpers import matroska
 from talkingface import audio, faces, picture, video
 from talkingface.data import extraction, shards, sources
 from talkingface.data import prepare as preparation
-from talkingface.data.clip import Clip, fit_sound
+from talkingface.data.clip import UNSEEN, Clip, fit_sound
 from talkingface.data.filters import snr
 from talkingface.data.prepare import prepare
 from talkingface.errors import (
@@ -209,7 +209,7 @@ def names(tmp_path: Path) -> Path:
 def test_the_splits_are_by_rule(names: Path) -> None:
     recordings = sources.grid(names)
     of = {r.key: r.split for r in recordings}
-    assert {r.split for r in recordings if r.speaker in ("s4", "s26")} == {"stranger"}
+    assert {r.split for r in recordings if r.speaker in ("s4", "s26")} == {UNSEEN}
     assert {r.split for r in recordings if r.speaker == "s7"} == {"train"}  # under 100 clips
     assert of["s1_bbas2p"] == of["s1_bbif1a"] == "test"
     assert of["s1_bbil3s"] == of["s1_bbir6n"] == "val"
@@ -282,7 +282,7 @@ def test_every_clip_is_kept_or_dropped_by_its_reason(
         "portrait_1": "kept",
         "portrait_2": "no face",
     }
-    assert summary.splits() == {"stranger": 1, "train": 3, "portrait-heldout": 1}
+    assert summary.splits() == {UNSEEN: 1, "train": 3, "portrait-heldout": 1}
     assert summary.frames == 3 * FRAMES + 2
     head, *rows = summary.table()
     assert head == [
@@ -298,13 +298,13 @@ def odd_files(folder: Path) -> dict[str, bytes]:
     jpeg, tracks = matroska.jpeg(), [matroska.video_track(1), matroska.sound_track(2)]
     shown = [matroska.cluster(40 * k, [(1, jpeg)]) for k in range(30)]
     unknown = [tracks[0], matroska.sound_track(2, codec=b"A_NOBODYS")]
-    heard = [*shown, *matroska.second(2, 2)]
+    sound = [*shown, *matroska.second(2, 2)]
     return {
-        "codec": matroska.file(unknown, heard),
-        "jump": matroska.file(tracks, [*heard, *matroska.second(2, 10**7)]),
-        "frame": matroska.file(tracks, [*heard, matroska.cluster(10**12, [(1, jpeg)])]),
+        "codec": matroska.file(unknown, sound),
+        "jump": matroska.file(tracks, [*sound, *matroska.second(2, 10**7)]),
+        "frame": matroska.file(tracks, [*sound, matroska.cluster(10**12, [(1, jpeg)])]),
         "late": matroska.file(tracks, [*shown, *matroska.second(2, 10**5)]),
-        "rate": matroska.file([tracks[0], matroska.sound_track(2, rate=1)], heard),
+        "rate": matroska.file([tracks[0], matroska.sound_track(2, rate=1)], sound),
     }
 
 
@@ -368,8 +368,8 @@ def test_a_prepared_clip_is_the_face_and_the_sound(prepared: Path, corpus: Path)
     assert clip.crops.shape == (FRAMES, 128, 128, 3)
     assert np.abs(clip.landmarks - track.landmarks).max() < 1e-4
     assert np.abs(clip.crops.astype(int) - track.crops).mean() < 2  # the JPEG's
-    heard = audio.load(source).numpy()[: FRAMES * 640]
-    assert np.abs(clip.sound[: len(heard)] / 32768 - heard).max() <= 1 / 32768
+    sound = audio.load(source).numpy()[: FRAMES * 640]
+    assert np.abs(clip.sound[: len(sound)] / 32768 - sound).max() <= 1 / 32768
     assert clip.words == (("bin", 0.1, 0.4), ("blue", 0.42, 0.8))
     assert clip.sentence == "bin blue" and clip.split == "train" and not clip.silent
     assert clip.info["found"] == 1 and clip.info["snr"] > 10 and not clip.info["natural_pose"]
@@ -492,9 +492,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
         raise AssertionError("nothing is left to do")
 
     monkeypatch.setattr(preparation, "clips_of", fail)
-    told = []
-    prepare(corpus, out, jobs=1, portraits=stills, progress=lambda done, total: told.append(done))
-    assert told == [14]
+    reported = []
+    prepare(
+        corpus, out, jobs=1, portraits=stills, progress=lambda done, total: reported.append(done)
+    )
+    assert reported == [14]
 
 
 def test_a_folder_of_other_shards_is_refused(corpus: Path, prepared: Path, tmp_path: Path) -> None:

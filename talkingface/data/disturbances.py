@@ -185,8 +185,8 @@ def reverberate(sound: Tensor, response: Tensor) -> Tensor:
     size = _fast_size(len(sound) + len(response))
     spectrum = np.fft.rfft(sound.double().numpy(), size)
     spectrum *= np.fft.rfft(response.double().numpy(), size)
-    heard = torch.from_numpy(np.fft.irfft(spectrum, size)[: len(sound)]).float()
-    return _within(heard * (level(sound) / max(level(heard), 1e-12)))
+    wet = torch.from_numpy(np.fft.irfft(spectrum, size)[: len(sound)]).float()
+    return _within(wet * (level(sound) / max(level(wet), 1e-12)))
 
 
 def far_microphone(sound: Tensor, rng: np.random.Generator) -> Tensor:

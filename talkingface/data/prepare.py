@@ -33,6 +33,7 @@ from talkingface.geometry import CropSpec
 Progress = Callable[[int, int], None]  # recordings done, of how many
 Engine = Literal["local", "dask"]
 Part = tuple[int, int]  # the i-th of n shares, from 1
+Extract = Callable[[Recording], list[ExtractedClip]]
 Group = tuple[int, list[Recording]]  # a shard's number and its recordings
 
 CLIPS_PER_SHARD = 64  # recordings
@@ -82,13 +83,13 @@ def prepare(
     name = ".lock" if part == WHOLE else f".lock-{part[0]}-of-{part[1]}"
     with workers.locked(out, "writing shards", name):
         _check_plan(out, source, recordings, corpus, options)
-        groups = _Groups(out, recordings, part, progress)
-        count = min(jobs or os.cpu_count() or 1, max(1, groups.recordings))
-        if engine == "dask" and groups.todo:
-            _on_cluster(out, groups, options, scheduler, count)
+        work = _Work(out, recordings, options, part, progress)
+        count = min(jobs or os.cpu_count() or 1, max(1, work.recordings))
+        if engine == "dask" and work.todo:
+            work.write_on_cluster(scheduler, count)
         else:
-            _here(out, groups, options, count)
-        return _summary(out, groups)
+            work.write(work.todo, count)
+        return _summary(work)
 
 
 def default_filters(corpus: str) -> Filters:
@@ -99,13 +100,19 @@ def default_filters(corpus: str) -> Filters:
 # --- the work -------------------------------------------------------------------------------------
 
 
-class _Groups:
+class _Work:
     """The recordings of each shard, and the shards of this share that are still to be written."""
 
     def __init__(
-        self, out: Path, recordings: list[Recording], part: Part, progress: Progress | None
+        self,
+        out: Path,
+        recordings: list[Recording],
+        options: ClipExtraction,
+        part: Part,
+        progress: Progress | None,
     ) -> None:
-        self._progress = progress
+        self.out, self._progress = out, progress
+        self.extract = partial(clips_of, options=options)
         starts = range(0, len(recordings), CLIPS_PER_SHARD)
         self.all = [recordings[start : start + CLIPS_PER_SHARD] for start in starts]
         self.share = range(part[0] - 1, len(self.all), part[1])
@@ -122,6 +129,28 @@ class _Groups:
         if self._progress is not None:
             self._progress(self._done, self._total)
 
+    def write(self, groups: list[Group], jobs: int) -> None:
+        """Write shards with processes of this machine, recording by recording."""
+        recordings = [recording for _, group in groups for recording in group]
+        with closing(workers.in_order(self.extract, recordings, jobs, _crashed)) as results:
+            for number, group in groups:
+                write_shard(self.out, number, self._counted(itertools.islice(results, len(group))))
+
+    def _counted(self, results: Iterable[list[ExtractedClip]]) -> Iterator[list[ExtractedClip]]:
+        for result in results:
+            yield result
+            self.advance(1)
+
+    def write_on_cluster(self, scheduler: str | None, jobs: int) -> None:
+        """Write the shards on a cluster; each is written by the worker that extracts it."""
+        with workers.cluster(scheduler, jobs) as client:
+            tasks = ((self.out.absolute(), *group, self.extract) for group in self.todo)
+            for place, error in workers.on_cluster(client, shard_of, tasks):
+                if error is None:
+                    self.advance(len(self.todo[place][1]))
+                else:  # workers die: extract here, to find the recording that causes it
+                    self.write([self.todo[place]], jobs=2)
+
 
 def _is_done(out: Path, number: int, groups: list[list[Recording]]) -> bool:
     """Return whether a shard exists and none of its unreadable recordings has changed since."""
@@ -136,50 +165,16 @@ def _report(out: Path, number: int) -> Path:
     return out / f"shard-{number:05d}.json"
 
 
-def _here(out: Path, groups: _Groups, options: ClipExtraction, jobs: int) -> None:
-    """Write the shards with processes of this machine, recording by recording."""
-    todo = [recording for _, group in groups.todo for recording in group]
-    work = partial(clips_of, options=options)
-    with closing(workers.in_order(work, todo, jobs, _crashed)) as results:
-        for number, group in groups.todo:
-            own = itertools.islice(results, len(group))
-            write_shard(out, number, _counted(own, groups))
-
-
-def _on_cluster(
-    out: Path, groups: _Groups, options: ClipExtraction, scheduler: str | None, jobs: int
-) -> None:
-    """Write the shards on a cluster; each is written by the worker that extracts it."""
-    with workers.cluster(scheduler, jobs) as client:
-        tasks = ((out.absolute(), number, group, options) for number, group in groups.todo)
-        for place, error in workers.on_cluster(client, shard_of, tasks):
-            number, group = groups.todo[place]
-            if error is None:
-                groups.advance(len(group))
-            else:  # workers die: extract here, to find the recording that causes it
-                work = partial(clips_of, options=options)
-                results = workers.in_order(work, group, 2, _crashed)
-                write_shard(out, number, _counted(results, groups))
-
-
-def _counted(
-    results: Iterable[list[ExtractedClip]], groups: _Groups
-) -> Iterator[list[ExtractedClip]]:
-    for result in results:
-        yield result
-        groups.advance(1)
-
-
 def _crashed(recording: Recording) -> list[ExtractedClip]:
     outcome = Outcome(recording.key, recording.speaker, recording.split, limits.KEPT)
     return [ExtractedClip(outcome.dropped(Drop(limits.CRASHED), recording.path))]
 
 
-def shard_of(out: Path, number: int, recordings: list[Recording], options: ClipExtraction) -> None:
+def shard_of(out: Path, number: int, recordings: list[Recording], extract: Extract) -> None:
     """Extract and write one shard in this process, as a task of a cluster."""
     if not _report(out, number).is_file():  # an earlier try may have written it
         with workers.single_thread():
-            write_shard(out, number, (clips_of(r, options) for r in recordings))
+            write_shard(out, number, map(extract, recordings))
 
 
 def write_shard(out: Path, number: int, results: Iterable[list[ExtractedClip]]) -> None:
@@ -203,16 +198,17 @@ def write_shard(out: Path, number: int, results: Iterable[list[ExtractedClip]]) 
     report.write(path, outcomes)
 
 
-def _summary(out: Path, groups: _Groups) -> Summary:
+def _summary(work: _Work) -> Summary:
     """Return the summary of the share; once all reports exist, write the list of dropped clips."""
-    there = [n for n in range(len(groups.all)) if _report(out, n).is_file()]
-    missing = len(groups.all) - len(there)
+    out = work.out
+    there = [n for n in range(len(work.all)) if _report(out, n).is_file()]
+    missing = len(work.all) - len(there)
     if missing == 0:
         with (out / ".dropped.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             every = (outcome for n in there for outcome in report.read(_report(out, n)))
             report.write_dropped(out, every)
-    own = [n for n in there if n in groups.share]
+    own = [n for n in there if n in work.share]
     outcomes = (replace(o, measures={}) for n in own for o in report.read(_report(out, n)))
     return Summary(out, tuple(outcomes), missing)
 

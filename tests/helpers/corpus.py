@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec
+from talkingface.data.clip import UNSEEN
 from talkingface.data.dataset import (
     Batch,
     Cache,
@@ -36,9 +37,9 @@ CLIPS = (
     *((f"s1_train{n}", "s1", "train") for n in range(6)),
     ("s1_val0", "s1", "val"),
     *((f"s1_test{n}", "s1", "test") for n in range(3)),
-    ("s4_a", "s4", "stranger"),
-    ("s4_b", "s4", "stranger"),
-    ("s26_a", "s26", "stranger"),
+    ("s4_a", "s4", UNSEEN),
+    ("s4_b", "s4", UNSEEN),
+    ("s26_a", "s26", UNSEEN),
 )
 
 

@@ -173,10 +173,10 @@ def label_lombard(recording: Recording) -> Recording:
             f"{recording.labels}: no alignment of {recording.path.stem} ({error!r}); mend it, or "
             "remove the file to do without word times"
         ) from error
-    said = recording.sentence.split()
+    spoken = recording.sentence.split()
     spans = _word_spans(phones)
-    known = len(spans) == len(said)
-    words = tuple((w, a, b) for w, (a, b) in zip(said, spans, strict=True)) if known else ()
+    known = len(spans) == len(spoken)
+    words = tuple((w, a, b) for w, (a, b) in zip(spoken, spans, strict=True)) if known else ()
     plain = tuple((name.split("_")[0], a, b) for name, a, b in phones)
     return replace(recording, words=words, phones=plain)
 

@@ -110,8 +110,8 @@ def label_tcdtimit(recording: Recording) -> Recording:
         phones = label_lines(recording.labels, HTK_RATE, _SILENCES)
     text = recording.path.with_suffix(".txt")
     if text.is_file():
-        said = text.read_text(errors="replace").split()
-        while said and said[0].isdigit():
-            said = said[1:]
-        sentence = " ".join(said)
+        words = text.read_text(errors="replace").split()
+        while words and words[0].isdigit():
+            words = words[1:]
+        sentence = " ".join(words)
     return replace(recording, phones=phones, sentence=sentence)
