@@ -98,7 +98,7 @@ SKIN_POINTS = np.array([4, 5, 195, 2, 50, 280, 205, 425])  # nose and cheeks, wh
 
 GAP_TOP, GAP_BOTTOM = 13, 14  # the middle of the upper and of the lower inner lip
 LEFT_CORNER, RIGHT_CORNER = 61, 291  # of the mouth
-FOREHEAD = 10  # the middle of its upper edge
+FOREHEAD, CHIN = 10, 152  # the middle of the face's upper and lower edge
 EARS = (234, 454)
 JOINT = (0.0, 0.7)  # interocular, about which a head turns; its depth is that of the ears
 

@@ -161,10 +161,12 @@ def test_no_motion_is_the_picture_to_the_bit(shut: np.ndarray, speaking: np.ndar
 def test_a_face_that_is_shifted_is_the_shifted_picture(
     shut: np.ndarray, step: tuple[float, float]
 ) -> None:
-    out = FaceRenderer(rounded(smooth()), shut, EVERY, Painted()).draw(shut + step)
+    face = FaceRenderer(rounded(smooth()), shut, EVERY, Painted())
+    out = face.draw(shut + step)
     hull = cv2.convexHull((shut[:SURFACE] + step).astype(np.float32))[:, 0]
     inside = distance(hull) > np.abs(step).max() + 6  # a node and a half from the fading edge
-    assert inside.sum() > 20_000
+    inside[: face.box[0] + 10] = False  # what is above the nose does not move
+    assert inside.sum() > 16_000
     assert np.abs(out[inside] - smooth(x=step[0], y=step[1])[inside]).max() <= 2
     if all(part == int(part) for part in step):
         face = FaceRenderer(noise(), shut, EVERY, Painted())

@@ -23,10 +23,9 @@ from talkingface.faces.networks import (
     mesh,
 )
 from talkingface.geometry import transform
-from talkingface.landmarks import IBUG
+from talkingface.landmarks import IBUG, LEFT_EYE, RIGHT_EYE
 from talkingface.types import Array, Box, Picture
 
-_LEFT_EYE, _RIGHT_EYE = 33, 263  # the eyes' outer corners: their line is the face's horizontal
 _ROI_MARGIN = 1.5  # of the longer side of a face's box
 _LIKELY = 0.3  # least score of a detection, which the mesh then confirms
 _FOUND = 0.5  # least presence of a mesh
@@ -169,7 +168,7 @@ def _region_of(points: Array) -> _Region:
     """Return the region to look into for a face whose mesh (478, 3) is about this."""
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     x, y = (low + high) / 2
-    across = points[_RIGHT_EYE] - points[_LEFT_EYE]
+    across = points[RIGHT_EYE[1]] - points[LEFT_EYE[0]]  # the outer corners
     side = float((high - low).max()) * _ROI_MARGIN
     return _Region(float(x), float(y), side, float(np.arctan2(across[1], across[0])))
 

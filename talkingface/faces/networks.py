@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from talkingface.contract import MESH_POINTS
+from talkingface.landmarks import LEFT_CORNER, LEFT_EYE, RIGHT_CORNER, RIGHT_EYE
 
 M = TypeVar("M", bound=nn.Module)
 
 DETECTOR_SIZE = 128  # pixels: side of the detector's input
 MESH_SIZE = 192  # pixels: side of the mesh's input
-ANCHORS = 16 * 16 * 2 + 8 * 8 * 6
 
 _REGIONS = ("lips", "left_eye", "right_eye")
 _REGION_POINTS = (80, 71, 71)
-_REGION_AXES = ((61, 291), (33, 133), (362, 263))  # mesh points from a region's left to its right
+_REGION_AXES = ((LEFT_CORNER, RIGHT_CORNER), LEFT_EYE, RIGHT_EYE)  # from left to right
 _REGION_SIDE = 16  # cells: what a refining head sees of its region
 _REGION_MARGIN = 1.5  # of the region's own box
 _TAP_SCALE = 4.0  # input pixels per cell of the features that the heads look at

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from talkingface.geometry import invert, transform
+from talkingface.raster import bounds_around, bounds_where, warp
 from talkingface.types import Array, Bounds, Floats, Picture
 
 FEATHER = 0.08  # of the crop's side, over which a crop fades into its picture
@@ -27,7 +27,8 @@ class Blender:
     def add(self, out: Picture, change: Floats) -> None:
         """Add a crop's change (S, S, 3), in levels of 255, to `out` in place, feathered."""
         size = np.abs(change)
-        box = _box(np.maximum(np.maximum(size[..., 0], size[..., 1]), size[..., 2]) > SMALLEST)
+        changed = np.maximum(np.maximum(size[..., 0], size[..., 1]), size[..., 2]) > SMALLEST
+        box = bounds_where(changed, 2, 3)
         if box is not None:
             place, added = self._lifted(change * self._feather, box)
             out[place] = cv2.add(out[place], added, dtype=cv2.CV_8U)
@@ -37,7 +38,7 @@ class Blender:
         picture's `own` crop shows."""
         new = cv2.dilate((crop != own).any(-1).astype(np.float32), np.ones((5, 5), np.uint8))
         new = cv2.GaussianBlur(new, (5, 5), 0)  # the dilation keeps what is new at 1
-        box = _box(new > 0)
+        box = bounds_where(new > 0, 2, 3)
         if box is None:
             return
         share = self._feather * new[..., None]
@@ -48,30 +49,11 @@ class Blender:
     def _lifted(self, values: Floats, box: Bounds) -> tuple[tuple[slice, slice], Floats]:
         """A part of the crop at the picture's size, and where it lies in there."""
         top, bottom, left, right = box
-        y0, y1, x0, x1 = self._region(box)
+        corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)], np.float64) - 0.5
+        places = transform(corners, invert(self._matrix))
+        y0, y1, x0, x1 = bounds_around(places, self._shape)
         place = self._matrix.copy()
         place[:, 2] += place[:, :2] @ [float(x0), float(y0)] - [left, top]
         part = np.ascontiguousarray(values[top:bottom, left:right])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        lifted = cv2.warpAffine(part, place, (x1 - x0, y1 - y0), flags=flags)
-        return np.s_[y0:y1, x0:x1], np.asarray(lifted, dtype=np.float32)
-
-    def _region(self, box: Bounds) -> Bounds:
-        """Rows and columns of the picture that show this part of the crop."""
-        top, bottom, left, right = box
-        corners = np.array([(x, y) for x in (left, right) for y in (top, bottom)], np.float64) - 0.5
-        places = transform(corners, invert(self._matrix))
-        height, width = self._shape
-        x0, y0 = np.clip(np.floor(places.min(0)).astype(int), 0, [width - 1, height - 1])
-        x1, y1 = np.clip(np.ceil(places.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
-        return int(y0), int(y1), int(x0), int(x1)
-
-
-def _box(there: NDArray[np.bool_]) -> Bounds | None:
-    """(top, bottom, left, right) of what is true, two pixels wider; None where nothing is."""
-    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
-    if len(rows) == 0:
-        return None
-    (top, bottom), (left, right) = ((int(at[0]) - 2, int(at[-1]) + 3) for at in (rows, columns))
-    height, width = there.shape
-    return max(0, top), min(height, bottom), max(0, left), min(width, right)
+        lifted = warp(part, place, (x1 - x0, y1 - y0), cv2.BORDER_CONSTANT)
+        return np.s_[y0:y1, x0:x1], lifted

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from talkingface.geometry import smoothstep
 from talkingface.landmarks import BROWS_LOWER, EYE_LIDS, IRISES, SKIN_POINTS
+from talkingface.raster import remap, three
 from talkingface.types import Array, Bounds, Floats, Picture
 
 # Lengths are in eye widths, from corner to corner.
@@ -155,8 +156,7 @@ class _Columns:
 
     def __call__(self, values: Array) -> Floats:
         row = values[None].astype(np.float32)
-        out = cv2.remap(row, self.at, self._row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out, np.float32)
+        return remap(row, self.at, self._row)
 
 
 class _Surroundings:
@@ -189,8 +189,7 @@ class _Surroundings:
             (across - self.corner[0]).astype(np.float32),
             (down - self.corner[1]).astype(np.float32),
         )
-        out = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out, np.float32)
+        return remap(image, *at)
 
 
 def _lid_skin(around: _Surroundings) -> tuple[Floats, Floats]:
@@ -293,10 +292,7 @@ class _Layers:
         """Take what is above the line apart. Folds and lashes are factors, less 1."""
         w = self.width
         at = _Columns(eye, self.x).at, self.rise * np.float32((ROWS - 1) / HEIGHT) / w
-        skin, bare = (
-            cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            for image in _lid_skin(around)
-        )
+        skin, bare = (remap(image, *at) for image in _lid_skin(around))
         share = np.clip((np.float32(0.9) * self.strip - self.rise) / (0.35 * self.strip), 0, 1)
         skin = np.maximum(self.seen + share[..., None] * (skin - self.seen), 4)
         rest = self.seen - skin
@@ -400,13 +396,13 @@ class _Layers:
         skin += self._read(self.grain, -lid.travel, lid.rows)
         lower = np.float32(TEXTURE_AT) * self.width - lid.travel
         texture = self._read(self.texture, lower, lid.rows)
-        skin += _colours(texture * ((1 - first) * (source == near)))
+        skin += three(texture * ((1 - first) * (source == near)))
         shade = np.clip(1 + lid.above_edge / (np.float32(SHADED) * self.width), 0, 1) * lid.shown
-        drawn *= _colours(1 - np.float32(SHADOW * max(lid.closure, 0)) * shade)
+        drawn *= three(1 - np.float32(SHADOW * max(lid.closure, 0)) * shade)
         cover = lid.above_edge + np.float32(EDGE) * self.width
         skin *= 1 + self.folds[lid.rows] * np.float32((1 - lid.closure) ** 2)
         skin -= drawn
-        skin *= _colours(np.clip(cover / self.soft + 0.5, 0, 1) * lid.shown)
+        skin *= three(np.clip(cover / self.soft + 0.5, 0, 1) * lid.shown)
         drawn += skin
 
     def _add_lashes(self, drawn: Floats, lid: _Lid) -> None:
@@ -429,7 +425,7 @@ class _Layers:
         height = np.minimum(np.maximum(height, -edge), self.strip[lid.rows])
         share = np.where(upright, up_share, hanging_share) * lid.shown
         lashes = self._read(self.lashes, self.rise[lid.rows] - height, lid.rows)
-        lashes *= _colours(share)
+        lashes *= three(share)
         drawn += drawn * lashes
 
     def _read(
@@ -439,8 +435,7 @@ class _Layers:
         x, y = self.column[rows] + down * self.down[0], self.row[rows] + down * self.down[1]
         if right is not None:
             x, y = x + right * self.right[0], y + right * self.right[1]
-        out = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out)
+        return remap(image, x, y)
 
 
 def _between(end: float) -> tuple[np.float32, np.float32]:
@@ -452,11 +447,6 @@ def _rows(marked: NDArray[np.bool_]) -> slice:
     """From the first to the last row that has a mark."""
     rows = np.flatnonzero(marked.any(1))
     return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0)
-
-
-def _colours(values: Floats) -> Floats:
-    """(h, w) -> (h, w, 3); products of equal shapes are five times as fast as broadcast ones."""
-    return np.asarray(cv2.merge([values, values, values]))
 
 
 class EyeRenderer:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
+from talkingface.raster import bounds_where, intersection, remap
 from talkingface.render.warp import MeshWarp
 from talkingface.types import Array, Bounds, Floats, Picture
 
@@ -36,7 +37,7 @@ class FaceRenderer:
         """
         self.picture, self.interior = picture, interior
         self.warp = MeshWarp(mesh, moving)
-        self.box = self._clipped(self.warp.region.box)
+        self.box = intersection(self.warp.region.box, (0, picture.shape[0], 0, picture.shape[1]))
         y0, y1, x0, x1 = self.box
         self._x = np.arange(x0, x1, dtype=np.float32)[None].repeat(y1 - y0, 0)
         self._y = np.arange(y0, y1, dtype=np.float32)[:, None].repeat(x1 - x0, 1)
@@ -64,14 +65,13 @@ class FaceRenderer:
         """The box of the pixels that move more than STILL."""
         size = np.maximum(np.abs(upper), np.abs(lower))
         moved = np.maximum(size[..., 0], size[..., 1]) > STILL
-        rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
-        if len(rows) == 0:
+        nodes = bounds_where(moved, 1, 1)
+        if nodes is None:
             return 0, 0, 0, 0
         step, (top, _, left, _) = self.warp.region.step, self.warp.region.box
-        y0, y1 = (int(top + step * row) for row in (rows[0] - 1, rows[-1] + 1))
-        x0, x1 = (int(left + step * column) for column in (columns[0] - 1, columns[-1] + 1))
-        limit = self.box
-        return max(y0, limit[0]), min(y1 + 1, limit[1]), max(x0, limit[2]), min(x1 + 1, limit[3])
+        y0, y1 = (int(top + step * row) for row in nodes[:2])
+        x0, x1 = (int(left + step * column) for column in nodes[2:])
+        return intersection((y0, y1 + 1, x0, x1 + 1), self.box)
 
     def _part(self, out: Picture, mesh: Array, box: Bounds, upper: Floats, lower: Floats) -> None:
         """Cut the layers along the mouth line, and show what is behind where the lips part."""
@@ -93,22 +93,13 @@ class FaceRenderer:
         y0, y1, x0, x1 = box
         place = np.s_[y0 - self.box[0] : y1 - self.box[0], x0 - self.box[2] : x1 - self.box[2]]
         x, y = flow[..., 0] + self._x[place], flow[..., 1] + self._y[place]
-        out = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out)
+        return remap(self.picture, x, y, cv2.INTER_CUBIC)
 
     def _mouth_box(self, mesh: Array) -> Bounds | None:
         lips = mesh[OUTER_LIPS]
         (x0, y0), (x1, y1) = np.floor(lips.min(0)) - MARGIN, np.ceil(lips.max(0)) + MARGIN + 1
-        top, bottom, left, right = self.box
-        box = max(top, int(y0)), min(bottom, int(y1)), max(left, int(x0)), min(right, int(x1))
+        box = intersection(self.box, (int(y0), int(y1), int(x0), int(x1)))
         return box if box[0] < box[1] and box[2] < box[3] else None
-
-    def _clipped(self, box: Bounds) -> Bounds:
-        """Clip a box to the picture; of no size where it holds nothing."""
-        height, width = self.picture.shape[:2]
-        y0, y1 = (min(max(0, y), height) for y in box[:2])
-        x0, x1 = (min(max(0, x), width) for x in box[2:])
-        return y0, y1, x0, x1
 
 
 def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int]) -> None:

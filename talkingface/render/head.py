@@ -27,6 +27,7 @@ from talkingface.landmarks import (
     STABLE_MESH,
     reference_mesh,
 )
+from talkingface.raster import bounds_where, remap
 from talkingface.render.warp import SURFACE, Region, barycentric, extended, triangles
 from talkingface.types import Array, Bounds, Floats, Picture
 
@@ -73,9 +74,8 @@ class HeadRenderer:
         if nodes is None:
             return frame
         (y0, y1, x0, x1), places = self._box(nodes), self._sources(move, nodes)
-        out, mode = frame.copy(), cv2.BORDER_REPLICATE
-        places = places[: y1 - y0, : x1 - x0]
-        out[y0:y1, x0:x1] = cv2.remap(frame, places, _NONE, cv2.INTER_CUBIC, borderMode=mode)
+        out, places = frame.copy(), places[: y1 - y0, : x1 - x0]
+        out[y0:y1, x0:x1] = remap(frame, places, _NONE, cv2.INTER_CUBIC)
         return out
 
     def _weights(self, head: Floats, brows: Floats) -> Floats:
@@ -168,21 +168,15 @@ class HeadRenderer:
         rows, columns = self._region.shape
         down, across = np.mgrid[:rows, :columns].astype(np.float32)
         scale = np.float32(1 / self._region.step)
-        flow, mode = -move, cv2.BORDER_REPLICATE
+        flow = -move
         for _ in range(ITERATIONS):
             x, y = across + flow[..., 0] * scale, down + flow[..., 1] * scale
-            flow = -np.asarray(cv2.remap(move, x, y, cv2.INTER_LINEAR, borderMode=mode), np.float32)
+            flow = -remap(move, x, y)
         return flow
 
     def _moved_nodes(self, move: Floats) -> Bounds | None:
         """Rows and columns of the nodes around what moves more than STILL; None where none does."""
-        moved = np.abs(move).max(-1) > STILL
-        rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
-        if len(rows) == 0:
-            return None
-        height, width = self._region.shape
-        low, high = (rows[0] - 1, columns[0] - 1), (rows[-1] + 2, columns[-1] + 2)
-        return max(low[0], 0), min(high[0], height), max(low[1], 0), min(high[1], width)
+        return bounds_where(np.abs(move).max(-1) > STILL, 1, 2)
 
     def _box(self, nodes: Bounds) -> Bounds:
         """The pixels between those nodes, within the picture."""

@@ -22,6 +22,7 @@ from talkingface.landmarks import (
     LEFT_EYE,
     RIGHT_EYE,
 )
+from talkingface.raster import bounds_around, intersection, three, warp
 from talkingface.render import own_mouth
 from talkingface.render.own_mouth import Points
 from talkingface.render.teeth import (
@@ -80,9 +81,9 @@ class Axes:
     right: float
 
     @classmethod
-    def of(cls, neutral: Points, unit: float | None = None) -> Axes:
+    def of(cls, neutral: Points) -> Axes:
         """The axes of a face whose mesh (478, 2) at rest is `neutral`."""
-        unit = eye_span(neutral) if unit is None else unit
+        unit = eye_span(neutral)
         eyes = neutral[list(RIGHT_EYE)].mean(0) - neutral[list(LEFT_EYE)].mean(0)
         across = eyes / max(1e-6, float(np.linalg.norm(eyes))) * unit
         down = np.array([-across[1], across[0]])
@@ -141,9 +142,8 @@ class MouthInterior:
     """Inside of one face's mouth: what shows between its lips.
 
     picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows the face.
-    neutral: (478, 2), the same face in the same pose at rest, lips closed. eye_distance: pixels,
-    measured where None. plain: no teeth and no tongue, as in drawings; where None, faces of flat
-    colours get it.
+    neutral: (478, 2), the same face in the same pose at rest, lips closed. plain: no teeth and no
+    tongue, as in drawings; where None, faces of flat colours get it.
     """
 
     def __init__(
@@ -151,14 +151,13 @@ class MouthInterior:
         picture: Picture,
         mesh: Points,
         neutral: Points,
-        eye_distance: float | None = None,
         plain: bool | None = None,
     ) -> None:
         mesh, neutral = (np.asarray(m, np.float64)[:, :2] for m in (mesh, neutral))
-        self._axes = axes = Axes.of(neutral, eye_distance)
+        self._axes = axes = Axes.of(neutral)
         self._box = axes.box(*_REACH)
         face = face_light(picture, mesh)
-        around = _face_box(picture, mesh)
+        around = bounds_around(mesh, picture.shape)
         self._tone = tone = tone_of(picture, face, around)
         flat = own_mouth.is_flat(picture, around) if plain is None else plain
         self._jaw = mesh[_JAW].mean(0)
@@ -193,7 +192,7 @@ class MouthInterior:
         """
         mesh = np.asarray(mesh, np.float64)[:, :2]
         y0, y1, x0, x1 = box
-        part = _intersection(box, self._box)
+        part = intersection(box, self._box)
         if part == box:
             return self._draw(mesh, box)
         out = np.empty((y1 - y0, x1 - x0, 3), np.float32)
@@ -208,28 +207,28 @@ class MouthInterior:
         top, left = y0 - self._box[0], x0 - self._box[2]
         here = slice(top, top + y1 - y0), slice(left, left + x1 - x0)
         size = (x1 - x0, y1 - y0)
-        out = _sampled(self._back, self._back_matrix(mesh, box), size)
+        out = warp(self._back, self._back_matrix(mesh, box), size)
         if self._own is not None:  # the shade below counts beside that of the picture
-            out *= _three(self._own.shade[here])
+            out *= three(self._own.shade[here])
         jaw = mesh[_JAW].mean(0) - self._jaw
         shift = np.array([[1, 0, left - jaw[0]], [0, 1, top - jaw[1]]])
-        lower = _sampled(self._lower, shift, size, cv2.BORDER_CONSTANT)
-        out *= _three(1 - lower[..., 3])
+        lower = warp(self._lower, shift, size, cv2.BORDER_CONSTANT)
+        out *= three(1 - lower[..., 3])
         out += lower[..., :3]
         out *= self._keep[here]
         out += self._upper[here]
         shade = self._shade(mesh, box)
         if self._own is not None:
             shade = np.minimum(shade / self._own.shade[here], _MOST_LIGHT)
-        out *= _three(shade)
+        out *= three(shade)
         if self._own is not None:
             likeness = self._own.likeness(mesh, self._axes)
             if likeness > 0:
                 seen = self._own.seen[here] * np.float32(likeness)
-                out *= _three(1 - seen[..., 3])
+                out *= three(1 - seen[..., 3])
                 out += seen[..., :3]
         np.minimum(out, 255, out=out)
-        return _three(np.ascontiguousarray(out[..., 1])) if self._tone.grey else out
+        return three(np.ascontiguousarray(out[..., 1])) if self._tone.grey else out
 
     def _back_matrix(self, mesh: Points, box: Bounds) -> NDArray[np.float64]:
         """A box's pixels -> pixels of the darkness, which spans the opening: (2, 3)."""
@@ -259,7 +258,7 @@ class MouthInterior:
         light = np.clip((blurred - 0.12) / 0.62, 0, 1) * (1 - _LEAST_SHADE) + _LEAST_SHADE
         small = np.asarray(light, np.float32)
         matrix = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
-        return _sampled(small, matrix, (x1 - x0, y1 - y0))
+        return warp(small, matrix, (x1 - x0, y1 - y0))
 
     def _empty(self) -> Floats:
         y0, y1, x0, x1 = self._box
@@ -335,22 +334,6 @@ class MouthInterior:
         return np.asarray(out.clip(0, 255), np.float32)
 
 
-def _sampled(
-    layer: Floats,
-    matrix: NDArray[np.float64],
-    size: tuple[int, int],
-    border: int = cv2.BORDER_REPLICATE,
-) -> Floats:
-    """A layer at matrix (2, 3) times the pixels of a (width, height)."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(layer, matrix, size, flags=flags, borderMode=border))
-
-
-def _three(plane: Floats) -> Floats:
-    """(h, w) -> (h, w, 3)."""
-    return np.asarray(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB))
-
-
 def _back_texture(dark: Floats, flat: bool) -> Floats:
     """Darkness from the upper to the lower lip and from corner to corner, (N, N, 3)."""
     at = np.linspace(-1, 1, _BACK_SIZE, dtype=np.float32)
@@ -368,15 +351,3 @@ def _dark_of(picture: Picture, box: Bounds) -> Floats:
     light = part.astype(np.float32) @ LUMA
     dark = part[light <= np.percentile(light, 3)]
     return np.asarray(np.median(dark, 0), np.float32)
-
-
-def _face_box(picture: Picture, mesh: Points) -> Bounds:
-    """The box of a mesh, within the picture and not empty."""
-    height, width = picture.shape[:2]
-    x0, y0 = np.clip(np.floor(mesh.min(0)).astype(int), 0, [width - 1, height - 1])
-    x1, y1 = np.clip(np.ceil(mesh.max(0)).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
-    return int(y0), int(y1), int(x0), int(x1)
-
-
-def _intersection(a: Bounds, b: Bounds) -> Bounds:
-    return max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.landmarks import GAP_BOTTOM, GAP_TOP, INNER_LIPS
+from talkingface.raster import remap
 from talkingface.render.teeth import LUMA
 from talkingface.types import Bounds, Floats, Picture
 
@@ -234,7 +235,7 @@ def _above(
     height, width = y.shape
     columns = np.arange(width, dtype=np.float32)[None] + step[..., 0]
     rows = np.arange(height, dtype=np.float32)[:, None] + step[..., 1]
-    drawn = cv2.remap(colour, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    drawn = remap(colour, columns, rows)
     hidden = np.clip(rise / 0.04 - 0.5, 0, 1)
     if not whole:
         return _premultiplied(drawn.astype(np.float32), teeth * (1 - hidden[..., 0]))

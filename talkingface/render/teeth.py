@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.landmarks import GAP_TOP, INNER_CORNERS, eye_distance
+from talkingface.landmarks import CHIN, FOREHEAD, GAP_TOP, INNER_CORNERS, eye_distance
 from talkingface.types import Floats, Picture
 
 FILE = Path(__file__).with_name("teeth.npz")
@@ -27,13 +27,8 @@ LEVEL = 200.0  # brightness (75th percentile) of the teeth of every set, of 255
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-# Patches of cheek to either side of the nose; the rings of the eyes' openings.
+# Patches of cheek to either side of the nose.
 _LEFT_SKIN, _RIGHT_SKIN = (50, 205, 118), (280, 425, 347)
-_EYES = (
-    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
-    (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),
-)
-_FOREHEAD, _CHIN = 10, 152
 _PATCH = 0.05  # interocular: half the side of a patch of skin
 
 # How much each number of a description counts where a set is chosen, by its spread over faces.
@@ -44,8 +39,8 @@ _SPREAD = np.array([0.35, 0.25, 0.03, 0.12, 0.15, 60.0])
 class FaceLight:
     """Light and shape of a face.
 
-    skin: (3,) colour of the cheeks in [0, 255]; left, right: their brightness; white: brightness of
-    the eyes' white. roundness: eye distance over the face's height, larger in children. mouth:
+    skin: (3,) colour of the cheeks in [0, 255]; left, right: their brightness.
+    roundness: eye distance over the face's height, larger in children. mouth:
     width over eye distance. turn: the mouth's right half less its left one, over their sum.
     sharpness: pixels to the eye distance.
     """
@@ -53,7 +48,6 @@ class FaceLight:
     skin: Floats
     left: float
     right: float
-    white: float
     roundness: float
     mouth: float
     turn: float
@@ -176,8 +170,7 @@ def face_light(picture: Picture, mesh: NDArray[np.floating]) -> FaceLight:
         skin=((left + right) / 2).astype(np.float32),
         left=float(left @ LUMA),
         right=float(right @ LUMA),
-        white=max(_eye_white(picture, mesh[list(ring)]) for ring in _EYES),
-        roundness=unit / max(1e-6, float(np.linalg.norm(mesh[_FOREHEAD] - mesh[_CHIN]))),
+        roundness=unit / max(1e-6, float(np.linalg.norm(mesh[FOREHEAD] - mesh[CHIN]))),
         mouth=float(np.linalg.norm(corner_right - corner_left)) / unit,
         turn=(halves[1] - halves[0]) / max(1e-6, sum(halves)),
         sharpness=unit,
@@ -197,15 +190,3 @@ def _patch(picture: Picture, centre: NDArray[np.floating], reach: float) -> Floa
     part = picture[y0 : y1 + 1, x0 : x1 + 1].reshape(-1, 3)
     out: Floats = np.median(part, 0).astype(np.float32)
     return out
-
-
-def _eye_white(picture: Picture, ring: NDArray[np.floating]) -> float:
-    """Brightness of the white of an eye whose opening is `ring`, (N, 2) picture pixels."""
-    height, width = picture.shape[:2]
-    x0, y0 = np.clip(ring.min(0).astype(int), 0, [width - 1, height - 1])
-    x1, y1 = np.clip(ring.max(0).astype(int) + 1, [x0 + 1, y0 + 1], [width, height])
-    part = picture[y0:y1, x0:x1]
-    mask = np.zeros(part.shape[:2], np.uint8)
-    cv2.fillPoly(mask, [np.rint(ring - [x0, y0]).astype(np.int32)], 255)
-    seen = part[mask > 0] if mask.any() else part.reshape(-1, 3)
-    return float(np.percentile(seen.astype(np.float32) @ LUMA, 80))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 
 from talkingface.geometry import fit_similarity, invert, smoothstep, transform
 from talkingface.landmarks import (
-    FOREHEAD,
     INNER_LIPS,
     LEFT_CORNER,
     LOWER_INNER,
@@ -30,6 +30,7 @@ from talkingface.landmarks import (
     UPPER_INNER,
     reference_mesh,
 )
+from talkingface.raster import remap, warp
 from talkingface.types import Array, Bounds, Floats
 
 SURFACE = 468  # points of the mesh that are no iris
@@ -127,11 +128,7 @@ class Region:
         place = np.array(
             [[scale, 0, (x0 - self.box[2]) * scale], [0, scale, (y0 - self.box[0]) * scale]]
         )
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = cv2.warpAffine(
-            values, place, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        return np.asarray(out, dtype=np.float32)
+        return warp(values, place, (x1 - x0, y1 - y0))
 
 
 @dataclass(frozen=True)
@@ -226,8 +223,7 @@ class MeshWarp:
         """The lower face and what is around it, axis-parallel in the picture."""
         face = transform(self.mesh[self.moving], self.to_face)
         low, high = face.min(0) - REACH, face.max(0) + REACH
-        if FOREHEAD not in self.moving:
-            low[1] = transform(self.mesh[NOSE_BASE], self.to_face)[1] - ABOVE
+        low[1] = transform(self.mesh[NOSE_BASE], self.to_face)[1] - ABOVE
         corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
         there = transform(corners, self.to_picture)
         (x0, y0), (x1, y1) = np.floor(there.min(0)).astype(int), np.ceil(there.max(0)).astype(int)
@@ -295,8 +291,7 @@ class MeshWarp:
         across, down = np.gradient(move, axis=1), np.gradient(move, axis=0)
         known = np.concatenate([move, across, down], -1).astype(np.float32)
         for part in INVERSIONS:
-            seen = cv2.remap(known, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            seen = seen * np.float32(part)
+            seen: Any = remap(known, x, y) * np.float32(part)
             a, c, b, d = seen[..., 2] + 1, seen[..., 3], seen[..., 4], seen[..., 5] + 1
             size = np.maximum(a * d - b * c, SQUEEZED)
             off_x, off_y = self._columns - x - seen[..., 0], self._rows - y - seen[..., 1]
