@@ -20,13 +20,14 @@ from talkingface.web.jobs import Jobs
 from talkingface.web.limits import ApiError
 from talkingface.web.live import Live
 from talkingface.web.origin_check import OriginCheckMiddleware
-from talkingface.web.server import STATIC, SafeHeaders, error_response, static_files
+from talkingface.web.server import STATIC, SafeHeaders, error_handler, error_response, static_files
 from talkingface.web.service import Service
 from talkingface.web.worker_pool import UNFORESEEN, Cancelled
 
 PAGE = STATIC / "serve.html"
 
 
+_CLIENT_GONE = error_handler(499, "the client went before the end")
 _ABOUT = (
     "One picture and one recording in, a video of that face speaking out. Live video comes by "
     "WebSocket from /v1/live: see docs/serving.md. Make a video only of people who agreed to it, "
@@ -63,9 +64,10 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
             ApiError: _api_error,
             RequestValidationError: _invalid_request,
             HTTPException: _http_error,
-            ClientDisconnect: _client_gone,
-            Cancelled: _client_gone,
-            Exception: _unexpected_error,
+            ClientDisconnect: _CLIENT_GONE,
+            Cancelled: _CLIENT_GONE,
+            # Starlette raises it again, so it is logged with its traceback.
+            Exception: error_handler(500, UNFORESEEN),
         },
         lifespan=lifespan,
     )
@@ -98,12 +100,3 @@ async def _http_error(_: Request, error: Exception) -> Response:
     answer = error_response(error.status_code, f"{error.detail}: see /openapi.json")
     answer.headers.update(error.headers or {})
     return answer
-
-
-async def _client_gone(_: Request, error: Exception) -> Response:
-    return error_response(499, "the client went before the end")  # the client is gone
-
-
-async def _unexpected_error(_: Request, error: Exception) -> Response:
-    # Starlette raises the error again, so it is logged with its traceback.
-    return error_response(500, UNFORESEEN)

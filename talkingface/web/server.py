@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,6 +66,15 @@ def static_files() -> StaticFiles:
 def error_response(status: int, text: str) -> JSONResponse:
     """Return an error response: {"error": one line that says what to do}."""
     return JSONResponse({"error": text}, status_code=status)
+
+
+def error_handler(status: int, text: str = "") -> Callable[[Request, Exception], Any]:
+    """Return an exception handler that answers with `text`, or else with the error's own text."""
+
+    async def handle(_: Request, error: Exception) -> JSONResponse:
+        return error_response(status, text or str(error))
+
+    return handle
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -12,7 +12,6 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -61,11 +60,15 @@ def application(folder: Path | str) -> FastAPI:
         middleware=[Middleware(server.SafeHeaders)],
         exception_handlers={
             StarletteHTTPException: _http_error,
-            UnknownRater: _error_response(HTTPStatus.NOT_FOUND),
-            StudyClosed: _error_response(HTTPStatus.GONE),
-            BadRequest: _error_response(HTTPStatus.CONFLICT),
-            sqlite3.Error: _database_error,
-            Exception: _unexpected_error,
+            UnknownRater: server.error_handler(404),
+            StudyClosed: server.error_handler(410),
+            BadRequest: server.error_handler(409),
+            sqlite3.Error: server.error_handler(
+                503, "the answer could not be kept just now: try again"
+            ),
+            Exception: server.error_handler(
+                500, "something went wrong here: try again, or tell who runs the study"
+            ),
         },
     )
     app.add_route("/", _page)
@@ -75,31 +78,9 @@ def application(folder: Path | str) -> FastAPI:
     return app
 
 
-# --- errors ---------------------------------------------------------------------------------------
-
-
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     return server.error_response(error.status_code, error.detail)
-
-
-def _error_response(status: HTTPStatus) -> Any:
-    """Return an exception handler that answers with this status and the error's text."""
-
-    async def handler(_: Request, error: Exception) -> Response:
-        return server.error_response(status, str(error))
-
-    return handler
-
-
-async def _database_error(_: Request, __: Exception) -> Response:
-    return server.error_response(503, "the answer could not be kept just now: try again")
-
-
-async def _unexpected_error(_: Request, __: Exception) -> Response:
-    return server.error_response(
-        500, "something went wrong here: try again, or tell who runs the study"
-    )
 
 
 # --- handlers -------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -56,7 +56,7 @@ async def receive(request: Request, folder: Path, most: Mapping[str, int], limit
     if declared.isdigit() and int(declared) > whole:
         raise upload_too_large("the request", whole)
     parts = _FormReader(folder, most)
-    with parts.closing():
+    with closing(parts):
         parser = MultipartParser(options[b"boundary"], parts.callbacks())
         async with aclosing(timed(request.stream(), limits)) as chunks:
             async for chunk in chunks:
@@ -104,7 +104,7 @@ class _FormReader:
     def __init__(self, folder: Path, most: Mapping[str, int]) -> None:
         self.form, self.complete = Form(), False
         self._folder, self._most = folder, most
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
         self._key, self._value = b"", b""
         self._name, self._text, self._bytes_left, self._parts = "", b"", 0, 0
@@ -123,18 +123,14 @@ class _FormReader:
             "on_end": self._finish,
         }
 
-    @contextmanager
-    def closing(self) -> Iterator[None]:
-        """Close the file that is being written, also on errors."""
-        try:
-            yield
-        finally:
-            if self._file is not None:
-                self._file.close()
+    def close(self) -> None:
+        """Close the file that is being written."""
+        if self._file is not None:
+            self._file.close()
 
     def _begin(self) -> None:
         self._parts += 1
-        self._headers, self._header_bytes, self._key, self._value = [], 0, b"", b""
+        self._headers, self._header_bytes, self._key, self._value = {}, 0, b"", b""
         if self._parts > _MOST_PARTS:
             raise ApiError(400, f"the form has more than {_MOST_PARTS} parts")
 
@@ -153,11 +149,11 @@ class _FormReader:
         return data[start:end]
 
     def _header_end(self) -> None:
-        self._headers.append((self._key.lower(), self._value))
+        self._headers[self._key.lower()] = self._value
         self._key, self._value = b"", b""
 
     def _open(self) -> None:
-        _, options = parse_options_header(dict(self._headers).get(b"content-disposition", b""))
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if self._name in self.form.files or self._name in self.form.fields:
             raise ApiError(400, f"the form has {self._name[:40]!r} twice")
