@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LANDMARKS = 68  # iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67
 MESH_POINTS = 478  # MediaPipe's mesh: 468 of the surface, 5 of each iris
@@ -73,6 +73,12 @@ class Generator(Protocol):
     """
 
     config: Any
+    is_autoregressive: bool  # a frame sees the picture before it
+    samples_head: bool  # the model itself decides how the head moves
+
+    @property
+    def moving(self) -> Tensor | None:
+        """(P,), the points of the mesh that the model moves; None for one that moves no mesh."""
 
     def encode(self, portrait: Portrait) -> Any:
         """Encode all of a face that does not depend on speech."""
@@ -81,6 +87,19 @@ class Generator(Protocol):
         self, identity: Any, speech: Tensor, state: State = None
     ) -> tuple[Generated, State]:
         """speech: (B, T, hops, coefficients), one window of features per 25 fps video frame."""
+
+
+class GeneratorModule(nn.Module):
+    """Base of the generators here: `Generator`'s attributes of one that can do nothing more."""
+
+    is_autoregressive: bool = False
+    samples_head: bool = False
+    predicts_landmarks: bool = False  # see `LandmarkPredictor`
+
+    @property
+    def moving(self) -> Tensor | None:
+        """See `Generator`."""
+        return None
 
 
 @runtime_checkable
@@ -100,8 +119,11 @@ class LandmarkDriven(Protocol):
 class LandmarkPredictor(Protocol):
     """A generator that predicts where the lips go before it draws anything.
 
+    predicts_landmarks: whether it does so as it is configured.
     Its states are those of this call only.
     """
+
+    predicts_landmarks: bool
 
     def predict_landmarks(
         self, identity: Any, speech: Tensor, state: State = None

@@ -56,7 +56,7 @@ class FrameGenerator:
         moved, own = (None, None) if state is None else state
         clock = 0 if moved is None else int(moved[0])
         motion, moved = self.animator(speech, moved)
-        if motion_alone and not getattr(self._model.config, "is_autoregressive", False):
+        if motion_alone and not self._model.is_autoregressive:
             return self.bend(motion), motion, (moved, own)
         if own is None:
             own = self._first_state()
@@ -86,4 +86,4 @@ class FrameGenerator:
 
 def samples_head(model: Generator) -> TypeGuard[Cran]:
     """Return whether a model itself moves the head, from its pictures (cran-natural)."""
-    return getattr(model.config, "head_motion", "none") == "sampled"
+    return model.samples_head

@@ -26,7 +26,7 @@ from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import LoadedImage, device_of, prepare_face
 from talkingface.faces import Aligned
-from talkingface.frame_generator import FrameGenerator, samples_head
+from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
@@ -150,7 +150,7 @@ class TalkingFace:
     @property
     def samples_head(self) -> bool:
         """True if the model itself moves the head, from its pictures (cran-natural)."""
-        return samples_head(self.model)
+        return self.model.samples_head
 
     @property
     def tag(self) -> str:

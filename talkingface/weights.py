@@ -21,69 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from talkingface import media, models
+from talkingface import media, models, older_weights
 from talkingface.errors import BadWeights, TalkingFaceError, UnknownModel
 
 HEADER = "talkingface"
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
 REGISTRY = "registry.json"
-
-# Names in older files -> names of now: families, fields of a family's config ("vg.window": of its
-# part `vg`), and tensors, by the beginning of their names.
-RENAMED_FAMILIES = {"lipreader-lean": "lipreader-small"}
-_REGION = {"window": "mouth_region", "seed_channels": "initial_channels"}
-RENAMED_FIELDS: Mapping[str, Mapping[str, str]] = {
-    "cran": _REGION,
-    "atvg": {"vg.window": "mouth_region"},
-    "chung": _REGION,
-    "chen": _REGION,
-    "zhou": _REGION,
-}
-_DECODER = {
-    "image_head.": "image_projection.",
-    "seed.": "initial_map.",
-    "last.": "to_features.",
-    "head.": "to_rgb.",
-}
-_READER = {"cells.": "rnn.", "answer.": "classifier."}
-RENAMED_TENSORS: Mapping[str, Mapping[str, str]] = {
-    "cran": {**_DECODER, "lip_head.": "lip_predictor."},
-    "atvg": {
-        "at.head.": "at.to_coefficients.",
-        "vg.head.": "vg.to_rgb.",
-        "vg.last.": "vg.to_features.",
-        "vg.mmrnn.heard.": "vg.mmrnn.from_input.",
-        "vg.mmrnn.kept.": "vg.mmrnn.from_state.",
-    },
-    "chung": {f"network.{old}": f"network.{new}" for old, new in _DECODER.items()},
-    "zhou": _DECODER,
-    "lipreader-published": _READER,
-    "lipreader-small": _READER,
-    "sync": {"eye.": "video_encoder.", "ear.": "audio_encoder."},
-    "": {"judge.": "classifier.", "answer.": "classifier."},  # discriminators, in checkpoints alone
-}
-
-# What version 0.2.0 removed, as older files name it: whole families; fields of a family's config,
-# each with the one value that means what the model does now ("at.points": of its part `at`); kinds
-# of `audio.SpeechSpec`.
-REMOVED_FAMILIES = ("lipreader-sentences", "detail")
-REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "cran": {
-        "hearing": {
-            "filters": 40,
-            "start": "mel",
-            "taught": "no",
-            "widths": [128, 128, 128],
-            "reach": 2,
-        },
-        "mover": "hybrid",
-        "head": "free",
-        "audio": "strided",
-    },
-    "atvg": {"at.points": "all"},
-}
-REMOVED_SPEECH = ("raw", "both", "phones")
 
 # Names that need no file: (what they are, seed of their random parameters).
 WITHOUT_FILE = {
@@ -228,7 +172,7 @@ def _entry(name: str) -> dict[str, str]:
     if name in registry:
         return registry[name]
     if name in models.PRESETS:
-        family = models.PRESETS[name].family
+        family = models.PRESETS[name].family.removesuffix("-published")
         method = family if family in ("cran", "atvg") else "baseline"
         command = f"talkingface train {method} --preset {name}"
         raise UnknownModel(
@@ -311,9 +255,9 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """The module that the header describes, with the file's tensors, loaded strictly."""
     try:
-        config = _renamed_fields(_without_removed(path, header["config"]))
+        config = older_weights.current_config(path, header["config"])
         model = models.build(models.config_from_json(json.dumps(config)))
-        tensors = renamed_tensors(config["family"], tensors)
+        tensors = older_weights.renamed_tensors(config["family"], tensors)
     except BadWeights:
         raise
     except (TalkingFaceError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -331,51 +275,6 @@ def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor
             )
     model.load_state_dict(dict(tensors), strict=True)
     return model
-
-
-def _without_removed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a header's config without the fields that version 0.2.0 removed.
-
-    This is the only place where older configs are read. Raises BadWeights where a removed field has
-    another value than the one that means what the model does now.
-    """
-    family, speech = config["family"], config.get("speech")
-    fields = REMOVED_FIELDS.get(family, {})
-    asked = [f"the family {family}"] if family in REMOVED_FAMILIES else []
-    kept = {name: dict(x) if isinstance(x, dict) else x for name, x in config.items()}
-    for name, value in fields.items():
-        *outer, last = name.split(".")
-        part = kept[outer[0]] if outer else kept
-        if (found := part.pop(last, value)) != value:
-            asked.append(f"{name}={json.dumps(found)}")
-    if isinstance(speech, dict) and speech.get("kind") in REMOVED_SPEECH:
-        asked.append(f"speech of the kind {speech['kind']}")
-    if asked:
-        raise BadWeights(
-            f"{path}: needs {', '.join(asked)}, which version 0.2.0 removed: load it with "
-            "talkingface 0.1, or train again"
-        )
-    return kept
-
-
-def _renamed_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a header's config with the family and the fields named as they are now."""
-    config["family"] = RENAMED_FAMILIES.get(config["family"], config["family"])
-    for old, new in RENAMED_FIELDS.get(config["family"], {}).items():
-        *outer, last = old.split(".")
-        part = config[outer[0]] if outer else config
-        if last in part:
-            part[new] = part.pop(last)
-    return config
-
-
-def renamed_tensors(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a file's tensors under the names that the family's modules have now."""
-    renamed = dict(tensors)
-    for old, new in RENAMED_TENSORS.get(family, {}).items():
-        for name in [name for name in renamed if name.startswith(old)]:
-            renamed[new + name.removeprefix(old)] = renamed.pop(name)
-    return renamed
 
 
 def _count(model: nn.Module) -> int:

@@ -191,10 +191,10 @@ def test_published_sizes_of_chung() -> None:
     with torch.device("meta"):
         model = Chung(models.PRESETS["chung-paper"])
     network = model.network
-    assert parameters(network.image_encoder) == convolutions(
+    assert parameters(network.image_encoder.layers) == convolutions(
         (15, 96, 256, 512, 512, 512), (7, 5, 3, 3, 3)
     )
-    assert parameters(network.image_projection) == 512 * 4 * 4 * 256 + 256
+    assert parameters(network.image_encoder.projection) == 512 * 4 * 4 * 256 + 256
     sound = convolutions((1, 64, 128, 256, 256, 512), (3,) * 5) + 2 * (64 + 128 + 256 + 256 + 512)
     full = 512 * 9 * 3 * 256 + 256 + 256 * 256 + 256  # 35 x 12, halved twice
     assert parameters(network.audio_encoder) == sound + full

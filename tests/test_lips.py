@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest
 from talkingface.landmarks import IBUG, INNER_PAIRS, aperture, eye_distance, reference_mesh
 from talkingface.models.atvg import Atvg
-from talkingface.models.cran import Cran
+from talkingface.models.cran import Cran, CranConfig
+from talkingface.models.cran_published import PublishedCran
 from talkingface.models.expression import ExpressionSpace, transform
 from talkingface.models.lips import OPEN, SHUT, ExpressionNet, LipsConfig
 from talkingface.training import lips
@@ -347,9 +347,7 @@ def test_a_generator_is_trained_on_fitted_lips_and_keeps_them(
 
 def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
     tiny = models.PRESETS["cran-tiny"]
-    speech, readout = models.PRESETS["cran"].speech, LipsConfig(rank=8, hidden=4)
-    meshed = {"speech": speech, "output": "mesh", "lips": "expression", "readout": readout}
-    speaking = Cran(replace(tiny, **meshed))
+    speaking = Cran(CranConfig(readout=LipsConfig(rank=8, hidden=4)))
     atvg = models.PRESETS["atvg-tiny"]
     heard = tokens(1, 3)
     for model, net in ((speaking, speaking.readout), (Atvg(atvg), None)):
@@ -357,11 +355,11 @@ def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
         assert predicts_expressions(model) and model.space is net.space
         assert torch.equal(model.predict_expression(heard)[0], net(heard))
     with torch.device("meta"):
-        others = [Cran(tiny), Cran(replace(tiny, lips="off")), Atvg(models.PRESETS["atvg-paper"])]
+        others = [PublishedCran(tiny), Atvg(models.PRESETS["atvg-paper"])]
     for model in others:
         assert not predicts_expressions(model)
     with pytest.raises(ValueError, match="hear the same features"):
-        replace(tiny, output="mesh", lips="expression")
+        CranConfig(speech=tiny.speech)
 
 
 def test_the_command_fits_the_same_bytes_and_refuses_by_name(

@@ -56,7 +56,7 @@ def test_every_setting_of_every_preset_can_be_given(row: Any) -> None:
         ("stages.0.schedule=constant", "stages.0.schedule", "constant"),
         ("model.mouth_region=8,120,8,120", "model.mouth_region", (8, 120, 8, 120)),
         ("model.decoder_channels=48,32", "model.decoder_channels", (48, 32)),
-        ("model.transposed=true", "model.transposed", True),
+        ("stages.0.pictures=false", "stages.0.pictures", False),
         ("average=0.99", "average", 0.99),
         ("augment.tract=0.9,1.1", "augment.tract", (0.9, 1.1)),
         ("scheme=frame", "model.scheme", "frame"),  # of the model, by its name alone
@@ -96,8 +96,8 @@ def test_losses_are_left_out_and_added() -> None:
         ("stages.2.steps=4", r"no setting of stages is called '2'\. Known: 0, 1"),
         ("model.hidden=wide", r"model\.hidden is a whole number, 0 or more, not 'wide'"),
         ("model.hidden=1.5", r"model\.hidden is a whole number, 0 or more, not '1\.5'"),
+        ("stages.0.pictures=perhaps", r"stages\.0\.pictures is true or false, not 'perhaps'"),
         ("average=nan", r"average is a number, not 'nan'"),
-        ("model.transposed=perhaps", r"model\.transposed is true or false, not 'perhaps'"),
         (
             "model.scheme=none",
             r"model\.scheme is one of frame, sequential, recurrent, natural, not",
@@ -107,8 +107,8 @@ def test_losses_are_left_out_and_added() -> None:
             r"model\.mouth_region is 4 values with commas between, each a whole",
         ),
         (
-            "model.audio_channels=a",
-            r"model\.audio_channels is a list, with commas between, each a whole number",
+            "model.image_channels=a",
+            r"model\.image_channels is a list, with commas between, each a whole number",
         ),
         ("model=cran", r"model has parts: speech, crop, scheme"),
         ("average.x=1", r"average is one value, without further parts"),
@@ -116,7 +116,7 @@ def test_losses_are_left_out_and_added() -> None:
         ("stages.1.batch=0", r"batch is 1 at least, not 0"),
         ("stages.1.steps=-1", r"stages\.1\.steps is a whole number, 0 or more, not '-1'"),
         ("steps", r"give NAME=VALUE, as steps=100"),
-        ("model.output=direct", r'output="mesh" draws lips="expression"'),
+        ("model.speech.hops=7", r"the lips and the model must hear the same features"),
     ],
 )
 def test_wrong_changes_are_named_with_what_is_known(item: str, said: str) -> None:
@@ -125,8 +125,9 @@ def test_wrong_changes_are_named_with_what_is_known(item: str, said: str) -> Non
 
 
 def test_changes_that_need_each_other_are_made_together() -> None:
-    row = settings.change(presets.CRAN["cran"], ["output=direct", "model.lips=off"])
-    assert (row.model.output, row.model.lips) == ("direct", "off")
+    items = ["model.speech.hops=7", "model.readout.speech.hops=7"]
+    row = settings.change(presets.CRAN["cran"], items)
+    assert row.model.speech.hops == row.model.readout.speech.hops == 7
 
 
 def test_a_name_of_two_parts_is_ambiguous() -> None:

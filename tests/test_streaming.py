@@ -23,7 +23,8 @@ from talkingface.errors import BadRequest, BadWeights, OutputError
 from talkingface.frames import OutputFrame
 from talkingface.geometry import invert, transform, warp_crop
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
-from talkingface.models.lips import TOKENS, LipsConfig
+from talkingface.models.cran import CranConfig
+from talkingface.models.lips import LipsConfig
 from talkingface.pipeline import TalkingFace
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
@@ -48,10 +49,15 @@ def speaker(scheme: str) -> TalkingFace:
     if scheme in ("frame", "recurrent", "sequential", "natural"):
         config: Any = replace(models.PRESETS["cran-tiny"], scheme=scheme)
         if scheme == "natural":
-            meshed = {"output": "mesh", "lips": "expression", "speech": TOKENS}
             small = LipsConfig(rank=8, hidden=4, points=len(expression_space.load(SPACE).points))
-            own = {"head_motion": "sampled", "mouth_region": (4, 124, 4, 124), "readout": small}
-            config = replace(config, **own, **meshed)
+            config = CranConfig(
+                scheme=scheme,
+                readout=small,
+                mouth_region=(4, 124, 4, 124),
+                image_channels=(8, 8, 8),
+                decoder_channels=(8, 8, 8),
+                hidden=16,
+            )
         torch.manual_seed(3)
         model = models.build(config)
         if scheme == "natural":  # a random basis would tear the face

@@ -200,9 +200,9 @@ class Gradients:
         }
 
 
-FACE = {"image_encoder", "image_projection"}
+FACE = {"image_encoder"}
 HEARING, SEEING = {"speech_encoder"}, {"mouth_encoder"}
-DECODER = {"initial_map", "ups", "to_features", "to_rgb"}
+DECODER = {"decoder"}
 
 
 @pytest.fixture
@@ -351,6 +351,6 @@ def test_published_sizes() -> None:
         model = Zhou(models.PRESETS["zhou-paper"])
     spec = model.config.speech
     assert (spec.kind, spec.coefficients, spec.hops) == ("mfcc", 12, 20)
-    assert model.initial_map.in_features == 256 + 256
-    assert model.initial_map.out_features == 512 * 4 * 4
-    assert len(model.ups) == 5
+    assert model.decoder.initial_map.in_features == 256 + 256
+    assert model.decoder.initial_map.out_features == 512 * 4 * 4
+    assert len(model.decoder.ups) == 5

@@ -408,7 +408,7 @@ def open_model(name: str, device: str = "cpu") -> EvaluatedModel:
             f"{name}: a {info.family} draws no landmarks it is given; leave {FROM_LANDMARKS} away, "
             "or give a model that does, as atvg"
         )
-    if lips and not _predicts_landmarks(model):
+    if lips and not (isinstance(model, LandmarkPredictor) and model.predicts_landmarks):
         raise BadRequest(
             f"{name}: a {info.family} of this kind predicts no landmarks before it draws; leave "
             f"{LIPS_ALONE} away"
@@ -416,10 +416,3 @@ def open_model(name: str, device: str = "cpu") -> EvaluatedModel:
     ending = FROM_LANDMARKS * driven + LIPS_ALONE * lips
     row, teachers = (label or info.name) + ending, teachers_of(info)
     return EvaluatedModel(row, info.sha256, model, driven, teachers, lips)
-
-
-def _predicts_landmarks(model: Generator) -> bool:
-    """Return whether a model predicts landmarks without generating pictures."""
-    config = model.config
-    silent = getattr(config, "lips", "") == "off" or getattr(config, "is_autoregressive", False)
-    return isinstance(model, LandmarkPredictor) and not silent

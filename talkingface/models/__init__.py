@@ -17,6 +17,7 @@ from talkingface.models import (
     chen,
     chung,
     cran,
+    cran_published,
     head_motion,
     identity,
     lipreader,
@@ -27,6 +28,7 @@ from talkingface.models import (
 
 FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
+    "cran-published": (cran_published.PublishedCran, cran_published.PublishedCranConfig),
     "atvg": (atvg.Atvg, atvg.AtvgConfig),
     "chen": (chen.Chen, chen.ChenConfig),
     "chung": (chung.Chung, chung.ChungConfig),
@@ -41,6 +43,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 PRESETS: dict[str, Any] = {
     **cran.PRESETS,
+    **cran_published.PRESETS,
     **atvg.PRESETS,
     **chung.PRESETS,
     **chen.PRESETS,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import LANDMARKS, Generated, Portrait, State
+from talkingface.contract import LANDMARKS, Generated, GeneratorModule, Portrait, State
 from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import ibug
@@ -360,8 +360,10 @@ class Identity:
     canvas: CropRenderer | None = None
 
 
-class Atvg(nn.Module):
+class Atvg(GeneratorModule):
     """The cascade; `predict_landmarks` and `draw` are its two halves."""
+
+    predicts_landmarks = True
 
     def __init__(self, config: AtvgConfig) -> None:
         super().__init__()
@@ -385,9 +387,9 @@ class Atvg(nn.Module):
         return self.readout.predict_expression(speech)
 
     @property
-    def moving(self) -> Tensor:
-        """(P,): the points of the mesh that this model moves, where it bends the picture."""
-        return self.space.points
+    def moving(self) -> Tensor | None:
+        """See `contract.Generator`."""
+        return self.at.space.points if isinstance(self.at, ExpressionNet) else None
 
     @property
     def mouth_region(self) -> MouthRegion:
@@ -401,7 +403,7 @@ class Atvg(nn.Module):
             return Identity(seen, self.vg.encode(seen))
         assert isinstance(self.at, ExpressionNet)
         mouth = self.at.prepare(portrait)
-        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, self.moving)
+        canvas = CropRenderer(portrait.image, mouth.mesh, mouth.neutral, self.at.space.points)
         return Identity(portrait, (), mouth, canvas)
 
     def forward(

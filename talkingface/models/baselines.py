@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Portrait, State
+from talkingface.contract import Generated, GeneratorModule, Portrait, State
 from talkingface.geometry import CropSpec
 
 
@@ -21,7 +21,7 @@ class StillConfig:
     crop: CropSpec = field(default_factory=CropSpec)
 
 
-class Still(nn.Module):
+class Still(GeneratorModule):
     """Repeats the identity picture: the floor under every pixel measure."""
 
     def __init__(self, config: StillConfig) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -135,6 +137,75 @@ def _corners(kernel: int) -> Tensor:
             pixel = (double + weight - reach) // 2 + pixels // 2 - (double if reach % 2 else 0)
             at[corner, pixel, weight] = 1
     return at
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions of stride 2, and a linear layer: a picture to a feature vector and U-Net skips.
+
+    shape: (h, w) of the pictures, which divide by 2 per level. kernels: of each level.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: tuple[int, ...],
+        kernels: tuple[int, ...],
+        features: int,
+        shape: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        pairs = zip(pairwise((inputs, *channels)), kernels, strict=True)
+        self.layers = nn.ModuleList(conv(a, b, kernel, 2) for (a, b), kernel in pairs)
+        scale = 2 ** len(channels)
+        self.map_shape = (shape[0] // scale, shape[1] // scale)
+        self.projection = nn.Linear(channels[-1] * math.prod(self.map_shape), features)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(N, inputs, h, w) -> (N, features), and the map of each level, the largest first."""
+        maps, x = [], image
+        for layer in self.layers:
+            x = layer(x)
+            maps.append(x)
+        return self.projection(x.flatten(1)), tuple(maps)
+
+
+class Decoder(nn.Module):
+    """A feature vector to a picture: a first map, then upsampling blocks, each beside a skip.
+
+    shape: (h, w) of the first map. skips: channels of the map beside each block's input, the
+    smallest map first, 0 for none. outputs: channels of the picture.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        shape: tuple[int, int],
+        initial_channels: int,
+        channels: tuple[int, ...],
+        skips: tuple[int, ...],
+        last_channels: int,
+        outputs: int,
+        kernel: int = 3,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.initial_shape = shape
+        self.initial_map = nn.Linear(features, initial_channels * math.prod(shape))
+        sizes = zip(pairwise((initial_channels, *channels)), skips, strict=True)
+        self.ups = nn.ModuleList(
+            Upsample(a + skip, b, kernel, transposed) for (a, b), skip in sizes
+        )
+        self.to_features = conv(channels[-1], last_channels, kernel)
+        self.to_rgb = nn.Conv2d(last_channels, outputs, kernel, 1, kernel // 2)
+
+    def forward(self, features: Tensor, skips: Sequence[Tensor | None]) -> Tensor:
+        """(N, features) and N skips per block, smallest first -> (N, outputs, H, W) float32."""
+        x = F.leaky_relu(self.initial_map(features), 0.2).unflatten(1, (-1, *self.initial_shape))
+        x = channels_last(x)
+        for up, skip in zip(self.ups, skips, strict=True):
+            x = up(x if skip is None else torch.cat([x, skip.to(x.dtype)], dim=1))
+        out: Tensor = self.to_rgb(self.to_features(x)).float().contiguous()
+        return out
 
 
 class ConvGru(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Portrait, State
+from talkingface.contract import Generated, GeneratorModule, Portrait, State
 from talkingface.geometry import CropSpec
 from talkingface.models.blocks import Residual, Upsample, audio_encoder, conv, repeat_frames
 from talkingface.models.mouth_region import MouthRegion
@@ -55,7 +55,7 @@ class Identity:
     features: Tensor  # (B, C, h', w'): m_I
 
 
-class Chen(nn.Module):
+class Chen(GeneratorModule):
     """The generator. `encode` a face once, then call with windows of speech."""
 
     speech_mean: Tensor

@@ -11,18 +11,22 @@ VGG-M's widths, MFCC and the whole crop (strides stand where VGG-M pools).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Portrait, State
+from talkingface.contract import Generated, GeneratorModule, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Upsample, audio_encoder, conv, repeat_frames
+from talkingface.models.blocks import (
+    Decoder,
+    ImageEncoder,
+    audio_encoder,
+    conv,
+    repeat_frames,
+)
 from talkingface.models.mouth_region import MouthRegion
 
 
@@ -69,7 +73,7 @@ class Identity:
     skips: tuple[Tensor, ...]  # maps of E_I, largest first
 
 
-class Chung(nn.Module):
+class Chung(GeneratorModule):
     """The generator: `network`, the encoders and the decoder, and `deblurring` behind it."""
 
     def __init__(self, config: ChungConfig) -> None:
@@ -109,50 +113,37 @@ class Chung(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Both encoders and the decoder, for a window of `shape` (h, w)."""
+    """Both encoders and the decoder, for a region of `shape` (h, w)."""
 
     speech_mean: Tensor
     speech_std: Tensor
 
     def __init__(self, config: ChungConfig, shape: tuple[int, int]) -> None:
         super().__init__()
-        c, self.skips = config, config.skips
-        scale = 2 ** len(c.image_channels)
-        self.initial_shape = (shape[0] // scale, shape[1] // scale)
-        self.audio_encoder = audio_encoder(
-            c.speech,
-            c.audio_channels,
-            c.audio_strides,
-            c.audio_norm,
-            c.audio_features,
-            c.audio_layers,
+        c, levels = config, len(config.image_channels)
+        audio = (c.audio_channels, c.audio_strides, c.audio_norm, c.audio_features, c.audio_layers)
+        self.audio_encoder = audio_encoder(c.speech, *audio)
+        self.image_encoder = ImageEncoder(
+            3 * c.identities, c.image_channels, c.image_kernels, c.image_features, shape
         )
-        sizes, area = (3 * c.identities, *c.image_channels), math.prod(self.initial_shape)
-        self.image_encoder = nn.ModuleList(
-            conv(a, b, kernel, 2)
-            for (a, b), kernel in zip(pairwise(sizes), c.image_kernels, strict=True)
+        self.missing = (None,) * (levels - c.skips)  # skips of the decoder's first blocks
+        self.decoder = Decoder(
+            c.audio_features + c.image_features,
+            self.image_encoder.map_shape,
+            c.initial_channels,
+            c.decoder_channels,
+            (*[0] * (levels - c.skips), *c.image_channels[: c.skips][::-1]),
+            c.last_channels,
+            outputs=3,
+            transposed=c.transposed,
         )
-        self.image_projection = nn.Linear(sizes[-1] * area, c.image_features)
-        self.initial_map = nn.Linear(c.audio_features + c.image_features, c.initial_channels * area)
-        ups, inputs = [], c.initial_channels
-        for level, outputs in enumerate(c.decoder_channels):
-            place = len(c.image_channels) - 1 - level
-            skip = c.image_channels[place] if place < c.skips else 0
-            ups.append(Upsample(inputs + skip, outputs, 3, c.transposed))
-            inputs = outputs
-        self.ups = nn.ModuleList(ups)
-        self.to_features = conv(inputs, c.last_channels)
-        self.to_rgb = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
         self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
 
     def encode_pictures(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """E_I: (B, 3 K, h, w) -> z_I (B, image_features) and its `skips` largest maps."""
-        maps, x = [], pictures
-        for layer in self.image_encoder:
-            x = layer(x)
-            maps.append(x)
-        return self.image_projection(x.flatten(1)), tuple(maps[: self.skips])
+        features, maps = self.image_encoder(pictures)
+        return features, maps[: len(maps) - len(self.missing)]
 
     def forward(self, face: Tensor, skips: tuple[Tensor, ...], speech: Tensor) -> Tensor:
         """z_I, its maps and (B, T, hops, coefficients) -> (B, T, 3, h, w) in [-1, 1]."""
@@ -160,15 +151,8 @@ class EncoderDecoder(nn.Module):
         normal = (speech - self.speech_mean) / self.speech_std
         encoded = self.audio_encoder(normal.flatten(0, 1).unsqueeze(1))
         joint = torch.cat([encoded, repeat_frames(face, frames)], dim=1)
-        x = F.leaky_relu(self.initial_map(joint), 0.2).unflatten(1, (-1, *self.initial_shape))
-        x = x.contiguous(memory_format=torch.channels_last)
-        for level, up in enumerate(self.ups):
-            place = len(self.ups) - 1 - level
-            if place < len(skips):
-                x = torch.cat([x, repeat_frames(skips[place], frames)], dim=1)
-            x = up(x)
-        drawn = torch.tanh(self.to_rgb(self.to_features(x)).float())
-        out: Tensor = drawn.unflatten(0, (-1, frames)).contiguous()
+        seen = (*self.missing, *(repeat_frames(skip, frames) for skip in reversed(skips)))
+        out: Tensor = torch.tanh(self.decoder(joint, seen)).unflatten(0, (-1, frames))
         return out
 
 

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talkingface.audio import SpeechSpec
-from talkingface.contract import Generated, Portrait, State
+from talkingface.contract import Generated, GeneratorModule, Portrait, State
 from talkingface.geometry import CropSpec
-from talkingface.models.blocks import Upsample, audio_encoder, conv, repeat_frames
+from talkingface.models.blocks import (
+    Decoder,
+    ImageEncoder,
+    audio_encoder,
+    conv,
+    repeat_frames,
+)
 from talkingface.models.lipreader import MouthSpec
 from talkingface.models.mouth_region import MouthRegion
 
@@ -61,7 +67,7 @@ class Identity:
     skip: Tensor  # one map of E_p
 
 
-class Zhou(nn.Module):
+class Zhou(GeneratorModule):
     """The generator: E_p, E_a and the decoder."""
 
     speech_mean: Tensor
@@ -70,48 +76,38 @@ class Zhou(nn.Module):
     def __init__(self, config: ZhouConfig) -> None:
         super().__init__()
         self.config = c = config
-        strides = 2 ** len(c.image_channels)
-        self.mouth_region = MouthRegion(c.mouth_region, c.crop, strides)
-        height, width = self.mouth_region.shape
-        self.initial_shape = (height // strides, width // strides)
-        pixels = self.initial_shape[0] * self.initial_shape[1]
+        levels = len(c.image_channels)
+        self.mouth_region = MouthRegion(c.mouth_region, c.crop, 2**levels)
         self.speech_encoder = audio_encoder(
             c.speech, c.audio_channels, c.audio_strides, c.audio_norm, c.speech_features
         )
         self.shared = SharedSpace(c.speech_features)
-        sizes = [3, *c.image_channels]
-        self.image_encoder = nn.ModuleList(conv(a, b, 3, 2) for a, b in pairwise(sizes))
-        self.image_projection = nn.Linear(sizes[-1] * pixels, c.image_features)
-        self.initial_map = nn.Linear(
-            c.speech_features + c.image_features, c.initial_channels * pixels
+        self.image_encoder = ImageEncoder(
+            3, c.image_channels, (3,) * levels, c.image_features, self.mouth_region.shape
         )
-        ups, inputs = [], c.initial_channels
-        for level, outputs in zip(self._levels(), c.decoder_channels, strict=True):
-            skip = c.image_channels[c.skip] if level == c.skip else 0
-            ups.append(Upsample(inputs + skip, outputs, 3, transposed=False))
-            inputs = outputs
-        self.ups = nn.ModuleList(ups)
-        self.to_features = conv(inputs, c.last_channels, 3)
-        self.to_rgb = nn.Conv2d(c.last_channels, 3, 3, 1, 1)
+        skips = [0] * levels
+        skips[levels - 1 - c.skip] = c.image_channels[c.skip]
+        self.decoder = Decoder(
+            c.speech_features + c.image_features,
+            self.image_encoder.map_shape,
+            c.initial_channels,
+            c.decoder_channels,
+            tuple(skips),
+            c.last_channels,
+            outputs=3,
+        )
         self.register_buffer("speech_mean", torch.zeros(c.speech.coefficients))
         self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
-
-    def _levels(self) -> list[int]:
-        """The map of E_p that is as large as each decoder block's input."""
-        return list(reversed(range(len(self.config.image_channels))))
 
     def encode(self, portrait: Portrait) -> Identity:
         """E_p: the feature of who it is, and the one skip."""
         features, skip = self.encode_face(self.mouth_region.crop(portrait.image))
         return Identity(portrait, features, skip)
 
-    def encode_face(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """E_p of windows (N, 3, h, w) -> (N, image_features), and a map."""
-        maps, x = [], window
-        for layer in self.image_encoder:
-            x = layer(x)
-            maps.append(x)
-        return self.image_projection(x.flatten(1)), maps[self.config.skip]
+    def encode_face(self, region: Tensor) -> tuple[Tensor, Tensor]:
+        """E_p of mouth regions (N, 3, h, w) -> (N, image_features), and a map."""
+        features, maps = self.image_encoder(region)
+        return features, maps[self.config.skip]
 
     def encode_speech(self, speech: Tensor) -> Tensor:
         """E_a: (B, T, hops, coefficients) -> (B, T, speech_features), of length 1."""
@@ -128,19 +124,14 @@ class Zhou(nn.Module):
         return self.mouth_region.composite(made, identity.portrait.image), None
 
     def draw_region(self, identity: Identity, content: Tensor) -> Generated:
-        """Dec of what is said, from either encoder (B, T, speech_features): the window only."""
-        frames = content.shape[1]
-        said = content.flatten(0, 1) * self.config.speech_features**0.5  # entries of variance 1
-        who = repeat_frames(identity.features, frames)
-        x = F.leaky_relu(self.initial_map(torch.cat([said, who.to(said.dtype)], dim=1)), 0.2)
-        x = x.unflatten(1, (-1, *self.initial_shape)).contiguous(memory_format=torch.channels_last)
-        for level, up in zip(self._levels(), self.ups, strict=True):
-            if level == self.config.skip:
-                x = torch.cat([x, repeat_frames(identity.skip, frames).to(x.dtype)], dim=1)
-            x = up(x)
-        colour = torch.tanh(self.to_rgb(self.to_features(x)).float().contiguous())
-        colour = colour.unflatten(0, content.shape[:2])
-        return self.mouth_region.fade(colour, identity.portrait.image)
+        """Dec of content from either encoder (B, T, speech_features): the mouth region only."""
+        frames, levels = content.shape[1], len(self.config.image_channels)
+        content = content.flatten(0, 1) * self.config.speech_features**0.5  # entries of variance 1
+        face = repeat_frames(identity.features, frames).to(content.dtype)
+        skips: list[Tensor | None] = [None] * levels
+        skips[levels - 1 - self.config.skip] = repeat_frames(identity.skip, frames)
+        colour = torch.tanh(self.decoder(torch.cat([content, face], dim=1), skips))
+        return self.mouth_region.fade(colour.unflatten(0, (-1, frames)), identity.portrait.image)
 
 
 class SharedSpace(nn.Module):

@@ -33,7 +33,9 @@ from talkingface.losses import (
 )
 from talkingface.metrics.identity import Person
 from talkingface.models.blocks import base_grid
-from talkingface.models.cran import Cran, CranConfig, Identity, Teacher
+from talkingface.models.cran import Cran, CranConfig
+from talkingface.models.cran_base import Identity, Teacher
+from talkingface.models.cran_published import PublishedCranConfig
 from talkingface.models.lipreader import (
     LipReader,
     PublishedLipReader,
@@ -57,7 +59,7 @@ class CranTraining(GeneratorTraining):
     head: how the head's motion is fitted, where the model samples it.
     """
 
-    model: CranConfig
+    model: CranConfig | PublishedCranConfig
     head: HeadTraining = field(default_factory=HeadTraining)
     teacher_forcing: tuple[float, float] = (0.5, 0.5)
     reading: LipReadingForm = "frozen"
@@ -89,18 +91,24 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         super().__init__(training, cache, splits, device, init, lips)
 
     def _own_discriminators(self) -> dict[str, nn.Module]:
-        self.reader, self.taught_by = _reader(self.reader_file, self.cache.vocabulary)
+        self.reader, self.reader_teachers = _reader(self.reader_file, self.cache.vocabulary)
         return {"reader": self.reader}
 
     @property
     def lips_at(self) -> tuple[str, str] | None:
         """See `GeneratorRecipe.lips_at`."""
-        return ("readout", "readout") if self.training.model.lips == "expression" else None
+        return ("readout", "readout") if isinstance(self.training.model, CranConfig) else None
+
+    @property
+    def samples_head(self) -> bool:
+        """True if the model samples how the head moves."""
+        model = self.training.model
+        return isinstance(model, CranConfig) and model.scheme == "natural"
 
     def _facts(self) -> dict[str, Any]:
         """Return the lip readers that trained this model; evaluation refuses them as its judge."""
-        taught = any("reading" in stage.weights for stage in self.training.stages)
-        teachers = self.began_with | (self.taught_by if taught else frozenset())
+        reads = any("reading" in stage.weights for stage in self.training.stages)
+        teachers = self.began_with | (self.reader_teachers if reads else frozenset())
         facts: dict[str, Any] = {"taught_by": sorted(teachers)}
         speakers = speakers_of(self.clips)
         if self.training.model.scheme == "natural" and len(speakers) == 1:
@@ -127,7 +135,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _set_statistics(self) -> None:
         super()._set_statistics()
-        if self.training.model.head_motion == "sampled":  # prosody of the pretrained head
+        if self.samples_head:  # prosody of the pretrained head
             head_net: Any = weights.load("head")
             self.model.prosody.load_state_dict(head_net.prosody.state_dict())
             self.model.prosody.requires_grad_(False)
@@ -135,7 +143,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _finished(self) -> nn.Module:
         """See `GeneratorRecipe._finished`; fits the head's motion to the trained features."""
-        if self.training.model.head_motion == "none":
+        if not self.samples_head:
             return super()._finished()
         model: Cran = copy.deepcopy(self.ema).cpu()
         settings = self.training.head
@@ -146,8 +154,7 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
 
     def _batch(self, raw: RawBatch, stage: Stage) -> Batch:
         batch = super()._batch(raw, stage)
-        sampled = self.training.model.head_motion == "sampled"
-        return still_head(batch) if sampled and stage.pictures else batch
+        return still_head(batch) if self.samples_head and stage.pictures else batch
 
     def _generate(
         self, batch: Batch, stage: Stage
@@ -155,8 +162,10 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
         if not stage.pictures:
             return None, batch.frames, self._blind_terms(batch)
         identity = self.model.encode(batch.portrait)
-        meshes = batch.mesh if self.training.model.output == "mesh" else None
-        made, _ = self.model.draw_region(identity, batch.speech, None, meshes, self._teacher(batch))
+        given = {"meshes": batch.mesh} if isinstance(self.training.model, CranConfig) else {}
+        made, _ = self.model.draw_region(
+            identity, batch.speech, teacher=self._teacher(batch), **given
+        )
         real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms = {"pixels": reconstruction_loss(made.frames, real, weight)}
         if "gradient" in stage.weights:
@@ -199,18 +208,18 @@ class CranRecipe(GeneratorRecipe[CranTraining]):
     def _mouth(self, landmarks: Tensor) -> Tensor | None:
         """Return pixel weights; eyes that blink with a moving head have weight 0."""
         weight = super()._mouth(landmarks)
-        if weight is not None and self.training.model.head_motion == "sampled":
+        if weight is not None and self.samples_head:
             for eye in EYES:
                 weight = weight * (1 - self._near(landmarks[:, :, eye], 0.07))
         return weight
 
     def _faceless(self, portrait: Portrait) -> Identity:
         features = torch.zeros(len(portrait.landmarks), self.training.model.image_features)
-        return Identity(portrait, features.to(self.device), ())
+        return Identity(portrait, (features.to(self.device), ()))
 
     def _teacher(self, batch: Batch) -> Teacher | None:
         """Return the real previous frames and which are used, for autoregressive schemes."""
-        if not self.training.model.is_autoregressive:
+        if not self.model.is_autoregressive:
             return None
         first, last = self.training.teacher_forcing
         share = first + (last - first) * self.progress
@@ -290,8 +299,8 @@ def fit_head(
     )
     head.fit_mixture(output.motion, (), lambda rows: features[rows], clips, training)
     spoken, silent = head.spoken_windows(clips, training)
-    heard = hybrid_of(model, pictures[:1].expand(len(spoken), -1, -1, -1), spoken)
-    head.set_amplitudes(output, heard, hybrid_of(model, pictures[:1], silent), training)
+    speaking = hybrid_of(model, pictures[:1].expand(len(spoken), -1, -1, -1), spoken)
+    head.set_amplitudes(output, speaking, hybrid_of(model, pictures[:1], silent), training)
     output.requires_grad_(False)
 
 

@@ -23,10 +23,10 @@ from torch.optim import Optimizer
 from talkingface import media, picture
 from talkingface.data.dataset import prefetch
 from talkingface.errors import BadShard
+from talkingface.older_weights import renamed_tensors
 from talkingface.training import parallel
 from talkingface.training.parallel import WHOLE_STEP, BatchIndex, MicroBatch, StopSignal, rank
 from talkingface.types import Picture
-from talkingface.weights import renamed_tensors
 
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
