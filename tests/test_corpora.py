@@ -93,10 +93,8 @@ def test_lombard_words_come_from_the_places_of_phones(tmp_path: Path) -> None:
     assert [w for w, _, _ in known.words] == "bin blue at f two now".split()
     assert known.words[0][1:] == pytest.approx((0.07, 0.28))
     assert known.words[-1][1:] == pytest.approx((0.91, 1.05))
-    assert (
-        known.phones[0] == ("b", pytest.approx(0.07), pytest.approx(0.14))
-        and len(known.phones) == 14
-    )
+    name, *times = known.phones[0]
+    assert name == "b" and times == pytest.approx([0.07, 0.14]) and len(known.phones) == 14
     assert first.labels is not None
     first.labels.write_text('{"s2_p_bbaf2n": [{"phone": "b_B"}]}')
     with pytest.raises(UnreadableMedia, match="no alignment of s2_p_bbaf2n"):

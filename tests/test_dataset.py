@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_outside_a_clip_there_is_silence(cache: Cache) -> None:
 
 
 def test_words_lie_within_their_sample(cache: Cache) -> None:
-    seen = Counter()
+    seen = Counter[int]()
     for step in range(40):
         batch = draw_batch(cache, cache.clips, SPEC, PLAIN, (4, step))
         first = numbers(batch.frames)[:, 0]
@@ -224,7 +225,8 @@ def test_without_pictures_time_runs_at_another_speed_for_lips_sound_and_words(
 def test_speakers_are_balanced_and_stills_drawn_as_asked(cache: Cache) -> None:
     def shares(**options: float) -> tuple[float, float]:
         """Return (share of the second speaker's clips, share of stills), from their speech."""
-        config = replace(PLAIN, batch=400, frames=2, **options)
+        sampling: dict[str, Any] = {"batch": 400, "frames": 2, **options}
+        config = replace(PLAIN, **sampling)
         batch = draw_batch(cache, marked, SPEC, config, (6, 0))
         second = (batch.word[~batch.silent] == cache.word_index["white"]).float().mean()
         return float(second), float(batch.silent.float().mean())
@@ -288,7 +290,8 @@ def centre(picture: np.ndarray) -> np.ndarray:
     """Return the middle of the white pixels: (2,) x, y in [0, 1]."""
     weight = picture[..., 0].astype(float)
     y, x = np.mgrid[: len(picture), : len(picture)] + 0.5
-    return np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum() / len(picture)
+    middle = np.array([(weight * x).sum(), (weight * y).sum()])
+    return np.asarray(middle / weight.sum() / len(picture))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -393,7 +396,8 @@ def test_each_part_changes_the_voice_and_not_the_timing(part: str, sound: torch.
     spec = SpeechSpec(kind="log_mel", coefficients=26)
     plain = audio.hop_features(sound, spec)
     amount = 1.0 if part in ("noise", "room") else getattr(AugmentConfig(), part)
-    config = replace(NO_AUGMENTATION, **{part: amount})
+    changed: dict[str, Any] = {part: amount}
+    config = replace(NO_AUGMENTATION, **changed)
     made = [augment_speech(sound, spec, np.random.default_rng(s), config) for s in (0, 0, 1)]
     assert made[0].shape == plain.shape and torch.isfinite(made[0]).all()
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])

@@ -14,6 +14,7 @@ from helpers import trees
 from helpers.media import write_film
 from talkingface import faces
 from talkingface.data import extraction, filters
+from talkingface.data.clip import Clip
 from talkingface.data.filters import Filters, check, with_limits
 from talkingface.data.sources import Recording
 from talkingface.faces import Track
@@ -132,22 +133,26 @@ def test_a_moving_camera_a_gesture_and_a_flash_are_no_cut() -> None:
         np.roll(f, (round(6 * np.sin(k)), round(9 * np.cos(1.7 * k))), (0, 1))
         for k, f in enumerate(frames)
     ]
-    assert filters.cut_jump(shaken) < Filters().cut
+    limit = Filters().cut
+    assert limit is not None and filters.cut_jump(shaken) < limit
     waved = [f.copy() for f in frames]
     for k in range(10, 14):  # a hand through the lower third, four frames long
         waved[k][150:, 50 * (k - 10) : 50 * (k - 9) + 40] = 200
-    assert filters.cut_jump(waved) < Filters().cut
+    assert filters.cut_jump(waved) < limit
     flashed = [
         np.clip(f * 1.6, 0, 255).astype(np.uint8) if k == 12 else f for k, f in enumerate(frames)
     ]
-    assert filters.cut_jump(flashed) < Filters().cut
+    assert filters.cut_jump(flashed) < limit
 
 
 def test_the_eye_distance_is_the_source_s(tracked: Track) -> None:
     frames = trees.film(trees.ONE)[0][20:30]
     whole = filters.eye_distance(tracked)
     assert whole == pytest.approx(47.3, abs=1)  # as measured in the corpus's own picture
-    half = [cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for f in frames]
+    half = [
+        np.asarray(cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
+        for f in frames
+    ]
     assert filters.eye_distance(faces.track(half, CropSpec())) == pytest.approx(whole / 2, rel=0.03)
 
 
@@ -162,7 +167,8 @@ def test_a_second_face_counts_by_its_area() -> None:
         wide = np.pad(frame, ((0, 0), (0, 100), (0, 0)))
         wide[10 : 10 + len(face), 229 : 229 + face.shape[1]] = face
         behind.append(wide)
-    assert 0.05 < filters.other_faces(behind, 47.0) < Filters().others
+    limit = Filters().others
+    assert limit is not None and 0.05 < filters.other_faces(behind, 47.0) < limit
 
 
 # picture against sound
@@ -198,7 +204,7 @@ def test_late_sound_is_moved_back_with_its_words(
     (made,) = extraction._segments(
         recording, iter(frames), early, extraction.ClipExtraction(filters=limits)
     )
-    assert made.clip is not None and made.outcome.moved == made.clip.info["moved"]
+    assert isinstance(made.clip, Clip) and made.outcome.moved == made.clip.info["moved"]
     assert made.outcome.moved == pytest.approx(6, abs=1)
     back = np.round(sound[: 75 * 640] * 32768).astype(int)
     shift = 640 * (made.outcome.moved - 6)
@@ -213,7 +219,7 @@ def test_late_sound_is_moved_back_with_its_words(
     assert (dropped.outcome.measure, dropped.outcome.limit) == ("offset", 1.0)
     kept = extraction.ClipExtraction(filters=with_limits(limits, ["action=keep"]))
     (measured,) = extraction._segments(recording, iter(frames), early, kept)
-    assert measured.clip is not None and "moved" not in measured.clip.info
+    assert isinstance(measured.clip, Clip) and "moved" not in measured.clip.info
     assert measured.outcome.measures["offset"] == pytest.approx(6, abs=1)
 
 

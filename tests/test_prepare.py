@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tarfile
 import wave
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from conftest import Cli
 from helpers import matroska
@@ -48,7 +51,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def speaking(face: np.ndarray, frames: int) -> list[np.ndarray]:
     """A portrait (H, W, 3) that nods and whose lower third is stretched, as if it spoke."""
-    rows, columns = np.indices(face.shape[:2]).astype(np.float32)
+    grid: NDArray[np.float32] = np.indices(face.shape[:2]).astype(np.float32)
+    rows, columns = grid[0], grid[1]
     made = []
     for k in range(frames):
         down = np.clip(rows / face.shape[0] - 0.6, 0, 1) * 30 * np.sin(k / 2) ** 2
@@ -87,7 +91,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray, speech: P
     video.write(bad / "short.mp4", clip[:12], sound)
     video.write(bad / "silent.mp4", clip, None)
     turn = cv2.getRotationMatrix2D((120, 120), 50, 0.8)
-    tilted = [cv2.warpAffine(f, turn, (240, 240), borderMode=cv2.BORDER_REPLICATE) for f in clip]
+    tilted = [
+        np.asarray(cv2.warpAffine(f, turn, (240, 240), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        for f in clip
+    ]
     video.write(bad / "tilted.mp4", tilted, sound)
     video.write(bad / "zeros.mp4", clip, np.zeros(FRAMES * 640, np.float32))
     return folder
@@ -410,7 +417,7 @@ def test_a_long_recording_is_cut_into_segments(
     monkeypatch.setattr(extraction, "segment_length", lambda sound, first: 10)
     made = extraction.clips_of(recording, extraction.ClipExtraction())
     one, two = (part.clip for part in made[:2])
-    assert one is not None and two is not None
+    assert isinstance(one, Clip) and isinstance(two, Clip)
     assert [(clip.key, len(clip.crops)) for clip in (one, two)] == [("k", 10), ("k_1", 10)]
     last = made[2].outcome
     assert (last.key, last.result, last.value, last.limit) == ("k_2", "too short", 6, 7)
@@ -541,6 +548,12 @@ def test_json_is_for_programs(corpus: Path, stills: Path, prepared: Path, cli: C
 # shards
 
 
+def content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
 def test_a_shard_gives_back_what_it_was_given(tmp_path: Path) -> None:
     given = [random_clip("s1_a"), random_clip("s1_b", 1, 1), random_clip("s1_c", 500, 2)]
     path = tmp_path / "shard-00000.tar"
@@ -562,11 +575,11 @@ def test_a_shard_is_plain_webdataset(tmp_path: Path) -> None:
     path = tmp_path / "shard-00000.tar"
     shards.write(path, [clip])
     with tarfile.open(path) as archive:
-        members = {m.name: archive.extractfile(m).read() for m in archive}
+        members = {m.name: content(archive, m) for m in archive}
         assert {m.mtime for m in archive.getmembers()} == {0}
     assert list(members) == [f"s1_a.{kind}" for kind in MEMBERS]
     strip = cv2.imdecode(np.frombuffer(members["s1_a.jpg"], np.uint8), cv2.IMREAD_COLOR)
-    assert strip.shape == (30 * 64, 64, 3)
+    assert strip is not None and strip.shape == (30 * 64, 64, 3)
     with wave.open(io.BytesIO(members["s1_a.wav"])) as file:
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16000, 1, 19200)
     assert json.loads(members["s1_a.json"])["sentence"] == "bin blue"
@@ -576,7 +589,7 @@ def test_a_shard_is_plain_webdataset(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_shard_that_fails(tmp_path: Path) -> None:
-    def clips():
+    def clips() -> Iterator[Clip]:
         yield random_clip()
         raise Killed
 
@@ -621,18 +634,21 @@ def test_a_shard_that_lacks_a_member_or_is_of_another_version_is_refused(tmp_pat
     path = tmp_path / "shard-00000.tar"
     shards.write(path, [random_clip("s1_a"), random_clip("s1_b")])
 
-    def rewrite(change) -> Path:
+    def rewrite(change: Callable[[str, bytes], bytes | None]) -> Path:
         changed = tmp_path / "changed.tar"
         with tarfile.open(path) as source, tarfile.open(changed, "w") as target:
             for member in source:
-                data = change(member.name, source.extractfile(member).read())
+                data = change(member.name, content(source, member))
                 if data is not None:
                     member.size = len(data)
                     target.addfile(member, io.BytesIO(data))
         return changed
 
+    def without(lost: str, name: str, data: bytes) -> bytes | None:
+        return None if name == lost else data
+
     for lost in ("s1_a.wav", "s1_b.json"):
-        changed = rewrite(lambda name, data, lost=lost: None if name == lost else data)
+        changed = rewrite(partial(without, lost))
         with pytest.raises(BadShard, match=f"clip {lost[:4]} lacks {lost[5:]}"):
             list(shards.read(changed))
     changed = rewrite(lambda name, data: data.replace(b'"version": 2', b'"version": 9'))
@@ -646,7 +662,7 @@ def test_shards_without_meshes_are_of_another_version(tmp_path: Path) -> None:
     shards.write(whole, [random_clip("s1_a"), random_clip("s1_b")])
     with tarfile.open(whole) as source, tarfile.open(path, "w") as target:
         for member in source:
-            data = source.extractfile(member).read().replace(b'"version": 2', b'"version": 1')
+            data = content(source, member).replace(b'"version": 2', b'"version": 1')
             if "mesh" not in member.name:
                 target.addfile(member, io.BytesIO(data))
     for refused in (lambda: list(shards.read(path)), lambda: shards.open_cache(tmp_path)):

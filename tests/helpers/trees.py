@@ -72,7 +72,19 @@ def lombard_grid(folder: Path) -> None:
     for stem, name in (("s2_p_bbaf2n", ONE), ("s3_l_lbwh5n", TWO), ("s10_l_bbaf2n", ONE)):
         put(root / "front" / f"{stem}.mov", name, mute=True)
         put_sound(root / "audio" / f"{stem}.wav", name, "pcm_s16le")
-    phones = ("SIL", "b_B", "ih_I", "n_E", "b_B", "l_I", "uw_E", "ae_B", "t_E", "eh_B", "f_E")
+    phones: tuple[str, ...] = (
+        "SIL",
+        "b_B",
+        "ih_I",
+        "n_E",
+        "b_B",
+        "l_I",
+        "uw_E",
+        "ae_B",
+        "t_E",
+        "eh_B",
+        "f_E",
+    )
     phones += ("t_B", "uw_E", "n_B", "aw_E")
     rows = [{"phone": p, "offset": 0.07 * n, "duration": 0.07} for n, p in enumerate(phones)]
     (root / "alignment").mkdir()
@@ -181,16 +193,17 @@ def textgrid(path: Path, words: list[tuple[str, float, float]], long: bool = Tru
         marks = [("", 0.0, rows[0][1]), *rows]
         if long:
             add(f"    item [{number}]:")
-        for label, value in (
+        facts = (
             *(("class", '"IntervalTier"'), ("name", f'"{name}"'), ("xmin", 0), ("xmax", 1.16)),
             ("intervals: size", len(marks)),
-        ):
-            add(f"        {label} = {value} " if long else f"{value}")
+        )
+        for label, fact in facts:
+            add(f"        {label} = {fact} " if long else f"{fact}")
         for place, (word, start, end) in enumerate(marks, 1):
             if long:
                 add(f"        intervals [{place}]:")
-            for label, value in (("xmin", start), ("xmax", end), ("text", f'"{word}"')):
-                add(f"            {label} = {value} " if long else f"{value}")
+            for label, mark in (("xmin", start), ("xmax", end), ("text", f'"{word}"')):
+                add(f"            {label} = {mark} " if long else f"{mark}")
     path.write_text("\n".join(lines) + "\n")
 
 
