@@ -140,26 +140,33 @@ def with_limits(filters: Filters, items: Iterable[str]) -> Filters:
 
     Raises BadRequest, which lists the known limits.
     """
+    known = [*(limit.name for limit in LIMITS), *OTHER_OPTIONS]
     for item in items:
         name, _, text = item.partition("=")
-        if name in OTHER_OPTIONS[1:]:
-            if name == "action" and text not in get_args(Action):
-                raise BadRequest(f"--filter {item}: action is {', '.join(get_args(Action))}")
-            changed: dict[str, Any] = {name: text}
-            filters = replace(filters, **changed)
-            continue
-        if name not in [limit.name for limit in LIMITS] + ["confidence"]:
-            known = ", ".join([*(limit.name for limit in LIMITS), *OTHER_OPTIONS])
-            raise BadRequest(f"--filter {item}: no measure is called {name!r}; known: {known}")
-        try:
-            value = None if text == "off" and name != "confidence" else float(text)
-        except ValueError:
-            raise BadRequest(f"--filter {item}: give a number, or off") from None
-        if value is not None and not (np.isfinite(value) and value >= 0):
-            raise BadRequest(f"--filter {item}: give a number from 0 up, or off")
-        changed = {name: value}
+        if name not in known:
+            raise BadRequest(
+                f"--filter {item}: no measure is called {name!r}; known: {', '.join(known)}"
+            )
+        changed: dict[str, Any] = {name: _parsed(item, name, text)}
         filters = replace(filters, **changed)
     return filters
+
+
+def _parsed(item: str, name: str, text: str) -> str | float | None:
+    """Return the value of one option of `with_limits`. Raises BadRequest."""
+    if name == "action" and text not in get_args(Action):
+        raise BadRequest(f"--filter {item}: action is {', '.join(get_args(Action))}")
+    if name in ("action", "sync"):
+        return text
+    if text == "off" and name != "confidence":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadRequest(f"--filter {item}: give a number, or off") from None
+    if not (np.isfinite(value) and value >= 0):
+        raise BadRequest(f"--filter {item}: give a number from 0 up, or off")
+    return value
 
 
 # --- sound ----------------------------------------------------------------------------------------
