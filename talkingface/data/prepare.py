@@ -26,7 +26,7 @@ from talkingface.data.clip import Clip
 from talkingface.data.extraction import ClipExtraction, ExtractedClip, bytes_of, clips_of
 from talkingface.data.filters import Drop, Filters
 from talkingface.data.report import Outcome, Summary
-from talkingface.data.sources import Recording
+from talkingface.data.sources import Corpus, Recording
 from talkingface.errors import BadRequest, OutputError
 from talkingface.geometry import CropSpec
 
@@ -72,10 +72,7 @@ def prepare(
         raise BadRequest(f"--shard {part[0]}/{part[1]}: expected i/N with 1 <= i <= N")
     entry = sources.CORPORA[corpus]
     source = source.absolute()  # workers may have another current folder
-    recordings = entry.find(source, held_out)
-    if portraits is not None:
-        recordings += sources.portraits(portraits.absolute())
-    _check_keys(recordings)
+    recordings = _recordings(entry, source, held_out, portraits)
     pose = entry.natural_pose if natural_pose is None else natural_pose
     filters = default_filters(corpus) if filters is None else filters
     limits.require_sync(filters)
@@ -216,7 +213,13 @@ def _summary(work: _Work) -> Summary:
 # --- the folder -----------------------------------------------------------------------------------
 
 
-def _check_keys(recordings: list[Recording]) -> None:
+def _recordings(
+    corpus: Corpus, source: Path, held_out: Sequence[str] | None, portraits: Path | None
+) -> list[Recording]:
+    """Return the recordings of a corpus and of a folder of portraits. Raises BadRequest."""
+    recordings = corpus.find(source, held_out)
+    if portraits is not None:
+        recordings += sources.portraits(portraits.absolute())
     seen: dict[str, Path] = {}
     for recording in recordings:
         if recording.key in seen:
@@ -225,6 +228,7 @@ def _check_keys(recordings: list[Recording]) -> None:
                 "rename or remove one"
             )
         seen[recording.key] = recording.path
+    return recordings
 
 
 def _check_plan(
