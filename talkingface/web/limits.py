@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,21 +78,22 @@ _REWORDED = {
 }
 
 
-def to_api_error(error: TalkingFaceError, names: dict[Path, str]) -> ApiError | None:
-    """Convert an error to an ApiError; None for an error that the client cannot correct.
+@contextmanager
+def api_errors(names: Mapping[Path, str]) -> Iterator[None]:
+    """Raise errors that the client can correct as ApiError.
 
     names: the client's name for each file, which replaces the path in the text.
     """
-    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), None)
-    if status is None:
-        return None
-    text = " ".join(str(error).split())
-    for words, instead in [
-        *_REWORDED.items(),
-        *((str(path), name) for path, name in names.items()),
-    ]:
-        text = text.replace(words, instead)
-    return ApiError(status, text)
+    try:
+        yield
+    except TalkingFaceError as error:
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), None)
+        if status is None:
+            raise
+        text = " ".join(str(error).split())
+        for words, instead in (*_REWORDED.items(), *names.items()):
+            text = text.replace(str(words), instead)
+        raise ApiError(status, text) from error
 
 
 def check_picture(path: Path, limits: Limits) -> int:

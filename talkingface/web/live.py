@@ -29,14 +29,14 @@ from talkingface.media import Sound
 from talkingface.web import uploads
 from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.generate_options import LiveOptions, parse_options
-from talkingface.web.limits import ApiError, Limits, check_sound
+from talkingface.web.limits import ApiError, Limits, api_errors, check_sound
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
     AUDIO,
     BLOCK,
     IMAGE,
     Service,
-    api_errors,
+    client_names,
     frames,
 )
 from talkingface.web.worker_pool import Cancelled, Slot, result
@@ -130,7 +130,7 @@ class Live:
         self, slot: Slot, session: _Session, outgoing: OutputQueue, incoming: SoundQueue
     ) -> None:
         """Generate and queue the video, in a worker thread. Raises ApiError, Cancelled."""
-        with api_errors(session.folder):
+        with api_errors(client_names(session.folder)):
             total, parts, sound = self._open_sound(slot, session, incoming)
             stream = self._service.open(
                 session.folder / IMAGE, session.options, self._limits.live_size

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from talkingface import audio, faces, picture, pipeline, video
-from talkingface.errors import TalkingFaceError
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
     Limits,
+    api_errors,
     check_picture,
     check_sound,
     sound_too_long,
-    to_api_error,
 )
 from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore
@@ -109,7 +108,7 @@ class Service:
         Raises ApiError, Cancelled.
         """
         image, sound, output = folder / IMAGE, folder / AUDIO, folder / VIDEO
-        with api_errors(folder):
+        with api_errors(client_names(folder)):
             total = check_sound(sound, self.limits.file_minutes)
             stream = self.open(image, options, self.limits.file_size)
             spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
@@ -130,7 +129,7 @@ class Service:
         They are numbered as the option `face` counts them. Raises ApiError, Cancelled.
         """
         slot.check()
-        with api_errors(folder):
+        with api_errors(client_names(folder)):
             longest = check_picture(folder / IMAGE, self.limits)
             seen = picture.read(folder / IMAGE)
             found = faces.find_faces(seen)
@@ -143,17 +142,9 @@ class Service:
         return Faces(width=round(scale * width), height=round(scale * height), faces=boxes)
 
 
-@contextmanager
-def api_errors(folder: Path) -> Iterator[None]:
-    """Raise errors that the client can correct as ApiError, with its own names of the files."""
-    try:
-        yield
-    except TalkingFaceError as error:
-        names = {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
-        api_error = to_api_error(error, names)
-        if api_error is None:
-            raise
-        raise api_error from error
+def client_names(folder: Path) -> dict[Path, str]:
+    """Return the client's names of the files in a request's folder."""
+    return {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
 
 
 def frames(

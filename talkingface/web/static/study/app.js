@@ -8,7 +8,7 @@ import { answersOnPage, choose, missingText, setAnswers, SIDES, step } from "./q
 
 const UNLOADED = "A video did not load. Press “Play both” to try again.";
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const find = (selector) => document.querySelector(selector);
+const $ = (selector) => document.querySelector(selector);
 const player = new Player(refresh, () => setHint(UNLOADED, true));
 
 let rater = null; // last state from the server: token, answered, total, task, code
@@ -23,14 +23,14 @@ let again = null; // what "Try again" does
 function showScreen(id) {
   if (id !== "vote") player.stop();
   for (const section of document.querySelectorAll("main > section")) show(section, section.id === id);
-  document.title = find(`#${id} h1`)?.textContent || "Which video is better?";
+  document.title = $(`#${id} h1`)?.textContent || "Which video is better?";
   scrollTo(0, 0);
-  find(`#${id} h1`)?.focus({ preventScroll: true });
+  $(`#${id} h1`)?.focus({ preventScroll: true });
 }
 
 function failed(error, retry) {
   if (error.status === 410) return showScreen("closed");
-  find("#trouble .lead").textContent = error.message;
+  $("#trouble .lead").textContent = error.message;
   again = retry;
   showScreen("trouble");
 }
@@ -66,9 +66,9 @@ async function welcome() {
   byId("howmany").textContent = study.total === 1 ? "one pair" : `${study.total} pairs`;
   byId("minutes").textContent = study.minutes === 1 ? "a minute" : `${study.minutes} minutes`;
   show(byId("contact"), Boolean(study.contact));
-  find("#contact span").textContent = study.contact;
+  $("#contact span").textContent = study.contact;
   byId("consent").reset();
-  show(find("#consent .trouble"), false);
+  show($("#consent .trouble"), false);
   showScreen("welcome");
 }
 
@@ -91,7 +91,7 @@ const begin = () =>
       open(rater.task);
     } catch (error) {
       if (error.status === 410) return showScreen("closed");
-      const line = find("#consent .trouble");
+      const line = $("#consent .trouble");
       line.textContent = error.message;
       show(line, true);
     }
@@ -156,10 +156,10 @@ function refresh() {
   const left = missing();
   byId("next").disabled = left !== "";
   setHint(left && `Still to do: ${left}`);
-  for (const side of SIDES) show(find(`figure[data-side="${side}"] .seen`), watched[side]);
+  for (const side of SIDES) show($(`figure[data-side="${side}"] .seen`), watched[side]);
   const seen = watched.a && watched.b;
-  find("#both span").textContent = waiting ? "Loading …" : playing.length ? "Stop" : seen ? "Play again" : "Play both";
-  find("#both use").setAttribute("href", playing.length ? "#stop" : "#play");
+  $("#both span").textContent = waiting ? "Loading …" : playing.length ? "Stop" : seen ? "Play again" : "Play both";
+  $("#both use").setAttribute("href", playing.length ? "#stop" : "#play");
 }
 
 // Send a request about the pair; begin anew when it was answered in another window.
@@ -214,7 +214,7 @@ function onSubmit(form, send) {
 }
 
 for (const side of SIDES) {
-  find(`figure[data-side="${side}"] .single`).addEventListener("click", () => player.play([side]));
+  $(`figure[data-side="${side}"] .single`).addEventListener("click", () => player.play([side]));
 }
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 for (const button of document.querySelectorAll("[data-anew]")) button.addEventListener("click", anew);
