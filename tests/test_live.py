@@ -78,7 +78,7 @@ def take(own: ClientConnection) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def pcm(sound: np.ndarray) -> bytes:
-    return (np.clip(sound, -1, 1) * 32767).round().astype("<i2").tobytes()
+    return bytes((np.clip(sound, -1, 1) * 32767).round().astype("<i2"))
 
 
 def test_a_recording_comes_back_as_a_video(
@@ -174,7 +174,7 @@ def test_a_microphone_is_answered_while_it_speaks(
         say(own, microphone=16_000)
         for start in range(0, 16_000, 640):
             own.send(sound[start : start + 640].tobytes())
-        early = []
+        early: list[Any] = []
         while sum(isinstance(message, bytes) for message in early) < 4:
             early.append(own.recv(timeout=10))  # nothing was ended yet
         assert json.loads(early[0])["start"]["of"] == 0

@@ -547,7 +547,7 @@ def check(value: Any, schema: Any, schemas: dict[str, Any]) -> None:
         schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
     if "anyOf" in schema:  # a kind or null
         (schema,) = (own for own in schema["anyOf"] if (own["type"] == "null") == (value is None))
-    kinds = {
+    kinds: dict[str, Any] = {
         "object": dict, "array": list, "string": str, "integer": int, "null": type(None),
         "number": (int, float), "boolean": bool,
     }  # fmt: skip
