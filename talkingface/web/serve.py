@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -42,16 +42,6 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
     """
     jobs = Jobs(service)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(jobs.sweep())
-        try:
-            yield
-        finally:
-            sweeping.cancel()
-            await jobs.close()
-            await service.close()
-
     served = FastAPI(
         title="talkingface",
         version=__version__,
@@ -69,13 +59,29 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
             # Starlette raises it again, so it is logged with its traceback.
             Exception: error_handler(500, UNFORESEEN),
         },
-        lifespan=lifespan,
+        lifespan=_lifespan(service, jobs),
     )
     Api(service, jobs).add_to(served)
     served.add_route("/", _page)
     served.add_api_websocket_route("/v1/live", Live(service).serve)
     served.mount("/static", static_files())
     return served
+
+
+def _lifespan(
+    service: Service, jobs: Jobs
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(jobs.sweep())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await jobs.close()
+            await service.close()
+
+    return lifespan
 
 
 async def _page(_: Request) -> Response:
