@@ -8,6 +8,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +47,12 @@ def clip(number: int) -> Clip:
 def folder(tmp_path: Path) -> Path:
     """Two shards with their reports: five clips kept, three dropped for two reasons."""
     source = trees.put(tmp_path / "bad & odd.mp4", trees.ONE)
-    turned = {"result": "turned away", "measure": "yaw", "limit": 40.0, "source": str(source)}
+    turned: dict[str, Any] = {
+        "result": "turned away",
+        "measure": "yaw",
+        "limit": 40.0,
+        "source": str(source),
+    }
     for number, keys in enumerate(((0, 1, 2), (3, 4))):
         clips = [clip(key) for key in keys]
         shards.write(tmp_path / f"shard-{number:05d}.tar", clips)
@@ -67,7 +73,10 @@ def folder(tmp_path: Path) -> Path:
                 own = {"value": 41.0 + n, "measures": {"yaw": 41.0 + n}, **turned}
                 outcomes.append(Outcome(f"turned{n}", "ben", "train", **own))
         else:
-            gone = {"source": str(tmp_path / "gone.mp4"), "detail": "gone.mp4: <damaged>"}
+            gone: dict[str, Any] = {
+                "source": str(tmp_path / "gone.mp4"),
+                "detail": "gone.mp4: <damaged>",
+            }
             outcomes.append(Outcome("gone", "ben", "train", "unreadable", **gone))
         report.write(tmp_path / f"shard-{number:05d}.json", outcomes)
     (tmp_path / "plan.json").write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,7 +78,7 @@ def test_a_table_from_its_trainings_to_its_figures(cli: Cli, corpus: Path, tmp_p
     trained = cli("train", "table", "tiny", corpus, "-o", runs)
     assert trained.code == 0, trained.err
     start = weights.load(runs / "start" / "weights.safetensors").state_dict()
-    begun = trainings.recipe_of(trainings.rows_of("tiny")[1], Cache(corpus), runs, "lipreader")
+    begun: Any = trainings.recipe_of(trainings.rows_of("tiny")[1], Cache(corpus), runs, "lipreader")
     for name, value in begun.model.state_dict().items():
         assert value.equal(start[name]), name
 

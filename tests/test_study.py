@@ -91,7 +91,7 @@ def bare(folder: Path, samples: int = 4, **design: object) -> Study:
     return Study(folder)
 
 
-def rows(study: Study, query: str, *arguments: object) -> list[tuple[object, ...]]:
+def rows(study: Study, query: str, *arguments: object) -> list[Any]:
     with sqlite3.connect(study.folder / store.DATABASE) as connection:
         return connection.execute(query, arguments).fetchall()
 
@@ -828,6 +828,7 @@ def test_the_table_counts_what_was_voted(cli: Cli, tmp_path: Path) -> None:
     for _ in range(10):
         state = study.begin()
         while state.task is not None:
+            position = state.task.position
             if is_check(study, state):
                 state = vote(study, state, True)
                 continue
@@ -836,7 +837,7 @@ def test_the_table_counts_what_was_voted(cli: Cli, tmp_path: Path) -> None:
                 "SELECT other FROM task JOIN pair ON pair.id = pair JOIN rater ON rater.id = rater "
                 "WHERE token = ? AND position = ?",
                 state.token,
-                state.task.position,
+                position,
             )
             wins = {}
             for question, of_100 in wanted.items():
