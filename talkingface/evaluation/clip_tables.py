@@ -24,7 +24,8 @@ from talkingface.evaluation.tables import (
     legend,
     markdown_table,
     mean,
-    mean_sums,
+    metric_means,
+    metric_sums,
     percent,
     table,
     tabular,
@@ -94,8 +95,7 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
     `clips`: number of evaluated clips; `failed`: number of failed ones.
     """
     measured = [r for r in results if r.error is None]
-    names = sorted({name for result in measured for name in result.metrics})
-    row = {name: mean([r.metrics.get(name) for r in measured]) for name in names}
+    row = metric_means(measured)
     row["missed"] = float(sum(r.metrics.get("missed") or 0 for r in measured))
     made = curve(value for r in measured for value in r.aperture)
     real = curve(value for r in measured for value in r.real_aperture)
@@ -112,8 +112,8 @@ def summary(results: Sequence[Result]) -> dict[str, float]:
 
 def sums(results: Sequence[Result]) -> dict[str, Sums]:
     """Return the summands of the means of `summary`, a row per clip; counts have none."""
-    names = sorted({name for r in results for name in r.metrics} - {"missed"})
-    found = {name: mean_sums(r.metrics.get(name) for r in results) for name in names}
+    found = metric_sums(results)
+    found.pop("missed", None)
     made, real = [curve(r.aperture) for r in results], [curve(r.real_aperture) for r in results]
     for what in ("correlation", "amplitude"):
         found[f"pooled_{what}"] = intervals.pooled(made, real, what)

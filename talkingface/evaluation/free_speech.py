@@ -32,7 +32,6 @@ from talkingface.evaluation.files import (
     rounded,
     write_lines,
 )
-from talkingface.evaluation.intervals import Sums
 from talkingface.evaluation.predicted_lips import (
     CLOSED,
     Lips,
@@ -47,8 +46,8 @@ from talkingface.evaluation.tables import (
     compared,
     grouped,
     legend,
-    mean,
-    mean_sums,
+    metric_means,
+    metric_sums,
     percent,
     table,
 )
@@ -415,15 +414,5 @@ def markdown(results: Sequence[FreeSpeechResult]) -> str:
 
 def _row(results: Sequence[FreeSpeechResult], reference: Sequence[FreeSpeechResult]) -> Row:
     """Return the means of one model's results. reference: the results that stars compare with."""
-    row = compared(results, reference, _means, _sums, lambda r: r.recording)
+    row = compared(results, reference, metric_means, metric_sums, lambda r: r.recording)
     return {**percent(row, PERCENT), "recordings": float(len(results))}
-
-
-def _means(results: Sequence[FreeSpeechResult]) -> dict[str, float]:
-    names = sorted({name for result in results for name in result.metrics})
-    return {name: mean(result.metrics.get(name) for result in results) for name in names}
-
-
-def _sums(results: Sequence[FreeSpeechResult]) -> dict[str, Sums]:
-    names = sorted({name for result in results for name in result.metrics})
-    return {name: mean_sums(result.metrics.get(name) for result in results) for name in names}

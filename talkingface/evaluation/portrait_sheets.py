@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
 from talkingface import landmarks, picture
 from talkingface.audio import FPS
+from talkingface.evaluation.portrait_tables import Closure
 from talkingface.landmarks import OUTER_LIPS
 from talkingface.types import Array, Picture
 
@@ -34,22 +34,6 @@ class Mouth:
     pixels: Picture
 
 
-class Phone(Protocol):
-    """A phone of a sentence. start, end: seconds."""
-
-    @property
-    def symbol(self) -> str:
-        """Phone, as p, b or m."""
-
-    @property
-    def start(self) -> float:
-        """Beginning, seconds."""
-
-    @property
-    def end(self) -> float:
-        """End, seconds."""
-
-
 def mouth_box(frame: Picture, mesh: Array) -> Picture:
     """Copy the mouth of a frame (H, W, 3) at its position in the picture's mesh (478, 2)."""
     lips, unit = mesh[OUTER_LIPS], float(landmarks.eye_distance(mesh))
@@ -59,7 +43,7 @@ def mouth_box(frame: Picture, mesh: Array) -> Picture:
     return np.array(cut if cut.size else frame[:1, :1])
 
 
-def choose_frames(gaps: Sequence[float], closures: Sequence[Phone]) -> list[tuple[int, str]]:
+def choose_frames(gaps: Sequence[float], closures: Sequence[Closure]) -> list[tuple[int, str]]:
     """Choose frames of a sentence to show; return each with its label, in order of time.
 
     The `OPENEST` frames with the largest gaps, at least `APART` frames from each other, and the

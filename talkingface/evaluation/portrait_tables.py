@@ -21,7 +21,8 @@ from talkingface.evaluation.tables import (
     legend,
     markdown_table,
     mean,
-    mean_sums,
+    metric_means,
+    metric_sums,
     percent,
     table,
 )
@@ -224,16 +225,13 @@ def _row(results: Sequence[PortraitResult], reference: Sequence[PortraitResult])
 
 def _values(results: Sequence[PortraitResult]) -> dict[str, float]:
     """Return the numbers of a row: means over portraits, and shares of closures."""
-    names = sorted({name for result in results for name in result.metrics})
     shares = {name: estimate(one).value for name, one in _closure_sums(results).items()}
-    return {name: mean(r.metrics.get(name) for r in results) for name in names} | shares
+    return metric_means(results) | shares
 
 
 def _sums(results: Sequence[PortraitResult]) -> dict[str, intervals.Sums]:
     """Return the summands of `_values`."""
-    names = sorted({name for result in results for name in result.metrics})
-    sums = {name: mean_sums(r.metrics.get(name) for r in results) for name in names}
-    return sums | _closure_sums(results)
+    return metric_sums(results) | _closure_sums(results)
 
 
 def _closure_sums(results: Sequence[PortraitResult]) -> dict[str, intervals.Sums]:

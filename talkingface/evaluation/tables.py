@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,26 @@ def mean(values: Iterable[float | None]) -> float:
     """Return the mean of the values that are not None; NaN if there is none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else math.nan
+
+
+class HasMetrics(Protocol):
+    """A result of one model on one clip."""
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Numbers by name; None is undefined."""
+
+
+def metric_means(results: Sequence[HasMetrics]) -> dict[str, float]:
+    """Return the mean of each metric over the clips in which it is defined."""
+    names = sorted({name for result in results for name in result.metrics})
+    return {name: mean(result.metrics.get(name) for result in results) for name in names}
+
+
+def metric_sums(results: Sequence[HasMetrics]) -> dict[str, Sums]:
+    """Return the summands of `metric_means`, a row per clip."""
+    names = sorted({name for result in results for name in result.metrics})
+    return {name: mean_sums(result.metrics.get(name) for result in results) for name in names}
 
 
 def mean_sums(values: Iterable[float | None]) -> Sums:

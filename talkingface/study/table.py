@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from talkingface import media
 from talkingface.evaluation import intervals, tables
-from talkingface.evaluation.files import number
+from talkingface.evaluation.files import number, prepare_outputs
 from talkingface.evaluation.tables import Column, Estimate, Row, Table
 from talkingface.study import statistics
 from talkingface.study.statistics import LEVEL, Interval
@@ -242,18 +242,9 @@ def _known(value: Any) -> Any:
     return number(value) if isinstance(value, float) else value
 
 
-def outputs(out: Path) -> list[Path]:
-    """Return the files that `write` makes."""
-    return [out / f"{NAME}.{kind}" for kind in ("md", "tex", "json")]
-
-
 def write(found: Outcome, out: Path, overwrite: bool = False) -> None:
     """Write the tables as Markdown, LaTeX and JSON into a folder. Raises OutputError."""
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
-    for path in outputs(out):
-        media.check_output(path, overwrite)
-    for path, text in zip(
-        outputs(out), (markdown(found), latex(found), as_json(found)), strict=True
-    ):
-        media.write_text(path, text, overwrite)
+    texts = {"md": markdown(found), "tex": latex(found), "json": as_json(found)}
+    prepare_outputs(out, (f"{NAME}.{kind}" for kind in texts), overwrite)
+    for kind, text in texts.items():
+        media.write_text(out / f"{NAME}.{kind}", text, overwrite)
