@@ -36,16 +36,19 @@ _NETWORK = {
     "last.": "decoder.to_features.",
     "head.": "decoder.to_rgb.",
 }
+_MMRNN = {
+    "vg.mmrnn.heard.": "vg.mmrnn.from_input.",
+    "vg.mmrnn.kept.": "vg.mmrnn.from_state.",
+}
 _READER = {"cells.": "rnn.", "answer.": "classifier."}
 RENAMED_TENSORS: Mapping[str, Mapping[str, str]] = {
     "cran": _NETWORK,
     "cran-published": {**_NETWORK, "lip_head.": "lip_predictor."},
+    "atvg-published": {"at.head.": "at.to_coefficients.", **_MMRNN},
     "atvg": {
-        "at.head.": "at.to_coefficients.",
+        **_MMRNN,
         "vg.head.": "vg.to_rgb.",
         "vg.last.": "vg.to_features.",
-        "vg.mmrnn.heard.": "vg.mmrnn.from_input.",
-        "vg.mmrnn.kept.": "vg.mmrnn.from_state.",
     },
     "chung": {f"network.{old}": f"network.{new}" for old, new in _NETWORK.items()},
     "zhou": _NETWORK,
@@ -72,6 +75,7 @@ _CRAN: Mapping[str, Any] = {
     "audio": "strided",
     "gru_layers": 1,
 }
+_DRAWING = ("bound", "window", "image_channels", "landmark_maps", "hidden", "last_channels")
 REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "cran": {
         **_CRAN,
@@ -86,7 +90,20 @@ REMOVED_FIELDS: Mapping[str, Mapping[str, Any]] = {
         "head_motion": "none",
         **dict.fromkeys(("readout", "prosody_rank", "bound"), ANY),
     },
-    "atvg": {"at.points": "all"},
+    "atvg": {
+        "at.points": "all",
+        "at": ANY,
+        "at_net": "expression",
+        "vg.kind": "lean",
+        "vg.width": ANY,
+    },
+    "atvg-published": {
+        "at.points": "all",
+        "at_net": "published",
+        "lips": ANY,
+        "vg.kind": "published",
+        **{f"vg.{name}": ANY for name in _DRAWING},
+    },
 }
 REMOVED_SPEECH = ("raw", "both", "phones")
 
@@ -130,10 +147,12 @@ def renamed_tensors(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    """Return the family as it is called now; CRAN as published was of the family "cran"."""
+    """Return the family as it is called now; published networks were of the same."""
     family: str = config["family"]
     if family == "cran" and config.get("output", "mesh") != "mesh":
         return "cran-published"
+    if family == "atvg" and config.get("at_net") == "published":
+        return "atvg-published"
     return RENAMED_FAMILIES.get(family, family)
 
 
@@ -147,4 +166,4 @@ def _removed_fields(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def _part(config: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     """Return the part of a config that a dotted name is in, and the name there."""
     *outer, field = name.split(".")
-    return (config[outer[0]] if outer else config), field
+    return (config.get(outer[0], {}) if outer else config), field

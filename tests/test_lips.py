@@ -21,6 +21,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest
 from talkingface.landmarks import IBUG, INNER_PAIRS, aperture, eye_distance, reference_mesh
 from talkingface.models.atvg import Atvg
+from talkingface.models.atvg_published import PublishedAtvg
 from talkingface.models.cran import Cran, CranConfig
 from talkingface.models.cran_published import PublishedCran
 from talkingface.models.expression import ExpressionSpace, transform
@@ -355,7 +356,7 @@ def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
         assert predicts_expressions(model) and model.space is net.space
         assert torch.equal(model.predict_expression(heard)[0], net(heard))
     with torch.device("meta"):
-        others = [PublishedCran(tiny), Atvg(models.PRESETS["atvg-paper"])]
+        others = [PublishedCran(tiny), PublishedAtvg(models.PRESETS["atvg-paper"])]
     for model in others:
         assert not predicts_expressions(model)
     with pytest.raises(ValueError, match="hear the same features"):

@@ -16,6 +16,7 @@ from talkingface.audio import HOPS_PER_FRAME, SpeechSpec
 from talkingface.contract import LANDMARKS, Generator, Portrait
 from talkingface.faces import mesh_from_landmarks
 from talkingface.landmarks import IBUG, INNER_LIPS, OUTER_LIPS, STABLE_MESH
+from talkingface.models.atvg import AtvgConfig
 from talkingface.models.blocks import Lstm, Upsample
 from talkingface.models.cran import Cran, CranConfig
 from talkingface.models.cran_base import Teacher
@@ -132,7 +133,7 @@ def _others(portrait: Portrait) -> Portrait:
 
 
 def _bends(config: Any) -> bool:
-    return isinstance(config, CranConfig) or getattr(config, "at_net", "") == "expression"
+    return isinstance(config, CranConfig | AtvgConfig)
 
 
 def _alike(first: Tensor, second: Tensor, tolerance: float, drawn: bool) -> None:

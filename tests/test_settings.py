@@ -131,8 +131,8 @@ def test_changes_that_need_each_other_are_made_together() -> None:
 
 
 def test_a_name_of_two_parts_is_ambiguous() -> None:
-    row = presets.ATVG["atvg-paper"]
-    with pytest.raises(BadRequest, match=r"Give model\.lips\.hidden or model\.at\.hidden or"):
+    row = presets.ATVG["atvg"]
+    with pytest.raises(BadRequest, match=r"Give model\.lips\.hidden or model\.vg\.hidden"):
         settings.change(row, ["hidden=4"])
     assert settings.change(row, ["recurrence=frame"]).model.vg.recurrence == "frame"
 

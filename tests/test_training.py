@@ -19,13 +19,12 @@ from conftest import Cli
 from helpers.corpus import landmarks as face_points
 from helpers.corpus import write_cache
 from talkingface import models, video, weights
-from talkingface.audio import SpeechSpec
 from talkingface.data import shards
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.evaluation import detection
 from talkingface.landmarks import IBUG
-from talkingface.models.atvg import AtConfig
+from talkingface.models.atvg_published import AtConfig
 from talkingface.models.blocks import base_grid
 from talkingface.models.cran import CranConfig
 from talkingface.models.discriminators import SMALL_REGRESSION_DISCRIMINATOR
@@ -79,9 +78,7 @@ def make_atvg(cache: Cache, reader: Path) -> AtvgRecipe:
 def make_published_atvg(cache: Cache) -> AtvgRecipe:
     """The published networks, tiny: AT-net is trained too, and VG-net generates the whole crop."""
     model = replace(
-        models.PRESETS["atvg-tiny"],
-        speech=SpeechSpec(hops=28),
-        at_net="published",
+        models.PRESETS["atvg-paper"],
         at=AtConfig(audio_features=16, landmark_features=(8, 8), hidden=8, layers=1),
         vg=replace(models.PRESETS["atvg-paper"].vg, width=1 / 64),
     )
@@ -493,7 +490,7 @@ def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
 ) -> None:
     recipe = make_published_atvg(cache)
     with torch.no_grad():
-        recipe.ema.at.head.weight.mul_(20)
+        recipe.ema.at.to_coefficients.weight.mul_(20)
 
     def spread() -> tuple[float, float]:
         own, true = [], []
@@ -504,7 +501,7 @@ def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
         return float(np.concatenate(own).std()), float(np.concatenate(true).std())
 
     own, true = spread()
-    recipe.ema.at.head.weight.mul_(true / own / 1.1)  # a tenth too little
+    recipe.ema.at.to_coefficients.weight.mul_(true / own / 1.1)  # a tenth too little
     path = tmp_path / "weights.safetensors"
     recipe.export(path, 1, {})
     own, true = spread()

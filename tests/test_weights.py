@@ -206,9 +206,11 @@ def test_a_file_whose_at_net_says_which_points_it_moves_is_the_same_model(tmp_pa
     path = tmp_path / "atvg.safetensors"
     weights.save(path, weights.load("atvg-tiny"), training_data="none", licence="MIT")
     expected = weights.load(path)
-    edit_header(path, lambda header: header["config"]["at"].update(points="all"))  # type: ignore[attr-defined]
+    edit_header(path, lambda header: header["config"].setdefault("at", {}).update(points="all"))  # type: ignore[attr-defined]
     assert weights.load(path).config == expected.config
-    edit_header(path, lambda header: header["config"]["at"].update(points="speaking"))  # type: ignore[attr-defined]
+    edit_header(
+        path, lambda header: header["config"].setdefault("at", {}).update(points="speaking")
+    )  # type: ignore[attr-defined]
     with pytest.raises(BadWeights, match=r'needs at\.points="speaking", which version 0\.2\.0'):
         weights.load(path)
 

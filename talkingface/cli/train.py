@@ -189,10 +189,12 @@ def landmark_space(
     from talkingface.contract import LANDMARKS
     from talkingface.data import landmark_space as spaces
     from talkingface.data.shards import open_cache
+    from talkingface.models.atvg_published import AtConfig, PublishedAtvgConfig
     from talkingface.training import presets
 
     media.check_output(output, overwrite)
-    config = presets.choose(presets.ATVG, preset).model.at
+    model = presets.choose(presets.ATVG, preset).model
+    config = model.at if isinstance(model, PublishedAtvgConfig) else AtConfig()
     count = config.components if components is None else components
     cache = open_cache(shards)
     clips = cache.split(*_learned_from(everyone))

@@ -1,9 +1,9 @@
 """ATVGnet's landmark space: mean and principal components of a corpus (poster, Fig. 3).
 
 It is computed once, saved in a file and then in the weights as buffers
-(`models.atvg.LandmarkSpace`). Crops are aligned by points that speech does not move (Procrustes).
-So a landmark contains the face's own shape and its motion. The mean is the shape; the components
-are those of the motion, of landmarks minus their clip's mean.
+(`models.atvg_published.LandmarkSpace`). Crops are aligned by points that speech does not move
+(Procrustes). So a landmark contains the face's own shape and its motion. The mean is the shape; the
+components are those of the motion, of landmarks minus their clip's mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from talkingface.contract import LANDMARKS
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.expression_space import load_tensors, principal_components, save_tensors
 from talkingface.errors import BadRequest, BadWeights
-from talkingface.models.atvg import LandmarkSpace
+from talkingface.models.atvg_published import LandmarkSpace
 
 KIND = "landmark space"  # in its file
 Basis = dict[str, Tensor]  # mean (136,), basis (K, 136), scale (K,): see LandmarkSpace

@@ -13,6 +13,7 @@ from torch import nn
 from talkingface.errors import UnknownModel
 from talkingface.models import (
     atvg,
+    atvg_published,
     baselines,
     chen,
     chung,
@@ -30,6 +31,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
     "cran-published": (cran_published.PublishedCran, cran_published.PublishedCranConfig),
     "atvg": (atvg.Atvg, atvg.AtvgConfig),
+    "atvg-published": (atvg_published.PublishedAtvg, atvg_published.PublishedAtvgConfig),
     "chen": (chen.Chen, chen.ChenConfig),
     "chung": (chung.Chung, chung.ChungConfig),
     "zhou": (zhou.Zhou, zhou.ZhouConfig),
@@ -45,6 +47,7 @@ PRESETS: dict[str, Any] = {
     **cran.PRESETS,
     **cran_published.PRESETS,
     **atvg.PRESETS,
+    **atvg_published.PRESETS,
     **chung.PRESETS,
     **chen.PRESETS,
     **zhou.PRESETS,

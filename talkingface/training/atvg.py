@@ -21,7 +21,8 @@ from talkingface.losses import (
     gradient_loss,
     landmark_regression_loss,
 )
-from talkingface.models.atvg import AtvgConfig, Identity
+from talkingface.models.atvg import AtvgConfig
+from talkingface.models.atvg_published import Identity, PublishedAtvgConfig
 from talkingface.models.discriminators import (
     SMALL_REGRESSION_DISCRIMINATOR,
     RegressionDiscriminator,
@@ -39,7 +40,7 @@ class AtvgTraining(GeneratorTraining):
     terms (the released code: 1e4). jitter: noise on real landmarks shown to VG-net, crop sides.
     """
 
-    model: AtvgConfig
+    model: AtvgConfig | PublishedAtvgConfig
     beta: float = 0.5
     mouth: float = 10.0
     jitter: float = 0.003
@@ -63,7 +64,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         init: str | Path | None = None,
         lips: str | Path = "lips",
     ) -> None:
-        if basis is not None and training.model.at_net == "expression":
+        if basis is not None and isinstance(training.model, AtvgConfig):
             raise BadRequest(
                 f"{basis}: this model moves by fitted lips (--lips) and has no landmark space; "
                 "--basis is for the published AT-net, as in the preset atvg-paper"
@@ -85,7 +86,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
     @property
     def lips_at(self) -> tuple[str, str] | None:
         """See `GeneratorRecipe.lips_at`."""
-        return ("lips", "at") if self.training.model.at_net == "expression" else None
+        return ("lips", "at") if isinstance(self.training.model, AtvgConfig) else None
 
     def _set_statistics(self) -> None:
         if self.lips_at is not None:  # fitted with their own
@@ -95,7 +96,7 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         if self.basis is not None:
             landmark_space.install(self.basis[0], space, self.basis[1])
         else:
-            components, balance = self.training.model.at.components, self.training.balance
+            components, balance = self.model.config.at.components, self.training.balance
             fitted, _ = landmark_space.fit(self.cache, self.clips, components, balance)
             landmark_space.install(fitted, space)
 
