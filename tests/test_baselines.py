@@ -20,14 +20,14 @@ from talkingface.audio import SpeechSpec
 from talkingface.contract import Portrait
 from talkingface.data.augment import NO_AUGMENTATION
 from talkingface.data.dataset import Cache, SampleConfig
-from talkingface.models.chen import (
+from talkingface.models.baselines.chen import (
     Chen,
     ChenConfig,
     Correlation,
     ThreeStreamDiscriminator,
     correlation,
 )
-from talkingface.models.chung import Chung, Deblurring
+from talkingface.models.baselines.chung import Chung, Deblurring
 from talkingface.training import loop, presets
 from talkingface.training.baselines import (
     ChenRecipe,

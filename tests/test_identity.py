@@ -23,7 +23,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.landmarks import LIPS
 from talkingface.metrics.identity import embed, likeness, similarity, verification
-from talkingface.models.identity import FaceEmbedding, IdentityConfig, face_mask
+from talkingface.models.measures.identity import FaceEmbedding, IdentityConfig, face_mask
 from talkingface.training import loop, presets
 from talkingface.training.identity import (
     APART,

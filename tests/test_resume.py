@@ -23,8 +23,8 @@ from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import EvaluatedModel, Result, detection, jobs, measures
 from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
-from talkingface.models.identity import FaceEmbedding, IdentityConfig
-from talkingface.models.sync import SyncConfig, SyncNet
+from talkingface.models.measures.identity import FaceEmbedding, IdentityConfig
+from talkingface.models.measures.sync import SyncConfig, SyncNet
 from test_evaluate import Player, clip_of, frames_of, read_pixel
 
 FILES = ("results.jsonl", "tables.md", "tables.tex")

@@ -24,7 +24,7 @@ from talkingface.geometry import CropSpec
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_crops
-from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
+from talkingface.models.measures.sync import SyncConfig, SyncNet, mouth_windows, smooth
 from talkingface.training import loop, presets
 from talkingface.training.sync import (
     SyncBatch,

@@ -14,7 +14,7 @@ from helpers.corpus import draw_batch, write_cache
 from talkingface import models, weights
 from talkingface.contract import Portrait
 from talkingface.data.dataset import Batch, Cache, SampleConfig, speakers_of
-from talkingface.models.zhou import MouthEncoder, WordClassifier, Zhou
+from talkingface.models.baselines.zhou import MouthEncoder, WordClassifier, Zhou
 from talkingface.training import loop, presets
 from talkingface.training.loop import LoopOptions
 from talkingface.training.zhou import (

@@ -23,7 +23,7 @@ from talkingface.errors import BadRequest
 from talkingface.faces import Track, find_faces
 from talkingface.landmarks import EYES
 from talkingface.metrics import sync
-from talkingface.models.sync import SyncNet
+from talkingface.models.measures.sync import SyncNet
 from talkingface.types import Picture
 
 KEPT = "kept"

@@ -13,8 +13,8 @@ from talkingface import weights
 from talkingface.errors import BadRequest
 from talkingface.evaluation.measures import LearnedMetric, VideoWithLandmarks
 from talkingface.metrics import identity, sync
-from talkingface.models.identity import FaceEmbedding
-from talkingface.models.sync import SyncNet
+from talkingface.models.measures.identity import FaceEmbedding
+from talkingface.models.measures.sync import SyncNet
 from talkingface.types import Floats, Frames
 
 

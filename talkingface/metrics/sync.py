@@ -1,4 +1,4 @@
-"""Measure synchrony of lips and sound by a self-trained embedding (`models/sync.py`).
+"""Measure synchrony of lips and sound by a self-trained embedding (`models/measures/sync.py`).
 
 The distance of two windows is 1 - cosine: 0 is equal, 1 unrelated, 2 opposite. The units are our
 own: they compare videos measured with the same weights, and are not LSE-D or LSE-C.
@@ -18,7 +18,7 @@ from torch import Tensor
 from talkingface import video
 from talkingface.audio import windows
 from talkingface.geometry import interpolate
-from talkingface.models.sync import SyncNet, mouth_windows, smooth
+from talkingface.models.measures.sync import SyncNet, mouth_windows, smooth
 from talkingface.types import Array
 
 REACH = 15  # frames (0.6 s) that picture and sound are shifted against each other, each way

@@ -14,18 +14,14 @@ from talkingface.errors import UnknownModel
 from talkingface.models import (
     atvg,
     atvg_published,
-    baselines,
-    chen,
-    chung,
     cran,
     cran_published,
     head_motion,
-    identity,
     lipreader,
     lips,
-    sync,
-    zhou,
 )
+from talkingface.models.baselines import chen, chung, still, zhou
+from talkingface.models.measures import identity, sync
 
 FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "cran": (cran.Cran, cran.CranConfig),
@@ -35,7 +31,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "chen": (chen.Chen, chen.ChenConfig),
     "chung": (chung.Chung, chung.ChungConfig),
     "zhou": (zhou.Zhou, zhou.ZhouConfig),
-    "still": (baselines.Still, baselines.StillConfig),
+    "still": (still.Still, still.StillConfig),
     "lipreader-published": (lipreader.PublishedLipReader, lipreader.PublishedReaderConfig),
     "lipreader-small": (lipreader.SmallLipReader, lipreader.SmallReaderConfig),
     "lips": (lips.ExpressionNet, lips.LipsConfig),
@@ -51,7 +47,7 @@ PRESETS: dict[str, Any] = {
     **chung.PRESETS,
     **chen.PRESETS,
     **zhou.PRESETS,
-    **baselines.PRESETS,
+    **still.PRESETS,
 }
 
 

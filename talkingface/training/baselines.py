@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Batch, SampleConfig
 from talkingface.losses import discriminator_loss, generator_loss, reconstruction_loss
-from talkingface.models.chen import ChenConfig, Correlation, ThreeStreamDiscriminator
-from talkingface.models.chung import ChungConfig
+from talkingface.models.baselines.chen import ChenConfig, Correlation, ThreeStreamDiscriminator
+from talkingface.models.baselines.chung import ChungConfig
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 
 
@@ -152,7 +152,8 @@ class ChenRecipe(GeneratorRecipe[ChenTraining]):
 def correlation_loss(together: Tensor, silent: Tensor) -> Tensor:
     """Return the mean of 1 - correlation over samples with speech (Chen et al. 2018, L_corr).
 
-    together: (B,) from `models.chen.Correlation`; silent: (B,) bool; 0 where all are silent.
+    together: (B,) from `models.baselines.chen.Correlation`; silent: (B,) bool; 0 where all are
+    silent.
     """
     speaking = (~silent).float()
     return ((1 - together) * speaking).sum() / speaking.sum().clamp(min=1)

@@ -24,7 +24,7 @@ from talkingface.errors import BadShard
 from talkingface.landmarks import IBUG
 from talkingface.losses import info_nce
 from talkingface.metrics.identity import embed, verification
-from talkingface.models.identity import FaceEmbedding, IdentityConfig
+from talkingface.models.measures.identity import FaceEmbedding, IdentityConfig
 from talkingface.training.loop import autocast
 from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
 from talkingface.training.settings import require_positive

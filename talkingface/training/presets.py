@@ -15,9 +15,9 @@ from talkingface.models.discriminators import (
     PUBLISHED_REGRESSION_DISCRIMINATOR,
     PUBLISHED_VIDEO_DISCRIMINATOR,
 )
-from talkingface.models.identity import IdentityConfig
 from talkingface.models.lipreader import MouthSpec, PublishedReaderConfig, SmallReaderConfig
-from talkingface.models.sync import SyncConfig
+from talkingface.models.measures.identity import IdentityConfig
+from talkingface.models.measures.sync import SyncConfig
 from talkingface.training import head, lips, settings
 from talkingface.training.atvg import AtvgRecipe, AtvgTraining
 from talkingface.training.baselines import ChenRecipe, ChenTraining, ChungRecipe, ChungTraining

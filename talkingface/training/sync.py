@@ -26,7 +26,7 @@ from talkingface.errors import BadShard
 from talkingface.losses import info_nce
 from talkingface.metrics import sync as metric
 from talkingface.models.lipreader import MouthSpec, mouth_centres
-from talkingface.models.sync import SyncConfig, SyncNet, mouth_windows, smooth
+from talkingface.models.measures.sync import SyncConfig, SyncNet, mouth_windows, smooth
 from talkingface.training.loop import TrainingPrecision, autocast
 from talkingface.training.network import NetworkRecipe, accuracy_of_nearest
 from talkingface.training.reading import HALVES, CorpusHalf, in_half

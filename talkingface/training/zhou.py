@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from talkingface.contract import Generated
 from talkingface.data.dataset import Batch, speakers_of
 from talkingface.losses import lip_reading_generator_loss, reconstruction_loss
-from talkingface.models.lipreader import MouthSpec, mouth_crops
-from talkingface.models.zhou import (
+from talkingface.models.baselines.zhou import (
     FeatureClassifier,
     MouthEncoder,
     WordClassifier,
     ZhouConfig,
 )
+from talkingface.models.lipreader import MouthSpec, mouth_crops
 from talkingface.training.generator import GeneratorRecipe, GeneratorTraining, Stage
 
 word_loss = speaker_loss = lip_reading_generator_loss  # cross-entropy; -1 is no word, no speaker

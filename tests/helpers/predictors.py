@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.media import write_sound
 from talkingface.audio import SpeechSpec
 from talkingface.contract import State
-from talkingface.models.baselines import Still, StillConfig
+from talkingface.models.baselines.still import Still, StillConfig
 from talkingface.weights import WeightsInfo
 
 NEUTRAL_WIDTH = 0.9

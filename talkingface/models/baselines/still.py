@@ -1,4 +1,4 @@
-"""Baselines: what every model must beat."""
+"""The still picture: a baseline that every model must beat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StillConfig:
 
 
 class Still(GeneratorModule):
-    """Repeats the identity picture: the floor under every pixel measure."""
+    """Repeats the identity picture: what every pixel measure is compared with."""
 
     def __init__(self, config: StillConfig) -> None:
         super().__init__()

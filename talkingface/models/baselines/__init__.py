@@ -1,0 +1,1 @@
+"""Published methods that the generators are compared with, and the still picture."""

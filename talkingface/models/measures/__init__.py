@@ -1,0 +1,1 @@
+"""Networks that only measure: the synchrony of lips and sound, and whose face it is."""
