@@ -602,7 +602,7 @@ def test_a_preset_can_be_saved_and_loaded(name: str, cache: Cache, tmp_path: Pat
 
 def test_reading_accuracy_counts_words(cache: Cache) -> None:
     recipe = ReadingRecipe(ReadingTraining(TINY_READER), cache)
-    bias = dict(recipe.network.named_parameters())["answer.bias"]
+    bias = dict(recipe.network.named_parameters())["classifier.bias"]
     bias.data[recipe.held_out[0].index] = 1e4  # always says the first word
     measures = reading.read_accuracy(recipe.network, cache, recipe.held_out)
     assert measures["top1"] == pytest.approx(1 / 5)

@@ -204,7 +204,7 @@ class ExpressionSpace(nn.Module):
         return self.coefficients(moved * fade(self.reference)[:, None])
 
     def fit(self, mesh: Tensor) -> tuple[Tensor, Tensor]:
-        """Tell a mesh (B, 478, 2) apart into who it is and what the face does.
+        """Split a mesh (B, 478, 2) into the neutral face and its expression.
 
         Returns the neutral face (B, 478, 2) in the reference frame, and the expression (B, K):
         aligned mesh = neutral + displacement(expression). Joint least squares of the coefficients

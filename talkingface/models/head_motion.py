@@ -216,7 +216,7 @@ class Prosody(nn.Module):
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """rank: principal components of a token. features: of them that the GRU hears.
+    """rank: principal components of a token. features: of them that the GRU takes.
 
     hidden: of the GRU. mixtures, width: of `HeadMotion`.
     """

@@ -181,9 +181,9 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         self, portrait: Portrait, speech: Tensor, landmarks: Tensor
     ) -> dict[str, Generated]:
         identity = self.ema.encode(portrait)
-        heard, _ = self.ema(identity, speech)
+        generated, _ = self.ema(identity, speech)
         drawn, _ = self.ema.draw(identity, landmarks)
-        return {"": heard, "real_landmarks_": drawn}
+        return {"": generated, "real_landmarks_": drawn}
 
     def export(self, path: Path, step: int, measures: dict[str, float]) -> None:
         """Write the averaged weights; set the published AT-net's gain to the real lips' opening."""

@@ -86,7 +86,8 @@ class Service:
             Model(
                 name=name,
                 family=speaker.info.family,
-                good_at=_GOOD_AT.get(name) or _GOOD_AT.get(speaker.info.family, ""),
+                good_at=_GOOD_AT.get(name)
+                or _GOOD_AT.get(speaker.info.family.removesuffix("-published"), ""),
                 moves=speaker.moves_mesh,
                 parameters=speaker.info.parameters,
                 licence=speaker.info.licence,

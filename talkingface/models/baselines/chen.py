@@ -3,9 +3,9 @@
     m_I = E_I(lips of I*)                  once per face, a map
     I_t = Dec(residual blocks([m_I, m_A_t])), m_A_t the window's sound as a map of the same size
 
-The paper's convolutions run over 16 frames at once, so that a frame hears sound up to 15 frames
-after it, and cannot stream; here every frame is drawn alone, from its own window of speech. Time is
-left to the discriminators: the three-stream discriminator (sound, pictures, motion) and the
+The paper's convolutions run over 16 frames at once, so that a frame depends on sound up to 15
+frames after it, and cannot stream; here every frame is drawn alone, from its own window of speech.
+Time is left to the discriminators: the three-stream discriminator (sound, pictures, motion) and the
 correlation of the change of sound with motion. Motion is the difference of two frames in a row
 where the paper asks a trained flow network, and its perceptual loss is left out: no such network is
 shipped here.

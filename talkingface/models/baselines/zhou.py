@@ -1,8 +1,8 @@
 """Zhou et al. 2019, adversarially disentangled audio-visual representation: frame to frame.
 
-    p = E_p(I*)                    who it is, once per face, and one skip to the decoder
-    a_t = E_a(A_t), v_t = E_v(I_t) what is said, from sound or from a mouth, in one shared space
-    I_t = Dec(p, a_t)              or Dec(p, v_t): the decoder is not told which
+    p = E_p(I*)                    identity, once per face, and one skip to the decoder
+    a_t = E_a(A_t), v_t = E_v(I_t) content, from sound or from a mouth, in one shared space
+    I_t = Dec(p, a_t)              or Dec(p, v_t): the decoder does not know which
 
 Nothing is remembered from frame to frame. E_v, the word classifier that the two encoders share and
 the two classifiers that they are disentangled by (`training/zhou.py`) only train: the generator,
@@ -100,7 +100,7 @@ class Zhou(GeneratorModule):
         self.register_buffer("speech_std", torch.ones(c.speech.coefficients))
 
     def encode(self, portrait: Portrait) -> Identity:
-        """E_p: the feature of who it is, and the one skip."""
+        """E_p: the identity feature, and the one skip."""
         features, skip = self.encode_face(self.mouth_region.crop(portrait.image))
         return Identity(portrait, features, skip)
 
@@ -151,7 +151,7 @@ class SharedSpace(nn.Module):
 
 
 class MouthEncoder(nn.Module):
-    """E_v: what is said, seen on one mouth at a time, in the space of E_a; only for training."""
+    """E_v: content of one mouth at a time, in the space of E_a; only for training."""
 
     def __init__(self, mouth: MouthSpec, channels: tuple[int, ...], features: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class MouthEncoder(nn.Module):
 
 
 class WordClassifier(nn.Module):
-    """The word said over some frames, from what is said in each; shared by sound and mouths."""
+    """Classify the word of some frames by their content; shared by sound and mouths."""
 
     def __init__(self, features: int, hidden: int, words: int) -> None:
         super().__init__()
@@ -193,8 +193,8 @@ class WordClassifier(nn.Module):
 
 
 class FeatureClassifier(nn.Sequential):
-    """Two full layers: (..., features) -> logits (..., classes). What they find, an encoder hides:
-    who is speaking in what is said, and what is said in who it is."""
+    """Two full layers: (..., features) -> logits (..., classes). Encoders learn to hide
+    what they find: the speaker in the content, and the word in the identity."""
 
     def __init__(self, features: int, hidden: int, classes: int) -> None:
         super().__init__(

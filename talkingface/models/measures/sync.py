@@ -1,6 +1,6 @@
 """Embedding of lips and sound: 200 ms of each, as two points on one sphere.
 
-After SyncNet (Chung and Zisserman 2016): one encoder sees five mouths in a row, the other hears the
+After SyncNet (Chung and Zisserman 2016): one encoder takes five mouths in a row, the other the
 log-mel spectrum around them; matching windows lie close. The weights are our own, and so are the
 units of what `metrics/sync.py` reads off them: they are not comparable with published LSE values.
 """
@@ -24,9 +24,9 @@ class SyncConfig:
     """0.50 M weights; a window of picture and sound takes 7.5 MMAC.
 
     mouth: a quarter larger than a reader's box, so that the jaw is in it, at as many pixels;
-    frames: mouths in a window (odd), around its middle one; speech: what is heard with it, 350 ms
-    around that frame's middle: the frames' 200 ms and 75 ms on each side, as lips move before they
-    are heard; widths: channels of the stride-2 layers of both encoders; size: of the embedding.
+    frames: mouths in a window (odd), around its middle one; speech: the sound with it, 350 ms
+    around that frame's middle: the frames' 200 ms and 75 ms on each side, as lips move before
+    sound; widths: channels of the stride-2 layers of both encoders; size: of the embedding.
     """
 
     family: str = "sync"
