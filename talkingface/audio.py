@@ -100,12 +100,12 @@ class SpeechSpec:
 
     @property
     def margin(self) -> int:
-        """Samples before the centre of a hop that it hears."""
+        """Samples before the centre of a hop that its features depend on."""
         return speech_encoder.MARGIN if self.kind == "encoder" else WINDOW // 2 + 1  # pre-emphasis
 
     @property
     def first_sample(self) -> int:
-        """The first sample that video frame 0 hears (negative: before the sound starts)."""
+        """The first sample that video frame 0 depends on (negative: before the sound starts)."""
         return (self.first_hop - self.before) * self.hop - self.margin
 
     @property
@@ -242,7 +242,7 @@ class WindowStream:
     def restore(self, buffer: Tensor, pushed: int, given: int) -> None:
         """Go on where another stream of this spec was.
 
-        buffer: (N,), the sound that frames to come still hear; pushed: samples so far; given:
+        buffer: (N,), the sound that frames to come depend on; pushed: samples so far; given:
         frames so far.
         """
         self.buffer, self.pushed, self.given = buffer, pushed, given
@@ -289,7 +289,7 @@ def load(path: Path | str) -> Tensor:
 
 
 def read(path: Path | str, block: int = SAMPLE_RATE) -> Iterator[Tensor]:
-    """`load`, in parts of `block` samples (the last may be shorter): what is long needs no room."""
+    """Read as `load` does, in parts of `block` samples; the last may be shorter."""
     from talkingface import media  # PyAV: not needed where a prepared corpus is trained on
 
     path = Path(path)

@@ -1,7 +1,7 @@
 """Mix many channels to one or two at full level, without clipping.
 
 Levels follow ITU-R BS.775-3, Table 2: centre and surrounds at -3 dB, LFE dropped. The sum of many
-channels can exceed full scale; there a limiter turns it down for a moment.
+channels can exceed full scale; there a limiter turns it down.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]  # (channels, n), full scale is 1
 
 _MINUS_3_DB = 0.5**0.5
-_CENTRE = {"FC", "BFC"}
-_FRONT = {"FL": 0, "FLC": 0, "WL": 0, "DL": 0, "FR": 1, "FRC": 1, "WR": 1, "DR": 1}
-_SURROUND = {
-    **dict.fromkeys(("SL", "BL", "SDL", "SSL", "TFL", "TSL", "TBL", "TTL", "BFL"), 0),
-    **dict.fromkeys(("SR", "BR", "SDR", "SSR", "TFR", "TSR", "TBR", "TTR", "BFR"), 1),
+_LEFT_SURROUND = ("SL", "BL", "SDL", "SSL", "TFL", "TSL", "TBL", "TTL", "BFL")
+# Levels of a channel in the left and in the right output, by FFmpeg's name of its place.
+_LEVELS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("LFE", "LFE2"), (0.0, 0.0)),
+    **dict.fromkeys(("FC", "BFC"), (_MINUS_3_DB, _MINUS_3_DB)),
+    **dict.fromkeys(("BC", "TC", "TFC", "TBC"), (0.5, 0.5)),  # a single surround: both sides
+    **dict.fromkeys(("FL", "FLC", "WL", "DL"), (1.0, 0.0)),
+    **dict.fromkeys(("FR", "FRC", "WR", "DR"), (0.0, 1.0)),
+    **dict.fromkeys(_LEFT_SURROUND, (_MINUS_3_DB, 0.0)),
+    **dict.fromkeys((f"{name[:-1]}R" for name in _LEFT_SURROUND), (0.0, _MINUS_3_DB)),
 }
-_MIDDLE_SURROUND = {"BC", "TC", "TFC", "TBC"}
-_LOW = {"LFE", "LFE2"}
-# The order of channels in files that do not tell it, as players take them.
+# The order of channels in files without one, as players take them.
 _USUAL = {
     6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
@@ -32,36 +35,20 @@ _USUAL = {
 def weights(names: Sequence[str], outputs: int) -> Samples:
     """Return the (outputs, channels) weights of a downmix; outputs: 1 or 2.
 
-    names: FFmpeg's name of each channel; any other name means that nobody knows where it belongs.
+    names: FFmpeg's name of each channel; any other name is an unknown place.
     One channel is copied, two are averaged. Of more, those at unknown places are averaged, unless
     there are six (taken as 5.1) or eight (7.1).
     """
     count = len(names)
     if count == outputs:
         return np.eye(count, dtype=np.float32)
-    if not all(_is_known(name) for name in names):
+    if not all(name in _LEVELS for name in names):
         names = _USUAL.get(count, ())
     if count <= 2 or not names:
         return np.full((outputs, count), 1 / count, np.float32)
-    stereo = np.array([_left_and_right(name) for name in names]).T
+    stereo = np.array([_LEVELS[name] for name in names]).T
     mixed = stereo if outputs == 2 else _MINUS_3_DB * stereo.sum(0, keepdims=True)
     return np.asarray(mixed, np.float32)
-
-
-def _is_known(name: str) -> bool:
-    return any(name in group for group in (_CENTRE, _FRONT, _SURROUND, _MIDDLE_SURROUND, _LOW))
-
-
-def _left_and_right(name: str) -> tuple[float, float]:
-    """The level of a channel in the left and in the right output."""
-    if name in _LOW:
-        return 0.0, 0.0
-    if name in _CENTRE:
-        return _MINUS_3_DB, _MINUS_3_DB
-    if name in _MIDDLE_SURROUND:  # a single surround is shared by both sides
-        return 0.5, 0.5
-    level, side = (1.0, _FRONT[name]) if name in _FRONT else (_MINUS_3_DB, _SURROUND[name])
-    return (level, 0.0) if side == 0 else (0.0, level)
 
 
 class Downmix:

@@ -149,7 +149,7 @@ def reference_mesh() -> NDArray[np.float64]:
     """A mean face (478, 2) in interocular units, eye centres at (-0.5, 0) and (0.5, 0).
 
     Its mouth is as open as mouths are on average in the frames that show them open: points of the
-    two lips that would coincide otherwise are told apart.
+    two lips that would coincide otherwise are apart.
     """
     mesh: NDArray[np.float64] = np.load(Path(__file__).with_name("reference_mesh.npy"))
     return mesh.astype(np.float64)

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 FILE_KINDS = "expected a wav, mp3, m4a, flac, ogg, opus, mp4, mkv, webm, mov, avi or mpg file"
 # FFmpeg's names of what may be opened. Not among them: playlists (hls, concat, dash ...), by which
-# a stranger's file would have other files of this machine read aloud.
+# an uploaded file would have other files of this machine read aloud.
 _DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,"
     "rm,tta,w64,wav,wv"
 )
 # FFmpeg's names of the decoders that may run: of its hundreds, those that recordings and videos
-# need. Each one reads whatever a stranger sends, in this process.
+# need. Each one reads whatever is uploaded, in this process.
 _SOUND_CODECS = (
     *("aac", "aac_latm", "ac3", "adpcm_ima_wav", "adpcm_ms", "alac", "amrnb", "amrwb", "eac3"),
     *("flac", "libopus", "libvorbis", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
@@ -50,10 +50,10 @@ _VIDEO_CODECS = (
     *("av1", "ffv1", "flv", "h263", "h264", "hevc", "libdav1d", "libvpx", "libvpx-vp9", "mjpeg"),
     *("mpeg1video", "mpeg2video", "mpeg4", "prores", "rawvideo", "vp8", "vp9"),
 )
-# Of these, what a video's first time cannot be told without: they show frames in another order than
-# they send them.
+# Of these, those that a video's first time needs: they show frames in another order than they send
+# them.
 _REORDERING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
-# Containers whose header tells the length, so that a file cut short can be told from a short one.
+# Containers whose header gives the length, by which a file that is cut short is recognised.
 _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
@@ -79,7 +79,7 @@ def _require_whole(path: Path) -> None:
     """Raises UnreadableMedia when an mp4 or wav is shorter than its own boxes say.
 
     Sizes as in ISO 14496-12 (section 4.2) and in RIFF; a recorder that was stopped hard leaves 0 or
-    all ones in RIFF, which tells nothing.
+    all ones in RIFF, which is no length.
     """
     found, end = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -108,7 +108,7 @@ def opened(path: Path, sound_only: bool = False) -> Iterator[InputContainer]:
     """A recording or video, open for reading; what fails inside is raised as UnreadableMedia.
 
     sound_only: its pictures are not wanted; to find out what the file is, no decoder of theirs runs
-    but those without which their times cannot be told.
+    but those that their times need.
     """
     import av
 
@@ -221,7 +221,7 @@ def decoded(
     """The decoded frames of one stream, one by one.
 
     Raises UnreadableMedia when its codec may not be decoded, and at the end when the file stops
-    before the length that its header tells.
+    before the length in its header.
     """
     require_codec(path, stream)
     end = 0.0
@@ -303,7 +303,7 @@ def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32
 
 
 def _silence(channels: int, samples: int, block: int) -> Iterator[NDArray[np.float32]]:
-    """Zeros, in blocks: nobody has to hold a long silence in memory."""
+    """Zeros, in blocks, so that a long silence needs little memory."""
     for start in range(0, samples, block):
         yield np.zeros((channels, min(block, samples - start)), np.float32)
 
@@ -417,14 +417,14 @@ def make_folder(path: Path | str) -> None:
 def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it on success, removed on any failure.
 
-    alone: nobody else writes `path`, so what killed processes left of it is removed at the end.
+    alone: no other process writes `path`; what killed ones left of it is removed at the end.
     """
     check_output(path, overwrite)
     name = f".{path.name[:50]}"  # a file's name has 255 bytes
     part = path.absolute().parent / f"{name}.{secrets.token_hex(8)}.part"
     try:
         yield part
-        check_output(path, overwrite)  # somebody else may have written it meanwhile
+        check_output(path, overwrite)  # another process may have written it meanwhile
         with writing(path, OSError):
             os.replace(part, path)
             for left in part.parent.glob(f"{glob.escape(name)}.*.part") if alone else ():

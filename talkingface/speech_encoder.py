@@ -30,11 +30,11 @@ HOP, WINDOW, MELS = 160, 400, 80  # samples, samples, bands: Whisper's log-mel s
 TOKEN = 2 * HOP  # samples: the second convolution has a stride of two
 WIDTH = 384  # numbers in a token
 HEADS, HEAD = 6, 64  # attention heads, numbers in one
-POSITIONS = 63  # tokens that a block can hear: so many positions are stored
-MARGIN = HOP + WINDOW // 2  # samples heard to either side of a token's centre
+POSITIONS = 63  # tokens of a block at most: so many positions are stored
+MARGIN = HOP + WINDOW // 2  # samples to either side of a token's centre that it depends on
 TOGETHER = 16  # blocks per call at most, whose layers take turns
 # Power of a quiet hiss, white noise of 6e-5 of full scale, in every bin of a Hann window: added
-# everywhere, so that silence is heard as that hiss and not as the rounding of a recording.
+# everywhere, so that silence is that hiss and not the rounding of a recording.
 HISS = 6e-5**2 * 150
 RANGE = 8.0  # log10: what is so far below the loudest of a block is cut off
 
@@ -56,12 +56,12 @@ class Reach:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are heard to give `new` of them."""
+        """Tokens that `new` of them are made from."""
         return self.before + self.new + self.after
 
     @property
     def samples(self) -> int:
-        """Samples that a block hears, from MARGIN before the centre of its first token."""
+        """Samples that a block is made from, from MARGIN before the centre of its first token."""
         return (self.tokens - 1) * TOKEN + 2 * MARGIN
 
 
@@ -153,9 +153,9 @@ class SpeechEncoder(nn.Module):
     def forward(self, powers: Sequence[Tensor], reach: Reach) -> list[Tensor]:
         """Return the new tokens of several blocks: (reach.new, WIDTH) each.
 
-        powers: of the reach.samples that each hears. Their ends are padded with zeros, as Whisper
-        pads a recording's. No block knows of the others: they take turns in every layer, whose
-        weights are so read once.
+        powers: of the reach.samples of each block. Their ends are padded with zeros, as Whisper
+        pads a recording's. Blocks do not depend on each other: they take turns in every layer,
+        whose weights are so read once.
         """
         hops = [F.pad(self.log_mel(power), (0, 0, 1, 1)) for power in powers]
         hops = [F.gelu(_convolve(x, self.conv1)) for x in hops]

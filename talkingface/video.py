@@ -230,7 +230,7 @@ def write_together(
 
 
 def _encode(mp4s: Sequence[_Mp4], frames: Iterable[Sequence[Picture]]) -> None:
-    """Encode beside whoever makes the frames, in a thread of its own, few frames behind."""
+    """Encode in a thread of its own, few frames behind the caller."""
 
     def add(pictures: Sequence[Picture], before: Future[None] | None) -> None:
         if before is not None:
@@ -330,12 +330,11 @@ class _Mp4:
         frame = self._converter.reformat(frame, format="yuv420p", dst_colorspace=_BT709)
         frame.pts, frame.time_base = self.frames, Fraction(1, self._fps)
         self.frames += 1
-        with media.writing(self._path, *self._errors):
-            self._container.mux(self._video.encode(frame))
-        if self._sound is not None:
-            self._feed(self._sound, self.frames * self._sound.rate // self._fps)
+        self._mux(self._video, frame)
+        if self._audio is not None and self._sound is not None:
+            self._feed(self._audio, self._sound, self.frames * self._sound.rate // self._fps)
 
-    def _feed(self, sound: Sound, until: int) -> None:
+    def _feed(self, stream: AudioStream, sound: Sound, until: int) -> None:
         """Encode the sound up to sample `until`, or to its end."""
         import av
 
@@ -347,12 +346,12 @@ class _Mp4:
                 self._queue = chunk
             take = min(until - self._samples, self._queue.shape[1])
             part, self._queue = self._queue[:, :take], self._queue[:, take:]
-            layout = "mono" if sound.channels == 1 else "stereo"
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", layout)
+            samples = np.ascontiguousarray(part)
+            frame = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
             frame.sample_rate = sound.rate
             frame.pts, frame.time_base = self._samples, Fraction(1, sound.rate)
             self._samples += take
-            self._encode_sound(frame)
+            self._mux(stream, frame)
 
     @property
     def codecs(self) -> str:
@@ -361,17 +360,15 @@ class _Mp4:
         profile = header[header.index(b"\0\0\1") + 4 :][:3]  # after the start code and SPS's type
         return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._audio else "")
 
-    def _encode_sound(self, frame: Any) -> None:
-        assert self._audio is not None
+    def _mux(self, stream: VideoStream | AudioStream, frame: Any) -> None:
         with media.writing(self._path, *self._errors):
-            self._container.mux(self._audio.encode(frame))
+            self._container.mux(stream.encode(frame))
 
     def finish(self) -> None:
-        """Give out what the encoders still hold."""
-        with media.writing(self._path, *self._errors):
-            self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._encode_sound(None)
+        """Write what the encoders still hold."""
+        for stream in (self._video, self._audio):
+            if stream is not None:
+                self._mux(stream, None)
 
 
 class Fragments:

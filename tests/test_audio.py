@@ -64,17 +64,17 @@ def test_resampling_keeps_speech_and_makes_no_echo_of_what_is_above(tmp_path: Pa
     for hertz, kept in [(300.0, True), (3_000.0, True), (6_500.0, True), (10_000.0, False)]:
         tone = 0.5 * np.sin(2 * np.pi * hertz * at)
         path = recordings.write_sound(tmp_path / "a.wav", tone, 44_100, "pcm_f32le")
-        heard = audio.load(path).numpy()[2000:-2000]
-        t = (np.arange(len(heard)) + 2000) / audio.SAMPLE_RATE
+        decoded = audio.load(path).numpy()[2000:-2000]
+        t = (np.arange(len(decoded)) + 2000) / audio.SAMPLE_RATE
         expected = 0.5 * np.sin(2 * np.pi * hertz * t) if kept else np.zeros(len(t))
-        assert np.abs(heard - expected).max() < 0.5e-2, hertz  # -40 dB
+        assert np.abs(decoded - expected).max() < 0.5e-2, hertz  # -40 dB
 
 
 def test_resampling_agrees_with_scipy(tmp_path: Path) -> None:
     signal = pytest.importorskip("scipy.signal")
     sound = speechlike(44_100, seed=3).numpy()
     path = recordings.write_sound(tmp_path / "a.wav", sound, 44_100, "pcm_f32le")
-    theirs = signal.resample_poly(sound, 160, 441, mouth_region=("kaiser", 12.0))
+    theirs = signal.resample_poly(sound, 160, 441, window=("kaiser", 12.0))
     ours = audio.load(path).numpy()
     assert abs(len(ours) - len(theirs)) <= 1
     inner = slice(500, len(theirs) - 500)

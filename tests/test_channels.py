@@ -22,7 +22,7 @@ TONE = 0.25 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
 
 
 def write_wav(path: Path, sound: np.ndarray) -> Path:
-    """(channels, n) in [-1, 1] as plain 16-bit PCM, which does not tell where the channels are."""
+    """(channels, n) in [-1, 1] as plain 16-bit PCM, without the places of its channels."""
     with wave.open(str(path), "wb") as file:
         file.setparams((sound.shape[0], 2, RATE, 0, "NONE", ""))
         file.writeframes(np.rint(sound.T * 32767).astype("<i2").tobytes())
@@ -96,11 +96,11 @@ LEFT = {"FL": 0.0, "FR": -200, "FC": -3.01, "LFE": -200, "BL": -3.01, "BR": -200
 
 
 @pytest.mark.parametrize("place", range(6))
-@pytest.mark.parametrize("told", [True, False])
-def test_each_channel_of_5_1_has_its_level(tmp_path: Path, place: int, told: bool) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_each_channel_of_5_1_has_its_level(tmp_path: Path, place: int, named: bool) -> None:
     path, name = tmp_path / "a.wav", SURROUND[place]
     sound = only([place], 6)
-    if told:
+    if named:
         write_layout(path, sound, "5.1", "pcm_s16le")
     else:
         write_wav(path, sound)
@@ -110,8 +110,8 @@ def test_each_channel_of_5_1_has_its_level(tmp_path: Path, place: int, told: boo
     assert level(stereo[0]) == pytest.approx(LEFT[name], abs=0.01)
     other = {"L": "R", "R": "L"}.get(name[-1], name[-1]) if name != "LFE" else "E"
     assert level(stereo[1]) == pytest.approx(LEFT[name[:-1] + other], abs=0.01)
-    heard = audio.load(path).numpy()
-    power = 20 * np.log10(np.abs(heard[4000:12000]).max() / 0.25 + 1e-10)
+    decoded = audio.load(path).numpy()
+    power = 20 * np.log10(np.abs(decoded[4000:12000]).max() / 0.25 + 1e-10)
     assert power == pytest.approx(MONO[name], abs=0.05)
 
 

@@ -73,14 +73,14 @@ def test_the_decoder_of_a_chosen_stream_is_one_of_the_list(
     for read in (video.probe, lambda path: list(video.read_frames(path))):
         with pytest.raises(UnreadableMedia, match=r"shown\.mkv: its video is coded as hap, which"):
             read(shown)
-    heard = tmp_path / "heard.mkv"
+    path = tmp_path / "odd.mkv"
     track = matroska.sound_track(1, codec=b"A_WAVPACK4")
-    heard.write_bytes(matroska.file([track], clusters))
+    path.write_bytes(matroska.file([track], clusters))
     for load in (audio.load, lambda path: list(media.open_sound(path).chunks)):
-        with pytest.raises(UnreadableMedia, match=r"heard\.mkv: its sound is coded as wavpack"):
-            load(heard)
-    with media.opened(heard) as container, pytest.raises(UnreadableMedia, match="coded as wavpack"):
-        next(media.decoded(heard, container, container.streams.audio[0]))
+        with pytest.raises(UnreadableMedia, match=r"odd\.mkv: its sound is coded as wavpack"):
+            load(path)
+    with media.opened(path) as container, pytest.raises(UnreadableMedia, match="coded as wavpack"):
+        next(media.decoded(path, container, container.streams.audio[0]))
     lines = [text for _, who, text in said if who in ("hap", "wavpack")]
     assert lines and all("not on whitelist" in line for line in lines)
 
@@ -132,10 +132,10 @@ def write_times(path: Path, starts: list[float], with_video: bool, rate: int = 1
     [
         ([0], True, 1),
         ([30], True, 31),  # it starts late
-        ([30], False, 1),  # without pictures nothing tells that
+        ([30], False, 1),  # without pictures that is unknown
         ([0, 60, 90.5], False, 91.5),  # it has holes
         ([20, 100], True, 101),
-        ([0, 5, 0, 5], False, 12),  # what jumps back is heard again, and its hole as well
+        ([0, 5, 0, 5], False, 12),  # what jumps back counts again, and its hole as well
     ],
 )
 def test_silence_comes_in_blocks_and_counts(
@@ -211,7 +211,7 @@ def test_a_frame_is_not_repeated_for_years(
 
 
 def write_header(path: Path, rate: int) -> Path:
-    """A WAV of 3,000 samples whose header tells this rate."""
+    """A WAV of 3,000 samples with this rate in its header."""
     head = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate % 2**32, 2, 16)
     body = b"WAVEfmt " + struct.pack("<I", len(head)) + head
     body += b"data" + struct.pack("<I", 6000) + matroska.tone(3000)

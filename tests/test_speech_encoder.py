@@ -117,7 +117,7 @@ def naive_block(x: Doubles, weights: dict[str, Doubles]) -> Doubles:
 
 
 def naive_tokens(sound: Doubles, weights: dict[str, Doubles], reach: Reach) -> Doubles:
-    """The new tokens of a block that hears this sound."""
+    """The new tokens of a block of this sound."""
     hops = np.pad(naive_log_mel(sound), ((1, 1), (0, 0)))
     x = gelu(naive_convolution(hops, weights, "conv1", 1))
     x = gelu(naive_convolution(x, weights, "conv2", 2)) + weights["positions"][: reach.tokens]
@@ -149,8 +149,8 @@ def test_silence_is_a_quiet_hiss_and_the_clamp_8_decades_below_the_loudest() -> 
     assert torch.equal(silent, silent[:1].expand_as(silent))
     noise = 6e-5 * torch.randn(160_000, generator=torch.Generator().manual_seed(0))
     power = encoder.power(noise).mean(0, keepdim=True)
-    heard = (power @ encoder.filters).log10()
-    torch.testing.assert_close(silent[0] * 4 - 4, heard[0], atol=0.05, rtol=0)
+    mel = (power @ encoder.filters).log10()
+    torch.testing.assert_close(silent[0] * 4 - 4, mel[0], atol=0.05, rtol=0)
 
 
 def test_a_convolution_is_torchs() -> None:
@@ -203,7 +203,7 @@ def test_weights_are_float16_and_read_when_needed() -> None:
 # --- the reach -----------------------------------------------------------------------------------
 
 
-def heard(frame: int, spec: SpeechSpec) -> tuple[int, int]:
+def dependence(frame: int, spec: SpeechSpec) -> tuple[int, int]:
     """The first and last sample on which a frame's window depends, by gradients."""
     noise = 0.1 * torch.randn(60 * 640, generator=torch.Generator().manual_seed(2))
     noise.requires_grad_()
@@ -226,17 +226,17 @@ def test_latency_is_that_of_the_frame_that_waits_longest() -> None:
     assert SPEC.latency == pytest.approx(0.3425) and SPEC.latency <= 0.35
     ends = {}
     for frame in (40, 41):
-        first, last = heard(frame, SPEC)
+        first, last = dependence(frame, SPEC)
         assert first >= 640 * frame + SPEC.first_sample + 1  # the window's first weight is zero
         ends[frame] = last - 640 * (frame + 1) + 1
     assert ends == {40: 5480 - 640, 41: 5480}
-    assert heard(40, SPEC)[0] == 640 * 40 + SPEC.first_sample + 1
+    assert dependence(40, SPEC)[0] == 640 * 40 + SPEC.first_sample + 1
 
 
 @pytest.mark.parametrize(("reach", "hops"), [((20, 3, 5), 9), ((30, 1, 2), 8), ((9, 6, 0), 11)])
 def test_another_reach_is_as_exact(reach: tuple[int, int, int], hops: int) -> None:
     spec = SpeechSpec(kind="encoder", coefficients=384, hops=hops, reach=reach)
-    places = [heard(frame, spec) for frame in range(30, 30 + reach[1])]
+    places = [dependence(frame, spec) for frame in range(30, 30 + reach[1])]
     firsts = [first - 640 * frame for frame, (first, _) in enumerate(places, 30)]
     lasts = [last - 640 * frame for frame, (_, last) in enumerate(places, 30)]
     assert min(firsts) == spec.first_sample + 1

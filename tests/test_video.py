@@ -22,7 +22,7 @@ HALF_FRAME = 0.02
 
 
 def numbered(count: int, rate: Fraction) -> list[tuple[Fraction, np.ndarray]]:
-    """Frames whose grey level tells their number (below 80)."""
+    """Frames whose grey level is their number (below 80)."""
     return [(i / rate, np.full((32, 48, 3), 10 + 3 * i, np.uint8)) for i in range(count)]
 
 
@@ -167,10 +167,10 @@ def test_lips_and_sound_are_aligned(
 
     seen = [time for time, picture in recordings.decode_video(path) if picture.mean() > 128]
     assert seen == pytest.approx(times, abs=1e-6)
-    heard, own = recordings.decode_sound(path)
-    assert own == (rate if rate != 37_000 else 48_000) and heard.shape[0] == channels
-    assert recordings.onsets(heard[0], own, times) == pytest.approx(times, abs=0.003)
-    assert abs(heard.shape[1] / own - count / 25) <= 1 / 25
+    decoded, own = recordings.decode_sound(path)
+    assert own == (rate if rate != 37_000 else 48_000) and decoded.shape[0] == channels
+    assert recordings.onsets(decoded[0], own, times) == pytest.approx(times, abs=0.003)
+    assert abs(decoded.shape[1] / own - count / 25) <= 1 / 25
     # and read back by our own readers
     again = [k for k, picture in enumerate(video.read_frames(path)) if picture.mean() > 128]
     assert again == flashes
@@ -217,10 +217,10 @@ def test_an_mp4_in_pieces_plays_from_the_first_on(
     seen = [time for time, picture in decoded if picture.mean() > 128]
     assert seen == pytest.approx(times, abs=1e-6)
     if rate is not None:
-        heard, found = recordings.decode_sound(path)
-        assert found == rate and heard.shape[0] == channels
-        assert recordings.onsets(heard[0], rate, times) == pytest.approx(times, abs=0.003)
-        assert heard.shape[1] / rate == pytest.approx(3.0, abs=1024 / rate)
+        decoded, found = recordings.decode_sound(path)
+        assert found == rate and decoded.shape[0] == channels
+        assert recordings.onsets(decoded[0], rate, times) == pytest.approx(times, abs=0.003)
+        assert decoded.shape[1] / rate == pytest.approx(3.0, abs=1024 / rate)
 
 
 def test_pieces_that_nobody_wants_any_more() -> None:
@@ -233,10 +233,10 @@ def test_samples_in_memory_are_written_too_and_cut_where_the_frames_end(tmp_path
     sound = recordings.clicks(16_000, [0.5, 1.0], 5.0)
     path = tmp_path / "a.mp4"
     video.write(path, grey(50), torch.from_numpy(sound))
-    heard, rate = recordings.decode_sound(path)
+    decoded, rate = recordings.decode_sound(path)
     assert rate == 16_000
-    assert recordings.onsets(heard[0], rate, [0.5, 1.0]) == pytest.approx([0.5, 1.0], abs=0.003)
-    assert heard.shape[1] / rate == pytest.approx(2.0, abs=1024 / rate)  # AAC pads its last frame
+    assert recordings.onsets(decoded[0], rate, [0.5, 1.0]) == pytest.approx([0.5, 1.0], abs=0.003)
+    assert decoded.shape[1] / rate == pytest.approx(2.0, abs=1024 / rate)  # AAC pads its last frame
     with av.open(str(path)) as container:
         lengths = [float(stream.duration * stream.time_base) for stream in container.streams]
     assert lengths == pytest.approx([2.0, 2.0], abs=0.001)  # which players leave out
@@ -261,9 +261,9 @@ def test_sound_that_starts_beside_the_first_frame_is_put_in_its_place(tmp_path: 
             piece.sample_rate, piece.pts = 16_000, round((delay + shift) * 16_000)
             container.mux(track.encode(piece))
             container.mux(track.encode(None))
-        heard = audio.load(path).numpy()
+        decoded = audio.load(path).numpy()
         expected = [0.2 + delay]
-        assert recordings.onsets(heard, 16_000, expected) == pytest.approx(expected, abs=0.002)
+        assert recordings.onsets(decoded, 16_000, expected) == pytest.approx(expected, abs=0.002)
 
 
 def test_writing_streams_and_interleaves(tmp_path: Path) -> None:
@@ -311,12 +311,12 @@ def test_whatever_fails_leaves_nothing_and_keeps_the_earlier_file(
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"earlier"
 
 
-@pytest.mark.parametrize("room", [1, 40_000, 300_000])
-def test_a_disk_that_fills_up_half_way(tmp_path: Path, room: int) -> None:
+@pytest.mark.parametrize("limit", [1, 40_000, 300_000])
+def test_a_disk_that_fills_up_half_way(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"earlier")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # Python ignores SIGXFSZ: writes just fail
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
         with pytest.raises(
             OutputError, match=r"a\.mp4: cannot be written \(.*\); the disk is full"

@@ -224,9 +224,9 @@ def write_landmarks(path: Path, points: Array, about: dict[str, Any], overwrite:
 
 def overlay(picture: Picture, points: Array) -> Picture:
     """(H, W, 3) uint8 RGB with its points (68, 2) numbered; a small one is enlarged for that."""
-    room = _OVERLAY_SIDE / max(picture.shape[:2])
-    factor = max(1, math.floor(min(_OVERLAY_FACE / np.ptp(points, axis=0).max(), room) + 0.5))
-    factor = min(factor, max(1, math.floor(room)))
+    largest = _OVERLAY_SIDE / max(picture.shape[:2])
+    factor = max(1, math.floor(min(_OVERLAY_FACE / np.ptp(points, axis=0).max(), largest) + 0.5))
+    factor = min(factor, max(1, math.floor(largest)))
     out = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     for low, high in _PARTS:
         away = MEAN_FACE[low:high] - MEAN_FACE[low:high].mean(0)

@@ -21,7 +21,7 @@ Points = NDArray[np.floating]
 _LEAST_GAP, _LEAST_DARK_GAP = 0.045, 0.1
 _INSET = 0.012  # how far inside the inner lips their own colour ends
 _AROUND = 0.03  # how far colours are carried outwards
-_LEAST_LIFT = 0.02  # of the lip where the gap is too small to tell what it hides
+_LEAST_LIFT = 0.02  # of the lip where the gap is too small to see what it hides
 _LEAST_BELOW = 0.25  # of the opening: less than that below the teeth is left out
 _TALL, _WIDE = 0.07, 0.45  # eye distances: teeth of the picture that need no others beside them
 _COLUMNS = 160  # to the eye distance, where the edge of the teeth is looked for
@@ -56,8 +56,8 @@ class OwnMouth:
     they are. has_teeth: whether there are upper ones. lip: where
     the upper lip is, eye distances under the resting lips. edge: of the upper teeth in the
     middle, likewise; colour: (3,), of them; whole: whether they need no others
-    beside them. Where lips are parted and nothing can be
-    told of what is between them, both layers are empty.
+    beside them. Where lips are parted and nothing is
+    known of what is between them, both layers are empty.
     """
 
     upper: Floats

@@ -16,8 +16,8 @@ def clicks(rate: int, times: Sequence[float], seconds: float) -> np.ndarray:
     burst = 0.9 * np.cos(2 * np.pi * 1500 * np.arange(rate // 250) / rate)
     for time in times:
         start = round(time * rate)
-        room = sound[start : start + len(burst)]
-        room[:] = burst[: len(room)]
+        place = sound[start : start + len(burst)]
+        place[:] = burst[: len(place)]
     return sound
 
 
@@ -69,7 +69,7 @@ def write_video(path: Path, frames: Iterable[tuple[Fraction, np.ndarray]], codec
 
 
 def decode_sound(path: Path) -> tuple[np.ndarray, int]:
-    """((channels, N), rate) as an ordinary player would hear it: by the frames' own time stamps."""
+    """((channels, N), rate) as an ordinary player plays it: by the frames' own time stamps."""
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
         rate = frames[0].sample_rate

@@ -20,7 +20,7 @@ from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
 
-ROOM = 1 << 30  # bytes that reading may take beside what is loaded
+MEMORY = 1 << 30  # bytes that reading may take beside what is loaded
 SLOW = 5.0  # seconds for one reader
 CODECS = [b"A_PCM/INT/BIG", b"A_PCM/FLOAT/IEEE", b"A_OPUS", b"A_FLAC", b"A_AAC", b"A_NOBODYS"]
 JUMPS = [0, 1, 100, 10**4, 10**6, 10**9, -50, 2**31, 2**40]  # in the file's units of time
@@ -89,7 +89,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -105,14 +105,14 @@ def read(path: Path, label: str) -> None:
         except (UnreadableMedia, limits.ApiError):
             pass
         except Exception as error:  # noqa: BLE001 this is what is looked for
-            tell(f"{label}: {name}: {error!r}")
+            report(f"{label}: {name}: {error!r}")
         if time.monotonic() - began > SLOW:
-            tell(f"{label}: {name}: {time.monotonic() - began:.0f} s")
+            report(f"{label}: {name}: {time.monotonic() - began:.0f} s")
 
 
 def main(folder: Path, count: int) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     for number in range(count):
@@ -120,10 +120,10 @@ def main(folder: Path, count: int) -> None:
         suffix, make = ((".wav", odd_wav), (".mkv", odd_matroska))[number % 2]
         path = folder / f"{number}{suffix}"
         path.write_bytes(make(rng))
-        tell(path.name)
+        report(path.name)
         read(path, path.name)
         path.unlink()
-    tell(f"read {READ}")
+    report(f"read {READ}")
 
 
 if __name__ == "__main__":
