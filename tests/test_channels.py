@@ -7,6 +7,7 @@ import sys
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -32,7 +33,7 @@ def write_wav(path: Path, sound: np.ndarray) -> Path:
 def write_layout(path: Path, sound: np.ndarray, layout: str, codec: str) -> Path:
     """(channels, n) in [-1, 1] with the places of its channels."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE, layout=layout)
+        stream: Any = container.add_stream(codec, rate=RATE, layout=layout)
         packed = np.ascontiguousarray(sound.T.reshape(1, -1), dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(packed, "flt", layout)
         frame.sample_rate, frame.pts = RATE, 0

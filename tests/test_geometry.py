@@ -120,7 +120,7 @@ def test_smoothing_keeps_steady_motion_and_passes_half_a_turn() -> None:
         matrix[:, 2] = [64, 64] - matrix[:, :2] @ [200 + t, 150 - 2 * t]
         return matrix
 
-    moving = np.stack([at(t) for t in steps])
+    moving = np.stack([at(float(t)) for t in steps])
     smooth = geometry.smooth_matrices(moving)
     np.testing.assert_allclose(smooth[4:-4], moving[4:-4], atol=1e-8)
 

@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
@@ -89,7 +90,7 @@ def test_the_decoder_of_a_chosen_stream_is_one_of_the_list(
 def test_what_videos_are_made_of_is_read(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream: Any = container.add_stream(codec, rate=25)
         stream.height = stream.width = 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for k in range(5):

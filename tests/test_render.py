@@ -48,7 +48,7 @@ def shut(space: ExpressionSpace) -> np.ndarray:
     """(478, 2) pixels: a neutral face whose lips touch exactly."""
     mesh = space.reference.double().numpy() * UNIT + MIDDLE
     mesh[INNER_PAIRS] = mesh[INNER_PAIRS].mean(1, keepdims=True)
-    return mesh
+    return np.asarray(mesh)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +91,11 @@ def smooth(shape: tuple[int, int] = SHAPE, x: float = 0, y: float = 0) -> np.nda
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(float)
     rows, columns = rows - y, columns - x
     waves = (columns / 9 + rows / 31, rows / 11 - columns / 40, (rows + columns) / 15)
-    return 127 + 90 * np.stack([np.sin(w) for w in waves], -1)
+    return np.asarray(127 + 90 * np.stack([np.sin(w) for w in waves], -1))
 
 
 def rounded(picture: np.ndarray) -> np.ndarray:
-    return np.rint(picture).astype(np.uint8)
+    return np.asarray(np.rint(picture), np.uint8)
 
 
 def pixels(shape: tuple[int, int] = SHAPE) -> np.ndarray:
@@ -192,7 +192,8 @@ def test_where_pixels_come_from_goes_to_where_they_are(
             x, y = np.moveaxis(at.astype(np.float32), -1, 0)
             there = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             below = warp.below(mesh, side).astype(np.float32)[:, None]
-            inside = [cv2.pointPolygonTest(below, n, False) > 0 for n in nodes.reshape(-1, 2)]
+            places = nodes.reshape(-1, 2).tolist()
+            inside = [cv2.pointPolygonTest(below, place, False) > 0 for place in places]
             shown = np.array(inside).reshape(rows, columns) == (side is LOWER_INNER)
             off = np.abs(there + flow).max(-1)[shown]
             assert np.abs(there[shown]).max() > 1  # something moves

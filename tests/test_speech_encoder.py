@@ -76,18 +76,18 @@ def naive_log_mel(sound: Doubles) -> Doubles:
         hiss = 6e-5**2 * (hann**2).sum()  # white noise, in every bin
         rows.append(np.log10((power + hiss) @ filters))
     log = np.stack(rows)
-    return (np.maximum(log, log.max() - 8) + 4) / 4
+    return np.asarray((np.maximum(log, log.max() - 8) + 4) / 4)
 
 
 def gelu(x: Doubles) -> Doubles:
     """The exact one."""
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    return np.asarray(x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
 
 
 def norm(x: Doubles, weights: dict[str, Doubles], name: str) -> Doubles:
     centred = x - x.mean(-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
 def linear(x: Doubles, weights: dict[str, Doubles], name: str) -> Doubles:

@@ -212,9 +212,9 @@ def test_an_mp4_in_pieces_plays_from_the_first_on(
     path = tmp_path / "a.mp4"
     path.write_bytes(b"".join(pieces))
     assert video.probe(path).tag == TAG
-    decoded = recordings.decode_video(path)
-    assert [time for time, _ in decoded] == pytest.approx([k / 25 for k in range(75)], abs=1e-6)
-    seen = [time for time, picture in decoded if picture.mean() > 128]
+    shown = recordings.decode_video(path)
+    assert [time for time, _ in shown] == pytest.approx([k / 25 for k in range(75)], abs=1e-6)
+    seen = [time for time, picture in shown if picture.mean() > 128]
     assert seen == pytest.approx(times, abs=1e-6)
     if rate is not None:
         decoded, found = recordings.decode_sound(path)
@@ -238,7 +238,8 @@ def test_samples_in_memory_are_written_too_and_cut_where_the_frames_end(tmp_path
     assert recordings.onsets(decoded[0], rate, [0.5, 1.0]) == pytest.approx([0.5, 1.0], abs=0.003)
     assert decoded.shape[1] / rate == pytest.approx(2.0, abs=1024 / rate)  # AAC pads its last frame
     with av.open(str(path)) as container:
-        lengths = [float(stream.duration * stream.time_base) for stream in container.streams]
+        times = [(stream.duration, stream.time_base) for stream in container.streams]
+    lengths = [float(count * unit) for count, unit in times if count and unit]
     assert lengths == pytest.approx([2.0, 2.0], abs=0.001)  # which players leave out
 
 
@@ -268,7 +269,7 @@ def test_sound_that_starts_beside_the_first_frame_is_put_in_its_place(tmp_path: 
 
 def test_writing_streams_and_interleaves(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    sizes = []
+    sizes: list[int] = []
 
     def watched() -> Iterator[np.ndarray]:
         for picture in noise(150):

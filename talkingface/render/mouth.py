@@ -142,24 +142,18 @@ class MouthInterior:
     """Inside of one face's mouth: what shows between its lips.
 
     picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows the face.
-    neutral: (478, 2), the same face in the same pose at rest, lips closed. plain: no teeth and no
-    tongue, as in drawings; where None, faces of flat colours get it.
+    neutral: (478, 2), the same face in the same pose at rest, lips closed. Faces of flat colours,
+    as in drawings, get no teeth and no tongue.
     """
 
-    def __init__(
-        self,
-        picture: Picture,
-        mesh: Points,
-        neutral: Points,
-        plain: bool | None = None,
-    ) -> None:
+    def __init__(self, picture: Picture, mesh: Points, neutral: Points) -> None:
         mesh, neutral = (np.asarray(m, np.float64)[:, :2] for m in (mesh, neutral))
         self._axes = axes = Axes.of(neutral)
         self._box = axes.box(*_REACH)
         face = face_light(picture, mesh)
         around = bounds_around(mesh, picture.shape)
         self._tone = tone = tone_of(picture, face, around)
-        flat = own_mouth.is_flat(picture, around) if plain is None else plain
+        flat = own_mouth.is_flat(picture, around)
         self._jaw = mesh[_JAW].mean(0)
         jaw = axes.points(self._jaw) - axes.points(neutral[_JAW].mean(0))
         own = own_mouth.find(picture, mesh, axes, self._box)

@@ -52,12 +52,11 @@ class FaceAxes(Protocol):
 class OwnMouth:
     """A picture's own teeth and tongue, premultiplied (h, w, 4) in the layers' box.
 
-    upper: teeth of the skull; lower: the rest; seen: both as
-    they are. has_teeth: whether there are upper ones. lip: where
-    the upper lip is, eye distances under the resting lips. edge: of the upper teeth in the
-    middle, likewise; colour: (3,), of them; whole: whether they need no others
-    beside them. Where lips are parted and nothing is
-    known of what is between them, both layers are empty.
+    upper: teeth of the skull; lower: the rest; seen: both as they are. has_teeth: whether there are
+    upper ones. lip: where the upper lip is, eye distances under the resting lips. edge: of the
+    upper teeth in the middle, likewise; colour: (3,), of them; whole: whether they need no others
+    beside them. Where lips are parted and nothing is known of what is between them, both layers
+    are empty.
     """
 
     upper: Floats
@@ -107,21 +106,27 @@ def find(picture: Picture, mesh: Points, axes: FaceAxes, box: Bounds) -> OwnMout
     centres, tops, ends = edge
     top = np.interp(x, centres, tops).astype(np.float32)
     end = np.interp(x, centres, ends, left=-9, right=-9).astype(np.float32) + _INSET
-    soft = np.float32(1 / max(1.0, 0.008 * axes.unit) * axes.unit)
-    divided = np.clip((end - y) * soft + 0.5, 0, 1)
-    sides = np.clip((np.minimum(x - centres[0], centres[-1] - x) + 0.005) / 0.06, 0, 1)
-    teeth = divided * sides * np.clip((end - top - 0.02) / 0.04, 0, 1)
+    teeth, below = _divided(x, y, centres, top, end, axes.unit)
     shown = np.clip(distance + 0.5, 0, 1)
     whole_set = float(np.median(ends - tops)) > _TALL and centres[-1] - centres[0] > _WIDE
-    above = _above(colour, box, axes, x, y, top, teeth, whole_set)
+    above = _above(colour, box, axes, y, top, teeth, whole_set)
     upper = over(_premultiplied(colour, shown * teeth), above)
-    below = (1 - divided) * sides
     lower = _premultiplied(colour, whole * below)
     if (inside * below).sum() < _LEAST_BELOW * inside.sum():
         lower = np.zeros_like(upper)
-    middle = float(np.interp(0, centres, ends))
     tooth = _bright(own[(inside * teeth) > 0.5])
+    middle = float(np.interp(0, centres, ends))
     return OwnMouth(upper, lower, seen, True, lip, middle, tooth, whole_set)
+
+
+def _divided(
+    x: Floats, y: Floats, centres: Floats, top: Floats, end: Floats, unit: float
+) -> tuple[Floats, Floats]:
+    """Shares of the upper teeth and of what lies below them, soft at their edges: (h, w) each."""
+    soft = np.float32(1 / max(1.0, 0.008 * unit) * unit)
+    divided = np.clip((end - y) * soft + 0.5, 0, 1)
+    sides = np.clip((np.minimum(x - centres[0], centres[-1] - x) + 0.005) / 0.06, 0, 1)
+    return divided * sides * np.clip((end - top - 0.02) / 0.04, 0, 1), (1 - divided) * sides
 
 
 def _bright(colours: Floats) -> Floats | None:
@@ -216,7 +221,6 @@ def _above(
     colour: Floats,
     box: Bounds,
     axes: FaceAxes,
-    x: Floats,
     y: Floats,
     top: Floats,
     teeth: Floats,

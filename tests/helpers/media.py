@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str) -> Path:
     sound = np.atleast_2d(sound).astype(np.float32)
     layout = {1: "mono", 2: "stereo"}[sound.shape[0]]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
+        stream: Any = container.add_stream(codec, rate=rate, layout=layout)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), "fltp", layout)
         frame.sample_rate, frame.pts = rate, 0
         resampler = av.AudioResampler(stream.format.name, layout, rate)
@@ -51,7 +52,7 @@ def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str) -> Path:
 def write_video(path: Path, frames: Iterable[tuple[Fraction, np.ndarray]], codec: str) -> Path:
     """Encode (time in seconds, (H, W, 3) uint8) at whatever times they come; no sound."""
     with av.open(str(path), "w") as container:
-        stream = None
+        stream: Any = None
         for time, picture in frames:
             if stream is None:
                 options = {"crf": "8"} if codec == "libx264" else {}
@@ -73,7 +74,7 @@ def decode_sound(path: Path) -> tuple[np.ndarray, int]:
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
         rate = frames[0].sample_rate
-        start = round(frames[0].time * rate)
+        start = round((frames[0].time or 0.0) * rate)
         sound = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
         return np.pad(sound, ((0, 0), (max(0, start), 0))), rate
 
@@ -96,7 +97,7 @@ def write_film(path: Path, frames: Sequence[np.ndarray], sound: np.ndarray | Non
         video.pix_fmt = "yuv420p"
         if old:
             video.bit_rate = 3_000_000
-        streams = [video]
+        streams: list[Any] = [video]
         if sound is not None:
             rate = 44_100 if old else 16_000
             audio = container.add_stream("mp2" if old else "aac", rate=rate, layout="mono")
