@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def score(scores: Floats, name: str) -> Floats:
 def lip_error(space: ExpressionSpace, first: Floats, second: Floats) -> Floats:
     """Mean distance of 40 lip points, interocular: (T,)."""
     moved = space.displacement(torch.from_numpy(first - second))[:, LIPS]
-    return moved.norm(dim=-1).mean(-1).numpy()
+    return np.asarray(moved.norm(dim=-1).mean(-1).numpy())
 
 
 def still(**parts: list[float]) -> Motion:
@@ -219,7 +220,8 @@ def test_closures_are_heard(
     heard: list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]],
 ) -> None:
     """In the middle of p, b and m the viseme is PP; elsewhere it is rare."""
-    hits, others = [], []
+    hits: list[bool] = []
+    others: list[bool] = []
     for _, found, phones in heard:
         for start, end, symbol in phones:
             if symbol and end - start >= 0.04:
@@ -255,11 +257,13 @@ def test_best_path_is_the_best(net: ExpressionNet) -> None:
 
     def runs(path: tuple[int, ...]) -> list[int]:
         edges = [0, *(np.flatnonzero(np.diff(path)) + 1), len(path)]
-        return np.diff(edges).tolist()
+        return [b - a for a, b in pairwise(edges)]
 
     paths = [p for p in np.ndindex(*(3,) * 6) if min(runs(p)) >= visemes.SHORTEST]
 
     def value(path: tuple[int, ...]) -> float:
-        return scores[np.arange(6), list(path)].sum() - visemes.CHANGE * (len(runs(path)) - 1)
+        return float(scores[np.arange(6), list(path)].sum()) - visemes.CHANGE * (
+            len(runs(path)) - 1
+        )
 
     assert tuple(visemes._best_path(scores)) == max(paths, key=value)

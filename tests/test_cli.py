@@ -133,7 +133,7 @@ def test_landmarks_found_and_given_back_make_the_same_video(
         ran = cli("generate", portrait, short, "-o", out, "--max-size", 256, *options, *TINY)
         assert (ran.code, ran.err) == (0, "")
     frames = [np.stack(list(video.read_frames(path))) for path in (found, given)]
-    assert frames[0].shape == (9, 256, 256, 3) and np.array_equal(*frames)
+    assert frames[0].shape == (9, 256, 256, 3) and np.array_equal(frames[0], frames[1])
     again = tmp_path / "again.png"  # to look at a file that was corrected
     ran = cli("landmarks", portrait, "--landmarks", points, "--overlay", again)
     assert ran.code == 0 and again.read_bytes() == shown.read_bytes()
@@ -144,7 +144,7 @@ def test_a_drawing_in_a_box(
     cli: Cli, drawing: Path, short: Path, tmp_path: Path, model: str
 ) -> None:
     out, box = tmp_path / "talking.mp4", ",".join(map(str, BOX))
-    options = ("--crop", "--model", model, "--device", "cpu", "--face", box)
+    options: tuple[object, ...] = ("--crop", "--model", model, "--device", "cpu", "--face", box)
     ran = cli("generate", drawing, short, "-o", out, *options)
     assert ran.code == 0 and out.is_file()
     said = f"{drawing}: the box shows no face that the finder knows: the mean face was laid into it"
@@ -156,7 +156,7 @@ def test_a_drawing_in_a_box(
     options = ("--crop", "--model", model, "--device", "cpu", "--landmarks", points)
     assert cli("generate", drawing, short, "-o", given, *options).code == 0
     frames = [np.stack(list(video.read_frames(path))) for path in (out, given)]
-    assert len(frames[0]) == 9 and np.array_equal(*frames)
+    assert len(frames[0]) == 9 and np.array_equal(frames[0], frames[1])
 
 
 @pytest.mark.parametrize("model", ["cran-tiny", "atvg-tiny"])
@@ -575,9 +575,9 @@ def test_the_output_is_looked_at_before_the_long_work(
 def limited(folder: Path, portrait: Path, speech: Path, *options: str) -> Ran:
     """In a process that may write no file beyond 40 kB: what a full disk looks like, half-way."""
     out = str(folder / "earlier.mp4")
-    command = [sys.executable, "-m", "talkingface.cli", "generate", portrait, speech, "-o", out]
+    command = [sys.executable, "-m", "talkingface.cli", "generate", str(portrait), str(speech)]
     done = subprocess.run(
-        [*command, *TINY, "--overwrite", *options],
+        [*command, "-o", out, *TINY, "--overwrite", *options],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),

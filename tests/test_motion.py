@@ -19,6 +19,7 @@ from talkingface.animation import Animator, loop
 from talkingface.audio import FPS, WindowStream, windows
 from talkingface.controls import Controls
 from talkingface.errors import BadMotion, BadRequest, NoFaceFound, OutputError, UnreadableMedia
+from talkingface.models.head_motion import HeadNet
 from talkingface.models.lips import ExpressionNet
 from talkingface.motion import Motion
 from talkingface.pipeline import TalkingFace
@@ -38,8 +39,14 @@ def sound(speech: Path) -> torch.Tensor:
     return audio.load(speech)
 
 
+def head_net() -> HeadNet:
+    net = weights.load("head")
+    assert isinstance(net, HeadNet)
+    return net
+
+
 def animate(readout: ExpressionNet, sound: torch.Tensor, **controls: Any) -> Motion:
-    animator = Animator(readout, weights.load("head"), Controls(**controls))
+    animator = Animator(readout, head_net(), Controls(**controls))
     return animator(windows(sound, animator.spec))[0]
 
 
@@ -82,7 +89,7 @@ def test_smoothing_is_a_symmetric_mean_of_neighbours_80_ms_later(
     kernel /= kernel.sum()
     naive = np.stack([np.convolve(column, kernel, "valid") for column in plain.T], 1)
     assert np.allclose(smooth[2:-2], naive, atol=1e-3)
-    head = weights.load("head")
+    head = head_net()
     specs = [Animator(readout, head, Controls(smooth=value)).spec for value in (0.0, 0.5)]
     assert specs[1].latency - specs[0].latency == pytest.approx(2 / FPS)
 
@@ -93,7 +100,7 @@ def test_smoothing_is_a_symmetric_mean_of_neighbours_80_ms_later(
 def test_any_chunking_gives_the_same_bits(
     readout: ExpressionNet, sound: torch.Tensor, controls: dict[str, Any]
 ) -> None:
-    animator = Animator(readout, weights.load("head"), Controls(seed=4, **controls))
+    animator = Animator(readout, head_net(), Controls(seed=4, **controls))
     whole, _ = animator(windows(sound, animator.spec))
     stream, state, parts = WindowStream(animator.spec), None, []
     for chunk in (*sound.split(2357), None):
@@ -367,6 +374,7 @@ def test_idle_is_alive_and_its_lips_are_shut(face: np.ndarray) -> None:
     made = frames(video)
     assert len(made) == 50
     motion = video._source
+    assert isinstance(motion, Motion)
     assert gaps(weights.load("lips"), motion).max() < 0.02  # type: ignore[arg-type]
     assert np.ptp(motion.head, axis=0).max() > 0.002
     with pytest.raises(BadRequest, match=r"idle for 0\.5 s"):

@@ -107,7 +107,7 @@ def test_only_the_face_changes(tiny: TalkingFace, face: np.ndarray, sound: np.nd
 def test_streamed_equals_whole(
     tiny: TalkingFace, face: np.ndarray, sound: np.ndarray, size: int
 ) -> None:
-    chunks = [sound[start : start + size] for start in range(0, len(sound), size)]
+    chunks: list[Any] = [sound[start : start + size] for start in range(0, len(sound), size)]
     if size == 1:  # also: empty chunks, and tensors
         chunks = [sound[:0], sound[:1], torch.from_numpy(sound[1:2]), sound[2:], sound[:0]]
     streamed = chain.from_iterable(tiny.stream(face, chunks, show="face"))
@@ -180,6 +180,7 @@ def test_the_panels_are_attention_colour_and_face(
 ) -> None:
     one = next(tiny.generate(face, sound).maps())
     panels = one.panels()
+    assert one.mask is not None and one.colour is not None
     assert panels is not None and panels.shape == (256, 768, 3) and panels.dtype == np.uint8
     attention, colour, crop = np.split(panels, 3, axis=1)
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -224,6 +225,7 @@ def test_the_maps_are_saved_in_the_same_pass(
         assert panels is not None
         far = np.abs(frame.astype(float) - panels).reshape(256, 3, 256, 3).mean((0, 2, 3))
         assert far.max() < 6, far  # H.264's loss; panels in another order differ by far more
+    assert panels is not None
     swapped = np.abs(frame[:, :256].astype(float) - panels[:, 256:512]).mean()
     assert swapped > 30
 
@@ -499,7 +501,12 @@ def test_a_picture_is_read_once(
     tiny: TalkingFace, portrait: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, original = [], Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *a: opened.append(self) or original(self, *a))
+
+    def spy(self: Path, *arguments: Any) -> Any:
+        opened.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Path, "open", spy)
     tiny.prepare(portrait)
     assert opened.count(portrait) == 1
 
@@ -531,9 +538,12 @@ def test_a_failed_job_stops_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked, locate = [], faces.locate
-    monkeypatch.setattr(
-        faces, "locate", lambda *a, **k: looked.append(k["name"]) or locate(*a, **k)
-    )
+
+    def spy(*arguments: Any, **options: Any) -> faces.Located:
+        looked.append(options["name"])
+        return locate(*arguments, **options)
+
+    monkeypatch.setattr(faces, "locate", spy)
     taken = tmp_path / "taken.mp4"
     taken.write_bytes(b"mine")
     bare = FaceOptions(show="face")

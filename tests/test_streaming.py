@@ -59,7 +59,7 @@ def speaker(scheme: str) -> TalkingFace:
                 hidden=16,
             )
         torch.manual_seed(3)
-        model = models.build(config)
+        model: Any = models.build(config)
         if scheme == "natural":  # a random basis would tear the face
             space = expression_space.load(SPACE)
             model.readout.space.load_state_dict(space.state_dict())
@@ -164,7 +164,8 @@ def test_no_frame_of_an_encoders_waits_longer_than_it_says(
     """Blocks of tokens come at once, so frames wait by turns; the longest wait is the latency."""
     stream = talkingface.load("atvg-tiny").open(face, show="face")
     assert stream.latency == pytest.approx(0.3425)
-    waits, latency = [], round(stream.latency * audio.SAMPLE_RATE)
+    waits: list[int] = []
+    latency = round(stream.latency * audio.SAMPLE_RATE)
     for pushed in range(20, len(sound) + 1, 20):
         for _ in stream.push(sound[pushed - 20 : pushed]):
             waits.append(pushed - audio.SAMPLES_PER_FRAME * (len(waits) + 1))
@@ -227,8 +228,8 @@ def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -
         added = renderer(OutputFrame(crop, replace(made, change=change), 0)).astype(int) - bent
         pixels = np.stack(np.meshgrid(*map(np.arange, whole.shape[1::-1])), -1)[cut]
         inside = transform(pixels.astype(float), matrix)
-        heart = ((inside > [51, 81]) & (inside < [78, 98])).all(-1)
-        lit = heart[..., None] & (bent < 220)
+        heart = np.all((inside > [51, 81]) & (inside < [78, 98]), axis=-1, keepdims=True)
+        lit = heart & (bent < 220)
         eyes = float(np.linalg.norm(own[[33, 133]].mean(0) - own[[362, 263]].mean(0)))
         share = min(1.0, max(0.0, (96 - eyes) / 48))
         assert (share == 1) == (side == 128) and (share < 0.1) == (side is None)
@@ -239,7 +240,8 @@ def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -
 
 def test_bad_sounds_and_finished_streams(face: np.ndarray, sound: np.ndarray) -> None:
     stream = talkingface.load("cran-tiny").open(face)
-    for bad in (sound[None], (sound * 100).astype(np.int16), np.full(100, np.nan, np.float32)):
+    wrong: list[Any] = [sound[None], (sound * 100).astype(np.int16), np.full(100, np.nan)]
+    for bad in wrong:
         with pytest.raises(BadRequest):
             stream.push(bad)
     assert stream.finish() == []  # nothing was said
