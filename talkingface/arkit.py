@@ -104,7 +104,7 @@ def _maps() -> _Maps:
 def to_arkit(motion: Motion) -> Floats:
     """The scores of a motion: (T, 52) in [0, 1], columns as NAMES.
 
-    Raises BadMotion for expressions of another space than the shipped one.
+    Raises BadMotion for expressions of another space than the pretrained one.
     """
     out = np.zeros((len(motion), len(NAMES)), np.float32)
     _put(out, MOUTH, _mouth_scores(motion.expression))
@@ -180,7 +180,7 @@ def _mouth_scores(expression: Floats) -> Floats:
     if expression.shape[1] != len(maps.to_mouth):
         raise BadMotion(
             f"an expression of {expression.shape[1]} coefficients has no ARKit scores: expected "
-            f"the {len(maps.to_mouth)} of the shipped models"
+            f"the {len(maps.to_mouth)} of the pretrained models"
         )
     shapes = (maps.from_mouth @ maps.lips).astype(np.float64)
     hessian = shapes @ shapes.T + STAY * np.eye(len(shapes))

@@ -130,7 +130,7 @@ def identity_warning(info: WeightsInfo, crop: Picture, device: torch.device) -> 
     person = Person.read(info.extra["person"])
     embedding, own = weights.load_with_info("identity", device)
     if own.sha256 != person.sha256:
-        return f"whether this is {person.name} cannot be told: made with another face embedding"
+        return f"it is unknown if this is {person.name}: the person has another face embedding"
     likeness = person.likeness(embedding, crop)
     if likeness >= SAME_PERSON:
         return None

@@ -220,7 +220,7 @@ class TalkingFace:
         self, audio: PathLike | Samples, controls: Controls | None = None
     ) -> tuple[Motion, list[Viseme]]:
         """Compute the motion, and the visemes (start, end, name), in seconds; none from lips
-        that are not the shipped ones."""
+        that are not the pretrained ones."""
         model = self._mesh_model
         readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
@@ -352,7 +352,7 @@ class TalkingFace:
 
     @cached_property
     def _head_net(self) -> HeadNet:
-        """The shipped model of heads, read once for all faces."""
+        """The pretrained model of heads, read once for all faces."""
         net: Any = weights.load("head", self._device)
         return cast(HeadNet, net)
 
@@ -374,6 +374,7 @@ def _as_motion(given: PathLike | Motion) -> Motion:
 
 
 def _streamed(stream: Stream, chunks: Iterable[Samples]) -> Iterator[list[Picture]]:
+    """The part of `TalkingFace.stream` that runs when the first frames are asked for."""
     for chunk in chunks:
         for part in check_samples(chunk).split(CHUNK * SAMPLES_PER_FRAME):
             if frames := stream.push(part):

@@ -86,7 +86,7 @@ class Stream:
     def latency(self) -> float:
         """Seconds of sound that a frame needs after its own end (`SpeechSpec.latency`).
 
-        A sound is seen at most `latency` + 1 / 25 s after it was heard, plus the computing.
+        A sound is seen at most `latency` + 1 / 25 s after it was pushed, plus the computing.
         """
         return self._windows.spec.latency
 

@@ -38,7 +38,7 @@ def _readout() -> tuple[Tensor, Tensor]:
 
 
 def reads(net: ExpressionNet) -> bool:
-    """Return whether visemes are read from these lips: of as many features as the shipped ones."""
+    """Return whether these lips have as many features as the pretrained ones: visemes need them."""
     return net.config.speech.hops * net.config.rank == len(_readout()[0])
 
 
@@ -46,14 +46,14 @@ def reads(net: ExpressionNet) -> bool:
 def scores(net: ExpressionNet, windows: Tensor) -> Floats:
     """Logarithms of the probabilities of NAMES: windows (T, hops, coefficients) -> (T, 15).
 
-    Frame by frame, so that a stream in any chunking gives the same bits. net: the shipped lips, or
-    others of the same `mean` and `projection`. Raises BadRequest for features of another size.
+    Frame by frame, so that a stream in any chunking gives the same bits. net: the pretrained lips,
+    or others of the same `mean` and `projection`. Raises BadRequest for features of another size.
     """
     weight, bias = _readout()
     if not reads(net):
         raise BadRequest(
             f"visemes are read from {len(weight)} features, these lips have "
-            f"{net.config.speech.hops * net.config.rank}: expected the shipped lips"
+            f"{net.config.speech.hops * net.config.rank}: expected the pretrained lips"
         )
     rows = [
         torch.log_softmax(net.features(window).cpu() @ weight + bias, 1)

@@ -1,4 +1,4 @@
-"""ARKit's blendshapes and visemes: there and back, conventions, and what is heard."""
+"""ARKit's blendshapes and visemes: there and back, conventions, and visemes of voices."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_named_expressions(net: ExpressionNet) -> None:
 
 
 @pytest.fixture(scope="module")
-def heard(net: ExpressionNet) -> list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]]:
+def read(net: ExpressionNet) -> list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]]:
     """Scores and visemes of four voices that nothing was trained on, and their phones."""
     files = json.loads((VOICES / "phones.json").read_text(encoding="utf-8"))["files"]
     names = ("en-us-bella-1", "en-gb-george-2", "it-nicola-1", "en-us-slt-1")
@@ -216,13 +216,13 @@ def heard(net: ExpressionNet) -> list[tuple[Floats, list[visemes.Segment], list[
     return out
 
 
-def test_closures_are_heard(
-    heard: list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]],
+def test_closures_are_recognised(
+    read: list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]],
 ) -> None:
     """In the middle of p, b and m the viseme is PP; elsewhere it is rare."""
     hits: list[bool] = []
     others: list[bool] = []
-    for _, found, phones in heard:
+    for _, found, phones in read:
         for start, end, symbol in phones:
             if symbol and end - start >= 0.04:
                 middle = (start + end) / 2
@@ -232,9 +232,9 @@ def test_closures_are_heard(
 
 
 def test_segments_tile_the_sound(
-    heard: list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]],
+    read: list[tuple[Floats, list[visemes.Segment], list[visemes.Segment]]],
 ) -> None:
-    for scores, found, _ in heard:
+    for scores, found, _ in read:
         starts, ends, names = zip(*found, strict=True)
         assert starts[0] == 0 and ends[-1] == len(scores) / audio.FPS
         assert starts[1:] == ends[:-1] and set(names) <= set(visemes.NAMES)

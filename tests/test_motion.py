@@ -303,7 +303,7 @@ def test_a_motion_read_back_gives_the_same_video_to_the_bit(
 def test_a_small_face_too_where_its_sound_is_given(
     small: bytes, sound: torch.Tensor, tmp_path: Path
 ) -> None:
-    """There the model's own pictures count, which hear the sound."""
+    """There the model's own pictures count, which depend on the sound."""
     (tmp_path / "small.png").write_bytes(small)
     model, short = talkingface.load("cran"), sound[4000 : 4000 + 12 * 640]
     motion = model.motion(short)

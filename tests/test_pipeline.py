@@ -217,8 +217,8 @@ def test_the_maps_are_saved_in_the_same_pass(
     info, shown = video.probe(maps), list(video.read_frames(maps))
     assert len(shown) == 35 and (info.width, info.height) == (768, 256)
     assert info.has_audio and info.tag == tiny.tag
-    heard = [audio.load(file) for file in (path, maps)]
-    assert torch.equal(*heard)
+    sounds = [audio.load(file) for file in (path, maps)]
+    assert torch.equal(*sounds)
     monkeypatch.undo()
     for frame, one in zip(shown, made.maps(), strict=True):
         panels = one.panels()
@@ -399,9 +399,9 @@ def test_saved_with_its_sound_and_a_tag(
     assert info.tag == tiny.tag
     assert info.tag is not None and info.tag.startswith("Synthetic video")
     assert talkingface.__version__ in info.tag and "cran-tiny" in info.tag
-    heard, said = audio.load(path), audio.load(speech)
-    count = min(len(heard), len(said)) - 640
-    assert np.corrcoef(heard[:count], said[:count])[0, 1] > 0.95
+    written, given = audio.load(path), audio.load(speech)
+    count = min(len(written), len(given)) - 640
+    assert np.corrcoef(written[:count], given[:count])[0, 1] > 0.95
 
 
 def test_an_earlier_file_stays_unless_told(

@@ -148,7 +148,7 @@ def test_what_is_carried_matters(face: np.ndarray, sound: np.ndarray, tmp_path: 
 
 
 def test_a_frame_needs_half_a_window_after_its_middle(face: np.ndarray, sound: np.ndarray) -> None:
-    """Latency is derived from the features: pushed sample by sample around the moment."""
+    """Latency is derived from the features: pushed sample by sample around that time."""
     maker = talkingface.load("cran-tiny")
     stream, spec = maker.open(face, show="face"), maker.model.config.speech
     half_window = (spec.hops * audio.HOP + audio.WINDOW - audio.HOP) / 2 / audio.SAMPLE_RATE
@@ -268,7 +268,7 @@ def test_saved_streams_that_cannot_be_taken_up(
 
 @pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Five times as long needs no more room: measured in a process of its own."""
+    """Five times as long needs no more memory: measured in a process of its own."""
     code = """
 import resource, sys
 import numpy as np, torch

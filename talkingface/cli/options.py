@@ -69,7 +69,7 @@ EvaluatedModels = Annotated[
     str | None,
     typer.Option(
         help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
-        "NAME@landmarks draws the clip's real landmarks in place of the sound; "
+        "NAME@landmarks draws the clip's real landmarks in place of predicted ones; "
         "NAME@lips draws nothing, only where it moves the lips is measured"
     ),
 ]

@@ -51,8 +51,7 @@ def _find(folder: Path, suffixes: tuple[str, ...], content: str, one: str) -> li
 
 def prepare_outputs(out: Path, names: Iterable[str], overwrite: bool) -> None:
     """Make the folder `out` and check that these files may be written there. Raises OutputError."""
-    with media.writing(out, OSError):
-        out.mkdir(parents=True, exist_ok=True)
+    media.make_folder(out)
     for name in names:
         media.check_output(out / name, overwrite)
 
