@@ -1,8 +1,8 @@
 """Identity similarity of a clip and its picture, and the accuracy of that measure.
 
-The measure is the cosine of our own face embedding (`models/identity.py`): 1 is the same picture.
-It is neither CSIM nor ArcFace's. It is comparable only with cosines of the same weights file. The
-file's header holds its accuracy of verification on people outside the training.
+The measure is the cosine of our own face embedding (`models/measures/identity.py`): 1 is the same
+picture. It is neither CSIM nor ArcFace's. It is comparable only with cosines of the same weights
+file. The file's header holds its accuracy of verification on people outside the training.
 """
 
 from __future__ import annotations
