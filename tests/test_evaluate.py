@@ -554,7 +554,10 @@ def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) ->
         ({"splits": ["tset"]}, "no clip of split 'tset'; it has test, train, unseen, val"),
         ({"clips": 0}, "at least 1"),
         ({"judge": "still"}, "the judge must be a lip reader"),
-        ({"models": ["cran-tiny@landmarks"]}, "cran-tiny@landmarks: a cran-published draws no landmarks"),
+        (
+            {"models": ["cran-tiny@landmarks"]},
+            "tiny@landmarks: a cran-published draws no landmarks",
+        ),
         ({"models": ["still@lips"]}, "still@lips: a still of this kind predicts no landmarks"),
     ],
 )
