@@ -143,11 +143,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         terms = super()._adversarial_terms(batch, made, stage)
         if "score" not in stage.weights and "regression" not in stage.weights:
             return terms
-        seen, score = self.regression(made.frames, batch.portrait.landmarks)
+        estimated, score = self.regression(made.frames, batch.portrait.landmarks)
         if "score" in stage.weights:
             terms["score"] = generator_loss(score, self.training.form)
         if "regression" in stage.weights:
-            terms["regression"] = self._regression(seen, made.landmarks)
+            terms["regression"] = self._regression(estimated, made.landmarks)
         return terms
 
     def _discriminators(
@@ -169,11 +169,11 @@ class AtvgRecipe(GeneratorRecipe[AtvgTraining]):
         self._update("regression_discriminator", torch.stack(list(own.values())).sum())
         return terms | own
 
-    def _regression(self, seen: Tensor, drawn: Tensor | None) -> Tensor:
+    def _regression(self, estimated: Tensor, drawn: Tensor | None) -> Tensor:
         """Return the loss of landmarks estimated from frames against their true landmarks."""
         assert drawn is not None
         true = drawn.detach() / FLOW_UNIT
-        return landmark_regression_loss(seen / FLOW_UNIT, true, self.training.mouth)
+        return landmark_regression_loss(estimated / FLOW_UNIT, true, self.training.mouth)
 
     # --- validation -----------------------------------------------------------------------------
 

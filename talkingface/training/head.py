@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talkingface import audio, weights
+from talkingface import audio
 from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from talkingface.data.clip import UNSEEN
 from talkingface.data.dataset import Cache, ClipInfo, speakers_of
-from talkingface.data.provenance import described, licence
 from talkingface.errors import BadRequest
 from talkingface.faces.head_pose import clip_moves
 from talkingface.models.head_motion import (
@@ -40,7 +39,7 @@ from talkingface.models.head_motion import (
     bands,
     low_passes,
 )
-from talkingface.training.lips import Progress, components, disturb, ridge
+from talkingface.training.lips import Progress, components, disturb, ridge, save_fit
 from talkingface.types import Array
 
 _MIRROR = torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0])  # a mirrored head's moves
@@ -288,19 +287,19 @@ def _other_voice(
 
 def gru_input(net: HeadNet, windows: Tensor) -> Tensor:
     """Return the GRU's input (B, T, PROSODY and features) of clips (B, T, hops, coefficients)."""
-    memory, heard = Prosody.begin(len(windows)), []
+    memory, inputs = Prosody.begin(len(windows)), []
     for frame in windows.unbind(1):
         row, memory = net.encode_speech(frame.float(), memory)
-        heard.append(row)
-    return torch.stack(heard, 1)
+        inputs.append(row)
+    return torch.stack(inputs, 1)
 
 
-def motion_loss(net: HeadNet, heard: Tensor, positions: Tensor, dropout: float = 0.0) -> Tensor:
+def motion_loss(net: HeadNet, inputs: Tensor, positions: Tensor, dropout: float = 0.0) -> Tensor:
     """Return the mean negative log likelihood of positions (B, T, POSE_DIM), nats per number.
 
     dropout: of the GRU's input and output.
     """
-    hybrid, _ = net.gru(F.dropout(heard, dropout))
+    hybrid, _ = net.gru(F.dropout(inputs, dropout))
     return mixture_loss(net.output.motion, F.dropout(hybrid, dropout), positions)
 
 
@@ -323,8 +322,8 @@ def fit_motion(
         prosody, components = prosody_of(net.prosody, windows)
 
     def hybrid(rows: Tensor) -> Tensor:
-        heard = torch.cat([prosody[rows], net.to_features(components[rows])], -1)
-        out: Tensor = net.gru(F.dropout(heard, training.dropout))[0]
+        inputs = torch.cat([prosody[rows], net.to_features(components[rows])], -1)
+        out: Tensor = net.gru(F.dropout(inputs, training.dropout))[0]
         return out
 
     own = [*net.to_features.parameters(), *net.gru.parameters()]
@@ -420,8 +419,8 @@ def spoken_windows(
 @torch.no_grad()
 def hybrid_of(net: HeadNet, windows: Tensor) -> Hybrid:
     """Return the features of windows (B, T, hops, coefficients)."""
-    heard = gru_input(net, windows)
-    return Hybrid(net.gru(heard)[0], heard)
+    inputs = gru_input(net, windows)
+    return Hybrid(net.gru(inputs)[0], inputs)
 
 
 @torch.no_grad()
@@ -429,8 +428,8 @@ def play(output: HeadOutput, hybrid: Hybrid, seeds: Sequence[int]) -> Tensor:
     """Sample moves (B, T, POSE_DIM) in units of UNIT, one sequence per seed."""
     state, moves = output.begin(seeds), []
     features, prosody = (part.expand(len(seeds), -1, -1) for part in hybrid)
-    for row, heard in zip(features.unbind(1), prosody.unbind(1), strict=True):
-        move, state = output(row, heard, state)
+    for row, inputs in zip(features.unbind(1), prosody.unbind(1), strict=True):
+        move, state = output(row, inputs, state)
         moves.append(move)
     return torch.stack(moves, 1) / UNIT
 
@@ -519,11 +518,4 @@ def save(
     clips: the clips of the fit. metrics: the result of `measure`.
     """
     chosen = _few([c for c in clips if not c.silent], training.most)
-    weights.save(
-        path,
-        net,
-        training_data=described(chosen),
-        licence=licence(chosen),
-        metrics=metrics,
-        extra={"seed": training.seed},
-    )
+    save_fit(path, net, chosen, metrics, {"seed": training.seed})

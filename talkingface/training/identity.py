@@ -238,7 +238,7 @@ class IdentityRecipe(NetworkRecipe[IdentityTraining, PairBatch]):
     def _description(self) -> tuple[str, list[ClipInfo]]:
         clips = [clip for person in self.people for clip in person.clips]
         pictures = [p.pictures for p in self.people if p.pictures is not None]
-        moved = sum(len(seen) > 1 for seen in pictures)
+        moved = sum(len(own) > 1 for own in pictures)
         return (
             f"{described(clips)}; "
             f"{len(pictures)} synthetic portraits (SFHQ, MIT), {moved} of them with moved mouths"

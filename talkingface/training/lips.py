@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,11 +118,11 @@ def fit(
     disturbed = _stack(net, list(_disturbed(cache, clips, corpus, training, rng, progress)))
     quiet = _no_speech(net, training, rng)
     _fit_shape(net, clean, disturbed, quiet, training)
-    heard = _voices(net, spoken, training, rng, progress)
+    voiced = _voices(net, spoken, training, rng, progress)
     parts = [
         _closed(clean).scaled(1.0 - training.disturbed / 2),
         _closed(disturbed).scaled(training.disturbed),
-        *(part.scaled(w) for part, w in zip(heard, training.voices, strict=True)),
+        *(part.scaled(w) for part, w in zip(voiced, training.voices, strict=True)),
         Samples(quiet, torch.ones(len(quiet)), torch.ones(len(quiet))).scaled(0.1),
     ]
     _fit_closure(net, parts, training, progress)
@@ -188,15 +189,22 @@ def save(
 
     clips: the clips of the fit. metrics: the result of `measure`.
     """
-    speaking = [c for c in clips if not c.silent]
-    weights.save(
-        path,
-        net,
-        training_data=f"{described(speaking)}; synthetic voices for the closure",
-        licence=licence(speaking),
-        metrics=metrics,
-        extra={"gain": training.gain, "bias": training.bias, "seed": training.seed},
-    )
+    extra = {"gain": training.gain, "bias": training.bias, "seed": training.seed}
+    speaking, further = [c for c in clips if not c.silent], "; synthetic voices for the closure"
+    save_fit(path, net, speaking, metrics, extra, further)
+
+
+def save_fit(
+    path: Path,
+    net: nn.Module,
+    clips: Sequence[ClipInfo],
+    metrics: Mapping[str, float] | None,
+    extra: Mapping[str, Any],
+    further: str = "",
+) -> None:
+    """Write a network that was fitted to these clips. further: data beside them, in words."""
+    data, terms = f"{described(clips)}{further}", licence(clips)
+    weights.save(path, net, training_data=data, licence=terms, metrics=metrics, extra=extra)
 
 
 # --- training data --------------------------------------------------------------------------------

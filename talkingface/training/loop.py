@@ -280,7 +280,7 @@ class _Log:
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
-        self._seen: dict[str, list[float]] = {}  # no values of a loss that a stage lacks
+        self._values: dict[str, list[float]] = {}  # no values of a loss that a stage lacks
         if rank() == 0:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if json.loads(line)["step"] <= first]
@@ -288,12 +288,12 @@ class _Log:
 
     def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():
-            self._seen.setdefault(name, []).append(value)
+            self._values.setdefault(name, []).append(value)
 
     def flush(self, step: int) -> None:
-        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self.write({"step": step, **means})
-        self._seen = {}
+        self._values = {}
 
     def has_validation(self, step: int) -> bool:
         """Return whether the log has the validation row of this step."""

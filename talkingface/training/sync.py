@@ -129,11 +129,11 @@ def cut_windows(
     low, high = first - config.around, last + config.around + 1
     points = torch.from_numpy(cache.landmarks[clip.start : clip.start + clip.frames].copy())
     box = smooth(points[None])[0][low:high].numpy()
-    seen, box = near_mouth(cache.frames[clip.start + low : clip.start + high], box)
-    seen, box = augment_faces(seen, box, rng, training.augment)
-    larger = cache.frames.shape[1] / seen.shape[1]
+    faces, box = near_mouth(cache.frames[clip.start + low : clip.start + high], box)
+    faces, box = augment_faces(faces, box, rng, training.augment)
+    larger = cache.frames.shape[1] / faces.shape[1]
     same = replace(config, mouth=scaled(config.mouth, larger))
-    mouths = mouth_windows(video.to_tensor(seen), torch.from_numpy(box), same)
+    mouths = mouth_windows(video.to_tensor(faces), torch.from_numpy(box), same)
     begin = first * SAMPLES_PER_FRAME + config.speech.first_sample
     count = (last - first) * SAMPLES_PER_FRAME + config.speech.samples
     hops = augment_speech(cache.samples(clip, begin, count), config.speech, rng, training.augment)
@@ -182,9 +182,9 @@ class SyncRecipe(NetworkRecipe[SyncTraining, SyncBatch]):
         mouths, speech, frames = [], [], []
         for row in chosen:
             places = window_places(self.clips[row], t, rng)
-            seen, heard = cut_windows(self.cache, self.clips[row], places, t, rng)
-            mouths.append(seen)
-            speech.append(heard)
+            pictures, sound = cut_windows(self.cache, self.clips[row], places, t, rng)
+            mouths.append(pictures)
+            speech.append(sound)
             frames += places
         clips = torch.from_numpy(chosen).repeat_interleave(t.windows)
         return SyncBatch(torch.cat(mouths), torch.cat(speech), clips, torch.tensor(frames))

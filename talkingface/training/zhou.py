@@ -24,24 +24,24 @@ word_loss = speaker_loss = lip_reading_generator_loss  # cross-entropy; -1 is no
 
 
 def contrastive_loss(
-    heard: Tensor, seen: Tensor, counted: Tensor | None = None, margin: float = 1.0, apart: int = 3
+    audio: Tensor, mouth: Tensor, counted: Tensor | None = None, margin: float = 1.0, apart: int = 3
 ) -> Tensor:
     """Return the contrastive loss of sound and mouth features (Hadsell et al. 2006).
 
     Features of one moment are drawn together, those of others `margin` apart.
 
-    heard, seen: (B, T, features) of E_a and E_v; counted: (B,) bool, samples that count. The mean
+    audio, mouth: (B, T, features) of E_a and E_v; counted: (B,) bool, samples that count. The mean
     of d^2 over pairs of one moment plus the mean of max(0, margin - d)^2 over all others; moments
     of one sample less than `apart` frames from each other look alike and are no pair.
     """
-    batch, time = heard.shape[:2]
-    clip = torch.arange(batch, device=heard.device).repeat_interleave(time)
-    frame = torch.arange(time, device=heard.device).repeat(batch)
+    batch, time = audio.shape[:2]
+    clip = torch.arange(batch, device=audio.device).repeat_interleave(time)
+    frame = torch.arange(time, device=audio.device).repeat(batch)
     same = clip[:, None] == clip[None]
     away = (frame[:, None] - frame[None]).abs()
     known = torch.ones_like(clip, dtype=torch.bool) if counted is None else counted[clip]
     both = known[:, None] & known[None]
-    one, two = heard.flatten(0, 1).float(), seen.flatten(0, 1).float()
+    one, two = audio.flatten(0, 1).float(), mouth.flatten(0, 1).float()
     with torch.autocast(one.device.type, enabled=False):  # it would round the products
         products = one @ two.T
     squared = one.square().sum(-1)[:, None] + two.square().sum(-1)[None] - 2 * products
@@ -82,12 +82,12 @@ class ZhouTraining(GeneratorTraining):
 class Disentangled(Generated):
     """Generated frames, and the features that the adversaries classify.
 
-    heard, seen: (B, T, features) of E_a and E_v; face: (B, features) of E_p on a frame in the
+    audio, mouth: (B, T, features) of E_a and E_v; face: (B, features) of E_p on a frame in the
     middle of each sample's word.
     """
 
-    heard: Tensor
-    seen: Tensor
+    audio: Tensor
+    mouth: Tensor
     face: Tensor
 
 
@@ -119,30 +119,32 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     ) -> tuple[Generated | None, Tensor, dict[str, Tensor]]:
         for partner in self.partners:  # discriminators are in eval mode
             self.discriminators[partner].train()
-        heard, seen = self.model.encode_speech(batch.speech), self._seen(batch)
+        audio, mouth = self.model.encode_speech(batch.speech), self._mouth_features(batch)
         real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms = {}
         if "contrastive" in stage.weights:  # a still portrait looks the same at all moments
             moving = ~batch.silent
-            terms["contrastive"] = contrastive_loss(heard, seen, moving, self.training.margin)
+            terms["contrastive"] = contrastive_loss(audio, mouth, moving, self.training.margin)
         if "word" in stage.weights:
-            both = [self._word(content, batch) for content in (heard, seen)]
+            both = [self._word(content, batch) for content in (audio, mouth)]
             terms["word"] = torch.stack(both).mean()
         if "pixels" not in stage.weights:  # the shared space alone
             return None, real, terms
         identity = self.model.encode(batch.portrait)
-        made = self.model.draw_region(identity, heard)
+        made = self.model.draw_region(identity, audio)
         terms["pixels"] = reconstruction_loss(made.frames, real, weight)
         if "pixels_from_video" in stage.weights:  # neighbours are alike: every second is enough
-            drawn, heavy = self.model.draw_region(identity, seen[:, ::2]), weight
+            drawn, heavy = self.model.draw_region(identity, mouth[:, ::2]), weight
             if heavy is not None:
                 heavy = heavy[:, ::2]
             terms["pixels_from_video"] = reconstruction_loss(drawn.frames, real[:, ::2], heavy)
         face = self._face(batch)
-        features = Disentangled(made.frames, colour=made.colour, heard=heard, seen=seen, face=face)
+        features = Disentangled(
+            made.frames, colour=made.colour, audio=audio, mouth=mouth, face=face
+        )
         return features, real, terms
 
-    def _seen(self, batch: Batch) -> Tensor:
+    def _mouth_features(self, batch: Batch) -> Tensor:
         """Encode the real mouths (E_v), in a fixed box that a wrong lip cannot move."""
         mean = batch.landmarks.mean(1, keepdim=True)
         mouths = mouth_crops(batch.frames, mean, self.training.mouth)
@@ -189,7 +191,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return logits and labels: the speaker of sounds and mouths, and the word of faces."""
         assert isinstance(made, Disentangled)
-        content, face = torch.stack([made.heard, made.seen]), made.face
+        content, face = torch.stack([made.audio, made.mouth]), made.face
         if detached:
             content, face = content.detach(), face.detach()
         speakers = batch.speaker[None, :, None].expand(content.shape[:3]).flatten()
