@@ -126,7 +126,7 @@ def test_wrong_changes_are_named_with_what_is_known(item: str, said: str) -> Non
 
 def test_changes_that_need_each_other_are_made_together() -> None:
     items = ["model.speech.hops=7", "model.readout.speech.hops=7"]
-    row = settings.change(presets.CRAN["cran"], items)
+    row: Any = settings.change(presets.CRAN["cran"], items)
     assert row.model.speech.hops == row.model.readout.speech.hops == 7
 
 
