@@ -21,16 +21,17 @@ EXPRESSIONS = ("smile", "sad", "frown", "surprise", "brows-up")  # see `arkit.na
 
 @dataclass(frozen=True)
 class Controls:
-    """Controls of a face's motion; the defaults are a quiet speaker.
+    """Controls of a face's motion. The defaults give a quiet speaker.
 
-    mouth: strength of the lips' motion, 0.5 to 1.5; closed lips stay closed.
-    smooth: how much the mouth's motion is smoothed, 0 to 1; above 0 a stream is 80 ms later.
-    head: strength of the head's and the brows' motion, 0 to 1.5.
-    blinks: a minute, 0 to 40.
-    still: only what speech moves: no head, brows, lids or gaze.
-    seed: another performance of everything that speech leaves open; 0 to 2**32 - 1.
-    expressions: added ones by name (EXPRESSIONS): a strength, or keyframes
-    [(seconds, strength), ...], linear between them.
+    mouth: strength of the lips' motion, 0.5 to 1.5. Closed lips stay closed.
+    smooth: smoothing of the mouth's motion, 0 to 1. Above 0 a stream is 80 ms later.
+    head: strength of the motion of head and brows, 0 to 1.5.
+    blinks: blinks per minute, 0 to 40.
+    still: True moves the mouth alone, without head, brows, lids and gaze.
+    seed: random seed of the motion that speech does not decide, 0 to 4294967295.
+    expressions: expressions to add, by name: "smile", "sad", "frown", "surprise", "brows-up". Each
+    is a strength, -1 to 1.5, or keyframes [(seconds, strength), ...] in order of time. Strengths
+    are linear between keyframes and constant beyond them.
     """
 
     mouth: float = 1.0
@@ -42,7 +43,7 @@ class Controls:
     expressions: Mapping[str, float | Keyframes] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise BadRequest for what is out of its range, or an expression that is not known."""
+        """Check all ranges and the names of the expressions. Raises BadRequest."""
         for name, (low, high) in _RANGES.items():
             _check(name, getattr(self, name), low, high)
         if not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:

@@ -1,8 +1,11 @@
-"""Errors that a user can cause: the command line turns each into one line and exit code 2."""
+"""Errors that a user can cause. The command line prints each as one line and exits with code 2."""
 
 
 class TalkingFaceError(Exception):
-    """Base of every error a user can cause: its text names the file, the finding and what to do."""
+    """Base class of all errors that a user can cause.
+
+    The message is one line: it names the file, what was found, what was expected and what to do.
+    """
 
 
 class UnreadableMedia(TalkingFaceError):
@@ -14,19 +17,19 @@ class NoFaceFound(TalkingFaceError):
 
 
 class BadLandmarks(TalkingFaceError):
-    """Landmarks that no face has: not 68 points, outside the picture, or all in one place."""
+    """Landmarks that are no face: not 68 points, outside the picture, or all in one place."""
 
 
 class BadMotion(TalkingFaceError):
-    """A file that holds no motion of a face, or numbers that none can have."""
+    """A file without a motion of a face, or with numbers out of range."""
 
 
 class UnknownModel(TalkingFaceError):
-    """A model name that the registry does not know."""
+    """An unknown model name."""
 
 
 class BadWeights(TalkingFaceError):
-    """A weights file that is damaged, of another model, or whose tensors do not fit."""
+    """A weights file that is damaged, belongs to another model, or has other tensors."""
 
 
 class BadShard(TalkingFaceError):
@@ -38,4 +41,4 @@ class OutputError(TalkingFaceError):
 
 
 class BadRequest(TalkingFaceError):
-    """Options that contradict each other or the input."""
+    """Options out of their range, or that contradict each other or the input."""

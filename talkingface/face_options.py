@@ -39,13 +39,18 @@ class FaceKeywords(TypedDict, total=False):
 class FaceOptions:
     """The choice of a face in a picture, and the way it is shown.
 
-    face: the N-th largest face (from 1) instead of the largest; box: (x, y, width, height) of the
-    face in pixels, where the mean face is laid if no other is seen (a drawing); landmarks: its 68
-    points, a JSON file (see `faces.given`) or (68, 2) pixels. At most one of the three.
-    max_size: a larger picture is shrunk to this many pixels on its long side.
-    crop_size: pixels of the bare face's side; an odd one is made even.
-    show: the whole "picture", the bare aligned "face", or "maps" (`frames.Maps.panels`).
-    mark: a small label in every frame says that it is synthetic.
+    At most one of face, box and landmarks may be given. Without them the largest face is taken.
+
+    face: number of the face, by size: 1 is the largest.
+    box: (x, y, width, height) of the face in pixels of the picture. If no face is found there, as
+    in a drawing, the mean face is laid into the box.
+    landmarks: the face's 68 iBUG points: a JSON file as `talkingface landmarks` writes it, or
+    (68, 2) pixels.
+    max_size: longest side of the video in pixels, at least 64. A larger picture is shrunk.
+    crop_size: side of the bare face in pixels, 64 to 2048. An odd number is made even.
+    show: "picture" is the whole picture, "face" the bare aligned face, "maps" what the model
+    computes beside it: attention, colour and face, side by side.
+    mark: True writes a small label "synthetic" into every frame.
     """
 
     face: int | None = None
@@ -57,7 +62,7 @@ class FaceOptions:
     mark: bool = False
 
     def updated(self, **keywords: Unpack[FaceKeywords]) -> FaceOptions:
-        """Return a copy with these changes. Raises TypeError for a name that is no option."""
+        """Return a copy with changed fields. Raises TypeError for an unknown name."""
         known = [field.name for field in fields(FaceOptions)]
         for name in keywords:
             if name not in known:
@@ -65,7 +70,7 @@ class FaceOptions:
         return replace(self, **keywords)
 
     def check(self) -> None:
-        """Raise BadRequest for options out of their range, or that exclude one another."""
+        """Check all ranges, and that at most one choice of a face is given. Raises BadRequest."""
         chosen = (self.face, self.box, self.landmarks)
         if sum(choice is not None for choice in chosen) > 1:
             raise BadRequest(

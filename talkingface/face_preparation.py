@@ -1,4 +1,4 @@
-"""From a picture to a face ready to speak: read, located, aligned, encoded, shrunk."""
+"""Prepare a face for videos: read its picture, locate, align, encode and shrink it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of speech in, frames of one face out: a model, the face and what moves it."""
+"""Generate frames of one face from windows of speech: a model, a face and its motion together."""
 
 from __future__ import annotations
 

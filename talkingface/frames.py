@@ -1,4 +1,4 @@
-"""Frames of a video: what a model made for each of them, drawn into the picture of a face."""
+"""Frames of a video: a model's output for each frame, drawn into the picture of a face."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ MARGIN = 4  # the part of a bare face's side that is drawn around it, so that th
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps that a model made for one frame; None where it makes none.
+    """A model's maps of one frame. All but the crop are None if the model has none.
 
-    crop: (S, S, 3) uint8, the generated face alone.
-    mask: (S, S) float32 in [0, 1], how much of each pixel is new colour.
-    colour: (S, S, 3) uint8, the new colour.
+    crop: (S, S, 3) uint8 RGB, the generated face alone.
+    mask: (S, S) float32 in [0, 1], the share of new colour in each pixel.
+    colour: (S, S, 3) uint8 RGB, the new colour.
     landmarks: (68, 2) float32 in [0, 1] of the crop.
     """
 
@@ -49,9 +49,9 @@ class Maps:
     landmarks: NDArray[np.float32] | None
 
     def panels(self) -> Picture | None:
-        """(2 S, 6 S, 3) uint8: attention (white is new), colour and face, each pixel four times.
+        """Draw attention (white is new), colour and face side by side, twice as large.
 
-        None without attention or colour.
+        Returns (2 S, 6 S, 3) uint8 RGB; None if there is no attention or no colour.
         """
         if self.mask is None or self.colour is None:
             return None
@@ -96,13 +96,18 @@ def _array(values: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class PreparedFace:
-    """A face ready to speak.
+    """A face that is ready for `TalkingFace.animate`. Made by `TalkingFace.prepare`.
 
-    identity: its encoding by the model. picture: (H, W, 3); matrix: (2, 3), the picture's pixels to
-    the crop's; crop: (S, S, 3), the face itself. depth: (478,) of its mesh in crop sides, less is
-    nearer. has_eyes: whether its eyes were found, or only guessed. mouth: what motion needs of the
-    face, where the model bends the picture along a mesh; moving: the points (P,) that it moves.
-    note: what the user should know of how the face was found. options: how it is shown.
+    identity: its encoding by the model.
+    picture: (H, W, 3) uint8 RGB.
+    matrix: (2, 3), from pixels of the picture to pixels of the crop.
+    crop: (S, S, 3) uint8 RGB, the face itself.
+    depth: (478,), of the mesh, in sides of the crop; less is nearer.
+    options: how the face is shown.
+    has_eyes: False if the eyes were not found but guessed.
+    mouth: mesh and neutral mouth, if the model bends the picture along a mesh.
+    moving: (P,), the points of the mesh that the model moves.
+    note: note on the face that was found, or None.
     """
 
     identity: Any
@@ -213,7 +218,7 @@ class FrameRenderer:
 
 
 class FramePainter:
-    """Draws the frames of a face as its options say: whole picture, bare face or maps, marked."""
+    """Draws the frames of a face as its options say: whole picture, bare face or maps."""
 
     def __init__(self, face: PreparedFace, model: str, options: FaceOptions | None = None) -> None:
         """model: its name, for the error of one without maps. options: instead of the face's."""
@@ -230,7 +235,7 @@ class FramePainter:
         return self._show == "picture" and self._renderer.bends_alone
 
     def __call__(self, frame: OutputFrame) -> Picture:
-        """The frame as (H, W, 3) uint8. Raises BadRequest: maps of a model that makes none."""
+        """Draw a frame, (H, W, 3) uint8 RGB. Raises BadRequest (the model makes no maps)."""
         shown = self._panels(frame) if self._show == "maps" else self._renderer(frame)
         return picture.label(shown) if self._mark else shown
 

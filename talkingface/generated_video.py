@@ -1,4 +1,4 @@
-"""A talking video whose frames are made when they are asked for: iterated, saved, looked at."""
+"""A talking video. Its frames are generated when they are read: by iterating or by saving."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ Progress = Callable[[int, int], None]  # called with (frames done, frames in all
 
 
 class Video:
-    """A talking video whose frames are made when they are asked for; iterate as often as you like.
+    """A talking video. Its frames are generated when they are read.
 
-    Frames are (H, W, 3) uint8 RGB; `fps` is 25; `len` is known before any frame is made.
+    Iterating yields frames, (H, W, 3) uint8 RGB, at `fps` = 25 frames per second; it can be
+    repeated. `len` is the number of frames, known before any is generated.
     """
 
     fps = FPS
@@ -73,11 +74,14 @@ class Video:
 
     @property
     def note(self) -> str | None:
-        """Note on how the face was found; None when there is nothing to say."""
+        """Note on the face that was found, or None."""
         return self._face.note
 
     def maps(self) -> Iterator[Maps]:
-        """Yield what the model makes beside the colours, frame by frame (generates anew)."""
+        """Generate again, and yield the model's maps of every frame (attention, new colour).
+
+        Raises BadRequest if the video was made from a motion.
+        """
         for frame in self._frames(whole=True):
             yield frame.maps()
 
@@ -89,11 +93,17 @@ class Video:
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> int:
-        """Write an mp4 with the sound and a tag that says it is synthetic; returns its frames.
+        """Write an mp4 (H.264, AAC) with the sound; return the number of frames.
 
-        maps: a second mp4, made in the same pass: `Maps.panels` of every frame.
-        On any failure nothing is left behind and an earlier file stays. Raises OutputError, and
-        BadRequest when the model makes no maps.
+        The file's metadata says that it is synthetic. After an error no new file is left, and an
+        earlier one is unchanged.
+
+        path: the file to write.
+        maps: a second mp4 to write in the same pass, with the model's maps of every frame.
+        overwrite: True replaces existing files.
+        progress: function to call with (frames done, frames in all) after every frame.
+
+        Raises OutputError, BadRequest (the model makes no maps).
         """
         sound = None if isinstance(self._source, Motion) else self._source.source
         paths, painters = [path], [self._painter]
@@ -116,7 +126,12 @@ class Video:
                 progress(done, len(self))
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
-        """The bare face, one frame in `every` of the first seconds, in rows labelled with times."""
+        """Draw frames of the bare face side by side, with their times; return (H, W, 3) uint8.
+
+        seconds: length of the part that is shown, from the beginning.
+        every: frames from one picture to the next.
+        columns: pictures per row.
+        """
         side = self._face.crop.shape[0]
         options = replace(self._face.options, show="face", mark=False, crop_size=side)
         frames = self._frames(whole=isinstance(self._source, Speech))

@@ -1,4 +1,4 @@
-"""Jobs: videos to make from files to files, one or many, where a failed one stops no other."""
+"""Jobs: videos to generate from files to files. A job that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make: files in, files out. The rest is as in `TalkingFace.generate`.
+    """One video to generate, from files to files.
 
-    sheet: a PNG with frames side by side. maps: a second mp4, `Maps.panels` of every frame.
+    image: the picture.
+    audio: the recording, or a motion file.
+    output: the mp4 to write.
+    options: which face speaks, and how it is shown.
+    controls: how the face moves.
+    motion: a motion file, drawn instead of the motion that the sound gives.
+    sheet: a PNG to write, with frames side by side (`Video.contact_sheet`).
+    maps: a second mp4 to write, with the model's maps of every frame.
+    overwrite: True replaces existing files.
     """
 
     image: PathLike
@@ -38,8 +46,10 @@ class Job:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Before any work: raises OutputError when an output must not or cannot be written, and
-        BadRequest for options and controls that cannot be."""
+        """Check options, controls and output files before any work.
+
+        Raises OutputError, BadRequest.
+        """
         self.options.check()
         self.controls.check()
         landmarks = self.options.landmarks
@@ -57,7 +67,11 @@ class Job:
 class JobResult:
     """Result of a job.
 
-    frames: written; seconds: it took; error: None when it succeeded; note: see `Video.note`.
+    job: the job itself.
+    frames: number of frames written.
+    seconds: time taken.
+    error: the error, or None if the job succeeded.
+    note: note on the face that was found, or None.
     """
 
     job: Job
@@ -77,9 +91,9 @@ def plan(
     overwrite: bool = False,
     **keywords: Unpack[FaceKeywords],
 ) -> list[Job]:
-    """Every portrait with every recording, as `folder`/<portrait>-<recording>.mp4.
+    """Return a job for every portrait with every recording: folder/<portrait>-<recording>.mp4.
 
-    keywords: changes to the options. Raises BadRequest when two would have the same name.
+    keywords: changes to the options. Raises BadRequest if two outputs have the same name.
     """
     options = options.updated(**keywords)
     jobs: dict[Path, Job] = {}
@@ -117,7 +131,7 @@ class JobRunner:
         self._prepared: tuple[tuple[str, str], PreparedFace] | None = None
 
     def run(self, job: Job, progress: Progress | None = None) -> JobResult:
-        """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
+        """Generate one video file. Raises the errors of `generate` and `Video.save`."""
         start = time.monotonic()
         job.check()
         face = self._prepare(job)

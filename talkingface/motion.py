@@ -22,15 +22,18 @@ SIZES = {"head": len(HEAD), "brows": len(BROWS), "lids": len(EYES), "gaze": 2}  
 
 @dataclass(frozen=True)
 class Motion:
-    """T frames of motion, all float32.
+    """Motion of a face: T frames at 25 per second, the same numbers for every face.
 
-    expression: (T, K), absolute coefficients of `models.expression.ExpressionSpace`: the same
-    vector means closed lips for everybody.
-    head: (T, 6), HEAD: rotation in radians (pitch positive where the face looks down, yaw where it
-    looks to the picture's right, roll clockwise), shift in interocular distances (right, down), and
-    the natural logarithm of the size.
-    brows: (T, 2), how far the inner and the outer ends are raised, interocular distances.
-    lids: (T, 2), EYES of the picture: 0 as the picture shows them, 1 shut, below 0 wider.
+    All arrays are float32. All but the expression are relative to the picture: zero is the picture.
+    A slice of a motion is a motion, and `len` is T.
+
+    expression: (T, K), coefficients of the lower face (`models.expression.ExpressionSpace`). They
+    are absolute: the same vector means closed lips for every face.
+    head: (T, 6), rotation, shift and size. Pitch (positive: down), yaw (positive: to the picture's
+    right) and roll (positive: clockwise) are in radians. The shift, right and down, is in
+    interocular distances. The size is its natural logarithm.
+    brows: (T, 2), rise of the inner and outer ends, in interocular distances.
+    lids: (T, 2), left and right eye of the picture: 0 as in the picture, 1 shut, below 0 wider.
     gaze: (T, 2), shift of the irises in eye widths, right and down along the eyes' own axes.
     """
 
@@ -48,14 +51,14 @@ class Motion:
 
     @staticmethod
     def still(expression: Floats) -> Motion:
-        """Move the lower face alone: expressions (T, K)."""
+        """Return a motion of the lower face alone, from expressions (T, K)."""
         count = len(expression)
         parts = {name: np.zeros((count, size), np.float32) for name, size in SIZES.items()}
         return Motion(expression, **parts)
 
     @staticmethod
     def join(parts: Sequence[Motion]) -> Motion:
-        """Lay motions one after the other."""
+        """Concatenate motions, in time."""
         return Motion(
             *(np.concatenate([getattr(p, part.name) for p in parts]) for part in fields(Motion))
         )

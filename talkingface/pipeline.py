@@ -1,7 +1,7 @@
-"""A portrait and a recording in, a talking video out: pictures and paths outside, tensors inside.
+"""The Python API: a portrait and a recording in, a talking video out.
 
-Everything is generated in chunks with the state carried on: a long recording needs no more memory
-than a short one, and `generate` and `stream` are the same code.
+Pictures and paths come in, networks get tensors. All frames are generated in chunks, with the state
+carried from one to the next: a long recording needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ LONGEST_IDLE = 3600.0  # seconds of a video of a face that waits
 
 
 def load(name: PathLike, device: str = "cpu") -> TalkingFace:
-    """A generator by its name (see `weights.listing`) or the path of its weights file.
+    """Load a model.
 
-    device: see `find_device`. Raises UnknownModel, BadWeights, BadRequest (the device, or weights
-    of another kind).
+    name: name of a pretrained model (`talkingface models` lists them), or path of a weights file.
+    device: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
+
+    Raises UnknownModel, BadWeights, BadRequest (an unknown device, or weights of another kind).
     """
     model, info = weights.load_with_info(name, find_device(device))
     if not isinstance(model, Generator):
@@ -60,7 +62,7 @@ def load(name: PathLike, device: str = "cpu") -> TalkingFace:
 
 
 def find_device(name: str) -> torch.device:
-    """That device; "auto" is the first accelerator if there is one. Raises BadRequest."""
+    """Return a device by name; "auto" is a GPU if there is one. Raises BadRequest."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -83,10 +85,15 @@ def align(
     landmarks: Landmarks | None = None,
     spec: CropSpec | None = None,
 ) -> Aligned:
-    """The aligned face of a picture, as generators see it.
+    """Find a face and cut its aligned crop out of the picture, as models see it.
 
-    image: a file, or (H, W, 3) uint8 RGB. face, box, landmarks: see `FaceOptions`. spec: the crop's
-    geometry. Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
+    image: a picture file, or (H, W, 3) uint8 RGB.
+    face: number of the face, by size (`FaceOptions`).
+    box: box of the face in pixels (`FaceOptions`).
+    landmarks: the face's 68 points (`FaceOptions`).
+    spec: geometry of the crop. The default is 128 pixels a side, eye centres 40 pixels apart.
+
+    Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
     """
     loaded = LoadedImage.read(image)
     located = loaded.locate(FaceOptions(face, box, landmarks))
@@ -103,12 +110,16 @@ def find_landmarks(
     landmarks: PathLike | None = None,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write where a face's 68 points are, for a user to look at and to correct; returns notes.
+    """Write the 68 points of a face, to look at and to correct; return notes for the user.
 
-    output: the JSON file that `landmarks=` takes, in pixels of the picture's file; a point outside
-    the picture (a face that is cut) goes to its edge. overlay: a PNG of the picture with the
-    numbered points. At least one of the two. face, box, landmarks: see `FaceOptions`.
-    Raises what `align` raises, and OutputError.
+    At least one of output and overlay must be given.
+
+    output: a JSON file, as `landmarks=` takes it, in pixels of the picture's file. A point outside
+    the picture is moved to its edge.
+    overlay: a PNG of the picture with the numbered points.
+    face, box, landmarks: see `FaceOptions`.
+
+    Raises OutputError, and the errors of `align`.
     """
     if output is None and overlay is None:
         raise BadRequest("nothing to write: give --output points.json, --overlay numbers.png")
@@ -134,7 +145,7 @@ def find_landmarks(
 
 
 class TalkingFace:
-    """A generator that takes pictures and recordings. Make one with `talkingface.load`."""
+    """A model that makes talking videos from pictures and recordings. Made by `load`."""
 
     def __init__(self, model: Generator, info: WeightsInfo) -> None:
         self.model = model
@@ -144,12 +155,12 @@ class TalkingFace:
 
     @property
     def moves_mesh(self) -> bool:
-        """True if the model moves a mesh, and so takes `Controls` and motions."""
+        """True if the model takes `Controls` and motions: it moves a mesh of the face."""
         return self._mesh_model is not None
 
     @property
     def samples_head(self) -> bool:
-        """True if the model itself moves the head, from its pictures (cran-natural)."""
+        """True if the head's motion depends on the model's own pictures (`cran-natural`)."""
         return self.model.samples_head
 
     @property
@@ -171,17 +182,19 @@ class TalkingFace:
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> Video:
-        """The face of `image` speaking `audio`, as a video whose frames are made when asked for.
+        """Return a video of the face in `image` that speaks `audio`.
 
-        image: a file, or (H, W, 3) uint8 RGB.
-        audio: a recording or video file, or (N,) floats in [-1, 1] at 16 kHz; or a motion in place
-        of sound, a `Motion` or its file (.json, .npz).
-        controls: how the face moves beside what is said. motion: to draw instead of what the model
-        makes of the sound; see `motion_file`.
-        options, keywords: which face speaks and how it is shown, as `FaceOptions`, and changes to
-        it: face=2, box=(x, y, width, height), landmarks="points.json", max_size=1280,
-        crop_size=256, show="picture", "face" or "maps", mark=True.
-        The video has as many frames as the sound lasts at 25 fps, the last, partial one counted.
+        Frames are generated when they are read. There are 25 per second of sound; the last,
+        partial one counts.
+
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        audio: a recording or video file, or (N,) floats in [-1, 1], mono at 16 kHz. A `Motion` or a
+        motion file (.json, .npz) makes a silent video.
+        controls: how the face moves. The default is `Controls()`.
+        motion: a `Motion` or a motion file, drawn instead of the motion that the sound gives.
+        options: which face speaks, and how it is shown.
+        keywords: changes to the options, by field: face=2, show="face", mark=True.
+
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadMotion, BadRequest.
         """
         face = self.prepare(image, options, **keywords)
@@ -193,7 +206,14 @@ class TalkingFace:
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> PreparedFace:
-        """Prepare the face of a picture, for several videos of it; the rest as in `generate`."""
+        """Prepare the face of a picture once, for several videos by `animate`.
+
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        options: which face speaks, and how it is shown.
+        keywords: changes to the options, by field.
+
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
+        """
         return prepare_face(image, options.updated(**keywords), self.model, self.info)
 
     def animate(
@@ -204,23 +224,41 @@ class TalkingFace:
         controls: Controls | None = None,
         motion: PathLike | Motion | None = None,
     ) -> Video:
-        """`generate` with a face that is prepared by this model."""
+        """Return a video of a prepared face; see `generate`.
+
+        face: result of `prepare` of the same model.
+        audio: as in `generate`.
+        controls: as in `generate`.
+        motion: as in `generate`.
+
+        Raises UnreadableMedia, BadMotion, BadRequest.
+        """
         source, given = _source(audio, motion)
         return Video(face, self._generator(face, controls, given), source, self.tag)
 
     def motion(self, audio: PathLike | Samples, controls: Controls | None = None) -> Motion:
-        """Compute the motion of any face that speaks `audio`, to save, to edit or to draw.
+        """Compute the motion of any face that speaks `audio`, to save, edit or draw.
 
-        audio, controls: as in `generate`. Raises UnreadableMedia, BadRequest (also: a model that
-        moves no mesh, or whose head depends on the picture).
+        audio: a recording or video file, or (N,) floats in [-1, 1], mono at 16 kHz.
+        controls: how the face moves. The default is `Controls()`.
+
+        Raises UnreadableMedia, BadRequest (also for a model that moves no mesh, or whose head's
+        motion depends on its pictures).
         """
         return Motion.join([part for part, _ in self._animated(audio, controls)])
 
     def motion_and_visemes(
         self, audio: PathLike | Samples, controls: Controls | None = None
     ) -> tuple[Motion, list[Viseme]]:
-        """Compute the motion, and the visemes (start, end, name), in seconds; none from lips
-        that are not the pretrained ones."""
+        """Compute the motion, and the visemes as (start, end, name), times in seconds.
+
+        The list of visemes is empty if the model's lips are not the pretrained ones.
+
+        audio: as in `motion`.
+        controls: as in `motion`.
+
+        Raises the errors of `motion`.
+        """
         model = self._mesh_model
         readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
@@ -233,7 +271,7 @@ class TalkingFace:
     def _animated(
         self, audio: PathLike | Samples, controls: Controls | None
     ) -> Iterator[tuple[Motion, Tensor]]:
-        """The motion of a sound, part by part, and the model's windows that it came from."""
+        """Yield the motion of a sound in parts, each with the model's windows of speech."""
         sound, animator, state = Speech(audio), self._animator(controls), None
         if animator is None:
             raise BadRequest(f"model {self.info.name} moves no mesh: give cran or atvg")
@@ -259,10 +297,16 @@ class TalkingFace:
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> Video:
-        """A face that says nothing and goes on living: it breathes, blinks and sways.
+        """Return a silent video of a waiting face: it breathes, blinks and sways.
 
-        repeats: the end joins the beginning, to be played again and again. The rest as in
-        `generate`. Raises BadRequest, and what `generate` raises.
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        seconds: length of the video, 1 to 3600.
+        repeats: True joins the end to the beginning, for playing in a loop.
+        controls: how the face moves. The default is `Controls()`.
+        options: which face is taken, and how it is shown.
+        keywords: changes to the options, by field.
+
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
         """
         if not 1 <= seconds <= LONGEST_IDLE:
             raise BadRequest(f"idle for {seconds:g} s: give 1 to {LONGEST_IDLE:g} seconds")
@@ -281,9 +325,14 @@ class TalkingFace:
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> Stream:
-        """Live: a face to which sound is pushed as it comes; its frames are those of `generate`.
+        """Open a live video, to which sound is pushed. Its frames are those of `generate`.
 
-        resume: a file of `Stream.save`, to go on where that stream was; the rest as in `generate`.
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        controls: how the face moves. The default is `Controls()`.
+        resume: a file of `Stream.save`, to continue that stream.
+        options: which face speaks, and how it is shown.
+        keywords: changes to the options, by field.
+
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest, BadWeights (the file).
         """
         face = self.prepare(image, options, **keywords)
@@ -296,25 +345,39 @@ class TalkingFace:
     def stream(
         self, image: PathLike | Picture, chunks: Iterable[Samples], **options: Any
     ) -> Iterator[list[Picture]]:
-        """Chunks of sound ((N,) floats at 16 kHz, any lengths) in, lists of new frames out.
+        """Yield lists of new frames, (H, W, 3) uint8 RGB, as chunks of sound arrive.
 
-        A frame comes with the chunk that completes it, `Stream.latency` after its own end; when
-        the chunks end, silence stands in for what is missing. A long chunk's frames come in lists
-        of at most `streaming.CHUNK`. options: as in `open`, which says what is raised (at once).
+        A frame needs `Stream.latency` seconds of sound after its own end. When the chunks end,
+        silence stands in for missing sound. A list has at most 10 frames.
+
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        chunks: (N,) floats in [-1, 1], mono at 16 kHz, of any lengths.
+        options: keyword arguments of `open`.
+
+        Raises the errors of `open`, at the call; BadRequest for a chunk that is no sound.
         """
         return _streamed(self.open(image, **options), chunks)
 
     def run(self, job: Job, progress: Progress | None = None) -> JobResult:
-        """Make one video file; raises what `generate` and `Video.save` raise, writing nothing."""
+        """Generate one video file.
+
+        job: files, options and controls.
+        progress: function to call with (frames done, frames in all) after every frame.
+
+        Raises the errors of `generate` and `Video.save`.
+        """
         return JobRunner(self).run(job, progress)
 
     def generate_many(
         self, jobs: Sequence[Job], progress: Callable[[JobResult], None] | None = None
     ) -> list[JobResult]:
-        """One result per job, in order; a job that fails says so in its result and stops no other.
+        """Generate many video files; return one result per job, in their order.
 
-        Neighbouring jobs with the same face share its detection and encoding. progress: called with
-        each result as it comes.
+        An error is kept in the job's result, and the next job starts. Jobs of the same face that
+        follow each other share its preparation.
+
+        jobs: files, options and controls of each.
+        progress: function to call with each result.
         """
         runner, results = JobRunner(self), []
         for job in jobs:
@@ -330,7 +393,7 @@ class TalkingFace:
         return FrameGenerator(self.model, self.info, face.identity, animator)
 
     def _animator(self, controls: Controls | None, motion: Motion | None = None) -> Mover | None:
-        """Return what moves the face; None for models that move no mesh. Raises BadRequest."""
+        """Return the source of motion; None for models that move no mesh. Raises BadRequest."""
         model = self._mesh_model
         if model is None:
             if motion is not None or replace(controls or DEFAULTS, still=False) != DEFAULTS:
@@ -360,7 +423,7 @@ class TalkingFace:
 def _source(
     audio: PathLike | Samples | Motion, motion: PathLike | Motion | None
 ) -> tuple[Speech | Motion, Motion | None]:
-    """Return what the video is as long as, and the motion that was given, if any."""
+    """Return the source that decides the video's length, and the motion given, or None."""
     if isinstance(audio, Motion) or motion_file.is_motion(audio):
         if motion is not None:
             raise BadRequest("two motions were given: give a sound and a motion, or one motion")
@@ -374,7 +437,7 @@ def _as_motion(given: PathLike | Motion) -> Motion:
 
 
 def _streamed(stream: Stream, chunks: Iterable[Samples]) -> Iterator[list[Picture]]:
-    """The part of `TalkingFace.stream` that runs when the first frames are asked for."""
+    """Yield the frames of `TalkingFace.stream`."""
     for chunk in chunks:
         for part in check_samples(chunk).split(CHUNK * SAMPLES_PER_FRAME):
             if frames := stream.push(part):
@@ -391,5 +454,14 @@ def stream(
     device: str = "cpu",
     **options: Any,
 ) -> Iterator[list[Picture]]:
-    """A face that speaks live: chunks of sound in, frames out; see `TalkingFace.stream`."""
+    """Load a model and yield lists of new frames, as chunks of sound arrive.
+
+    portrait: a picture file, or (H, W, 3) uint8 RGB.
+    chunks: (N,) floats in [-1, 1], mono at 16 kHz, of any lengths.
+    model: see `load`.
+    device: see `load`.
+    options: keyword arguments of `TalkingFace.open`.
+
+    Raises the errors of `load` and `TalkingFace.stream`.
+    """
     return load(model, device).stream(portrait, chunks, **options)

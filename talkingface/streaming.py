@@ -1,7 +1,7 @@
-"""Sound in as it comes, frames out once complete: the one way in which every video here is made.
+"""Push sound in chunks, get frames. Every video is generated in this way.
 
-`Stream` carries the end of the sound and the model's state from call to call. Both may be saved and
-taken up again; frames do not depend on how the sound was cut.
+`Stream` keeps the end of the sound and the model's state from call to call. Both can be saved and
+restored. Frames do not depend on the chunks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEADER = "talkingface-stream"
 
 
 class Speech:
-    """A sound, read as often as needed; a file is never held whole."""
+    """A sound that can be read several times. A file is never in memory whole."""
 
     def __init__(self, sound: PathLike | Samples) -> None:
         """sound: a file, or (N,) floats at 16 kHz.
@@ -52,18 +52,18 @@ class Speech:
         self._frames = audio.frame_count(length)
 
     def __len__(self) -> int:
-        """The number of video frames that it lasts, the last, partial one counted."""
+        """Return the number of video frames, counting the last, partial one."""
         return self._frames
 
     def parts(self) -> Iterator[Tensor]:
-        """(n,) float32 samples at 16 kHz, a second at a time."""
+        """Yield (n,) float32 samples at 16 kHz, a second at a time."""
         if isinstance(self.source, Path):
             return audio.read(self.source)
         return iter(self.source.split(audio.SAMPLE_RATE))
 
 
 class Stream:
-    """Push sound as it comes, get the frames that are complete now."""
+    """A live video of one face: push sound, get frames. Made by `TalkingFace.open`."""
 
     def __init__(
         self,
@@ -72,9 +72,8 @@ class Stream:
         note: str | None = None,
         whole: bool = False,
     ) -> None:
-        """painter: draws what the generator makes. note: what the user should know of how the face
-        was found, None when there is nothing. whole: with the model's own pictures, even where the
-        painter takes none of them."""
+        """painter: draws the frames. note: on the face that was found, or None. whole: generate
+        the model's own pictures, even if the painter needs none of them."""
         self.note = note
         self._generator, self._painter = generator, painter
         self._windows = WindowStream(generator.spec)
@@ -84,26 +83,30 @@ class Stream:
 
     @property
     def latency(self) -> float:
-        """Seconds of sound that a frame needs after its own end (`SpeechSpec.latency`).
+        """Seconds of sound that a frame needs after its own end.
 
-        A sound is seen at most `latency` + 1 / 25 s after it was pushed, plus the computing.
+        A sound is seen at most `latency` + 1 / 25 s after it was pushed, plus the time to compute.
         """
         return self._windows.spec.latency
 
     @property
     def frames(self) -> int:
-        """Number of frames that have come out so far."""
+        """Number of frames returned so far."""
         return self._windows.given
 
     def push(self, samples: Samples) -> list[Picture]:
-        """The frames, (H, W, 3) uint8 at 25 per second, that these (N,) samples complete.
+        """Push sound; return the frames, (H, W, 3) uint8 RGB, that are complete now.
 
-        samples: floats in [-1, 1], mono at 16 kHz, any N. Raises BadRequest.
+        samples: (N,) floats in [-1, 1], mono at 16 kHz, any N.
+
+        Raises BadRequest (no such sound, or a finished stream).
         """
         return list(map(self._painter, self.output(samples)))
 
     def idle(self, seconds: float) -> list[Picture]:
-        """The frames of a face that nobody lets speak: the same as of silence that is pushed.
+        """Push silence; return the frames that are complete now.
+
+        seconds: length of the silence, above 0 and at most 60.
 
         Raises BadRequest.
         """
@@ -112,18 +115,23 @@ class Stream:
         return self.push(torch.zeros(round(seconds * FPS) * SAMPLES_PER_FRAME))
 
     def finish(self) -> list[Picture]:
-        """The sound is over: the frames still owed, their missing sound taken as silence."""
+        """End the sound; return the remaining frames. Silence stands in for missing sound."""
         return list(map(self._painter, self.flush()))
 
     def output(self, samples: Samples) -> Iterator[OutputFrame]:
-        """`push` with what the model makes, one frame after the other, made when asked for."""
+        """Push sound; yield each frame before it is drawn, generated when it is read.
+
+        samples: as in `push`.
+
+        Raises BadRequest.
+        """
         if self._finished:
             raise BadRequest("this stream is finished: open another one for another sound")
         for part in check_samples(samples).split(CHUNK * SAMPLES_PER_FRAME):
             yield from self._output(self._windows.push(part))
 
     def flush(self) -> Iterator[OutputFrame]:
-        """`finish` with what the model makes."""
+        """End the sound; yield each remaining frame before it is drawn."""
         self._finished = True
         yield from self._output(self._windows.finish())
 
@@ -135,9 +143,14 @@ class Stream:
             yield from output_frames(made, motion)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
-        """Keep what is carried on (not the face), to go on later with `TalkingFace.open(resume=)`.
+        """Save the state, to continue later with `TalkingFace.open(resume=path)`.
 
-        A safetensors file, whole or not at all. Raises OutputError.
+        The face is not saved: give the same picture again. After an error no new file is left.
+
+        path: the safetensors file to write.
+        overwrite: True replaces an existing file.
+
+        Raises OutputError.
         """
         tensors: dict[str, Tensor] = {"sound": self._windows.buffer}
         info = self._generator.info
@@ -156,7 +169,12 @@ class Stream:
             part.write_bytes(data)
 
     def restore(self, path: PathLike) -> None:
-        """Take up what `save` kept. Raises BadWeights: no such file, or another model's."""
+        """Restore the state that `save` wrote.
+
+        path: the file.
+
+        Raises BadWeights (no such file, or one of another model).
+        """
         try:
             with safetensors.safe_open(str(path), "pt") as file:
                 header = json.loads((file.metadata() or {})[HEADER])
@@ -178,7 +196,7 @@ class Stream:
 
 
 def check_samples(samples: Samples) -> Tensor:
-    """(N,) float32 on the CPU. Raises BadRequest for what is no sound."""
+    """Return a sound as (N,) float32 on the CPU. Raises BadRequest for any other array."""
     given = torch.as_tensor(samples)
     if given.ndim != 1 or not given.is_floating_point():
         raise BadRequest(
@@ -191,7 +209,7 @@ def check_samples(samples: Samples) -> Tensor:
 
 
 def _flatten(state: State, name: str, into: dict[str, Tensor]) -> Any:
-    """The shape of a state as JSON, its tensors gathered by name."""
+    """Return the structure of a state as JSON; put its tensors into `into`, by name."""
     if state is None:
         return None
     if isinstance(state, Tensor):

@@ -39,10 +39,17 @@ WITHOUT_FILE = {
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """One loadable model.
+    """Description of a model, read from its weights file.
 
-    path and sha256: of the file; None and "" for a model without one. parameters: how many numbers.
-    metrics: as measured when it was saved. extra: whatever else its maker wrote down.
+    name: the model's name, or the path of its file.
+    family: kind of network: "cran", "atvg", "lipreader" and so on.
+    path: the file; None for a model without one.
+    sha256: hash of the file; "" for a model without one.
+    licence: licence of the weights.
+    training_data: corpora that the model was trained on.
+    parameters: number of parameters.
+    metrics: measures by name, taken when the file was saved.
+    extra: further entries of the file's header.
     """
 
     name: str

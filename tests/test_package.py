@@ -21,7 +21,12 @@ from conftest import EXAMPLES, SENTENCE, Cli
 from talkingface import picture, video, weights
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import api_page  # noqa: E402
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "fastapi", "starlette", "uvicorn"}
 
 
@@ -83,26 +88,34 @@ def test_no_version_with_a_known_hole_is_allowed() -> None:
         assert bounds[name] >= Version(version), name
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+def test_the_readme_is_short() -> None:
     assert README.count("\n") < 150
-    for name in ["README.md", "CONTRIBUTING.md", "examples/README.md"]:
-        page = ROOT / name
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{name} points to {link}"
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page} points to {link}"
 
 
-def commands() -> list[list[str]]:
-    lines = [line for block in blocks("") for line in block.splitlines()]
+def test_the_page_of_the_python_api_is_up_to_date() -> None:
+    text = api_page.DOCUMENT.read_text(encoding="utf-8")
+    assert api_page.page() == text, "run python tools/api_page.py"
+
+
+def blocks(kind: str, text: str = README) -> list[str]:
+    return re.findall(rf"^ *```{kind}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str = README) -> list[list[str]]:
+    lines = "\n".join(blocks("", text)).replace("\\\n", " ").splitlines()
+    lines = [line.strip() for line in lines]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("talkingface ")]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every file that the README names, and shipped weights that are tiny."""
     small = np.ascontiguousarray(picture.read(EXAMPLES / "portrait.jpg")[::3, ::3])
     shutil.copytree(EXAMPLES, tmp_path / "examples")
@@ -123,22 +136,23 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_readme_commands_run_as_written(desk: Path, cli: Cli) -> None:
+def test_the_readme_commands_run_as_written(workdir: Path, cli: Cli) -> None:
     known = {"generate", "batch", "idle", "motion", "sheet", "models"}
     run = [words for words in commands() if words[1] in known]
     assert len(run) >= 9
     for words in run:
         ran = cli(*words[1:])
         assert ran.code == 0 and ran.err == "", (words, ran)
-    made = {path.name for path in desk.glob("**/*.mp4")}
+    made = {path.name for path in workdir.glob("**/*.mp4")}
     assert made >= {
         f"{name}.mp4" for name in ("talking", "other", "second", "face", "maps", "happy", "idle")
     }
     assert made >= {"anna-hello.mp4", "ben-bye.mp4"}
 
 
-def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
-    for words in commands():
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_a_page_names_real_commands_and_options(page: Path, cli: Cli) -> None:
+    for words in commands(page.read_text(encoding="utf-8")):
         group = words[1:3] if words[1] in {"prepare", "study", "train"} else words[1:2]
         shown = cli(*group, "--help")
         assert shown.code == 0, words
@@ -146,10 +160,12 @@ def test_the_readme_names_real_commands_and_options(cli: Cli) -> None:
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown.out), (words, option)
 
 
-def test_the_readme_python_runs_as_written(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_python_runs_as_written(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saving, live = blocks("python")
     exec(compile(f"{saving}\n{live}", "README.md", "exec"), {})
-    assert video.probe(desk / "talking.mp4").has_audio
+    assert video.probe(workdir / "talking.mp4").has_audio
     numbers = [int(word) for word in capsys.readouterr().out.split() if word.isdigit()]
     assert sum(numbers) == 25
 

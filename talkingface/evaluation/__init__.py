@@ -1,4 +1,4 @@
-"""Models x clips x measures -> results.jsonl -> tables. `evaluate` does all of it."""
+"""Evaluation of models on clips: measures, results.jsonl and tables. `evaluate` does all of it."""
 
 from talkingface.evaluation.clip_tables import estimates, latex, markdown, summary
 from talkingface.evaluation.detection import detect

@@ -89,16 +89,26 @@ def evaluate(
 ) -> list[Result]:
     """Evaluate models on clips; write results, tables and each model's speed into the folder `out`.
 
-    models: names or weights files, as `open_model` reads them. Real video and the still picture
-    are evaluated too, unless every model is one of lips alone. cache: a training cache (see
-    `data.dataset`). judge: a lip reader's weights, one with which no evaluated generator was
-    trained; None leaves reading out. learned_metrics: names or weights files of further networks
-    that measure (`learned_metrics.py`). identities: the kinds of identity pictures. splits: of the
-    cache [`held_out_splits`]. clips: at most so many of each split, spread evenly. jobs: processes,
-    of one thread each. reference: the row that the others are compared with [the first model].
-    author_compat: also measure as ATVGnet's script does. The same arguments give the same bytes of
-    results and tables, for any number of jobs, and for a resumed run. Raises BadRequest, BadShard,
-    BadWeights, UnknownModel, OutputError.
+    The same arguments give the same bytes of results and tables, for any number of jobs, and for a
+    resumed run. Real video and the still picture are evaluated too, unless every model is one of
+    lips alone.
+
+    models: names or weights files, as `open_model` reads them.
+    cache: a training cache (see `data.dataset`).
+    out: folder of results and tables.
+    judge: weights of a lip reader, one with which no evaluated generator was trained. None leaves
+    reading out.
+    learned_metrics: names or weights files of further networks that measure.
+    identities: kinds of identity pictures.
+    splits: splits of the cache; by default all those that were held out.
+    clips: largest number of clips of each split, spread evenly. None takes all.
+    jobs: number of processes, of one thread each.
+    device: "cpu", "cuda" or "cuda:N".
+    reference: the row that the others are compared with; by default the first model.
+    author_compat: True also measures as ATVGnet's script does.
+    progress: function to call with (tasks done, tasks in all).
+
+    Raises BadRequest, BadShard, BadWeights, UnknownModel, OutputError.
     """
     if clips is not None and clips < 1:
         raise BadRequest(f"clips is {clips}: must be at least 1")
@@ -134,10 +144,13 @@ def evaluate_pairs(
     author_compat: bool = False,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Evaluate pairs of videos from a folder (see `pairs`); two rows: generated, and real.
+    """Evaluate pairs of videos from a folder. The result has two rows: generated, and real.
 
-    Writes results and tables into the folder `out`. learned_metrics, jobs, author_compat: see
-    `evaluate`. Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
+    folder: the pairs, NAME/real.mp4 beside NAME/generated.mp4.
+    out: folder of results and tables.
+    learned_metrics, jobs, device, author_compat, progress: see `evaluate`.
+
+    Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
     """
     tasks = pairs.find(folder)
     plan = Plan(out, tuple(map(str, learned_metrics)), device, author_compat)

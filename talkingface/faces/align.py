@@ -33,11 +33,15 @@ _LEVEL_PITCH = 7.0  # degrees: how far forehead to chin leans in a level face (m
 
 @dataclass(frozen=True)
 class Aligned:
-    """One face in its crop.
+    """One face in its crop. Made by `align`.
 
-    crop: (S, S, 3) uint8 RGB. landmarks: (68, 2) float32, (x, y) in [0, 1] of the crop.
-    matrix: (2, 3), picture pixels -> crop pixels. mesh: (478, 2) float32, as the landmarks, and
-    depth: (478,), in the same unit (less is nearer); made from them where only they are known.
+    Mesh and depth are estimated from the landmarks if only these were given.
+
+    crop: (S, S, 3) uint8 RGB.
+    landmarks: (68, 2) float32, (x, y) in [0, 1] of the crop.
+    matrix: (2, 3), from pixels of the picture to pixels of the crop.
+    mesh: (478, 2) float32, (x, y) in [0, 1] of the crop.
+    depth: (478,), of the mesh, in sides of the crop; less is nearer.
     """
 
     crop: Picture
@@ -68,7 +72,7 @@ class Track:
 
 
 def align(picture: Picture, face: Face | Located, spec: CropSpec) -> Aligned:
-    """The face's crop out of its picture, (H, W, 3) uint8 RGB."""
+    """Cut the aligned crop of a face out of its picture, (H, W, 3) uint8 RGB."""
     matrix = crop_matrix(face.landmarks, spec)
     landmarks = _in_crop(face.landmarks, matrix, spec)
     if face.mesh is None:
