@@ -86,7 +86,7 @@ def speech(config: AtvgConfig | PublishedAtvgConfig, batch: int, frames: int) ->
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shapes_and_ranges(name: str) -> None:
     model, portrait = build(name), face(2)
-    assert isinstance(model, LandmarkDriven)
+    assert isinstance(build(name), LandmarkDriven)
     with torch.inference_mode():
         identity = model.encode(portrait)
         landmarks, _ = model.predict_landmarks(identity, speech(model.config, 2, 4))
@@ -395,6 +395,7 @@ def test_the_command_computes_it_and_training_refuses_another_size(
 
 def test_shipped_lips_move_with_speech_and_rest_in_silence(portrait: Path, speech: Path) -> None:
     speaker = talkingface.load("atvg")
+    assert isinstance(speaker.model, Atvg)
     aligned = talkingface.align(portrait)
     points, mesh = (
         torch.from_numpy(np.asarray(known, dtype=np.float32))[None]

@@ -42,6 +42,8 @@ EYES = np.ptp([landmarks(0)[36:42, 0].mean(), landmarks(0)[42:48, 0].mean()])  #
 class Player:
     """A generator that returns given frames, (T, 128, 128, 3) uint8, for any input."""
 
+    is_autoregressive, samples_head, moving = False, False, None
+
     def __init__(self, frames: np.ndarray) -> None:
         self.config = SimpleNamespace(speech=SpeechSpec(), crop=CropSpec())
         self.frames = video.to_tensor(frames)
@@ -285,8 +287,8 @@ def test_lips_alone_are_those_that_the_model_draws_from(evaluator: Evaluator, ca
         assert drawn is not None
         alone = evaluator.evaluate(one, clip, "first frame")
         assert alone is not None and alone.words == [] and "psnr" not in alone.metrics
-        assert np.allclose(alone.aperture, aperture(drawn), atol=1e-4)
-        seen.append(alone.aperture)
+        assert np.allclose(np.array(alone.aperture, float), aperture(drawn), atol=1e-4)
+        seen.append(np.array(alone.aperture, float))
         whole = evaluation.open_model(f"row={name}")
         assert (
             evaluator.facts(whole, clip, "first frame", False)["model"][1:]
@@ -410,9 +412,9 @@ class Brightness:
 
     sha256 = "bright"
 
-    def __call__(self, made: VideoWithLandmarks, picture: Any, sound: Any) -> dict[str, float]:
-        assert len(sound) == 640 * len(made.frames) and len(made.landmarks) == FRAMES
-        found = {"made": made.frames[3, 0, 0, 0], "picture": picture[0, 0, 0], "end": sound[-1]}
+    def __call__(self, video: VideoWithLandmarks, picture: Any, sound: Any) -> dict[str, float]:
+        assert len(sound) == 640 * len(video.frames) and len(video.landmarks) == FRAMES
+        found = {"made": video.frames[3, 0, 0, 0], "picture": picture[0, 0, 0], "end": sound[-1]}
         return {name: float(value) for name, value in found.items()}
 
 

@@ -32,7 +32,7 @@ def pair(first: float, second: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def mesh() -> np.ndarray:
     """(478, 2) pixels: a neutral face whose irises are small and in the middle of their eyes."""
-    out = reference_mesh() * UNIT + MIDDLE
+    out = np.asarray(reference_mesh() * UNIT + MIDDLE)
     for lids, iris in zip(EYE_LIDS, IRISES, strict=True):
         width = np.linalg.norm(out[lids[0, -1]] - out[lids[0, 0]])
         around = np.array([(0, 0), (1, 0), (0, -1), (-1, 0), (0, 1)]) * 0.1 * width
@@ -78,7 +78,7 @@ def drawn_by(
 def line(mesh: np.ndarray, side: int, lid: int, x: np.ndarray) -> np.ndarray:
     """y of a lid's line, straight between the points; the eyes are nearly level here."""
     points = mesh[EYE_LIDS[side, lid]]
-    return np.interp(x, points[:, 0], points[:, 1])
+    return np.asarray(np.interp(x, points[:, 0], points[:, 1]))
 
 
 def width(mesh: np.ndarray, side: int) -> float:
@@ -94,7 +94,7 @@ def visible(picture: np.ndarray) -> int:
 
 
 def turned(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
 # --- what stays -----------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def iris_middle(picture: np.ndarray, mesh: np.ndarray, side: int) -> np.ndarray:
     part = picture[y0:y1, x0:x1].astype(float)
     blue = np.clip((WHITE[0] - part[..., 0]) / (WHITE[0] - BLUE[0]), 0, 1) * (part[..., 2] > 170)
     y, x = np.mgrid[y0:y1, x0:x1]
-    return np.array([(blue * x).sum(), (blue * y).sum()]) / blue.sum()
+    return np.array([(blue * x).sum() / blue.sum(), (blue * y).sum() / blue.sum()])
 
 
 @pytest.mark.parametrize("gaze", [(0.05, 0.0), (-0.05, 0.0), (0.0, 0.04), (0.0, -0.04)])
@@ -319,7 +319,7 @@ def test_a_mirrored_face_is_drawn_mirrored(mesh: np.ndarray) -> None:
     lids, gaze = pair(0.7, 0.3), pair(0.04, 0.02)
     out = drawn_by(picture, mesh, lids, gaze)
     mirrored = np.ascontiguousarray(picture[:, ::-1])
-    expected = drawn_by(mirrored, other, lids[::-1], gaze * np.float32([-1, 1]))[:, ::-1]
+    expected = drawn_by(mirrored, other, lids[::-1], gaze * np.array([-1, 1], np.float32))[:, ::-1]
     off = np.abs(out.astype(int) - expected)
     assert off.max() <= 3 and off.mean() < 0.02
 

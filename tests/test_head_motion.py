@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import signal  # type: ignore[import-untyped]
+from scipy import signal
 
 import talkingface
 from conftest import Cli

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talkingface.landmarks import BROWS_UPPER, EARS, LID_TOPS, reference_depth, reference_mesh
-from talkingface.render.head import BROW_LARGEST, JOINT, LARGEST, HeadRenderer
+from talkingface.landmarks import (
+    BROWS_UPPER,
+    EARS,
+    JOINT,
+    LID_TOPS,
+    reference_depth,
+    reference_mesh,
+)
+from talkingface.render.head import BROW_LARGEST, LARGEST, HeadRenderer
 
 UNIT, SIZE = 60.0, (520, 480, 3)  # pixels between the eyes; of the picture
 MIDDLE = np.array([240.0, 220.0])
@@ -35,7 +42,7 @@ def came_from(made: np.ndarray, at: np.ndarray) -> np.ndarray:
     x, y = low.T
     top = made[y, x] * (1 - a) + made[y, x + 1] * a
     bottom = made[y + 1, x] * (1 - a) + made[y + 1, x + 1] * a
-    return (top * (1 - b) + bottom * b)[:, :2]
+    return np.asarray((top * (1 - b) + bottom * b)[:, :2])
 
 
 def turned(pitch: float = 0, yaw: float = 0, roll: float = 0) -> np.ndarray:

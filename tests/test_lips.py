@@ -118,7 +118,7 @@ def test_ridge_is_least_squares_with_rows_for_the_penalty(penalty: float) -> Non
     x, y = rng.standard_normal((60, 5)) + 2, rng.standard_normal((60, 3)) - 1
     weight = rng.uniform(0.01, 1, 60)
     weight /= weight.sum()
-    found = ridge(*map(torch.from_numpy, (x, y, weight)), penalty)
+    found = ridge(torch.tensor(x), torch.tensor(y), torch.tensor(weight), penalty)
     rows = np.sqrt(weight)[:, None] * np.c_[x, np.ones(60)]
     rows = np.r_[rows, np.sqrt(penalty) * np.eye(5, 6)]
     wanted = np.r_[np.sqrt(weight)[:, None] * y, np.zeros((5, 3))]
@@ -307,10 +307,11 @@ def test_what_cannot_be_fitted_is_refused(
     with pytest.raises(BadRequest, match="no clip of speech"):
         lips.fit(cache, portraits, space, voices, SMALL)
     classes = {"closed": ["p"]}
-    for damaged in (
+    wrong: tuple[object, ...] = (
         *({"files": {}, "classes": classes}, {"files": {"a.wav": {}}, "classes": classes}),
         *({"files": {"a.wav": {"phones": []}}}, [], "no"),
-    ):
+    )
+    for damaged in wrong:
         (tmp_path / "phones.json").write_text(json.dumps(damaged))
         with pytest.raises(BadRequest, match=r"expected phones\.json"):
             lips.fit(cache, cache.split("train"), space, tmp_path, SMALL)
@@ -351,14 +352,14 @@ def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
     speaking = Cran(CranConfig(readout=LipsConfig(rank=8, hidden=4)))
     atvg = models.PRESETS["atvg-tiny"]
     heard = tokens(1, 3)
-    for model, net in ((speaking, speaking.readout), (Atvg(atvg), None)):
-        net = net if net is not None else model.at
+    cascade = Atvg(atvg)
+    for model, net in ((speaking, speaking.readout), (cascade, cascade.at)):
+        assert isinstance(model, Cran | Atvg) and isinstance(net, ExpressionNet)
         assert predicts_expressions(model) and model.space is net.space
         assert torch.equal(model.predict_expression(heard)[0], net(heard))
     with torch.device("meta"):
         others = [PublishedCran(tiny), PublishedAtvg(models.PRESETS["atvg-paper"])]
-    for model in others:
-        assert not predicts_expressions(model)
+    assert not any(predicts_expressions(model) for model in others)
     with pytest.raises(ValueError, match="hear the same features"):
         CranConfig(speech=tiny.speech)
 

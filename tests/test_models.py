@@ -95,7 +95,7 @@ FRAMEWISE = ("chung", "chung-paper", "chen", "zhou")  # nothing is remembered, w
 MOVING = [name for name in CONFIGS if name != "still"]
 
 
-def _model(name: str) -> nn.Module:
+def _model(name: str) -> Any:
     torch.manual_seed(3)
     model = models.build(CONFIGS[name]).eval()
     for module in model.modules():  # random masks and flows, so that nothing is trivially zero
@@ -342,7 +342,8 @@ def test_a_correction_is_the_papers_composition_and_bounded() -> None:
 def test_an_untrained_model_draws_the_picture_along_its_mesh(name: str) -> None:
     """Its window holds the renderer's own frames to the bit, around it is the portrait."""
     torch.manual_seed(3)
-    model, portrait = models.build(CONFIGS[name]).eval(), _portrait(1)
+    model: Any = models.build(CONFIGS[name]).eval()
+    portrait = _portrait(1)
     speech = _speech(model.config.speech, 1, 5)
     with torch.inference_mode():
         made, _ = model(model.encode(portrait), speech)
@@ -420,6 +421,7 @@ def test_a_teacher_is_seen_where_it_is_used(name: str) -> None:
     model, portrait = _model(name), _portrait(1)
     assert isinstance(model, Cran | PublishedCran)
     for weight in (model.gru.weight_ih_l0, model.image_encoder.projection.weight):
+        assert isinstance(weight, Tensor)
         nn.init.normal_(weight, 0, 0.3)  # what it sees counts from the beginning
     identity, speech = model.encode(portrait), _speech(model.config.speech, 1, 4)
     real = torch.rand(1, 4, 3, 128, 128) * 2 - 1

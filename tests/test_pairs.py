@@ -132,15 +132,15 @@ class Loudness:
 
     sha256 = "loud"
 
-    def __call__(self, made: VideoWithLandmarks, picture: Picture, sound: Any) -> dict[str, float]:
-        assert sound is None or len(sound) == 640 * len(made.frames)
+    def __call__(self, video: VideoWithLandmarks, picture: Picture, sound: Any) -> dict[str, float]:
+        assert sound is None or len(sound) == 640 * len(video.frames)
         return {} if sound is None else {"loudness": float(np.abs(sound).max())}
 
 
 def test_each_video_is_measured_with_its_own_sound(
     speaking: list[Picture], videos: dict[str, Path], tmp_path: Path
 ) -> None:
-    sound = np.tile(np.float32([0.2, -0.2]), 4 * 640)  # shorter than the video
+    sound = np.tile(np.array([0.2, -0.2], np.float32), 4 * 640)  # shorter than the video
     video.write(tmp_path / "real.mp4", speaking[:12], 3 * sound)
     video.write(tmp_path / "generated.mp4", speaking[:12], sound)
     made, real = pairs.evaluate_pair(pairs.find(tmp_path)[0], [Loudness()])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from conftest import Cli
 from helpers.corpus import write_cache
@@ -60,8 +60,9 @@ def training(batch: int, **changes: Any) -> CranTraining:
 
 def joined(parts: tuple[RawBatch, ...]) -> RawBatch:
     """Join several batches to one."""
-    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(RawBatch)}
-    return RawBatch(**{n: v[0] if n == "count" else torch.cat(v) for n, v in values.items()})
+    first, tensors = parts[0], [f.name for f in fields(RawBatch) if f.name != "count"]
+    values: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in tensors}
+    return replace(first, **values)
 
 
 def noise_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +122,11 @@ def test_added_up_batches_are_one_batch(
         for index, drawn in enumerate(parts):
             two.step(drawn, step, MicroBatch(index, parts))
 
+    def whole() -> None:
+        four.step(joined(parts), step)
+
     found = gradients(monkeypatch, in_parts)
-    expected = gradients(monkeypatch, lambda: four.step(joined(parts), step) and None)
+    expected = gradients(monkeypatch, whole)
     assert len(found) == len(expected) == (1 if step < 4 else 3)
     for learner, values in expected.items():
         assert found[learner].keys() == values.keys()
@@ -213,7 +217,7 @@ def meeting(store: Any, ranks: range, many: int) -> list[str]:
 
 
 def test_a_restarted_process_joins_no_dead_one() -> None:
-    store = torch.distributed.HashStore()
+    store = distributed.HashStore()  # type: ignore[attr-defined]
     first = meeting(store, range(3), 3)
     assert len(set(first)) == 1
     second = meeting(store, range(3), 3)  # of the same store

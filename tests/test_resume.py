@@ -196,7 +196,7 @@ def test_learned_metrics_are_measured(folder: Path, run: Run, tmp_path: Path) ->
     assert made(more) == 3  # other measures than before
     row = next(r for r in results if (r.model, r.identity) == ("a", "first frame"))
     embedding, filmed = weights.load(files[0]), frames(folder)
-    expected = similarity(embedding, filmed, filmed[0])  # type: ignore[arg-type]
+    expected = similarity(embedding, filmed, filmed[0])
     assert row.metrics["identity"] == pytest.approx(expected, abs=1e-5)
     assert row.metrics["sync_confidence"] is not None
     head = (tmp_path / "out" / "tables.md").read_text()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ PER_SHARD = 2
 # Six recordings to three shards; killed and begun again by the tests.
 RUN = f"""
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from talkingface.data import prepare
 prepare.CLIPS_PER_SHARD = {PER_SHARD}
@@ -177,7 +179,7 @@ def test_a_shard_that_somebody_else_wrote_meanwhile_stays(tmp_path: Path) -> Non
             part.unlink()
         return []
 
-    def late():
+    def late() -> Iterator[list[ExtractedClip]]:
         yield from results()
 
     preparation.write_shard(tmp_path, 0, late())
@@ -258,7 +260,7 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(
     out = tmp_path / "shards"
     run = start(tree, out, jobs=2, engine="dask")
     assert run.stdout is not None
-    killed = []
+    killed: list[int] = []
     for line in run.stdout:
         if not killed and int(line) > 0:
             busy = [pid for pid in children(run.pid) if "spawn_main" in command(pid)]

@@ -51,7 +51,7 @@ def speaker(scheme: str) -> TalkingFace:
         if scheme == "natural":
             small = LipsConfig(rank=8, hidden=4, points=len(expression_space.load(SPACE).points))
             config = CranConfig(
-                scheme=scheme,
+                scheme="natural",
                 readout=small,
                 mouth_region=(4, 124, 4, 124),
                 image_channels=(8, 8, 8),

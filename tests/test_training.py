@@ -24,7 +24,7 @@ from talkingface.data.dataset import Cache
 from talkingface.errors import BadShard
 from talkingface.evaluation import detection
 from talkingface.landmarks import IBUG
-from talkingface.models.atvg_published import AtConfig
+from talkingface.models.atvg_published import AtConfig, PublishedAtvg
 from talkingface.models.blocks import base_grid
 from talkingface.models.cran import CranConfig
 from talkingface.models.discriminators import SMALL_REGRESSION_DISCRIMINATOR
@@ -32,6 +32,7 @@ from talkingface.models.lipreader import (
     GRID_WORDS,
     MouthSpec,
     PublishedReaderConfig,
+    SmallReaderConfig,
     cut_words,
 )
 from talkingface.training import loop, parallel, presets, reading
@@ -106,11 +107,10 @@ def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
         mouth_region=(4, 124, 4, 124) if natural else (56, 128, 24, 104),
     )
     row = presets.CRAN["cran-natural" if natural else "cran"]
-    small = {"steps": 1, "epochs": 0, "batch": 2, "frames": 10}
     stages = []
     for stage in row.stages:
         kept = {name: w for name, w in stage.weights.items() if name != "reading"}
-        stages.append(replace(stage, weights=kept, **small))
+        stages.append(replace(stage, weights=kept, steps=1, epochs=0, batch=2, frames=10))
     return CranRecipe(replace(row, model=tiny, stages=tuple(stages), reenacted=0.0), cache)
 
 
@@ -493,8 +493,10 @@ def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
         recipe.ema.at.to_coefficients.weight.mul_(20)
 
     def spread() -> tuple[float, float]:
-        own, true = [], []
+        own: list[np.ndarray] = []
+        true: list[np.ndarray] = []
         for _, _, landmarks, made in recipe._held_out_clips():
+            assert made[""].landmarks is not None
             for curves, points in ((own, made[""].landmarks[0]), (true, landmarks)):
                 gap = (points[:, 66, 1] - points[:, 62, 1]).numpy()
                 curves.append(gap - gap.mean())
@@ -508,6 +510,7 @@ def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
     assert own == pytest.approx(true, rel=1e-3)
     model, info = weights.load_with_info(path)
     assert info.metrics["gain"] == pytest.approx(1.1, rel=1e-3)
+    assert isinstance(model, PublishedAtvg)
     assert float(model.at.gain) == pytest.approx(1.1, rel=1e-2)  # half precision in the file
 
 
@@ -634,6 +637,7 @@ def test_a_reader_knows_the_words_of_its_corpus(
     trained = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny")
     assert trained.code == 0, trained.err
     reader, info = weights.load_with_info(run / "weights.safetensors")
+    assert isinstance(reader.config, PublishedReaderConfig | SmallReaderConfig)
     assert reader.config.words == 5 and reading.vocabulary_of(info) == words
     own = ("train", "cran", corpus, "--preset", "cran-tiny", "--steps", "0,0,1", "-o")
     fits = cli(*own, tmp_path / "fits", "--reader", run / "weights.safetensors")

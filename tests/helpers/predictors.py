@@ -34,7 +34,7 @@ def mesh_of(aperture: Any, width: Any) -> Any:
 class Space:
     """Expressions (..., 2) are aperture and width themselves."""
 
-    def mesh(self, expression: Tensor) -> Tensor:
+    def mesh(self, expression: Tensor) -> Any:
         return mesh_of(expression[..., 0], expression[..., 1])
 
 
