@@ -50,7 +50,7 @@ class Animator:
 
     @property
     def spec(self) -> SpeechSpec:
-        """The windows that this takes; with smoothing they are longer than the model's."""
+        """Windows of speech to give; with smoothing they are longer than the model's."""
         speech = self._readout.config.speech
         extra = (len(self._kernel) - 1) * speech.hops_per_frame
         return replace(speech, hops=speech.hops + extra)

@@ -105,7 +105,7 @@ class SpeechSpec:
 
     @property
     def first_sample(self) -> int:
-        """The first sample that video frame 0 depends on (negative: before the sound starts)."""
+        """First sample that video frame 0 depends on (negative: before the sound starts)."""
         return (self.first_hop - self.before) * self.hop - self.margin
 
     @property

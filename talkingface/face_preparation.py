@@ -47,7 +47,7 @@ class LoadedImage:
         return LoadedImage(image, "picture", (image.shape[1], image.shape[0]))
 
     def locate(self, options: FaceOptions) -> Located:
-        """The face that the options choose. Raises NoFaceFound, BadLandmarks, BadRequest."""
+        """Find the face that the options choose. Raises NoFaceFound, BadLandmarks, BadRequest."""
         options.check()
         return faces.locate(
             self.pixels,

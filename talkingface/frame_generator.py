@@ -34,7 +34,7 @@ class FrameGenerator:
 
     @property
     def spec(self) -> SpeechSpec:
-        """The windows of speech that `generate` takes."""
+        """Windows of speech that `generate` takes."""
         spec: SpeechSpec = self._model.config.speech
         return spec if self.animator is None else self.animator.spec
 

@@ -49,7 +49,7 @@ def _matrix(a: complex, b: complex) -> Array:
 
 
 def invert(matrix: Array) -> Array:
-    """The similarity that undoes `matrix`."""
+    """Return the similarity that undoes `matrix`."""
     a, b = complex(matrix[0, 0], matrix[1, 0]), complex(matrix[0, 2], matrix[1, 2])
     return _matrix(1 / a, -b / a)
 
@@ -60,7 +60,7 @@ def transform(points: Array, matrix: Array) -> Array:
 
 
 def compose(first: Array, second: Array) -> Array:
-    """The similarity that applies `first` and then `second`."""
+    """Return the similarity that applies `first` and then `second`."""
     return np.column_stack([second[:, :2] @ first[:, :2], transform(first[:, 2], second)])
 
 
@@ -74,7 +74,7 @@ def resized(scale: float) -> Array:
 
 
 def crop_matrix(landmarks: Array, spec: CropSpec) -> Array:
-    """The similarity that brings a face, (68, 2) picture px, into its crop, by stable points."""
+    """Return the similarity of a face, (68, 2) picture px, into its crop, by stable points."""
     return fit_similarity(landmarks[STABLE], spec.template()[STABLE])
 
 

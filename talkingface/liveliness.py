@@ -120,14 +120,14 @@ def breathing(seed: int, start: int, count: int) -> Floats:
 
 
 def _blocks(start: int, count: int) -> range:
-    """The blocks that these frames lie in."""
+    """Return the blocks that these frames lie in."""
     if count <= 0:
         return range(0)
     return range(int(start / FPS // BLOCK), int((start + count - 1) / FPS // BLOCK) + 1)
 
 
 def _blinks_between(seed: int, start: int, count: int, per_minute: float) -> Iterator[Blink]:
-    """The blinks that these frames show."""
+    """Return the blinks that these frames show."""
     if count <= 0 or per_minute == 0:
         return
     begin, end = start / FPS, (start + count) / FPS
@@ -140,7 +140,7 @@ def _blinks_between(seed: int, start: int, count: int, per_minute: float) -> Ite
 
 @lru_cache(maxsize=256)
 def _schedule(seed: int, block: int, per_minute: float) -> tuple[Blink, ...]:
-    """The blinks that begin in one block: a renewal process that is begun anew in each.
+    """Return the blinks that begin in one block: a renewal process that is begun anew in each.
 
     Its first blink comes after part of an interval, so that the rate is even over the block.
     """

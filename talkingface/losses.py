@@ -36,7 +36,7 @@ def _mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def _frame_weight(weight: Tensor | None, valid: Tensor | None) -> Tensor | None:
-    """A weight map and the frames that count, as one (B, T, 1, H or 1, W or 1) weight."""
+    """Combine a weight map with the frames that count to one (B, T, 1, H or 1, W or 1) weight."""
     if valid is None:
         return weight
     frames = valid[:, :, None, None, None].float()

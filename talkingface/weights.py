@@ -115,7 +115,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The generator of that name or weights file, float32, in eval mode, without gradients.
+    """Load the generator of that name or weights file, float32, in eval mode, without gradients.
 
     Raises UnknownModel for a name nobody knows, BadWeights for a file that is missing or damaged,
     is not the registered one, or does not fit the model that its own header describes.
@@ -260,7 +260,7 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The module that the header describes, with the file's tensors, loaded strictly."""
+    """Build the module that the header describes, with the file's tensors, loaded strictly."""
     try:
         config = older_weights.current_config(path, header["config"])
         model = models.build(models.config_from_json(json.dumps(config)))

@@ -1,4 +1,4 @@
-"""What several test files need: the example files, the tiny random model, the command line."""
+"""Fixtures of several test files: the example files, the tiny random model, the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command line did: exit code, standard output, standard error."""
+    """Result of a command line: exit code, standard output, standard error."""
 
     code: int
     out: str

@@ -102,13 +102,13 @@ def test_shapes_and_ranges(name: str) -> None:
 @pytest.mark.parametrize("chunks", [(1,) * 6, (2, 4), (5, 1)])
 def test_each_half_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> None:
     model, portrait = build(name), face(2)
-    heard, points = speech(model.config, 2, 6), moving(portrait, 6)
+    windows, points = speech(model.config, 2, 6), moving(portrait, 6)
     with torch.inference_mode():
         identity = model.encode(portrait)
-        spoken, _ = model.predict_landmarks(identity, heard)
+        spoken, _ = model.predict_landmarks(identity, windows)
         drawn, _ = model.draw(identity, points)
         states, parts = (None, None), []
-        for sound, place in zip(heard.split(chunks, 1), points.split(chunks, 1), strict=True):
+        for sound, place in zip(windows.split(chunks, 1), points.split(chunks, 1), strict=True):
             landmarks, at = model.predict_landmarks(identity, sound, states[0])
             made, vg = model.draw(identity, place, states[1])
             states = (at, vg)
@@ -120,13 +120,13 @@ def test_each_half_streamed_equals_whole(name: str, chunks: tuple[int, ...]) -> 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_sample_of_either_half_influences_another(name: str) -> None:
     model, portrait = build(name), face(3)
-    heard, points = speech(model.config, 3, 3), moving(portrait, 3)
+    windows, points = speech(model.config, 3, 3), moving(portrait, 3)
     assert portrait.mesh is not None
     middle = Portrait(portrait.image[1:2], portrait.landmarks[1:2], portrait.mesh[1:2])
     with torch.inference_mode():
         together, alone = model.encode(portrait), model.encode(middle)
-        spoken, _ = model.predict_landmarks(together, heard)
-        own, _ = model.predict_landmarks(alone, heard[1:2])
+        spoken, _ = model.predict_landmarks(together, windows)
+        own, _ = model.predict_landmarks(alone, windows[1:2])
         drawn, _ = model.draw(together, points)
         mine, _ = model.draw(alone, points[1:2])
     torch.testing.assert_close(spoken[1:2], own, atol=1e-6, rtol=0)
@@ -137,10 +137,10 @@ def test_no_sample_of_either_half_influences_another(name: str) -> None:
 def test_each_half_is_causal_and_forgets_where_it_says_so(name: str) -> None:
     """By gradient: frame 3 depends on itself and, where the network recurs, on those before."""
     model, portrait = build(name), face()
-    heard = speech(model.config, 1, 5).requires_grad_()
+    windows = speech(model.config, 1, 5).requires_grad_()
     identity = model.encode(portrait)
-    spoken, _ = model.predict_landmarks(identity, heard)
-    (grad,) = torch.autograd.grad((spoken[0, 3] * torch.randn(68, 2)).sum(), heard)
+    spoken, _ = model.predict_landmarks(identity, windows)
+    (grad,) = torch.autograd.grad((spoken[0, 3] * torch.randn(68, 2)).sum(), windows)
     reach = grad[0].abs().amax((1, 2))
     assert reach[3] > 0 and reach[4] == 0
     if isinstance(model, PublishedAtvg):
@@ -244,13 +244,13 @@ def test_networks_that_do_not_go_together_are_refused() -> None:
 def test_gain_scales_what_the_published_at_net_says() -> None:
     model, portrait = build("published"), face()
     assert isinstance(model, PublishedAtvg)
-    heard = speech(model.config, 1, 3)
+    windows = speech(model.config, 1, 3)
     with torch.inference_mode():
-        before, _ = model.at(portrait.landmarks, heard)
+        before, _ = model.at(portrait.landmarks, windows)
         model.at.gain.fill_(1.5)
-        after, _ = model.at(portrait.landmarks, heard)
+        after, _ = model.at(portrait.landmarks, windows)
         model.at.gain.fill_(0.0)
-        still, _ = model.predict_landmarks(model.encode(portrait), heard)
+        still, _ = model.predict_landmarks(model.encode(portrait), windows)
     assert before.abs().max() > 0
     torch.testing.assert_close(after, 1.5 * before, atol=1e-5, rtol=0)
     assert torch.equal(still, portrait.landmarks[:, None].expand_as(still))
@@ -405,8 +405,8 @@ def test_shipped_lips_move_with_speech_and_rest_in_silence(portrait: Path, speec
     for sound in (audio.load(speech), torch.zeros(48_000)):
         with torch.inference_mode():
             identity = speaker.model.encode(Portrait(torch.zeros(1, 3, 128, 128), points, mesh))
-            heard = audio.windows(sound, speaker.model.config.speech)[None]
-            moved, _ = speaker.model.predict_landmarks(identity, heard)
+            windows = audio.windows(sound, speaker.model.config.speech)[None]
+            moved, _ = speaker.model.predict_landmarks(identity, windows)
         gaps.append((moved[0, :, 66, 1] - moved[0, :, 62, 1]).std())
     assert gaps[0] * 128 > 1.0  # pixels
     assert gaps[1] < 0.15 * gaps[0]

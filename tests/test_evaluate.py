@@ -19,6 +19,7 @@ from helpers.corpus import FRAMES, LEVELS, curve, landmarks, write_cache
 from talkingface import evaluation, video, weights
 from talkingface.audio import SpeechSpec
 from talkingface.contract import Generated, Portrait
+from talkingface.data.clip import UNSEEN
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadRequest
 from talkingface.evaluation import (
@@ -401,10 +402,10 @@ def test_ranks_are_the_reading_accuracy(cache: Cache, monkeypatch: pytest.Monkey
     for n in (1, 5, 20, 51):
         right = np.mean([rank <= n for rank in result.ranks])
         assert right == reading_accuracy(logits, np.array(result.words), n)
-    stranger = evaluator.evaluate(
+    unseen = evaluator.evaluate(
         EvaluatedModel("real", "", None), clip_of(cache, "s4_a"), "first frame"
     )
-    assert stranger is not None and stranger.ranks == []  # no words are known
+    assert unseen is not None and unseen.ranks == []  # no words are known
 
 
 class Brightness:
@@ -440,7 +441,7 @@ def results(cache: Cache) -> list[Result]:
     evaluator, results = Evaluator(cache, judge(), "judged"), []
     patch = pytest.MonkeyPatch()
     patch.setattr(detection, "detect", read_pixel)
-    for clip in cache.split("test", "stranger"):
+    for clip in cache.split("test", "unseen"):
         frames = frames_of(cache, clip)
         late = Player(np.concatenate([frames[:1], frames[:-1]]))
         for model in (EvaluatedModel("real", "", None), EvaluatedModel("late", "abc", late)):
@@ -492,7 +493,7 @@ def test_tables_equal_a_naive_recomputation(results: list[Result], tmp_path: Pat
     assert read["late"]["words"] == "15"
     assert read["late"]["top-5 %"] == f"{100 * np.mean(ranks <= 5):.1f}"
     assert read["chance"]["top-1 %"] == f"{100 / 51:.1f}"
-    speakers = cells(text, "stranger, identity: first frame", "model, speaker")
+    speakers = cells(text, "unseen, identity: first frame", "model, speaker")
     assert set(speakers) == {"late, s26", "late, s4", "real, s26", "real, s4"}
     own = [r["metrics"]["correlation"] for r in late if r["speaker"] == "s4"]
     assert speakers["late, s4"]["corr."] == f"{np.mean(own):.3f}"
@@ -526,7 +527,7 @@ def test_the_command_measures_and_writes(cli: Cli, photographed: Path, tmp_path:
     assert [*dict.fromkeys((r.split, r.identity) for r in results)] == [
         ("test", "first frame"),
         ("test", "another recording"),
-        ("stranger", "first frame"),  # s26 has one recording only
+        (UNSEEN, "first frame"),  # s26 has one recording only
     ]
     for name in ("tables.md", "speed.md"):
         assert (out / name).read_text().rstrip() in ran.out

@@ -225,13 +225,13 @@ def test_a_long_clip_is_one_speaker_without_a_break(cache: Cache) -> None:
     np.testing.assert_allclose([w[1:] for w in long.words], [w[1:] for w in kept])
 
 
-def test_a_long_clip_hears_across_its_joints(cache: Cache) -> None:
+def test_the_windows_of_a_long_clip_cross_its_joints(cache: Cache) -> None:
     spec = SpeechSpec()
     long = figures.long_clip(cache, "test", seconds=3.0)
     speech = long.speech(spec)
     assert speech.shape == (75, spec.hops, spec.coefficients)
     second = clip_speech(cache, next(c for c in cache.clips if c.key == "s1_test1"), spec)
-    reach = -(-spec.hops // 2 // HOPS_PER_FRAME) + 1  # frames from which a joint is not heard
+    reach = -(-spec.hops // 2 // HOPS_PER_FRAME) + 1  # frames to where a joint has no effect
     far = slice(reach, FRAMES - reach)
     assert np.allclose(speech[FRAMES : 2 * FRAMES][far], second[far], atol=1e-4)
     assert not np.allclose(speech[FRAMES], second[0], atol=1e-1)  # alone it begins in silence
@@ -242,9 +242,9 @@ def test_a_long_clip_hears_across_its_joints(cache: Cache) -> None:
 
 
 def test_a_long_clip_takes_who_speaks_most_and_refuses_what_is_not_there(cache: Cache) -> None:
-    assert figures.long_clip(cache, "stranger", seconds=2.0).keys == ("s4_a", "s4_b")
-    assert figures.long_clip(cache, "stranger", "s26", seconds=1.0).keys == ("s26_a",)
+    assert figures.long_clip(cache, "unseen", seconds=2.0).keys == ("s4_a", "s4_b")
+    assert figures.long_clip(cache, "unseen", "s26", seconds=1.0).keys == ("s26_a",)
     with pytest.raises(BadRequest, match=r"has 1\.2 s of s26"):
-        figures.long_clip(cache, "stranger", "s26", seconds=2.0)
+        figures.long_clip(cache, "unseen", "s26", seconds=2.0)
     with pytest.raises(BadRequest, match=r"has 0 s of anybody"):
         figures.long_clip(cache, "nowhere")

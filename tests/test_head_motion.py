@@ -139,7 +139,7 @@ def test_the_command_measures_beside_real_video(cli: Cli, portrait: Path, tmp_pa
 
 
 def test_a_model_of_one_person_says_so(portrait: Path, speech: Path) -> None:
-    """The one whom it has learned is met without a word, anybody else is told."""
+    """Nothing is noted for the person it has learned; for anybody else there is a note."""
     embedding, known = weights.load_with_info("identity")
     own = talkingface.load("cran-tiny")
     crop = talkingface.align(portrait).crop

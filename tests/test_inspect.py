@@ -1,4 +1,4 @@
-"""What `talkingface inspect` says of a folder of shards whose every number is known."""
+"""`talkingface inspect` of a folder of shards whose every number is known."""
 
 from __future__ import annotations
 

@@ -161,16 +161,16 @@ def test_closures_against_a_table_made_by_hand() -> None:
 def test_the_gate_shuts_and_opens_the_gap_and_touches_nothing_else(
     space: ExpressionSpace,
 ) -> None:
-    net, heard = untrained(space), tokens(2, 20)
+    net, windows = untrained(space), tokens(2, 20)
     net.gain.fill_(1.7)
-    shape = net.shape(net.features(heard.flatten(0, 1))).unflatten(0, (2, 20))
+    shape = net.shape(net.features(windows.flatten(0, 1))).unflatten(0, (2, 20))
     gap = space.lip_gap(shape)
     assert gap.min() < -0.01 and gap.max() > 0.01
     open_ = net.gain * gap.clamp(min=0)
     found = {}
     for apart in (SHUT / 2, 0.3, OPEN + 0.1):
         set_closure(net, 1 - apart)
-        made = net(heard)
+        made = net(windows)
         found[apart] = space.lip_gap(made)
         moved, along = made - shape, net.opening / net.opening.norm()
         across = moved - (moved @ along)[..., None] * along
@@ -186,30 +186,30 @@ def test_the_gate_shuts_and_opens_the_gap_and_touches_nothing_else(
 
 @pytest.mark.parametrize("chunks", [(1,) * 7, (3, 4), (6, 1)])
 def test_any_chunking_gives_the_same_bits(space: ExpressionSpace, chunks: tuple[int, ...]) -> None:
-    net, heard = untrained(space), tokens(2, 7)
-    whole = net(heard)
+    net, windows = untrained(space), tokens(2, 7)
+    whole = net(windows)
     parts, state = [], None
-    for part in heard.split(chunks, 1):
+    for part in windows.split(chunks, 1):
         made, state = net.predict_expression(part, state)
         parts.append(made)
     assert torch.equal(torch.cat(parts, 1), whole) and state is None
 
 
 def test_no_sample_influences_another(space: ExpressionSpace) -> None:
-    net, heard = untrained(space), tokens(3, 4)
-    together = net(heard)
-    changed = torch.cat([heard[:1] + 5, heard[1:2], heard[2:] * -3])
+    net, windows = untrained(space), tokens(3, 4)
+    together = net(windows)
+    changed = torch.cat([windows[:1] + 5, windows[1:2], windows[2:] * -3])
     assert torch.equal(net(changed)[1], together[1])
     assert not torch.equal(net(changed)[0], together[0])
-    torch.testing.assert_close(net(heard[1:2])[0], together[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net(windows[1:2])[0], together[1], atol=1e-5, rtol=1e-5)
 
 
 def test_a_frame_depends_on_its_own_window_alone(space: ExpressionSpace) -> None:
     """Check by gradients, with the gate half open, so that the closure contributes too."""
-    net, heard = untrained(space), tokens(1, 6).requires_grad_()
-    made = net(heard)
+    net, windows = untrained(space), tokens(1, 6).requires_grad_()
+    made = net(windows)
     direction = torch.randn(space.components, generator=torch.Generator().manual_seed(0))
-    (gradient,) = torch.autograd.grad(made[0, 3] @ direction, heard)
+    (gradient,) = torch.autograd.grad(made[0, 3] @ direction, windows)
     reach = gradient[0].abs().amax(-1)
     assert reach[3].min() > 0  # every token of the window
     assert reach[[0, 1, 2, 4, 5]].max() == 0
@@ -351,12 +351,12 @@ def test_models_predict_expressions_when_and_only_when_they_say_so() -> None:
     tiny = models.PRESETS["cran-tiny"]
     speaking = Cran(CranConfig(readout=LipsConfig(rank=8, hidden=4)))
     atvg = models.PRESETS["atvg-tiny"]
-    heard = tokens(1, 3)
+    windows = tokens(1, 3)
     cascade = Atvg(atvg)
     for model, net in ((speaking, speaking.readout), (cascade, cascade.at)):
         assert isinstance(model, Cran | Atvg) and isinstance(net, ExpressionNet)
         assert predicts_expressions(model) and model.space is net.space
-        assert torch.equal(model.predict_expression(heard)[0], net(heard))
+        assert torch.equal(model.predict_expression(windows)[0], net(windows))
     with torch.device("meta"):
         others = [PublishedCran(tiny), PublishedAtvg(models.PRESETS["atvg-paper"])]
     assert not any(predicts_expressions(model) for model in others)

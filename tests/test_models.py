@@ -232,10 +232,10 @@ def test_windows_overlap_as_the_hops_say() -> None:
     sound = torch.zeros(640 * 30, requires_grad=True)
     made = windows(sound + 0.1 * torch.randn(640 * 30), spec)
     (gradient,) = torch.autograd.grad(made[12].square().sum(), sound)
-    heard = gradient.nonzero()[:, 0]
+    reached = gradient.nonzero()[:, 0]
     first = 12 * SAMPLES_PER_FRAME + spec.first_sample
-    assert first <= heard.min() <= first + 2
-    assert first + spec.samples - 3 <= heard.max() < first + spec.samples
+    assert first <= reached.min() <= first + 2
+    assert first + spec.samples - 3 <= reached.max() < first + spec.samples
     assert HOPS_PER_FRAME * 640 / 4 == SAMPLES_PER_FRAME
 
 
@@ -428,8 +428,8 @@ def test_a_teacher_is_seen_where_it_is_used(name: str) -> None:
     with torch.inference_mode():
         unseen, _ = model.draw_region(identity, speech, teacher=Teacher(real, (False,) * 4))
         used = Teacher(real, (False, False, True, False))
-        taught, _ = model.draw_region(identity, speech, teacher=used)
+        forced, _ = model.draw_region(identity, speech, teacher=used)
         free, _ = model.draw_region(identity, speech)
     assert torch.equal(unseen.frames, free.frames)
-    assert torch.equal(taught.frames[:, :2], unseen.frames[:, :2])
-    assert not torch.allclose(taught.frames[:, 2], unseen.frames[:, 2], atol=1e-4)
+    assert torch.equal(forced.frames[:, :2], unseen.frames[:, :2])
+    assert not torch.allclose(forced.frames[:, 2], unseen.frames[:, 2], atol=1e-4)

@@ -1,4 +1,4 @@
-"""What the package promises: its names, a light import, README commands that run, a whole wheel."""
+"""Promises of the package: its names, a light import, README commands that run, a whole wheel."""
 
 from __future__ import annotations
 

@@ -220,12 +220,12 @@ CONTRAST = r"""() => {
 LISTEN = """() => {
   const context = new AudioContext();
   const source = context.createMediaElementSource(document.getElementById('video'));
-  const heard = context.createAnalyser();
-  source.connect(heard).connect(context.destination);
+  const analyser = context.createAnalyser();
+  source.connect(analyser).connect(context.destination);
   window.loudest = 0;
-  const look = new Float32Array(heard.fftSize);
+  const look = new Float32Array(analyser.fftSize);
   setInterval(() => {
-    heard.getFloatTimeDomainData(look);
+    analyser.getFloatTimeDomainData(look);
     window.loudest = Math.max(window.loudest, ...look);
   }, 20);
 }"""

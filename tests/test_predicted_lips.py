@@ -409,9 +409,9 @@ def test_chance_is_how_often_random_moments_pass() -> None:
     assert rate == pytest.approx(np.mean(lips.width[50:] < 0.9), abs=0.04)
     assert check_phones(lips, phones, KINDS, "name")[0] == checks
     assert check_phones(lips, phones, KINDS, "other")[0] != checks
-    moments = phone_checks.random_times(phones, 20_000, rng)
-    assert moments.min() >= 2.0 and moments.max() <= 20.0
-    assert np.histogram(moments, 18, (2, 20))[0] == pytest.approx(20_000 / 18, rel=0.12)
+    times = phone_checks.random_times(phones, 20_000, rng)
+    assert times.min() >= 2.0 and times.max() <= 20.0
+    assert np.histogram(times, 18, (2, 20))[0] == pytest.approx(20_000 / 18, rel=0.12)
 
 
 def test_shares_are_pooled_over_phones() -> None:

@@ -53,7 +53,7 @@ def shut(space: ExpressionSpace) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def speech(space: ExpressionSpace, shut: np.ndarray) -> list[np.ndarray]:
-    """What the shut face becomes as it speaks: moderate, and ever wider open."""
+    """Move the shut face as in speech: moderate, and ever wider open."""
     torch.manual_seed(1)
     expressions = 0.4 * torch.randn(4, space.components)
     expressions[:, 0] = torch.tensor([0.5, 1.0, 2.0, 3.0])
@@ -63,7 +63,7 @@ def speech(space: ExpressionSpace, shut: np.ndarray) -> list[np.ndarray]:
 
 
 class Painted:
-    """What is behind the lips is of one colour."""
+    """A mouth of one colour behind the lips."""
 
     def __init__(self, colour: tuple[int, int, int] = GREEN) -> None:
         self.colour = colour
@@ -73,7 +73,7 @@ class Painted:
 
 
 class Own:
-    """What is behind the lips is what the picture itself shows there."""
+    """A mouth that is what the picture itself shows behind the lips."""
 
     def __init__(self, picture: np.ndarray) -> None:
         self.picture = picture
@@ -104,7 +104,7 @@ def pixels(shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 
 def distance(polygon: np.ndarray, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Of each pixel to a polygon's edge, negative outside."""
+    """Return the distance of each pixel to a polygon's edge, negative outside."""
     points = polygon.astype(np.float32)[:, None]
     return np.array([
         [cv2.pointPolygonTest(points, (float(x), float(y)), True) for x in range(shape[1])]
@@ -268,7 +268,7 @@ def two_halves(shut: np.ndarray) -> np.ndarray:
 
 
 def covered(polygon: np.ndarray, corner: tuple[int, int], side: int) -> np.ndarray:
-    """How much of each pixel lies in a polygon: 64 points of each, one after the other."""
+    """Return how much of each pixel lies in a polygon: 64 points of each, one after the other."""
     points = polygon.astype(np.float32)[:, None]
     small = (np.arange(8) + 0.5) / 8 - 0.5
     out = np.zeros((side, side))
@@ -353,7 +353,7 @@ PLACES = [(-190.0, 0.0), (200.0, 0.0), (0.0, -300.0), (0.0, 160.0), (-900.0, 0.0
 def test_a_face_at_the_edge_or_outside_of_the_picture(
     shut: np.ndarray, speech: list[np.ndarray], speaking: np.ndarray, place: tuple[float, float]
 ) -> None:
-    """What is seen of it is drawn as in a larger picture."""
+    """Its visible part is drawn as in a larger picture."""
     large = np.pad(rounded(smooth()), ((300, 300), (300, 300), (0, 0)), mode="edge")
     cut = large[300:-300, 300:-300]
     for moving in (EVERY, speaking):

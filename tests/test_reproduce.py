@@ -86,10 +86,10 @@ def test_a_table_from_its_trainings_to_its_figures(cli: Cli, corpus: Path, tmp_p
     assert weights.load_with_info(path)[1].extra["taught_by"] == [
         weights.load_with_info("lipreader")[1].sha256
     ]
-    taught = cli(
+    refused = cli(
         *("evaluate", "--models", path, "--cache", corpus, "-o", out, "--judge", "lipreader")
     )
-    assert taught.code == 2 and "learned from this judge" in taught.err
+    assert refused.code == 2 and "learned from this judge" in refused.err
 
     done = cli("evaluate", "--preset", "tiny", "--runs", runs, "--cache", corpus, "-o", out)
     assert done.code == 0, done.err

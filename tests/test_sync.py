@@ -155,7 +155,7 @@ def test_retrieval_counts_by_hand() -> None:
     assert metric.retrieval(np.ones((8, 12)), spoken, AROUND) == 0.0  # ties
 
 
-# --- what is seen and heard -----------------------------------------------------------------------
+# --- mouths and sound -----------------------------------------------------------------------------
 
 
 def test_steady_is_a_running_mean() -> None:
@@ -191,8 +191,8 @@ def test_training_cuts_what_the_measure_cuts(cache: Cache) -> None:
     )
     torch.testing.assert_close(mouths, seen[[p - AROUND for p in places]], atol=1e-4, rtol=0)
     samples = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
-    heard = windows(samples, training.model.speech, clip.frames)
-    torch.testing.assert_close(speech, heard[places], atol=1e-4, rtol=1e-4)
+    spoken = windows(samples, training.model.speech, clip.frames)
+    torch.testing.assert_close(speech, spoken[places], atol=1e-4, rtol=1e-4)
 
 
 def test_places_of_windows_are_apart_and_where_it_speaks(cache: Cache) -> None:

@@ -58,10 +58,10 @@ def test_confusion_is_least_where_nothing_is_told() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(math.log(7), abs=1e-6)
     assert logits.grad is not None and logits.grad.abs().max() < 1e-7
-    told = torch.zeros(1, 2)
-    told[0, 0] = math.log(3)  # p = 3/4, 1/4
+    logits = torch.zeros(1, 2)
+    logits[0, 0] = math.log(3)  # p = 3/4, 1/4
     expected = -(math.log(0.75) + math.log(0.25)) / 2
-    assert confusion_loss(told, torch.ones(1, dtype=torch.bool)).item() == pytest.approx(expected)
+    assert confusion_loss(logits, torch.ones(1, dtype=torch.bool)).item() == pytest.approx(expected)
 
 
 def test_confusion_leaves_out_whom_nobody_knows() -> None:
@@ -77,7 +77,7 @@ def test_confusion_leaves_out_whom_nobody_knows() -> None:
 
 @pytest.mark.parametrize("margin", [0.7, 1.5])
 def test_contrastive_loss_is_that_of_a_loop(margin: float) -> None:
-    heard, seen = unit(3, 5, 4), unit(3, 5, 4, seed=1)
+    audio, seen = unit(3, 5, 4), unit(3, 5, 4, seed=1)
     counted, apart = torch.tensor([True, False, True]), 2
     same, other = [], []
     for a in range(3):
@@ -86,25 +86,25 @@ def test_contrastive_loss_is_that_of_a_loop(margin: float) -> None:
                 continue
             for t in range(5):
                 for u in range(5):
-                    distance = math.dist(heard[a, t].tolist(), seen[b, u].tolist())
+                    distance = math.dist(audio[a, t].tolist(), seen[b, u].tolist())
                     if a == b and t == u:
                         same.append(distance**2)
                     elif a != b or abs(t - u) >= apart:
                         other.append(max(0.0, margin - distance) ** 2)
     expected = sum(same) / len(same) + sum(other) / len(other)
-    loss = contrastive_loss(heard, seen, counted, margin, apart)
+    loss = contrastive_loss(audio, seen, counted, margin, apart)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert contrastive_loss(heard, seen, counted, margin, apart).item() == loss.item()
-    nothing = contrastive_loss(heard, seen, torch.zeros(3, dtype=torch.bool))
+        assert contrastive_loss(audio, seen, counted, margin, apart).item() == loss.item()
+    nothing = contrastive_loss(audio, seen, torch.zeros(3, dtype=torch.bool))
     assert nothing.item() == 0
 
 
 def test_contrastive_loss_has_a_gradient_where_sound_and_mouth_agree() -> None:
-    heard = unit(2, 3, 4).requires_grad_()
-    contrastive_loss(heard, heard.detach().clone(), margin=2.5).backward()
-    assert heard.grad is not None and heard.grad.isfinite().all()
-    assert heard.grad.abs().max() > 0
+    audio = unit(2, 3, 4).requires_grad_()
+    contrastive_loss(audio, audio.detach().clone(), margin=2.5).backward()
+    assert audio.grad is not None and audio.grad.isfinite().all()
+    assert audio.grad.abs().max() > 0
 
 
 # --- the networks ---------------------------------------------------------------------------------
@@ -128,9 +128,9 @@ def test_sound_and_mouths_are_in_one_space() -> None:
     mouth = training().mouth
     seeing = MouthEncoder(mouth, (4, 4), TINY.speech_features).eval()
     seen = seeing(torch.rand(2, 3, mouth.channels, mouth.height, mouth.width))
-    heard = Zhou(TINY).encode_speech(torch.randn(2, 3, TINY.speech.hops, TINY.speech.coefficients))
-    assert seen.shape == heard.shape
-    for features in (seen, heard):
+    audio = Zhou(TINY).encode_speech(torch.randn(2, 3, TINY.speech.hops, TINY.speech.coefficients))
+    assert seen.shape == audio.shape
+    for features in (seen, audio):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(2, 3))
     # one mouth at a time: a frame's features are those of the frame alone
     mouths = torch.rand(1, 4, mouth.channels, mouth.height, mouth.width)
@@ -176,7 +176,7 @@ def test_batches_say_who_speaks(cache: Cache) -> None:
     batch = draw_batch(cache, clips, TINY.speech, config, (0, 1))
     assert {0, 1} <= set(batch.speaker.tolist())
     assert torch.equal(batch.speaker == -1, batch.silent)
-    only = draw_batch(cache, cache.split("stranger"), TINY.speech, config, (0, 1))
+    only = draw_batch(cache, cache.split("unseen"), TINY.speech, config, (0, 1))
     assert set(only.speaker.tolist()) == {0}  # only s26 is left there
     assert batch.speaker.dtype == torch.long
 

@@ -406,7 +406,7 @@ class _Sampler:
 
     @property
     def _samples(self) -> int:
-        """The number of samples of sound that the windows of all frames need."""
+        """Return the number of samples that the windows of all frames need."""
         return (self.config.frames - 1) * SAMPLES_PER_FRAME + self.spec.samples
 
     def _speech_at(self, clip: ClipInfo, first: int, speed: float) -> Tensor:

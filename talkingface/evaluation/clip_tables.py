@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from talkingface.data.clip import split_name
 from talkingface.errors import BadRequest
 from talkingface.evaluation import intervals
 from talkingface.evaluation.files import curve
@@ -162,7 +163,8 @@ def sections(results: Sequence[Result], reference: str | None = None) -> list[Se
     reference = reference_of(results, reference)
     found = []
     for (split, identity), own in grouped(results, lambda r: (r.split, r.identity)).items():
-        title = split if identity == "unknown" else f"{split}, identity: {identity}"
+        title = split_name(split)
+        title += "" if identity == "unknown" else f", identity: {identity}"
         failed = [(r.model, r.clip, f"failed: {r.error}") for r in own if r.error is not None]
         remarks = failed + [(r.model, r.clip, r.note) for r in own if r.note]
         found.append(Section(title, _tables(own, reference), remarks))

@@ -62,7 +62,7 @@ def config_to_json(config: Any) -> str:
 
 
 def config_from_json(text: str) -> Any:
-    """The config that `config_to_json` wrote; unknown families and fields are errors."""
+    """Return the config that `config_to_json` wrote; unknown families and fields are errors."""
     values = json.loads(text)
     family = values.get("family")
     if family not in FAMILIES:

@@ -143,7 +143,7 @@ class Atvg(GeneratorModule):
 
     @property
     def mouth_region(self) -> MouthRegion:
-        """The part of the crop that is drawn."""
+        """Part of the crop that is drawn."""
         return self.vg.mouth_region
 
     @property

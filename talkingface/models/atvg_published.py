@@ -270,7 +270,7 @@ class PublishedAtvg(GeneratorModule):
 
     @property
     def mouth_region(self) -> MouthRegion:
-        """The part of the crop that is drawn: all of it."""
+        """Part of the crop that is drawn: all of it."""
         return self.vg.mouth_region
 
     def encode(self, portrait: Portrait) -> Identity:

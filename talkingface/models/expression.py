@@ -73,7 +73,7 @@ def transform(points: Tensor, matrix: Tensor) -> Tensor:
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """The similarities that undo similarities (..., 2, 3)."""
+    """Return the similarities that undo similarities (..., 2, 3)."""
     turned = matrix[..., :2]
     back = turned.transpose(-1, -2) / turned.square().sum((-1, -2), keepdim=True).mul(0.5)
     return torch.cat([back, -_turn(matrix[..., 2].unsqueeze(-2), back).transpose(-1, -2)], -1)
@@ -176,7 +176,7 @@ class ExpressionSpace(nn.Module):
         return len(self.scale)
 
     def align(self, mesh: Tensor) -> Tensor:
-        """The similarity that brings a mesh (..., 478, 2) to the reference: (..., 2, 3)."""
+        """Return the similarity that brings a mesh (..., 478, 2) to the reference: (..., 2, 3)."""
         stable = torch.from_numpy(STABLE_MESH).to(mesh.device)
         return similarity(mesh.float()[..., stable, :], self.reference[stable])
 

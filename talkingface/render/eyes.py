@@ -127,7 +127,7 @@ class _Eye:
         return self.middle[0] + x * a + y * c, self.middle[1] + x * b + y * d
 
     def box(self, half: float, above: float, below: float, shape: tuple[int, ...]) -> Bounds:
-        """The box of the picture that holds x within +-half, y from above to below."""
+        """Return the box of the picture that holds x within +-half, y from above to below."""
         x, y = self.in_picture(
             np.array([-half, half, -half, half]), np.array([above] * 2 + [below] * 2)
         )

@@ -62,7 +62,7 @@ class FaceRenderer:
         return out
 
     def _moved_box(self, upper: Floats, lower: Floats) -> Bounds:
-        """The box of the pixels that move more than STILL."""
+        """Return the box of the pixels that move more than STILL."""
         size = np.maximum(np.abs(upper), np.abs(lower))
         moved = np.maximum(size[..., 0], size[..., 1]) > STILL
         nodes = bounds_where(moved, 1, 1)

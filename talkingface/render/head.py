@@ -87,7 +87,7 @@ class HeadRenderer:
         return (np.array(rows) @ self._turn.T).astype(np.float32)
 
     def _grid(self, shape: tuple[int, ...], back: Array, unit: float) -> Region:
-        """The part of the picture that may move, and its nodes."""
+        """Return the part of the picture that may move, and its nodes."""
         low, high = self._face[:SURFACE].min(0), self._face[:SURFACE].max(0)
         low = low - FADE - [HAIR_BESIDE, HAIR_ABOVE]
         high = high + FADE + [HAIR_BESIDE, 0]

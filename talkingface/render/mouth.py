@@ -113,7 +113,7 @@ class Axes:
         return across, a * y - b * x - np.float32(self.slope) * across
 
     def box(self, low: float, high: float, top: float, bottom: float) -> Bounds:
-        """The picture's box that holds a part of the face, in eye distances."""
+        """Return the picture's box that holds a part of the face, in eye distances."""
         places = [(x, y) for x in (low, high) for y in (top, bottom)]
         corners = [self.origin + x * self.across + y * self.down for x, y in places]
         x0, y0 = np.floor(np.min(corners, 0)).astype(int)
@@ -339,7 +339,7 @@ def _back_texture(dark: Floats, flat: bool) -> Floats:
 
 
 def _dark_of(picture: Picture, box: Bounds) -> Floats:
-    """The dark colour that a drawing has, (3,)."""
+    """Return the dark colour that a drawing has, (3,)."""
     y0, y1, x0, x1 = box
     part = picture[y0:y1, x0:x1].reshape(-1, 3)
     light = part.astype(np.float32) @ LUMA

@@ -226,7 +226,7 @@ def _above(
     teeth: Floats,
     whole: bool,
 ) -> Floats:
-    """The teeth above the lip that hides them: the row under it drawn upwards.
+    """Return the teeth above the lip that hides them: the row under it drawn upwards.
 
     It fades to gum where the set is whole, else to the teeth of another set behind it.
     """

@@ -11,6 +11,7 @@ import numpy as np
 
 from talkingface import media, picture
 from talkingface.audio import FPS
+from talkingface.data.clip import split_name
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest
@@ -190,11 +191,11 @@ def _write(printed: Mapping[str, Table], path: Path, reference: str) -> None:
     legend = tables.legend(reference)
     parts = [f"{legend}\n"]
     for split, one in printed.items():
-        parts += [f"## {split}\n", *([f"{one.caption}\n"] if one.caption else [])]
+        parts += [f"## {split_name(split)}\n", *([f"{one.caption}\n"] if one.caption else [])]
         parts.append(tables.table(one.first, one.rows, one.columns))
     media.write_text(path.with_suffix(".md"), "\n".join(parts))
     floats = [
-        tables.tabular(one, " ".join(filter(None, (f"{split}.", one.caption, legend))))
+        tables.tabular(one, " ".join(filter(None, (f"{split_name(split)}.", one.caption, legend))))
         for split, one in printed.items()
     ]
     media.write_text(path.with_suffix(".tex"), "\n".join(floats))

@@ -21,6 +21,7 @@ import torch
 
 from talkingface import media, video
 from talkingface.contract import LandmarkDriven, Portrait
+from talkingface.data.clip import split_name
 from talkingface.data.dataset import Cache, ClipInfo, clip_speech
 from talkingface.data.shards import open_cache
 from talkingface.errors import BadRequest, OutputError
@@ -324,7 +325,7 @@ COLUMNS = (
 
 def tables(trials: Sequence[Trial]) -> str:
     """Write Markdown: a table per disturbance, a row per model and strength, means over clips."""
-    splits = ", ".join(dict.fromkeys(t.split for t in trials))
+    splits = ", ".join(dict.fromkeys(split_name(t.split) for t in trials))
     count = len({t.clip for t in trials})
     parts = [f"# Robustness: {count} clips of {splits}\n"]
     models = list(dict.fromkeys(t.model for t in trials))

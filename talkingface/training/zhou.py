@@ -28,10 +28,10 @@ def contrastive_loss(
 ) -> Tensor:
     """Return the contrastive loss of sound and mouth features (Hadsell et al. 2006).
 
-    Features of one moment are drawn together, those of others `margin` apart.
+    Features of one frame are drawn together, those of others `margin` apart.
 
     audio, mouth: (B, T, features) of E_a and E_v; counted: (B,) bool, samples that count. The mean
-    of d^2 over pairs of one moment plus the mean of max(0, margin - d)^2 over all others; moments
+    of d^2 over pairs of one frame plus the mean of max(0, margin - d)^2 over all others; frames
     of one sample less than `apart` frames from each other look alike and are no pair.
     """
     batch, time = audio.shape[:2]
@@ -122,7 +122,7 @@ class ZhouRecipe(GeneratorRecipe[ZhouTraining]):
         audio, mouth = self.model.encode_speech(batch.speech), self._mouth_features(batch)
         real, weight = self.model.mouth_region.crop(batch.frames), self._mouth(batch.landmarks)
         terms = {}
-        if "contrastive" in stage.weights:  # a still portrait looks the same at all moments
+        if "contrastive" in stage.weights:  # a still portrait looks the same in all frames
             moving = ~batch.silent
             terms["contrastive"] = contrastive_loss(audio, mouth, moving, self.training.margin)
         if "word" in stage.weights:

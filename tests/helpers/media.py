@@ -23,7 +23,7 @@ def clicks(rate: int, times: Sequence[float], seconds: float) -> np.ndarray:
 
 
 def onsets(sound: np.ndarray, rate: int, times: Sequence[float]) -> np.ndarray:
-    """Where a burst starts within 0.1 s of each time, seconds."""
+    """Find the start of a burst within 0.1 s of each time, seconds."""
     found = []
     for time in times:
         first = max(0, round((time - 0.1) * rate))

@@ -42,8 +42,8 @@ def simulated(
     whose = np.concatenate([rng.permutation(raters)[:per_sample] for _ in range(samples)])
     what = np.repeat(np.arange(samples), per_sample)
     z = norm.ppf(share) * math.sqrt(1 + between[0] ** 2 + between[1] ** 2)
-    lean = rng.normal(0, between[0], raters)[whose] + rng.normal(0, between[1], samples)[what]
-    return (rng.random(len(whose)) < norm.cdf(z + lean)).astype(float), whose, what
+    bias = rng.normal(0, between[0], raters)[whose] + rng.normal(0, between[1], samples)[what]
+    return (rng.random(len(whose)) < norm.cdf(z + bias)).astype(float), whose, what
 
 
 def bootstrap(votes: np.ndarray, labels: np.ndarray) -> statistics.Interval:

@@ -42,7 +42,7 @@ export class Player {
   async play(sides) {
     this.stop();
     const turn = this.#turn;
-    this.listen(sides.length === 1 ? sides[0] : this.#heard());
+    this.listen(sides.length === 1 ? sides[0] : this.#audible());
     this.playing = [...sides];
     this.waiting = true;
     this.#changed();
@@ -75,10 +75,10 @@ export class Player {
   }
 
   swapSound() {
-    this.listen(this.#heard() === "a" ? "b" : "a");
+    this.listen(this.#audible() === "a" ? "b" : "a");
   }
 
-  #heard() {
+  #audible() {
     return document.querySelector('input[name="sound"]:checked').value;
   }
 
