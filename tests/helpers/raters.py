@@ -1,6 +1,6 @@
 """Simulated raters with a known preference: how often each kind of interval covers it.
 
-`python tests/raters.py` prints the table of docs/study.md.
+`python tests/helpers/raters.py` prints the table of docs/study.md.
 """
 
 from __future__ import annotations
