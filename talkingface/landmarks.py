@@ -24,6 +24,10 @@ LIPS = slice(48, 68)
 EYES = (slice(36, 42), slice(42, 48))  # left, right: rings whose mean is the eye's centre
 MOUTH_CORNERS = (48, 54)  # of the outer lips
 INNER_TOP, INNER_BOTTOM = 62, 66  # the middle of the upper and of the lower inner lip
+INNER_RING = slice(60, 68)  # the inner lips with their corners
+INNER_RING_PAIRS = np.array([(61, 67), (62, 66), (63, 65)])  # (upper, lower), left to right
+NOSE_TIP = 30
+JAW_SIDES = (2, 14)  # of the face's outline, left and right of the nose
 
 # The mean face: median of 362 synthetic portraits and 81 GRID frames (iBUG order), eye centres at
 # (-0.5, 0) and (0.5, 0), mirrored and averaged. Unit: the distance of the eye centres.
@@ -73,6 +77,7 @@ INNER_LIPS = np.array([
 # The inner lips' edges, from the left corner to the right one.
 UPPER_INNER, LOWER_INNER = INNER_LIPS[:11], INNER_LIPS[np.r_[0, 19:9:-1]]
 INNER_CORNERS = UPPER_INNER[[0, -1]]
+LOWER_LIP = 17  # the middle of the lower lip's outer edge
 
 # Points of the inner lips that touch where the mouth is closed: (upper, lower), left to right.
 INNER_PAIRS = np.array([

@@ -15,12 +15,12 @@ from talkingface import video
 from talkingface.audio import HOPS_PER_FRAME, SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.data.dataset import Cache, clip_speech
 from talkingface.errors import BadRequest, OutputError
-from talkingface.metrics.lips import Box
+from talkingface.metrics.lips import PixelBox
 from talkingface.metrics.motion import motion_intensity
 from talkingface.reproduce import figures
 
 Bytes = NDArray[np.uint8]
-WHOLE = Box(0, 0, 32, 32)
+WHOLE = PixelBox(0, 0, 32, 32)
 STEP = 34  # pixels from one column to the next: a side of 32 and a gap
 
 
@@ -68,7 +68,7 @@ def test_every_frame_stands_in_its_row_and_column() -> None:
 def test_a_part_is_cut_out_and_enlarged() -> None:
     video = counting(0)
     video[:, 20:28, 8:16] = (0, 200, 0)
-    mouth = Box(8, 20, 16, 28)
+    mouth = PixelBox(8, 20, 16, 28)
     sheet = figures.methods({"a": video}, first=10, last=11, enlarged=4, part=mouth)
     top = figures.HEADER + figures.TITLE
     assert sheet.shape[1] == figures.GAP + 32 + figures.GAP
@@ -125,7 +125,7 @@ def motion_map(block: Bytes) -> Bytes:
 
 
 def drawn(**rows: Bytes) -> list[Bytes]:
-    return blocks(figures.schemes(rows, every=1, columns=3, part=Box(0, 0, 96, 96)), len(rows))
+    return blocks(figures.schemes(rows, every=1, columns=3, part=PixelBox(0, 0, 96, 96)), len(rows))
 
 
 def test_motion_maps_share_one_brightness() -> None:

@@ -295,7 +295,7 @@ def test_optical_flow_has_the_right_sign_and_order() -> None:
 
 
 def warp_error(frames: Bytes) -> float:
-    return motion.clip_motion(frames, lips.Box(0, 0, 48, 48)).warp_error
+    return motion.clip_motion(frames, lips.PixelBox(0, 0, 48, 48)).warp_error
 
 
 def test_warp_error_forgives_motion_and_not_flicker() -> None:
@@ -311,7 +311,7 @@ def test_warp_error_forgives_motion_and_not_flicker() -> None:
 def test_a_clip_moves_in_its_mouth_and_around_it() -> None:
     clip = np.repeat(picture(96, 96)[None], 6, 0).copy()
     clip[:, 50:90, 20:76] = sliding(1.5)[:, 50:90, 20:76]
-    mouth = lips.Box(20, 50, 76, 90)
+    mouth = lips.PixelBox(20, 50, 76, 90)
     found = motion.clip_motion(clip, mouth)
     assert np.array_equal(found.intensity, motion.motion_intensity(clip))
     assert found.mouth > 5 * found.rest
@@ -320,7 +320,7 @@ def test_a_clip_moves_in_its_mouth_and_around_it() -> None:
     whole = found.intensity.astype(np.float64).sum()
     assert found.rest == pytest.approx((whole - inside.sum()) / (96 * 96 - 40 * 56), rel=1e-4)
     with pytest.raises(ValueError, match="leaves nothing"):
-        motion.clip_motion(clip, lips.Box(0, 0, 96, 96))
+        motion.clip_motion(clip, lips.PixelBox(0, 0, 96, 96))
 
 
 def test_jitter_closed_form_and_naive_loop() -> None:

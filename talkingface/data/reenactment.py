@@ -17,8 +17,12 @@ from talkingface.faces.interpolation import mesh_from_landmarks
 from talkingface.landmarks import (
     IBUG,
     INNER_PAIRS,
+    INNER_RING,
+    INNER_RING_PAIRS,
+    JAW_SIDES,
     MOUTH_CORNERS,
     NOSE_BASE,
+    NOSE_TIP,
     lip_gap,
     reference_mesh,
 )
@@ -31,9 +35,6 @@ from talkingface.types import Array, Bounds, Floats, Frames, Picture
 CLOSED_GAP = 1.5 / 128
 # Nose to either side of the face, difference over sum: beyond this the far lips are hidden.
 TURNED = 0.4
-# Floats of the inner lips between the corners, left to right.
-UPPER, LOWER = np.array([61, 62, 63]), np.array([67, 66, 65])
-INNER = np.arange(60, 68)
 MOVING = np.array(MOUTH_POINTS)
 # Pixels at 128 of open lips: the inside of the driver's mouth is blended in between these.
 PARTING = (0.4, 1.2)
@@ -43,8 +44,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 def can_speak(landmarks: Floats) -> NDArray[np.bool_]:
     """Return whether lips are (nearly) closed and the face is frontal, (...) of (..., 68, 2)."""
     gap = lip_gap(landmarks)
-    left = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 2, :], axis=-1)
-    right = np.linalg.norm(landmarks[..., 30, :] - landmarks[..., 14, :], axis=-1)
+    nose = landmarks[..., NOSE_TIP, :]
+    left, right = (np.linalg.norm(nose - landmarks[..., side, :], axis=-1) for side in JAW_SIDES)
     return np.asarray((gap < CLOSED_GAP) & (np.abs(left - right) <= TURNED * (left + right)))
 
 
@@ -64,7 +65,7 @@ def move_landmarks(portrait: Floats, driver: Floats, neutral: Floats) -> Floats:
     scale = _mouth_width(portrait) / max(_mouth_width(neutral), 1e-3)
     out = np.repeat(portrait[None], len(driver), axis=0).astype(np.float64)
     out[:, MOVING] += scale * (driver[:, MOVING] - neutral[MOVING])
-    _meet(out, portrait, np.column_stack([UPPER, LOWER]))
+    _meet(out, portrait, INNER_RING_PAIRS)
     return out.astype(np.float32)
 
 
@@ -162,7 +163,7 @@ class DriverMouth:
 def _laid(picture: Picture, source: Array, target: Array, box: Bounds) -> Picture:
     """Return a box of the picture, its inner lips moved from source to target, both (68, 2)."""
     y0, y1, x0, x1 = box
-    matrix = _affine(source[INNER], target[INNER] - [x0, y0])
+    matrix = _affine(source[INNER_RING], target[INNER_RING] - [x0, y0])
     out = cv2.warpAffine(
         picture, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
@@ -175,7 +176,8 @@ def _mouth_width(landmarks: Floats) -> float:
 
 
 def _gaps(points: Array) -> Array:
-    return np.asarray(points[LOWER, 1] - points[UPPER, 1])
+    upper, lower = INNER_RING_PAIRS.T
+    return np.asarray(points[lower, 1] - points[upper, 1])
 
 
 def _affine(source: Array, target: Array) -> Array:

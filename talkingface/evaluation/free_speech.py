@@ -51,6 +51,7 @@ from talkingface.evaluation.tables import (
     percent,
     table,
 )
+from talkingface.landmarks import LEFT_EYE, RIGHT_EYE
 from talkingface.metrics import lips as tracked
 from talkingface.metrics.lips import EQUAL, amplitude_ratio, correlation
 from talkingface.pipeline import TalkingFace
@@ -61,7 +62,6 @@ REACH = 3  # frames: how far the best lag may be from zero
 MAX_DIFFERENCE = FPS  # frames by which the length of a recording may differ from its mesh
 MAX_SIDE = 768  # pixels of a finished video
 UNIT = (0.5, 2.0)  # the eye centres of meshes in interocular units are about 1 apart
-EYES = ((33, 133), (362, 263))  # mesh points: the corners of either eye
 
 COLUMNS: tuple[Column, ...] = (
     ("recordings", "recordings", 0),
@@ -229,7 +229,7 @@ def read_mesh(path: Path) -> Array:
     if mesh.ndim != 3 or mesh.shape[1:] != (MESH_POINTS, 2) or len(mesh) < 2:
         raise UnreadableMedia(f"{path}: its `mesh` is {mesh.shape}; expected {_shape()}")
     seen = mesh[np.isfinite(mesh).all((1, 2))]
-    left, right = (seen[:, list(corners)].mean(1) for corners in EYES)
+    left, right = (seen[:, list(corners)].mean(1) for corners in (LEFT_EYE, RIGHT_EYE))
     apart = float(np.median(np.linalg.norm(left - right, axis=-1))) if len(seen) else math.nan
     if not UNIT[0] < apart < UNIT[1]:
         raise UnreadableMedia(

@@ -11,7 +11,7 @@ import numpy as np
 
 from talkingface.metrics.image import author_psnr, author_ssim, psnr, sharpness, ssim
 from talkingface.metrics.lips import (
-    Box,
+    PixelBox,
     amplitude_ratio,
     aperture,
     correlation,
@@ -90,7 +90,7 @@ def head_measures(predicted: Array, real: Array) -> dict[str, float]:
     }
 
 
-def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+def picture_measures(made: Frames, real: Frames, mouth: PixelBox) -> dict[str, float]:
     """Compare two clips (T, S, S, 3): means over frames.
 
     psnr (dB), ssim: of the whole pictures. mouth_psnr, mouth_ssim: of the mouth's box alone.
@@ -105,7 +105,7 @@ def picture_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]
     }
 
 
-def pixel_measures(made: Frames, real: Frames, mouth: Box) -> dict[str, float]:
+def pixel_measures(made: Frames, real: Frames, mouth: PixelBox) -> dict[str, float]:
     """Measure sharpness and motion of a clip (T, S, S, 3).
 
     sharpness: of the mouth, relative to the real one. warp_error, motion_mouth and motion_rest (px²

@@ -129,7 +129,7 @@ def landmark_distance(
     )
 
 
-class Box(NamedTuple):
+class PixelBox(NamedTuple):
     """A box of whole pixels; right and bottom are the first column and row outside."""
 
     left: int
@@ -142,7 +142,7 @@ class Box(NamedTuple):
         return frames[..., self.top : self.bottom, self.left : self.right, :]
 
 
-def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None) -> Box:
+def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None) -> PixelBox:
     """Return one box per clip for PSNR and SSIM of the mouth, inside the `size` px crop.
 
     landmarks: (T, 68, 2) pixels of the real clip. The box is around the mean of the mouth corners'
@@ -160,7 +160,7 @@ def mouth_box(landmarks: NDArray[Any], size: int, spec: MouthSpec | None = None)
     height = round((spec.above + spec.below) * size)
     left = min(max(0, round(float(x) - spec.half_width * size)), size - width)
     top = min(max(0, round(float(y) - spec.above * size)), size - height)
-    return Box(left, top, left + width, top + height)
+    return PixelBox(left, top, left + width, top + height)
 
 
 def reading_accuracy(logits: NDArray[Any], labels: NDArray[Any], top: int = 1) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from talkingface.contract import LANDMARKS
 from talkingface.landmarks import LIPS
-from talkingface.metrics.lips import REFERENCE_SIZE, Box
+from talkingface.metrics.lips import REFERENCE_SIZE, PixelBox
 from talkingface.types import Array, Floats
 
 NOSE_AND_CHEEKS = (3 / 16, 5 / 16, 13 / 16, 9 / 16)  # left, top, right, bottom, of the crop's side
@@ -60,7 +60,7 @@ class Motion:
     warp_error: float
 
 
-def clip_motion(frames: NDArray[np.uint8], mouth: Box) -> Motion:
+def clip_motion(frames: NDArray[np.uint8], mouth: PixelBox) -> Motion:
     """Return all measures of the flow of a clip from one pass: the flow is slow to compute.
 
     frames: (T, H, W, 3) uint8 RGB, T >= 2. mouth: the box of `lips.mouth_box`.
@@ -85,7 +85,7 @@ def motion_intensity(frames: NDArray[np.uint8]) -> Floats:
     return np.asarray(total / (len(frames) - 1), dtype=np.float32)
 
 
-def _split(intensity: Floats, box: Box) -> tuple[float, float]:
+def _split(intensity: Floats, box: PixelBox) -> tuple[float, float]:
     inside = np.zeros(intensity.shape, dtype=bool)
     inside[box.top : box.bottom, box.left : box.right] = True
     if inside.all() or not inside.any():
@@ -135,7 +135,7 @@ def drift(frames: NDArray[np.uint8], picture: NDArray[np.uint8], every: int = 25
             "expected a clip (T, S, S, 3), its picture (S, S, 3) and every 1 or more, "
             f"got {frames.shape}, {picture.shape} and {every}"
         )
-    still = Box(*(round(share * len(picture)) for share in NOSE_AND_CHEEKS))
+    still = PixelBox(*(round(share * len(picture)) for share in NOSE_AND_CHEEKS))
     region, own = still.cut(frames), still.cut(picture).astype(np.float64)
     blocks = [region[first : first + every] for first in range(0, len(region), every)]
     return np.array([np.abs(block.mean(0, dtype=np.float64) - own).mean() for block in blocks])

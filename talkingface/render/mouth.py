@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from talkingface.geometry import smoothstep
 from talkingface.landmarks import (
+    CHIN,
     GAP_BOTTOM,
     GAP_TOP,
     INNER_CORNERS,
     INNER_LIPS,
     LEFT_EYE,
+    LOWER_LIP,
     RIGHT_EYE,
 )
 from talkingface.raster import bounds_around, intersection, three, warp
@@ -41,7 +43,7 @@ from talkingface.render.teeth import (
 from talkingface.render.tone import blur_of, tone_of
 from talkingface.types import Bounds, Floats, Picture
 
-_JAW = np.array([17, 18, 200, 152])  # lower lip to chin: the lower teeth move as these do
+_JAW = np.array([LOWER_LIP, 18, 200, CHIN])  # the lower teeth move as these do
 
 # Eye distances, down from the resting line of the lips.
 _UPPER_EDGE, _LOWER_EDGE = 0.045, 0.02  # of the teeth
@@ -50,8 +52,9 @@ _TONGUE_TOP, _TONGUE_WIDTH, _TONGUE_SOFT = 0.075, 0.25, 0.05
 _USUAL_HALF = 0.38  # of a resting mouth
 _SHADE = 0.05  # blur of the lips' shadow
 _LEAST_SHADE, _MOST_LIGHT = 0.38, 1.15  # the second beside what the picture shows
-_MOUTH = np.array([13, 14, 17, 78, 308, 152])  # by these a frame is compared with the picture,
-_NEAR = 0.05  # up to this distance
+# By these points a frame is compared with the picture, up to a distance.
+_COMPARED = np.array([GAP_TOP, GAP_BOTTOM, LOWER_LIP, *INNER_CORNERS, CHIN])
+_NEAR = 0.05
 
 # Colours beside the level of the teeth, in neutral light. Inside a mouth light is warmer than the
 # bank's: red from lips, tongue and gums.
@@ -134,7 +137,7 @@ class _OwnFrame:
 
     def likeness(self, mesh: Points, axes: Axes) -> float:
         """Return the likeness of a mouth to the picture's: 1 for the same, 0 beyond _NEAR."""
-        off = np.linalg.norm((mesh - self.mesh)[_MOUTH], axis=1).max() / axes.unit
+        off = np.linalg.norm((mesh - self.mesh)[_COMPARED], axis=1).max() / axes.unit
         return float(np.clip(1 - (off / _NEAR) ** 2, 0, 1))
 
 

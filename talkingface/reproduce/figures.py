@@ -21,7 +21,7 @@ from talkingface.data.clip import Word
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation.evaluator import portrait_of
-from talkingface.metrics.lips import Box
+from talkingface.metrics.lips import PixelBox
 from talkingface.metrics.motion import drift, motion_intensity, optical_flow
 from talkingface.types import Floats, Frames, Picture
 from talkingface.video import contact_sheet
@@ -43,7 +43,7 @@ def methods(
     first: int | None = None,
     last: int | None = None,
     enlarged: float = 1.5,
-    part: Box | None = None,
+    part: PixelBox | None = None,
 ) -> Picture:
     """Draw Fig. 3 or Fig. 4: frames of one sentence, a row for each method, in the order given.
 
@@ -74,7 +74,7 @@ def schemes(
     first: int = 0,
     columns: int = 8,
     enlarged: float = 1.0,
-    part: Box | None = None,
+    part: PixelBox | None = None,
 ) -> Picture:
     """Draw Fig. 5: frames of each scheme, their optical flow and the sequence's motion intensity.
 
@@ -211,12 +211,12 @@ def _common(rows: Mapping[str, Frames]) -> tuple[int, int]:
     return many, size
 
 
-def _face(size: int) -> Box:
+def _face(size: int) -> PixelBox:
     """Return the box of the face in an aligned crop: from the brows to the chin."""
-    return Box(3 * size // 32, 3 * size // 16, 29 * size // 32, size)
+    return PixelBox(3 * size // 32, 3 * size // 16, 29 * size // 32, size)
 
 
-def _cut(picture: Picture, box: Box) -> Picture:
+def _cut(picture: Picture, box: PixelBox) -> Picture:
     return np.ascontiguousarray(box.cut(picture))
 
 
