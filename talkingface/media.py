@@ -7,11 +7,13 @@ imports `audio`.
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import stat
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,7 @@ _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
 MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are damage, or an attack
 _RATES = range(1_000, 768_001)  # Hz: what sound is recorded at, and more
+_OWNER = re.compile(r"[0-9a-f-]+")  # of a temporary file: machine, process, chance
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 
@@ -417,20 +420,92 @@ def make_folder(path: Path | str) -> None:
 def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it on success, removed on any failure.
 
-    alone: no other process writes `path`; what killed ones left of it is removed at the end.
+    File and folder are on the disk before this returns: a power cut leaves the old file or the new
+    one. The new one has the mode of the old one. Temporary files of dead processes are removed.
+    alone: no other process writes `path`; whatever is left of it is removed at the end.
     """
     check_output(path, overwrite)
-    name = f".{path.name[:50]}"  # a file's name has 255 bytes
-    part = path.absolute().parent / f"{name}.{secrets.token_hex(8)}.part"
+    part = _part(path)
+    _remove_parts(part, _is_dead)
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     try:
+        if mode is not None:
+            with writing(path, OSError):
+                part.touch(0o600)  # until it has the mode of the old file, nobody else reads it
         yield part
         check_output(path, overwrite)  # another process may have written it meanwhile
         with writing(path, OSError):
+            if mode is not None:
+                part.chmod(mode)
+            sync(part)
             os.replace(part, path)
-            for left in part.parent.glob(f"{glob.escape(name)}.*.part") if alone else ():
-                left.unlink(missing_ok=True)
+            sync(part.parent)
+        if alone:
+            _remove_parts(part, lambda _: True)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    """A temporary name: that of the output (a name has 255 bytes), machine, process, chance."""
+    owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+    return path.absolute().parent / f".{path.name[:50]}.{owner}.part"
+
+
+def _machine() -> str:
+    """8 hexadecimal digits: numbers of processes mean nothing on another machine."""
+    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
+
+
+def _remove_parts(part: Path, unwanted: Callable[[str], bool]) -> None:
+    """Remove the temporary files of the same output whose owner is `unwanted`."""
+    name = part.name.rsplit(".", 2)[0] + "."
+    with suppress(OSError):  # a folder may be written to but not listed; then they stay
+        for left in os.listdir(part.parent):
+            owner = left[len(name) : -len(".part")]
+            mine = left.startswith(name) and left.endswith(".part") and _OWNER.fullmatch(owner)
+            if mine and unwanted(owner):
+                (part.parent / left).unlink(missing_ok=True)
+
+
+def _is_dead(owner: str) -> bool:
+    """Return whether the process that owned a temporary file has ended on this machine."""
+    machine, *rest = owner.split("-")
+    if machine != _machine() or len(rest) != 2:
+        return False
+    try:
+        os.kill(int(rest[0]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # it runs, and belongs to another user
+        return False
+    return False
+
+
+def reserve(path: Path) -> None:
+    """Have the disk's blocks for all of a sparse file, before it is written through a memory map.
+
+    Without them a full disk ends the process with SIGBUS. Raises OSError.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk. Raises OSError: it was not written.
+
+    File systems that cannot do this for a folder are taken as they are.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str, overwrite: bool = True) -> None:

@@ -691,7 +691,7 @@ def test_the_commands_take_shards_and_join_the_other_processes(
         joined.append(device)
         return device
 
-    def open_shards(folder: Path) -> Cache:
+    def open_shards(folder: Path, _: Path | None) -> Cache:
         opened.append(folder)
         return cache
 

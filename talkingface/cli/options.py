@@ -56,6 +56,12 @@ Workers = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Shards = Annotated[Path, typer.Argument(help="what `talkingface prepare` wrote")]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", help="folder for the decoded shards, where theirs is read-only [SHARDS/cache]"
+    ),
+]
 Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
 Landmarks = Annotated[

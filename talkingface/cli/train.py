@@ -14,6 +14,7 @@ import typer
 from talkingface.cli.app import app, train_app
 from talkingface.cli.options import (
     Accumulate,
+    CacheFolder,
     Device,
     Everyone,
     Minutes,
@@ -53,6 +54,7 @@ _ALL: dict[str, tuple[Any, Any]] = {
         "stages.0.steps=100 or stages.1.weights.image=0.3; repeat for more",
     ),
     "seed": _option(int | None, None, help="of everything random [the preset's]"),
+    "cache": (CacheFolder, None),
 }
 _LOOP: dict[str, tuple[Any, Any]] = {
     "output": (RunFolder, _REQUIRED),
@@ -155,6 +157,7 @@ def train_table(
     save_every: SaveEvery = 500,
     workers: Workers = None,
     device: Device = "auto",
+    cache: CacheFolder = None,
 ) -> None:
     """Train every model of a paper's table, one after the other; goes on where it stopped.
 
@@ -166,9 +169,9 @@ def train_table(
     rows = trainings.rows_of(name, only or [])
     options = _options(None, seed, accumulate, save_every, workers, device)
     with _processes(device) as own:
-        cache = open_cache(shards)
+        clips = open_cache(shards, cache)
         for row in rows:
-            recipe = trainings.recipe_of(row, cache, output, reader, own, seed)
+            recipe = trainings.recipe_of(row, clips, output, reader, own, seed)
             _run(recipe, output / row.name, options)
 
 
@@ -180,6 +183,7 @@ def landmark_space(
     components: Annotated[int | None, typer.Option(min=1, help="how many [the preset's]")] = None,
     everyone: Everyone = False,
     overwrite: Overwrite = False,
+    cache: CacheFolder = None,
 ) -> None:
     """Compute the mean and the principal components of a corpus's landmarks, for ATVGnet.
 
@@ -196,9 +200,9 @@ def landmark_space(
     model = presets.choose(presets.ATVG, preset).model
     config = model.at if isinstance(model, PublishedAtvgConfig) else AtConfig()
     count = config.components if components is None else components
-    cache = open_cache(shards)
-    clips = cache.split(*_learned_from(everyone))
-    basis, share = spaces.fit(cache, clips, count)
+    opened = open_cache(shards, cache)
+    clips = opened.split(*_learned_from(everyone))
+    basis, share = spaces.fit(opened, clips, count)
     speaking = sum(not clip.silent for clip in clips)
     spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
     print(f"{output}: {count} components of {LANDMARKS} points, {share:.1%} of the variance")
@@ -211,6 +215,7 @@ def expression_space(
     components: Annotated[int, typer.Option(min=1, help="how many an expression has")] = 16,
     everyone: Everyone = False,
     overwrite: Overwrite = False,
+    cache: CacheFolder = None,
 ) -> None:
     """Compute how faces move from their neutral, and how neutral faces differ, from a corpus.
 
@@ -221,8 +226,8 @@ def expression_space(
     from talkingface.data.shards import open_cache
 
     media.check_output(output, overwrite)
-    cache = open_cache(shards)
-    fitted = spaces.fit(cache, cache.split(*_learned_from(everyone)), components)
+    opened = open_cache(shards, cache)
+    fitted = spaces.fit(opened, opened.split(*_learned_from(everyone)), components)
     seen = f"{fitted.clips} clips of {fitted.speakers} speakers, {fitted.portraits} portraits"
     spaces.save(fitted, output, f"{seen}, {shards.name}", overwrite)
     counts = sorted({min(6, components), components})
@@ -287,6 +292,7 @@ def _train(
     preset: str,
     change: list[str] | None,
     seed: int | None,
+    cache: Path | None,
     minutes: float | None,
     accumulate: int,
     save_every: int,
@@ -307,8 +313,8 @@ def _train(
     if everyone is not None:
         own["splits"] = _learned_from(everyone)
     with _processes(device) as chosen:
-        cache = open_cache(shards)
-        recipe: Any = presets.RECIPES[type(training)](training, cache, device=chosen, **own)
+        clips = open_cache(shards, cache)
+        recipe: Any = presets.RECIPES[type(training)](training, clips, device=chosen, **own)
         if compiled:
             recipe.compile()
         _run(recipe, output, options)
@@ -320,6 +326,7 @@ def _fit(
     output: Path,
     change: list[str] | None,
     seed: int | None,
+    cache: Path | None,
     overwrite: bool,
     everyone: bool,
     **own: Any,
@@ -331,10 +338,10 @@ def _fit(
 
     media.check_output(output, overwrite)
     training = _settings(trainer, trainer.preset, change, seed)
-    cache, splits = open_cache(shards), _learned_from(everyone)
+    clips, splits = open_cache(shards, cache), _learned_from(everyone)
     with progress_bar(trainer.name) as advance:
         fit = presets.FITS[type(training)]
-        fit(training, cache, output, splits, lambda _, n, of: advance(n, of), **own)
+        fit(training, clips, output, splits, lambda _, n, of: advance(n, of), **own)
     print_note(f"wrote {output}")
 
 
@@ -349,7 +356,7 @@ def _run(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
     loop.configure_malloc()
     shown = parallel.rank() == 0
     with parallel.stop_on_sigterm() as stop_signal, progress_bar("steps", shown) as progress:
-        done = loop.run(recipe, folder, options, progress, stop_signal)
+        done = loop.run(recipe, folder, options, progress, stop_signal, print_note)
     if shown and stop_signal.requested:
         print_note(
             f"{folder}: stopped after {done} of {recipe.steps} steps; the same command goes on"

@@ -30,8 +30,8 @@ from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from talkingface.contract import LANDMARKS, MESH_POINTS
 from talkingface.data.clip import Clip
 from talkingface.data.dataset import Cache, ClipInfo
-from talkingface.errors import BadShard
-from talkingface.media import replacing, writing
+from talkingface.errors import BadShard, OutputError
+from talkingface.media import replacing, reserve, sync, writing
 
 VERSION = 2  # 2: with the mesh
 PATTERN = "shard-*.tar"
@@ -265,26 +265,50 @@ def open_cache(shards: Path, cache: Path | None = None) -> Cache:
 def build_cache(shards: Path, cache: Path) -> Path:
     """Decode the shards of a folder into a cache folder, unless it is up to date.
 
-    One clip is in memory at a time. The folder is renamed when it is complete. Of several
-    processes that call this, one builds and the others wait. Raises BadShard, OutputError.
+    One clip is in memory at a time. The folder is renamed when it is complete; on any failure
+    nothing is left. Of several processes that call this, one builds and the others wait. Nothing
+    is written where the cache is up to date. Raises BadShard, OutputError.
     """
     paths = find(shards)
-    with writing(cache, OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with cache.with_name(f".{cache.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            made_of = _fingerprint(paths)
-            mark = cache / "shards.txt"
-            if mark.is_file() and mark.read_text() == made_of:
-                return cache
-            part = cache.with_name(f".{cache.name}.part")
+    made_of = _fingerprint(paths)
+    if _is_made_of(cache, made_of):
+        return cache
+    try:
+        with writing(cache, OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            lock = cache.with_name(f".{cache.name}.lock").open("w")
+    except OutputError as error:
+        raise OutputError(f"{error}, by --cache FOLDER") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made_of = _fingerprint(paths)
+        if not _is_made_of(cache, made_of):
+            _build(cache, paths, made_of)
+    return cache
+
+
+def _is_made_of(cache: Path, made_of: str) -> bool:
+    mark = cache / "shards.txt"
+    return mark.is_file() and mark.read_text(errors="replace") == made_of
+
+
+def _build(cache: Path, paths: list[Path], made_of: str) -> None:
+    """Build the cache under a temporary name, and replace an older one by it."""
+    part = cache.with_name(f".{cache.name}.part")
+    try:
+        with writing(cache, OSError):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             _fill(part, paths)
             (part / "shards.txt").write_text(made_of)
+            for file in part.iterdir():
+                sync(file)
+            sync(part)
             shutil.rmtree(cache, ignore_errors=True)
             part.rename(cache)
-    return cache
+            sync(cache.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _fingerprint(paths: list[Path]) -> str:
@@ -305,11 +329,10 @@ def _fill(folder: Path, paths: list[Path]) -> None:
             "prepare the corpus again into an empty folder"
         )
     (size,) = sizes
-    mapped = np.lib.format.open_memmap
-    frames = mapped(folder / "frames.npy", "w+", np.uint8, (total, size, size, 3))
-    landmarks = mapped(folder / "landmarks.npy", "w+", np.float32, (total, LANDMARKS, 2))
-    mesh = mapped(folder / "mesh.npy", "w+", np.float32, (total, MESH_POINTS, 2))
-    sound = mapped(folder / "sound.npy", "w+", np.int16, (total * SAMPLES_PER_FRAME,))
+    frames = _new_map(folder / "frames.npy", np.uint8, (total, size, size, 3))
+    landmarks = _new_map(folder / "landmarks.npy", np.float32, (total, LANDMARKS, 2))
+    mesh = _new_map(folder / "mesh.npy", np.float32, (total, MESH_POINTS, 2))
+    sound = _new_map(folder / "sound.npy", np.int16, (total * SAMPLES_PER_FRAME,))
     rows, seen, start = [], dict[str, Path](), 0
     for path in paths:
         for clip in read(path):
@@ -328,3 +351,10 @@ def _fill(folder: Path, paths: list[Path]) -> None:
     for array in (frames, landmarks, mesh, sound):
         array.flush()
     (folder / "clips.json").write_text(json.dumps(rows))
+
+
+def _new_map(path: Path, kind: type[Any], shape: tuple[int, ...]) -> Any:
+    """Create an array of zeros on the disk, with all of its room, and map it. Raises OSError."""
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    reserve(path)
+    return array

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import pickle
+import shutil
 import sys
 import time
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,7 +36,13 @@ from talkingface.types import Picture
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
 _VALID = "valid/"  # prefix of measures on held-out data in the log
-WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.pt"  # of a run's folder
+# Files of a run's folder.
+WEIGHTS, CHECKPOINT, PREVIOUS = "weights.safetensors", "checkpoint.pt", "checkpoint.before.pt"
+# What reading a damaged checkpoint raises: zipfile's and torch's errors.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, AttributeError),
+    *(MemoryError, NotImplementedError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def configure_malloc() -> None:
@@ -150,16 +161,17 @@ def run(
     options: LoopOptions = LoopOptions(),
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop_signal: StopSignal | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Train to `recipe.steps`, or until `options.minutes` are over; return the steps done in all.
 
     folder: gets checkpoint.pt, log.jsonl, sheet-*.png and weights.safetensors. Training resumes
     from a checkpoint that exists already. progress: called with the steps done and those in all.
     stop_signal: once that of any process is set, all processes set theirs, write a checkpoint,
-    nothing more, and return.
+    nothing more, and return. note: gets what the user should know. Raises BadShard, OutputError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    first = load_checkpoint(recipe, folder / CHECKPOINT)
+    media.make_folder(folder)
+    first = load_checkpoint(recipe, folder / CHECKPOINT, note)
     parallel.check_same_step(first, folder)
     stop, log = stop_signal or StopSignal(), _Log(folder / "log.jsonl", first)
     began = time.monotonic()
@@ -214,6 +226,7 @@ def _record(
     if rank() != 0:
         return
     if last or stop or done % options.save_every == 0:
+        log.sync()  # a checkpoint has its lines
         save_checkpoint(recipe, folder / CHECKPOINT, done)
     if last or (done % options.validate_every == 0 and not stop):
         _validate(recipe, folder, log, done)
@@ -233,37 +246,89 @@ def _validate(recipe: Recipe, folder: Path, log: _Log, done: int) -> None:
 
 
 def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
-    """Write all modules and optimisers atomically."""
+    """Write all modules and optimisers, whole or not at all; the checkpoint before is kept.
+
+    Raises OutputError.
+    """
     state = {
         "step": step,
         "modules": {name: module.state_dict() for name, module in recipe.modules.items()},
         "optimizers": {name: opt.state_dict() for name, opt in recipe.optimizers.items()},
     }
-    with media.replacing(path, overwrite=True, alone=True) as part:
-        torch.save(state, part)
+    with media.replacing(path, overwrite=True, alone=True) as part, media.writing(path, OSError):
+        with part.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch hides the disk's own error
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+        _keep(path)
 
 
-def load_checkpoint(recipe: Recipe, path: Path) -> int:
+def _keep(path: Path) -> None:
+    """Give the checkpoint that is about to be replaced a second name."""
+    kept = path.with_name(PREVIOUS)
+    kept.unlink(missing_ok=True)
+    if path.exists():
+        try:
+            kept.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, kept)
+
+
+def load_checkpoint(
+    recipe: Recipe, path: Path, note: Callable[[str], None] = lambda text: None
+) -> int:
     """Load a checkpoint and return its step, 0 where there is none.
 
-    Raises BadShard where the checkpoint is of another recipe.
+    Where it is damaged, the one before it is loaded. note: gets a sentence about that. Raises
+    BadShard where the checkpoint is of another recipe, or both are damaged.
     """
     if not path.exists():
         return 0
+    kept = path.with_name(PREVIOUS)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_checkpoint(path)
+    except BadShard as error:
+        if not kept.exists():
+            raise
+        state = _read_checkpoint(kept)
+        note(f"{error}; goes on from {kept.name}, step {state['step']}")
+    try:
         modules, optimizers = (_renamed(state[part]) for part in ("modules", "optimizers"))
         for name, module in recipe.modules.items():
             family = getattr(getattr(module, "config", None), "family", "")
             module.load_state_dict(renamed_tensors(family, modules[name]))
         for name, optimizer in recipe.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise BadShard(
-            f"{path} does not fit this recipe ({str(error).splitlines()[0]}); "
+            f"{path} does not fit this recipe ({reason}); "
             "train into another folder, or remove it to begin again"
         ) from error
     return int(state["step"])
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, each of its parts checked by the CRC-32 beside it. Raises BadShard."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()  # torch reads them without a check
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} differs")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not (isinstance(state, dict) and isinstance(state.get("step"), int)):
+            raise ValueError("it holds no step")
+    except _UNREADABLE as error:
+        own = isinstance(error, (OSError, ValueError, zipfile.BadZipFile))  # torch's tell of torch
+        reason = " ".join(str(error).split()) if own else "no checkpoint of a training"
+        raise BadShard(
+            f"{path} is damaged ({reason or 'cut short'}): copy it again, or remove it to begin "
+            "again"
+        ) from error
+    return dict(state)
 
 
 def _renamed(states: dict[str, Any]) -> dict[str, Any]:
@@ -275,16 +340,23 @@ class _Log:
     """The log as JSON lines: means over the steps since the line before.
 
     Lines that a killed run wrote after its checkpoint are dropped, so a resumed log reads as one
-    run.
+    run; and so is what is no line of it, as a power cut leaves.
     """
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
         self._values: dict[str, list[float]] = {}  # no values of a loss that a stage lacks
         if rank() == 0:
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= first]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line, step, _ in self._rows() if step <= first]
+            media.write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def _rows(self) -> Iterator[tuple[str, int, set[str]]]:
+        """Yield the lines with their step and the names of their values."""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        for line in text.splitlines():
+            with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                row = json.loads(line)
+                yield line, int(row.pop("step")), set(row)
 
     def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():
@@ -297,12 +369,17 @@ class _Log:
 
     def has_validation(self, step: int) -> bool:
         """Return whether the log has the validation row of this step."""
-        rows = map(json.loads, self.path.read_text().splitlines())
         return any(
-            row.pop("step") == step and all(name.startswith(_VALID) for name in row) for row in rows
+            own == step and all(name.startswith(_VALID) for name in names)
+            for _, own, names in self._rows()
         )
 
     def write(self, row: dict[str, Any]) -> None:
         if rank() == 0:
-            with self.path.open("a") as file:
+            with media.writing(self.path, OSError), self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        """Have all lines on the disk."""
+        with media.writing(self.path, OSError):
+            media.sync(self.path)
