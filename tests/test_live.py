@@ -507,6 +507,7 @@ CASES: list[tuple[str, Sequence[Any], int, str]] = [
     ("", ["SMALL"], 408, "nothing more came within 2 s"),
     ("", ["SMALL", "LONG"], 413, "longer than 0.2 minutes"),
     ("face=5", ["SMALL", {"microphone": 16_000}], 422, "the picture: "),
+    ("", ["null"], 400, "say first, as JSON"),
 ]
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import gc
 import importlib.util
+import itertools
 import json
+import logging
+import math
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +36,16 @@ from conftest import Cli
 from helpers import matroska
 from helpers import media as recordings
 from helpers.served import Served, serving, until
-from talkingface import picture, video
+from talkingface import picture, pipeline, video
 from talkingface.controls import Controls
+from talkingface.errors import BadRequest, OutputError
 from talkingface.streaming import Stream
-from talkingface.web import temp_store
+from talkingface.web import server, temp_store, uploads, worker_pool
 from talkingface.web.generate_options import NAMES, RANGES, parse_options
 from talkingface.web.limits import Limits
 from talkingface.web.serve import PAGE, app
 from talkingface.web.server import HEADERS, STATIC
+from talkingface.web.service import _check_names
 
 LIMITS = Limits(
     picture_mb=0.3, sound_mb=1, megapixels=1, jobs=1, queue=2, streams=2, patience=1, kept=2
@@ -478,7 +489,7 @@ def test_a_client_that_vanishes_while_it_sends(served: Served, files: dict[str, 
     body = form_bytes(files)
     own = half_a_request(served, body[:60_000], len(body))
     until(lambda: bool(served.service.temp_store.folders()), 5)
-    assert served.service.file_pool.counts() == (0, 1)
+    assert served.service.file_pool.counts() == (0, 0)  # it takes no place yet
     own.close()
     served.wait_until_idle(1)
 
@@ -606,6 +617,270 @@ def test_the_document_describes_what_is_there(
         if kind == "application/json":
             check(answer.json(), content["schema"], schemas)
     assert client.delete(where.headers["location"]).status_code == 204
+
+
+# --- limits of the server -------------------------------------------------------------------------
+
+
+def answer_of(own: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection, or an error's whole body."""
+    received = b""
+    while b"}" not in received and (data := own.recv(4000)):
+        received += data
+    return received
+
+
+def test_slow_uploads_take_no_place(tmp_path: Path, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    limits = replace(LIMITS, jobs=1, queue=0, patience=20)
+    with serving(limits, tmp_path) as served, ExitStack() as stack:
+        for _ in range(9):
+            stack.enter_context(half_a_request(served, body[:400], len(body)))
+        until(lambda: len(served.service.temp_store.folders()) == 9, 5)
+        answer = httpx.post(f"{served.url}/v1/generate", files=files, timeout=30)
+        assert answer.status_code == 200
+        stack.close()
+        served.wait_until_idle()
+
+
+def test_an_upload_has_a_least_rate(tmp_path: Path, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    limits = replace(LIMITS, upload_grace=0.3, upload_rate=1000)
+    with serving(limits, tmp_path) as served, half_a_request(served, body[:400], len(body)) as own:
+        began = time.monotonic()
+        with suppress(OSError):
+            for n in range(400, 500):
+                own.sendall(body[n : n + 1])
+                time.sleep(0.02)
+        answer = answer_of(own)
+        assert b" 408 " in answer and b"slower than 1000 kB/s" in answer
+        assert time.monotonic() - began < 3
+        assert httpx.post(f"{served.url}/v1/generate", files=files, timeout=30).status_code == 200
+
+
+def test_few_large_uploads_at_once(tmp_path: Path, files: dict[str, Any]) -> None:
+    body = form_bytes(files)
+    with serving(replace(LIMITS, uploads=1, patience=20), tmp_path) as served:
+        with half_a_request(served, body[:70_000], len(body)):
+            until(lambda: served.service.uploads.held() == 1, 5)
+            full = httpx.post(f"{served.url}/v1/generate", files=files)
+            assert "receives many files" in error(full, 429) and "retry-after" in full.headers
+        served.wait_until_idle()
+        assert httpx.post(f"{served.url}/v1/generate", files=files, timeout=30).status_code == 200
+
+
+def test_bytes_after_the_form_count(client: httpx.Client, files: dict[str, Any]) -> None:
+    def body() -> Iterator[bytes]:
+        yield form_bytes(files)
+        for _ in range(40):
+            yield bytes(50_000)
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    answer = client.post("/v1/generate", content=body(), headers=kind)
+    assert "the request is too large" in error(answer, 413)
+
+
+def test_connections_without_a_request_are_closed(tmp_path: Path, files: dict[str, Any]) -> None:
+    with serving(replace(LIMITS, idle_seconds=0.5, patience=20), tmp_path) as served, ExitStack() as stack:
+        address = ("127.0.0.1", served.port)
+        owns = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(3)]
+        owns[1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        owns[2].sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"}}" not in owns[2].recv(4000):
+            pass
+        owns[2].sendall(b"GET ")
+        body = form_bytes(files)
+        sending = stack.enter_context(half_a_request(served, body[:400], len(body)))
+        began = time.monotonic()
+        assert [own.recv(10) for own in owns] == [b"", b"", b""]
+        assert time.monotonic() - began < 5
+        sending.sendall(body[400:])  # a request is not idle
+        assert b" 200 " in sending.recv(4000)
+        sending.close()
+        served.wait_until_idle()
+
+
+def test_there_are_so_many_connections_at_most(tmp_path: Path) -> None:
+    with serving(replace(LIMITS, connections=3), tmp_path) as served, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", served.port), 10))
+        until(lambda: httpx.get(f"{served.url}/v1/health").status_code == 503, 5)
+        until(lambda: httpx.get(f"{served.url}/v1/health").status_code == 200, 5)
+
+
+@pytest.mark.parametrize("proxies", [("127.0.0.1",), ()])
+def test_one_address_takes_only_so_much(
+    tmp_path: Path, files: dict[str, Any], proxies: tuple[str, ...]
+) -> None:
+    limits = replace(LIMITS, per_client=1)
+    with serving(limits, tmp_path, proxies=proxies) as served:
+
+        def post(address: str) -> httpx.Response:
+            headers = {"x-forwarded-for": address}
+            data = {"show": "face"}
+            return httpx.post(f"{served.url}/v1/jobs", files=files, data=data, headers=headers)
+
+        first = post("192.0.2.1")
+        again, other = post("192.0.2.1"), post("2001:db8::1")
+        assert (first.status_code, other.status_code) == (202, 202)
+        if not proxies:  # nobody said that the header is true
+            assert again.status_code == 202
+            return
+        assert "your address has 1 requests or files here" in error(again, 429)
+        assert post("2001:db8::2").status_code == 429  # of the same network
+        httpx.delete(served.url + first.headers["location"])
+        assert post("192.0.2.1").status_code == 202
+
+
+@pytest.mark.usefixtures("slow")
+def test_work_has_an_end(tmp_path: Path, files: dict[str, Any]) -> None:
+    with serving(replace(LIMITS, work_minutes=0.01), tmp_path) as served:
+        answer = httpx.post(f"{served.url}/v1/generate", files=files, timeout=30)
+        assert "the work took more than 0.01 minutes" in error(answer, 503)
+
+
+def test_uploads_are_removed_when_the_work_ends(
+    client: httpx.Client, files: dict[str, Any], served: Served
+) -> None:
+    def left() -> list[str]:
+        (folder,) = served.service.temp_store.folders()
+        return [path.name for path in folder.iterdir()]
+
+    for sound, names in ((files["audio"], ["video.mp4"]), (("x", b"no sound " * 9), [])):
+        job = client.post("/v1/jobs", files=files | {"audio": sound}).headers["location"]
+        assert client.get(job, params={"wait": 20}).json()["state"] in ("done", "failed")
+        assert left() == names
+        client.delete(job)
+
+
+def test_a_folder_that_a_cleaner_took_is_made_again(
+    tmp_path: Path, files: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(LIMITS, tmp_path) as served:
+        first = served.service.temp_store.root
+        shutil.rmtree(first)
+        answer = httpx.post(f"{served.url}/v1/generate", files=files, timeout=30)
+        assert answer.status_code == 200 and "was removed by somebody" in caplog.text
+        second = served.service.temp_store.root
+        assert second != first and second.stat().st_mode & 0o777 == 0o700
+        temp_store.TempStore(tmp_path).close()  # leaves a locked folder alone
+        assert second.exists()
+        assert httpx.get(f"{served.url}/v1/health").status_code == 200
+
+
+def test_a_full_disk_is_said(
+    client: httpx.Client,
+    files: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise OutputError("cannot be written") from error
+
+    def full_at_once(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video, "write", full)
+    assert "disk is full" in error(client.post("/v1/generate", files=files), 507)
+    monkeypatch.setattr(uploads, "_feed", full_at_once)
+    assert "disk is full" in error(client.post("/v1/generate", files=files), 507)
+    monkeypatch.setattr(Path, "write_bytes", full_at_once)
+    assert "disk is full" in error(client.get("/v1/health"), 507)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "the disk for temporary files is full"
+    ] * 3
+    assert "Traceback" not in caplog.text
+
+
+def test_what_nobody_foresaw_leaves_nothing(
+    client: httpx.Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Large:
+        """An object of the work, as frames and encoders are."""
+
+    push = Stream.push
+
+    def broken(self: Stream, samples: Any) -> Iterator[Any]:
+        large = Large()
+        alive.append(weakref.ref(large))
+        yield from itertools.islice(push(self, samples), 1)
+        if len(alive) % 9 == 0:
+            raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(Stream, "push", broken)
+    monkeypatch.setattr(worker_pool._log, "disabled", True)  # pytest keeps what is logged
+    error(client.post("/v1/generate", files=files), 500)
+    threads = threading.active_count()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
+            error(client.post("/v1/generate", files=files), 500)
+        until(lambda: not any(own() for own in alive), 2)
+    finally:
+        gc.enable()
+    assert threading.active_count() <= threads
+
+
+def test_odd_requests_are_errors_of_the_client(
+    client: httpx.Client, files: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    for origin in ("http://[", "http://[::1"):
+        answer = client.post("/v1/faces", files=files, headers={"origin": origin})
+        assert "another site" in error(answer, 403)
+    kind = {"content-type": f"multipart/form-data; boundary={'b' * 300}"}
+    assert "cannot be read" in error(client.post("/v1/faces", content=b"x", headers=kind), 400)
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    for body in (b"nonsense", b"--b\r\n\r\n\r\n--b--", form_bytes(files) + b"more"):
+        client.post("/v1/faces", content=body, headers=kind)
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_failed_accepts_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("asyncio")
+    with own_filter(log, server._AcceptErrors()):
+        for _ in range(3):
+            try:
+                raise OSError(errno.EMFILE, "Too many open files")
+            except OSError:
+                log.error("socket.accept() out of system resource\nsocket: 3", exc_info=True)
+        log.error("something else")
+    assert [record.getMessage() for record in caplog.records] == [
+        "no more connections can be accepted: too many files are open",
+        "something else",
+    ]
+    assert "Traceback" not in caplog.text
+
+
+@contextmanager
+def own_filter(log: logging.Logger, own: logging.Filter) -> Iterator[None]:
+    """Use this filter alone during the block."""
+    before, log.filters = log.filters, [own]
+    try:
+        yield
+    finally:
+        log.filters = before
+
+
+def test_limits_are_finite() -> None:
+    for wrong in (math.inf, math.nan, -1.0):
+        with pytest.raises(BadRequest, match=r"--picture-mb .*: give a finite number from 0"):
+            Limits(picture_mb=wrong)
+
+
+def test_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="are both called 'cran-tiny': rename"):
+        _check_names(["a/cran-tiny", "b/cran-tiny"], [pipeline.load("cran-tiny")] * 2)
+
+
+def test_a_temp_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"none: cannot be written to .*give another --temp"):
+        temp_store.TempStore(tmp_path / "none")
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path) -> None:

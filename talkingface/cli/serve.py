@@ -50,6 +50,18 @@ def serve(
     patience: Annotated[
         float, typer.Option(min=1, help="seconds before a silent client is dropped")
     ] = 30,
+    work_minutes: Annotated[
+        float, typer.Option(min=0.1, help="longest time for the work of one request")
+    ] = 120,
+    per_client: Annotated[
+        int, typer.Option(min=1, help="requests with files at once, of one address")
+    ] = 8,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="address of a proxy whose X-Forwarded-For names the client; repeat for more"
+        ),
+    ] = None,
     temp: Annotated[
         Path | None, typer.Option(help="folder for temporary files [the system's]")
     ] = None,
@@ -80,6 +92,8 @@ def serve(
         queue=queue,
         keep_minutes=keep_minutes,
         patience=patience,
+        work_minutes=work_minutes,
+        per_client=per_client,
         **{name: value for name, value in given.items() if value is not None},
     )
     offered = model or ["cran", "atvg"]
@@ -94,7 +108,13 @@ def serve(
     sys.stdout.flush()
     if open_page:
         typer.launch(address)
-    run(served(service, [*(allow_host or []), host]), [listening])
+    run(
+        served(service, [*(allow_host or []), host]),
+        [listening],
+        limits.idle_seconds,
+        limits.connections,
+        proxy or (),
+    )
 
 
 def _address(host: str, port: int) -> str:

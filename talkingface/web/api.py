@@ -11,12 +11,14 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from talkingface.controls import EXPRESSIONS
 from talkingface.web import schemas, uploads
+from talkingface.web.client_quota import client_key
 from talkingface.web.generate_options import (
     LONGEST_WAIT,
     GenerateOptions,
@@ -32,7 +34,8 @@ from talkingface.web.worker_pool import Work, WorkerPool, result
 
 Result = TypeVar("Result")
 
-_UPLOAD = errors(400, 403, 408, 413, 415, 422, 429, 500)
+_UPLOAD = errors(400, 403, 408, 413, 415, 422, 429, 500, 503, 507)
+_VIDEO_ERRORS = errors(404, 409, 413, 415, 422, 500, 503, 507)
 _MP4 = "H.264 and AAC, 25 frames per second; its comment says that it is synthetic"
 
 
@@ -87,14 +90,12 @@ class Api:
             "/v1/jobs", status_code=202, openapi_extra=form("JobVideo"), responses=_UPLOAD, **state
         )(self.create_job)
         get("/v1/jobs/{id}", responses=errors(400, 404), **state)(self.job)
-        get("/v1/jobs/{id}/video", responses=errors(404, 409, 413, 415, 422, 500), **video)(
-            self.job_video
-        )
+        get("/v1/jobs/{id}/video", responses=_VIDEO_ERRORS, **video)(self.job_video)
         app.delete("/v1/jobs/{id}", status_code=204, responses=errors(403, 404))(self.delete_job)
         post("/v1/faces", openapi_extra=form("Picture"), responses=_UPLOAD)(self.faces)
         get("/v1/models")(self.models)
         get("/v1/limits")(self.limits)
-        get("/v1/health")(self.health)
+        get("/v1/health", responses=errors(503, 507))(self.health)
         get("/openapi.json")(self.openapi)
         self._document = schemas.document(app, self._models)
         for route in app.routes:  # after the document, which need not say it
@@ -108,10 +109,10 @@ class Api:
         """
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
-                self._service.request(self._service.file_pool)
+                self._service.request(self._service.file_pool, client_key(request))
             )
             options = await self._receive_form(request, folder, GenerateOptions)
-            work = slot.start(partial(self._service.generate, folder=folder, options=options))
+            work = slot.start(partial(self._service.run, folder=folder, options=options))
             made = await _wait_for_result(request, work)
             return VideoResponse(made, self._limits.patience, stack.pop_all())
 
@@ -120,10 +121,10 @@ class Api:
         self._jobs.check_capacity()
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
-                self._service.request(self._service.file_pool)
+                self._service.request(self._service.file_pool, client_key(request))
             )
             options = await self._receive_form(request, folder, JobOptions)
-            slot.start(partial(self._service.generate, folder=folder, options=options))
+            slot.start(partial(self._service.run, folder=folder, options=options))
             job = self._jobs.add(slot, stack.pop_all(), options.lease)
         response.headers["Location"] = f"/v1/jobs/{job.name}"
         return job.describe()
@@ -154,8 +155,9 @@ class Api:
     async def faces(self, request: Request) -> schemas.Faces:
         """Find the faces of a picture, the largest first, numbered as `face` counts them."""
         most = {IMAGE: uploads.sizes(self._limits)[IMAGE]}
-        async with self._service.request(self._service.face_pool) as (folder, slot):
-            received = await uploads.receive(request, folder, most, self._limits)
+        client = client_key(request)
+        async with self._service.request(self._service.face_pool, client) as (folder, slot):
+            received = await self._receive(request, folder, most)
             if received.fields:
                 raise ApiError(400, f"{next(iter(received.fields))[:40]!r} is no option here")
             work = slot.start(partial(self._service.find_faces, folder=folder))
@@ -170,7 +172,8 @@ class Api:
         return self._limits
 
     async def health(self, response: Response) -> schemas.Health:
-        """Return how busy the server is."""
+        """Return how busy the server is. An error if it cannot write temporary files."""
+        await run_in_threadpool(self._service.temp_store.check)
         response.headers["Cache-Control"] = "no-store"
         return schemas.Health(
             files=_load(self._service.file_pool), live=_load(self._service.live_pool)
@@ -182,9 +185,11 @@ class Api:
 
     async def _receive_form(self, request: Request, folder: Path, kind: type[Options]) -> Options:
         """Read the form and return its options. The uploaded files are written to `folder`."""
-        most = uploads.sizes(self._limits)
-        received = await uploads.receive(request, folder, most, self._limits)
+        received = await self._receive(request, folder, uploads.sizes(self._limits))
         return parse_options(received.fields, self._models, kind)
+
+    async def _receive(self, request: Request, folder: Path, most: dict[str, int]) -> uploads.Form:
+        return await uploads.receive(request, folder, most, self._limits, self._service.uploads)
 
 
 def _load(pool: WorkerPool) -> schemas.Load:

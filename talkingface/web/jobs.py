@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from talkingface.web.limits import ApiError, Limits
+from talkingface.web.limits import RETRY_AFTER, ApiError, Limits
 from talkingface.web.schemas import JobState
 from talkingface.web.service import GeneratedFile, Service
-from talkingface.web.worker_pool import RETRY_AFTER, Slot, result
+from talkingface.web.worker_pool import Slot, result
 
 _SWEEP = 0.5  # seconds between two removals
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from talkingface import media, picture
@@ -21,6 +23,8 @@ from talkingface.errors import (
 )
 
 MEGA = 1_000_000
+RETRY_AFTER = 10  # seconds
+_log = logging.getLogger("talkingface.web")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,12 @@ class Limits:
     header. live_minutes, file_minutes: length of the sound. jobs: files generated at once. queue:
     files that may wait. streams: live videos at once. kept: finished files that are not yet
     fetched, each kept for keep_minutes. patience: timeout in seconds for a client that should send
-    or read. upload_minutes: time for a whole upload. live_size, file_size: pixels of a video's
-    longer side. The field names are part of the HTTP interface (/v1/limits).
+    or read. upload_minutes: time for a whole upload. upload_rate: least kB per second of an upload,
+    counted after upload_grace seconds. uploads: uploads of more than 64 kB at once. per_client:
+    requests with an upload at once from one address, kept files included. work_minutes: time for
+    the work of one request. idle_seconds: time of a connection without a request. connections:
+    connections at once. live_size, file_size: pixels of a video's longer side. The field names are
+    part of the HTTP interface (/v1/limits). Raises BadRequest for a number that is no limit.
     """
 
     picture_mb: float = 25
@@ -47,8 +55,23 @@ class Limits:
     keep_minutes: float = 10
     patience: float = 30
     upload_minutes: float = 10
+    upload_rate: float = 10
+    upload_grace: float = 10
+    uploads: int = 16
+    per_client: int = 8
+    work_minutes: float = 120
+    idle_seconds: float = 10
+    connections: int = 1000
     live_size: int = 640
     file_size: int = 1280
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not 0 <= value < math.inf:
+                raise BadRequest(
+                    f"--{limit.name.replace('_', '-')} {value:g}: give a finite number from 0"
+                )
 
 
 class ApiError(Exception):
@@ -62,6 +85,18 @@ class ApiError(Exception):
         self.status, self.text, self.retry_after = status, text, retry_after
 
 
+def storage_error(error: BaseException) -> ApiError | None:
+    """Return the error for clients and log one line if `error` is of a full disk; else None."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) not in _DISK_FULL:
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    _log.error("the disk for temporary files is full")
+    return ApiError(507, "the server's disk is full: try again later", 60)
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _STATUS: dict[type[TalkingFaceError], int] = {
     UnreadableMedia: 415,
     NoFaceFound: 422,

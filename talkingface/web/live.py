@@ -28,8 +28,15 @@ from talkingface.audio import FPS
 from talkingface.media import Sound
 from talkingface.web import uploads
 from talkingface.web.bounded_queue import BoundedQueue
+from talkingface.web.client_quota import client_key
 from talkingface.web.generate_options import LiveOptions, parse_options
-from talkingface.web.limits import ApiError, Limits, api_errors, check_sound
+from talkingface.web.limits import (
+    ApiError,
+    Limits,
+    api_errors,
+    check_sound,
+    storage_error,
+)
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
     AUDIO,
@@ -70,15 +77,26 @@ class Live:
         await websocket.accept()
         try:
             options = parse_options(dict(websocket.query_params), self._models, LiveOptions)
-            async with self._service.request(self._service.live_pool) as (folder, slot):
+            client = client_key(websocket)
+            async with self._service.request(self._service.live_pool, client) as (folder, slot):
                 session = await self._receive_files(websocket, options, folder)
                 await self._run(websocket, session, slot)
             await websocket.close()
         except ApiError as error:
-            answer = {"error": error.text, "status": error.status}
-            await _send(websocket, answer, self._limits)
-            await websocket.close(1013 if error.status == 429 else 1008)
+            await self._reject(websocket, error)
+        except OSError as error:
+            full = storage_error(error)
+            if full is None:
+                raise
+            await self._reject(websocket, full)
         except (WebSocketDisconnect, Cancelled):
+            return
+
+    async def _reject(self, websocket: WebSocket, error: ApiError) -> None:
+        try:
+            await _send(websocket, {"error": error.text, "status": error.status}, self._limits)
+            await websocket.close(1013 if error.status == 429 else 1008)
+        except WebSocketDisconnect:
             return
 
     async def _receive_files(
@@ -86,11 +104,18 @@ class Live:
     ) -> _Session:
         """Store the picture and, if there is one, the recording. Raises ApiError."""
         most = uploads.sizes(self._limits)
-        async with aclosing(uploads.timed(_messages(websocket), self._limits)) as messages:
-            await _store(messages, folder, IMAGE, _parse_size(await anext(messages), IMAGE, most))
+        limits, large = self._limits, self._service.uploads
+        async with aclosing(uploads.timed(_messages(websocket), limits, False)) as messages:
+            size = _parse_size(await anext(messages), IMAGE, most)
+            with large.hold():
+                async with uploads.time_for(size, limits):
+                    await _store(messages, folder, IMAGE, size)
             sound = _parse_json(await anext(messages), "the sound")
             if "microphone" not in sound:
-                await _store(messages, folder, AUDIO, _parse_size(sound, AUDIO, most))
+                size = _parse_size(sound, AUDIO, most)
+                with large.hold():
+                    async with uploads.time_for(size, limits):
+                        await _store(messages, folder, AUDIO, size)
                 return _Session(options, folder, None)
         rate = sound["microphone"]
         if not isinstance(rate, int) or rate not in media.AAC_RATES:

@@ -55,7 +55,7 @@ class OriginCheckMiddleware:
         if origin is None:
             other = headers.get("sec-fetch-site") == "cross-site"
         else:
-            site = urlsplit(origin).netloc.lower()
+            site = _netloc(origin).lower()
             other = site != host.lower() and _host_name(site) not in self._names - {"localhost"}
         if not other:
             return None
@@ -72,6 +72,14 @@ class OriginCheckMiddleware:
         except ValueError:
             return False
         return True
+
+
+def _netloc(origin: str) -> str:
+    """Return host and port of an Origin, "" for one that cannot be read."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _host_name(host: str) -> str:

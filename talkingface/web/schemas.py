@@ -110,6 +110,8 @@ _MEANING = {
     422: "no face was found, or not where it was said to be",
     429: "the server is busy: try again after Retry-After seconds",
     500: "the server failed",
+    503: "the server cannot do it now, or the work took too long",
+    507: "the server's disk is full",
 }
 
 

@@ -17,7 +17,7 @@ from talkingface.version import __version__
 from talkingface.web.api import Api
 from talkingface.web.generate_options import error_text
 from talkingface.web.jobs import Jobs
-from talkingface.web.limits import ApiError
+from talkingface.web.limits import ApiError, storage_error
 from talkingface.web.live import Live
 from talkingface.web.origin_check import OriginCheckMiddleware
 from talkingface.web.server import STATIC, SafeHeaders, error_handler, error_response, static_files
@@ -52,6 +52,7 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
         middleware=[Middleware(SafeHeaders), Middleware(OriginCheckMiddleware, names=names)],
         exception_handlers={
             ApiError: _api_error,
+            OSError: _storage_error,
             RequestValidationError: _invalid_request,
             HTTPException: _http_error,
             ClientDisconnect: _CLIENT_GONE,
@@ -94,6 +95,13 @@ async def _api_error(_: Request, error: Exception) -> Response:
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(error.retry_after)
     return answer
+
+
+async def _storage_error(request: Request, error: Exception) -> Response:
+    full = storage_error(error)
+    if full is None:
+        raise error
+    return await _api_error(request, full)
 
 
 async def _invalid_request(_: Request, error: Exception) -> Response:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import resource
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -24,6 +29,9 @@ STATIC = Path(__file__).parent / "static"
 MAX_MESSAGE = 1 << 20  # bytes of a WebSocket message, at most
 _UNREAD_TIMEOUT = 60_000  # milliseconds that a client may leave what was sent to it unread
 _SHUTDOWN_TIMEOUT = 3  # seconds that requests have to end when the server is stopped
+_BACKLOG = 128  # connections that wait to be accepted
+_SPARE_FILES = 100  # open files beside those of connections
+IDLE_SECONDS, CONNECTIONS = 10.0, 1000  # see Limits
 
 # Pages load nothing from other sites. Other sites may neither frame nor call them.
 HEADERS = {
@@ -83,7 +91,7 @@ def bind(host: str, port: int) -> socket.socket:
     Port 0 takes any free one. Raises BadRequest when the address is not available.
     """
     try:
-        listening = socket.create_server((host, port), family=_family(host), backlog=128)
+        listening = socket.create_server((host, port), family=_family(host), backlog=_BACKLOG)
     except OSError as error:
         raise BadRequest(
             f"{host}:{port} cannot be listened on ({error.strerror or error}): give another "
@@ -98,22 +106,104 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def make_server(app: Starlette) -> uvicorn.Server:
-    """Return the server, not yet running."""
+def make_server(
+    app: Starlette,
+    idle_seconds: float = IDLE_SECONDS,
+    connections: int = CONNECTIONS,
+    proxies: Collection[str] = (),
+) -> uvicorn.Server:
+    """Return the server, not yet running.
+
+    idle_seconds: time of a connection without a request. connections: most at once. proxies:
+    addresses or networks whose header X-Forwarded-For names the client.
+    """
     import uvicorn
 
+    logging.getLogger("asyncio").addFilter(_accept_errors)
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",  # anybody can cause warnings
+        limit_concurrency=connections,
+        backlog=_BACKLOG,
+        timeout_notify=0,  # every second
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         access_log=False,
         server_header=False,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # video and sound do not shrink
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    sweep = ConnectionSweep(server.server_state.connections, idle_seconds, connections)
+    config.callback_notify = sweep.run
+    return server
 
 
-def run(app: Starlette, listening: Sequence[socket.socket]) -> None:
-    """Serve on these sockets until interrupted."""
-    make_server(app).run(sockets=list(listening))
+def run(
+    app: Starlette,
+    listening: Sequence[socket.socket],
+    idle_seconds: float = IDLE_SECONDS,
+    connections: int = CONNECTIONS,
+    proxies: Collection[str] = (),
+) -> None:
+    """Serve on these sockets until interrupted; see `make_server`."""
+    most = min(connections, max(1, _raise_file_limit() - _SPARE_FILES))
+    make_server(app, idle_seconds, most, proxies).run(sockets=list(listening))
+
+
+def _raise_file_limit() -> int:
+    """Raise the limit of open files as far as allowed; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return CONNECTIONS + _SPARE_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+class ConnectionSweep:
+    """Closing of connections that send no whole request: uvicorn has no limit before the first."""
+
+    def __init__(self, connections: Collection[Any], seconds: float, most: int) -> None:
+        """connections: of uvicorn's server. seconds: time for a request; 1 s while many wait."""
+        self._connections, self._seconds, self._most = connections, seconds, most
+        self._idle: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # -> since when
+
+    async def run(self) -> None:
+        """Close what was idle for too long. Called every second."""
+        now, open_ = time.monotonic(), list(self._connections)
+        seconds = self._seconds if len(open_) < self._most / 2 else min(1.0, self._seconds)
+        for connection in open_:
+            if not _is_idle(connection):
+                self._idle.pop(connection, None)
+            elif now - self._idle.setdefault(connection, now) >= seconds:
+                connection.transport.close()
+
+
+def _is_idle(connection: Any) -> bool:
+    """Return whether no request of a connection is being answered."""
+    if hasattr(connection, "cycle"):
+        return connection.cycle is None or bool(connection.cycle.response_complete)
+    return not getattr(connection, "handshake_initiated", True)  # a WebSocket
+
+
+class _AcceptErrors(logging.Filter):
+    """Filter of asyncio's errors when no file can be opened: one line a minute, not thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + 60
+        record.msg = "no more connections can be accepted: too many files are open"
+        record.args, record.exc_info = None, None
+        return True
+
+
+_accept_errors = _AcceptErrors()

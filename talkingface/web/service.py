@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from talkingface import audio, faces, picture, pipeline, video
+from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
+from talkingface.web.client_quota import Quota
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
     Limits,
@@ -63,18 +65,29 @@ class Service:
         self.limits = limits or Limits()
         loaded = [pipeline.load(name) for name in models]
         self.speakers: dict[str, TalkingFace] = {own.info.name: own for own in loaded}
+        _check_names(models, loaded)
         self.temp_store = TempStore(temp)
-        self.file_pool = WorkerPool("making files", self.limits.jobs, self.limits.queue)
-        self.live_pool = WorkerPool("live videos", self.limits.streams, 0)
-        self.face_pool = WorkerPool("looking for faces", 1, 2 * self.limits.queue)
+        most, minutes = self.limits, self.limits.work_minutes
+        self.file_pool = WorkerPool("making files", most.jobs, most.queue, minutes)
+        self.live_pool = WorkerPool("live videos", most.streams, 0, minutes)
+        self.face_pool = WorkerPool("looking for faces", 1, 2 * most.queue, minutes)
+        self.uploads = Quota(most.uploads, "the server receives many files: try again in a moment")
+        self._clients = Quota(
+            most.per_client,
+            f"your address has {most.per_client} requests or files here already: wait for them, or "
+            "delete finished jobs",
+        )
 
     @asynccontextmanager
-    async def request(self, pool: WorkerPool) -> AsyncIterator[tuple[Path, Slot]]:
-        """Reserve a folder and a slot for one request; stop the work and free both at the end.
+    async def request(
+        self, pool: WorkerPool, client: str | None
+    ) -> AsyncIterator[tuple[Path, Slot]]:
+        """Create a folder and a slot for one request; stop the work and free both at the end.
 
-        Raises ApiError (429) when no slot is free.
+        client: address, None for no limit per client. The slot is taken when its work is started.
+        Raises ApiError (429) when no slot is free, or when the client has too many requests.
         """
-        with pool.reserve() as slot, self.temp_store.folder() as folder:
+        with self._clients.hold(client), pool.slot() as slot, self.temp_store.folder() as folder:
             try:
                 yield folder, slot
             finally:
@@ -102,6 +115,19 @@ class Service:
         for pool in (self.file_pool, self.live_pool, self.face_pool):
             await pool.close()
         self.temp_store.close()
+
+    def run(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
+        """Call `generate`; remove the uploads at its end, and everything when it fails."""
+        keep: tuple[str, ...] = ()
+        try:
+            made = self.generate(slot, folder, options)
+            keep = (VIDEO,)
+            return made
+        finally:
+            with suppress(OSError):  # somebody else removes it too
+                for path in folder.iterdir():
+                    if path.name not in keep:
+                        path.unlink()
 
     def generate(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
         """Generate the video of the picture and the recording in `folder`, in a worker thread.
@@ -141,6 +167,17 @@ class Service:
             for number, face in enumerate(found, start=1)
         ]
         return Faces(width=round(scale * width), height=round(scale * height), faces=boxes)
+
+
+def _check_names(models: Sequence[str], loaded: Sequence[TalkingFace]) -> None:
+    """Raise BadRequest when two models have one name."""
+    given: dict[str, str] = {}
+    for source, own in zip(models, loaded, strict=True):
+        other = given.setdefault(own.info.name, source)
+        if other != source:
+            raise BadRequest(
+                f"--model {other} and {source} are both called {own.info.name!r}: rename a file"
+            )
 
 
 def client_names(folder: Path) -> dict[Path, str]:

@@ -7,47 +7,87 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from talkingface.errors import BadRequest
+from talkingface.web.limits import ApiError, storage_error
+
 PREFIX = "talkingface-serve-"
-_LOCK = "lock"
 _log = logging.getLogger("talkingface.web")
 
 
 class TempStore:
     """A private folder (mode 700) with one subfolder per request.
 
-    It holds a file lock while its server runs. The next server removes folders without a held
-    lock, which a killed server left behind.
+    The folder is locked while its server runs: the next server removes folders without a lock,
+    which a killed server left behind, and systemd-tmpfiles leaves locked folders alone. If somebody
+    removes it nevertheless, it is made again.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Create the folder. parent: its parent [the system's folder for temporary files]."""
-        where = Path(tempfile.gettempdir()) if parent is None else parent
-        _remove_left_behind(where)
-        self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
-        self._lock = (self.root / _LOCK).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Create the folder. parent: its parent [the system's folder for temporary files].
+
+        Raises BadRequest when nothing can be written there.
+        """
+        try:
+            self._parent = Path(tempfile.gettempdir()) if parent is None else parent
+            _remove_left_behind(self._parent)
+            self._making = threading.Lock()
+            self.root, self._lock = self._make()
+        except OSError as error:
+            where = "the system's folder for temporary files" if parent is None else parent
+            raise BadRequest(
+                f"{where}: cannot be written to ({error.strerror or error}); give another --temp"
+            ) from error
+
+    def _make(self) -> tuple[Path, int]:
+        """Return (a new folder, the descriptor that locks it)."""
+        root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return root, lock
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """Create an empty folder and remove it with its content at the end."""
-        path = Path(tempfile.mkdtemp(dir=self.root))
+        path = self._new_folder()
         try:
             yield path
         finally:
             _remove(path)
 
+    def _new_folder(self) -> Path:
+        with self._making:
+            try:
+                return Path(tempfile.mkdtemp(dir=self.root))
+            except FileNotFoundError:
+                _log.error("%s was removed by somebody: it is made again", self.root)
+                os.close(self._lock)
+                self.root, self._lock = self._make()
+                return Path(tempfile.mkdtemp(dir=self.root))
+
+    def check(self) -> None:
+        """Write a file and remove it. Raises ApiError: 507 for a full disk, 503."""
+        try:
+            with self.folder() as folder:
+                (folder / "check").write_bytes(bytes(4096))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise storage_error(error) or ApiError(
+                503, f"the server cannot write temporary files ({reason})"
+            ) from None
+
     def folders(self) -> list[Path]:
         """Return the folders of the requests that are open now."""
-        return [path for path in self.root.iterdir() if path.name != _LOCK]
+        return list(self.root.iterdir()) if self.root.exists() else []
 
     def close(self) -> None:
         """Remove all files and release the lock."""
         _remove(self.root)
-        self._lock.close()
+        os.close(self._lock)
 
 
 def _remove(folder: Path) -> None:
@@ -59,11 +99,12 @@ def _remove(folder: Path) -> None:
 def _remove_left_behind(parent: Path) -> None:
     """Remove the folders of dead servers of this user."""
     for folder in parent.glob(f"{PREFIX}*"):
-        try:
-            if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        with suppress(OSError):  # the lock is held, or the folder is being removed
+            if folder.stat().st_uid != os.getuid():
                 continue
-            with (folder / _LOCK).open("r+") as lock:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(folder)
-        except OSError:  # the lock is held, or the folder is being created or removed
-            continue
+            finally:
+                os.close(lock)

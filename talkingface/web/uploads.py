@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+import anyio
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from talkingface.web.client_quota import Quota
 from talkingface.web.limits import MEGA, ApiError, Limits
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-Item = TypeVar("Item")
-
+_END: Any = object()
 _LARGEST_FIELD = 1000  # bytes of a field that is no file
 _LARGEST_HEADERS = 4000  # bytes of all headers of one part
 _MOST_PARTS = 20
+_SMALL = 65_536  # bytes of an upload that are always taken
+_KILO = 1000
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else anybody can fill the log
 
 
 @dataclass
@@ -42,11 +48,14 @@ def sizes(limits: Limits) -> dict[str, int]:
     }
 
 
-async def receive(request: Request, folder: Path, most: Mapping[str, int], limits: Limits) -> Form:
+async def receive(
+    request: Request, folder: Path, most: Mapping[str, int], limits: Limits, large: Quota
+) -> Form:
     """Read a multipart/form-data body. Its files are written to `folder`, named as their fields.
 
-    most: the expected files and their limits in bytes. Raises ApiError: 400, 408 (the client sends
-    nothing), 413, 415; and ClientDisconnect.
+    most: the expected files and their limits in bytes. large: quota of uploads of more than 64 kB.
+    Raises ApiError: 400, 408 (the client sends nothing, or too slowly), 413, 415, 429; and
+    ClientDisconnect.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -55,11 +64,17 @@ async def receive(request: Request, folder: Path, most: Mapping[str, int], limit
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > whole:
         raise upload_too_large("the request", whole)
-    parts = _FormReader(folder, most)
-    with closing(parts):
-        parser = MultipartParser(options[b"boundary"], parts.callbacks())
+    parts, received = _FormReader(folder, most), 0
+    with ExitStack() as stack:
+        stack.callback(parts.close)
+        parser = _parser(options[b"boundary"], parts)
         async with aclosing(timed(request.stream(), limits)) as chunks:
             async for chunk in chunks:
+                if received <= _SMALL < received + len(chunk):
+                    stack.enter_context(large.hold())
+                received += len(chunk)
+                if received > whole:  # counts what follows the form's end, too
+                    raise upload_too_large("the request", whole)
                 await run_in_threadpool(_feed, parser, chunk)
         if not parts.complete:
             raise ApiError(400, "the form breaks off before its end")
@@ -69,26 +84,62 @@ async def receive(request: Request, folder: Path, most: Mapping[str, int], limit
     return parts.form
 
 
-async def timed(chunks: AsyncIterator[Item], limits: Limits) -> AsyncGenerator[Item, None]:
-    """Yield the items. Raises ApiError (408) when one of them, or all, take too long."""
+async def timed(
+    chunks: AsyncIterator[Any], limits: Limits, counted: bool = True
+) -> AsyncGenerator[Any, None]:
+    """Yield the items. Raises ApiError (408) when one of them, or all, take too long.
+
+    counted: items are bytes that must come at `limits.upload_rate`.
+    """
     source, clock = chunks.__aiter__(), asyncio.get_running_loop().time
-    end = clock() + 60 * limits.upload_minutes
+    began, received = clock(), 0
+    end = began + 60 * limits.upload_minutes
     while True:
-        left = end - clock()
+        waits = [
+            (limits.patience, f"nothing more came within {limits.patience:g} s"),
+            (end - clock(), f"nothing more came within {limits.upload_minutes:g} minutes"),
+        ]
+        if counted:
+            waits.append((began + _time_for(received, limits) - clock(), _too_slow(limits)))
+        seconds, problem = min(waits)
         try:
-            chunk = await asyncio.wait_for(anext(source, None), min(limits.patience, left))
+            chunk = await asyncio.wait_for(anext(source, _END), seconds)
         except asyncio.TimeoutError:
-            late = left < limits.patience
-            most = f"{limits.upload_minutes:g} minutes" if late else f"{limits.patience:g} s"
-            raise ApiError(408, f"nothing more came within {most}: send it again") from None
-        if chunk is None:
+            raise ApiError(408, f"{problem}: send it again") from None
+        if chunk is _END:
             return
+        received += len(chunk) if counted else 0
         yield chunk
+
+
+@asynccontextmanager
+async def time_for(size: int, limits: Limits) -> AsyncIterator[None]:
+    """Receive `size` bytes in the block. Raises ApiError (408) when it takes too long."""
+    try:
+        with anyio.fail_after(_time_for(size, limits)):
+            yield
+    except TimeoutError:
+        raise ApiError(408, f"{_too_slow(limits)}: send it again") from None
+
+
+def _time_for(size: int, limits: Limits) -> float:
+    return max(limits.upload_grace, size / (_KILO * limits.upload_rate))
+
+
+def _too_slow(limits: Limits) -> str:
+    return f"the upload is slower than {limits.upload_rate:g} kB/s"
 
 
 def upload_too_large(what: str, most: int) -> ApiError:
     """Return the error for an upload that is too large."""
     return ApiError(413, f"{what} is too large: at most {most / MEGA:g} MB are taken")
+
+
+def _parser(boundary: bytes, parts: _FormReader) -> MultipartParser:
+    try:
+        return MultipartParser(boundary, parts.callbacks())
+    except FormParserError as error:
+        raise ApiError(400, f"the form cannot be read ({error})") from error
 
 
 def _feed(parser: MultipartParser, chunk: bytes) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import itertools
 import logging
+import math
 import sys
 import threading
 import time
@@ -19,11 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from talkingface.web.limits import ApiError
+from talkingface.web.limits import RETRY_AFTER, ApiError, storage_error
 
 Result = TypeVar("Result")
 
-RETRY_AFTER = 10  # seconds
 UNFORESEEN = "the server failed here; what happened is in its log"
 _log = logging.getLogger("talkingface.web")
 
@@ -55,16 +55,28 @@ def result(work: Work[Result]) -> Result:
 class WorkerPool:
     """A thread pool with a bounded queue. Further work is rejected."""
 
-    def __init__(self, name: str, workers: int, queue: int) -> None:
-        """Create the pool. name: its kind of work, for error texts."""
-        self.name, self._capacity = name, workers + queue
+    def __init__(self, name: str, workers: int, queue: int, minutes: float) -> None:
+        """Create the pool. name: its kind of work, for error texts. minutes: for one piece."""
+        self.name, self.minutes, self._capacity = name, minutes, workers + queue
         self.slots: set[Slot] = set()
         self.order = itertools.count()
         self.threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=_use_one_thread)
 
     @contextmanager
-    def reserve(self) -> Iterator[Slot]:
-        """Reserve a slot; cancel its work at the end. Raises ApiError (429) when all are taken."""
+    def slot(self) -> Iterator[Slot]:
+        """Create a slot, which counts from its start on; cancel its work at the end.
+
+        Raises ApiError (429) when all slots are taken already.
+        """
+        self.check_capacity()
+        slot = Slot(self)
+        try:
+            yield slot
+        finally:
+            slot.cancel()
+
+    def check_capacity(self) -> None:
+        """Raise ApiError (429) when all slots are taken."""
         if len(self.slots) >= self._capacity:
             raise ApiError(
                 429,
@@ -72,12 +84,6 @@ class WorkerPool:
                 "try again in a moment",
                 RETRY_AFTER,
             )
-        slot = Slot(self)
-        self.slots.add(slot)
-        try:
-            yield slot
-        finally:
-            slot.cancel()
 
     def counts(self) -> tuple[int, int]:
         """Return the numbers of working and of waiting slots."""
@@ -107,11 +113,14 @@ def _run(work: Callable[[Slot], Result], slot: Slot) -> Result | Failure:
     A traceback would keep the open files and encoders alive until the next garbage collection.
     """
     try:
+        slot.begin()
         return work(slot)
     except (Cancelled, ApiError) as error:
         error.__cause__ = error.__context__ = None
         return Failure(error.with_traceback(None))
-    except Exception:  # noqa: BLE001 - whatever it is, the client gets one line
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one line
+        if full := storage_error(error):
+            return Failure(full)
         _log.exception("%s: failed", slot.pool.name)
         return Failure(ApiError(500, UNFORESEEN))
     finally:
@@ -130,17 +139,22 @@ def _release_memory() -> None:
 
 
 class Slot:
-    """One piece of work. It is reserved during the upload, then waiting, then working."""
+    """One piece of work. It takes a place of its pool from its start on: waiting, then working."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
         self._stop = threading.Event()
         self.future: Work[Any] | None = None
         self.done, self.total, self._order = 0, 0, 0
-        self._began = 0.0
+        self._began, self._deadline = 0.0, math.inf
 
     def start(self, work: Callable[[Slot], Result]) -> Work[Result]:
-        """Run `work` in a thread of the pool, with this slot as its argument."""
+        """Run `work` in a thread of the pool, with this slot as its argument.
+
+        Raises ApiError (429) when all slots were taken meanwhile.
+        """
+        self.pool.check_capacity()
+        self.pool.slots.add(self)
         self._order = next(self.pool.order)
         self.future = self.pool.threads.submit(_run, work, self)
         self.future.add_done_callback(lambda _: self.pool.slots.discard(self))
@@ -164,9 +178,7 @@ class Slot:
     def cancel(self) -> None:
         """Cancel the work, without waiting for its end."""
         self._stop.set()
-        if self.future is None:
-            self.pool.slots.discard(self)
-        else:
+        if self.future is not None:
             self.future.cancel()
 
     async def stop(self) -> None:
@@ -179,10 +191,23 @@ class Slot:
         if self.future is not None:
             await asyncio.wait([asyncio.wrap_future(self.future)], timeout=seconds)
 
+    def begin(self) -> None:
+        """Start the time limit of the work. For the worker thread."""
+        self._deadline = time.monotonic() + 60 * self.pool.minutes
+
     def check(self) -> None:
-        """Raise Cancelled if the work was cancelled. For the worker thread."""
+        """Raise Cancelled if the work was cancelled, ApiError (503) if it takes too long.
+
+        For the worker thread.
+        """
         if self._stop.is_set():
             raise Cancelled
+        if time.monotonic() > self._deadline:
+            raise ApiError(
+                503,
+                f"the work took more than {self.pool.minutes:g} minutes, which is the most: send "
+                "less at once",
+            )
 
     def pause(self, seconds: float) -> None:
         """Wait; raise Cancelled as soon as the work is cancelled. For the worker thread."""

@@ -56,11 +56,14 @@ def serving(
     temp: Path,
     names: Sequence[str] = (),
     models: Sequence[str] = ("cran-tiny",),
+    proxies: Sequence[str] = (),
 ) -> Iterator[Served]:
     """Run a server during the block. Check afterwards that its temporary files are gone."""
     service = Service(models, limits, temp)
     listening = bind("127.0.0.1", 0)
-    server = make_server(app(service, names))
+    server = make_server(
+        app(service, names), limits.idle_seconds, limits.connections, proxies=proxies
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

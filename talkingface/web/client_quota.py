@@ -1,0 +1,58 @@
+"""Quotas: how many uploads, or requests of one client, the server takes at the same time."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.requests import HTTPConnection
+
+from talkingface.web.limits import RETRY_AFTER, ApiError
+
+
+class Quota:
+    """Bounded number of simultaneous holders per key. For the event loop."""
+
+    def __init__(self, most: int, error: str) -> None:
+        """Create a quota of `most` holders per key. error: text of its ApiError."""
+        self._most, self._error = most, error
+        self._held: Counter[str] = Counter()
+
+    def held(self, key: str = "") -> int:
+        """Return the number of holders."""
+        return self._held[key]
+
+    @contextmanager
+    def hold(self, key: str | None = "") -> Iterator[None]:
+        """Count one more holder during the block; none for None. Raises ApiError (429)."""
+        if key is None:
+            yield
+            return
+        if self._held[key] >= self._most:
+            raise ApiError(429, self._error, RETRY_AFTER)
+        self._held[key] += 1
+        try:
+            yield
+        finally:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+
+
+def client_key(connection: HTTPConnection) -> str | None:
+    """Return the client's address, of IPv6 the network (/64); None for this machine itself.
+
+    Programs of this machine are not limited, and a proxy on it of which the server does not know
+    speaks for many clients.
+    """
+    try:
+        address = ipaddress.ip_address(connection.client.host if connection.client else "")
+    except ValueError:
+        return None if connection.client is None else connection.client.host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return None if address.is_loopback else str(ipaddress.ip_network((address, 64), False))
+        address = address.ipv4_mapped
+    return None if address.is_loopback else str(address)
