@@ -681,7 +681,8 @@ def test_bytes_after_the_form_count(client: httpx.Client, files: dict[str, Any])
 
 
 def test_connections_without_a_request_are_closed(tmp_path: Path, files: dict[str, Any]) -> None:
-    with serving(replace(LIMITS, idle_seconds=0.5, patience=20), tmp_path) as served, ExitStack() as stack:
+    limits = replace(LIMITS, idle_seconds=0.5, patience=20)
+    with serving(limits, tmp_path) as served, ExitStack() as stack:
         address = ("127.0.0.1", served.port)
         owns = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(3)]
         owns[1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
