@@ -175,6 +175,15 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     media.check_output(path, overwrite)
 
 
+def is_whole(path: Path | str) -> bool:
+    """Return whether a video is there, is not cut short, and tells its length."""
+    try:
+        with media.opened(Path(path)) as container:
+            return media.video_stream(container) is not None and bool(container.duration)
+    except UnreadableMedia:
+        return False
+
+
 def write(
     path: Path | str,
     frames: Iterable[Picture],

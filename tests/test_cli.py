@@ -179,6 +179,34 @@ def test_maps_beside_the_video(
     assert {path.name for path in tmp_path.iterdir()} == {maps.name, short.name, out.name}
 
 
+def test_a_batch_that_was_stopped_goes_on(
+    cli: Cli, portrait: Path, short: Path, tmp_path: Path
+) -> None:
+    sounds = [tmp_path / f"{name}.wav" for name in "abc"]
+    for sound in sounds:
+        sound.write_bytes(short.read_bytes())
+    given = [word for sound in sounds for word in ("--speech", sound)]
+    out = tmp_path / "out"
+    call = ("batch", portrait, *given, "--out-dir", out, "--crop", "--skip-existing", *TINY)
+    first = cli(*call)
+    assert (first.code, first.out.splitlines()[-1]) == (0, f"3 of 3 videos written to {out}")
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    gone, cut, kept = (out / f"portrait-{name}.mp4" for name in "abc")
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    before = kept.stat().st_mtime_ns
+    again = cli(*call)
+    assert again.code == 0 and f"{kept}: was there already" in again.out
+    assert again.out.splitlines()[-1] == f"2 of 3 videos written to {out}, 1 were there"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
+    assert kept.stat().st_mtime_ns == before
+    done = cli(*call, "--json")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0 and [row["existing"] for row in rows] == [True] * 3
+    both = cli(*call, "--overwrite")
+    assert both.code == 2 and "--skip-existing and --overwrite contradict" in both.err
+
+
 def test_batch_goes_on_after_a_failure(
     cli: Cli, portrait: Path, speech: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,8 +24,12 @@ from talkingface.cli.options import (
     print_json,
 )
 from talkingface.controls import Controls
+from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
 from talkingface.version import __version__
+
+if TYPE_CHECKING:
+    from talkingface.jobs import Job
 
 Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
 
@@ -198,17 +202,45 @@ def batch(
     options: FaceOptions,
     model: Model = "cran",
     overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="go on with a run that was stopped: keep its videos"),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Make a video of every portrait with every recording; a failed one does not stop the others.
 
+    With --skip-existing, videos that are there and whole are done; damaged ones are made again.
+
     Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
     """
+    from talkingface import jobs, video
+
+    if skip_existing and overwrite:
+        raise BadRequest("--skip-existing and --overwrite contradict each other: give one of them")
+    planned = jobs.plan(
+        portraits,
+        speech,
+        out_dir,
+        options=options,
+        controls=controls,
+        overwrite=overwrite or skip_existing,
+    )
+    there = [job for job in planned if skip_existing and video.is_whole(job.output)]
+    for job in there:
+        report.existing(job.output)
+    left = [job for job in planned if job not in there]
+    failed = _make(left, model, device, out_dir, report) if left else 0
+    kept = f", {len(there)} were there" if there else ""
+    report.summary(f"{len(left) - failed} of {len(planned)} videos written to {out_dir}{kept}")
+    if failed:
+        raise typer.Exit(2)
+
+
+def _make(planned: list[Job], model: str, device: str, out_dir: Path, report: Reporter) -> int:
+    """Make a video for each job; return how many failed."""
     from talkingface import jobs, media, pipeline
 
-    planned = jobs.plan(
-        portraits, speech, out_dir, options=options, controls=controls, overwrite=overwrite
-    )
     speaker = pipeline.load(model, device)
     media.make_folder(out_dir)
     runner, count, failed = jobs.JobRunner(speaker), len(planned), 0
@@ -218,9 +250,7 @@ def batch(
             progress(number + 1, count)
             report.job(result)
             failed += result.error is not None
-    report.summary(f"{count - failed} of {count} videos written to {out_dir}")
-    if failed:
-        raise typer.Exit(2)
+    return failed
 
 
 def _advance(update: Update, videos: int, count: int, frames: int, frames_in_all: int) -> None:

@@ -297,6 +297,10 @@ class Reporter:
         elif not self.quiet:
             print(f"{output}: {text}")
 
+    def existing(self, output: Path | str) -> None:
+        """Report a file of an earlier run that is kept."""
+        self.result(output, "was there already", existing=True)
+
     def summary(self, text: str) -> None:
         """Report what became of all results; as JSON they say it themselves."""
         if not (self.quiet or self.json):
