@@ -10,18 +10,21 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import talkingface
 from conftest import Cli, Ran
 from helpers.drawing import BOX, frog
 from talkingface import picture, video, weights
 from talkingface.cli import parse_face
-from talkingface.cli.app import ORDER
+from talkingface.cli.app import SECTIONS, app
 from talkingface.cli.options import Reporter
 from talkingface.errors import BadRequest
 from talkingface.landmarks import MEAN_FACE
@@ -620,14 +623,28 @@ def test_a_full_disk_half_way(portrait: Path, speech: Path, folder: Path) -> Non
 # --- the rest ------------------------------------------------------------------------------------
 
 
-def test_help_lists_commands_in_the_order_of_use(cli: Cli) -> None:
+def test_help_lists_commands_by_use(cli: Cli) -> None:
     short, long = cli("-h"), cli("--help")
     assert short.code == 0 and short.out == long.out
-    lines = short.out[short.out.index("Commands:") :].splitlines()[1:]
-    listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
-    assert listed[:3] == ["generate", "serve", "batch"]
-    assert set(listed) == set(ORDER), "talkingface/cli/app.py orders commands that are"
-    assert cli("generate", "-h").code == 0
+    assert short.out.count("...") == 1, "a description is too long"
+    for heading, names in SECTIONS.items():
+        section = short.out.split(f"\n{heading}:\n")[1].split("\n\n")[0]
+        assert [line.split()[0] for line in section.splitlines()] == list(names)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    shown = {name for name, command in group.commands.items() if not command.hidden}
+    assert shown == set(chain(*SECTIONS.values())), "talkingface/cli/app.py has a section for each"
+    for words in (("generate",), ("train", "cran"), ("study", "table")):
+        assert cli(*words, "-h").out == cli(*words, "--help").out
+
+
+def test_completion_of_shells(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    """The shell's script asks for completions by an environment variable."""
+    assert "--install-completion" in cli("-h").out
+    monkeypatch.setenv("_TALKINGFACE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "talkingface gen")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert cli().out.split() == ["generate"]
 
 
 def test_the_version_is_said_twice(cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -10,21 +11,26 @@ from typer.core import TyperGroup
 
 from talkingface.version import __version__
 
-# The order of the commands in `talkingface --help`: of use, not of the alphabet.
-ORDER = (
-    *("generate", "serve", "batch", "idle", "motion", "landmarks", "sheet", "models"),
-    *("prepare", "inspect", "train", "evaluate", "study"),
-    *("landmark-space", "expression-space", "version"),
-)
+# The commands of `talkingface --help` by heading, in the order of use.
+SECTIONS = {
+    "Make videos": ("generate", "batch", "idle", "motion", "landmarks", "sheet", "models"),
+    "Serve": ("serve",),
+    "Data and training": ("prepare", "inspect", "landmark-space", "expression-space", "train"),
+    "Measure": ("evaluate", "study"),
+}
 
 
 class _Group(TyperGroup):
-    """Commands in the order of ORDER."""
+    """Commands under the headings of SECTIONS."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands as they are listed."""
-        known = super().list_commands(ctx)
-        return sorted(known, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a list of commands under each heading."""
+        column = max(map(len, chain(*SECTIONS.values())))
+        limit = formatter.width - column - 6
+        for heading, names in SECTIONS.items():
+            rows = [(n.ljust(column), self.commands[n].get_short_help_str(limit)) for n in names]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
 
 
 _SETTINGS: dict[str, Any] = {
@@ -36,18 +42,17 @@ app = typer.Typer(
     cls=_Group,
     help="One portrait and one speech recording in, a video of that face speaking out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings=_SETTINGS,
 )
 train_app = typer.Typer(
-    help="Train generators, baselines, lip readers, and the networks that measure.",
+    help="Train generators, and networks that measure.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 study_app = typer.Typer(
-    help="Ask people: pairs of videos, three questions, and the table of their votes.",
+    help="Ask people to compare pairs of videos.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -39,11 +39,12 @@ from talkingface.cli.options import (
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest
 
-HELP = """Measure models on held-out clips, beside real video and the still picture; or a paper's
-whole table with its figures (--preset); or anybody's videos beside real ones (--pairs); or the lips
-that models predict from sound alone (--free-speech, --phones, --noise, together or apart; every
-model that predicts them unless --models names some); or finished frames of still portraits
-(--portraits).
+HELP = """Measure models, or anybody's videos.
+
+Models are measured on held-out clips, beside real video and the still picture; or a paper's whole
+table with its figures (--preset); or anybody's videos beside real ones (--pairs); or the lips that
+models predict from sound alone (--free-speech, --phones, --noise, together or apart; every model
+that predicts them unless --models names some); or finished frames of still portraits (--portraits).
 
 Every mean has its 95 % interval over clips; a star marks what differs from the reference. A run
 that was stopped goes on when called again, and the same call gives the same numbers. Each

@@ -106,7 +106,9 @@ def idle(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Make a video, without sound, of a face that waits: it breathes, blinks and sways.
+    """Make a video without sound of a face that waits.
+
+    It breathes, blinks and sways.
 
     Example: talkingface idle portrait.jpg -o idle.mp4 --seconds 20
     """
@@ -132,10 +134,11 @@ def motion(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Write how a face moves that speaks a recording, the same for every face, with times.
+    """Write how a face moves that speaks a recording.
 
-    The file holds expressions, head pose, brows, lids and gaze, ARKit's 52 blendshapes and visemes.
-    `generate` draws it, edited or not, in place of a recording or beside one with --motion.
+    The motion is the same for every face. The file holds times, expressions, head pose, brows, lids
+    and gaze, ARKit's 52 blendshapes and visemes. `generate` draws it, edited or not, in place of a
+    recording or beside one with --motion.
 
     Example: talkingface motion speech.wav -o motion.json
     """
@@ -164,9 +167,10 @@ def find_landmarks(
     landmarks: Landmarks = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write where the 68 points of a face are, to be corrected by hand for `generate --landmarks`.
+    """Write where the 68 points of a face are.
 
-    With --landmarks and --overlay it shows a file that was corrected.
+    The file can be corrected by hand for `generate --landmarks`. With --landmarks and --overlay it
+    shows a file that was corrected.
 
     Example: talkingface landmarks portrait.jpg -o points.json --overlay points.png
     """
@@ -208,7 +212,9 @@ def batch(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Make a video of every portrait with every recording; a failed one does not stop the others.
+    """Make a video of every portrait with every recording.
+
+    A video that fails does not stop the others.
 
     With --skip-existing, videos that are there and whole are done; damaged ones are made again.
 
@@ -266,7 +272,9 @@ def list_models(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the models that speak, their size, data, licence and measures.
+    """List the models that speak.
+
+    Each with its size, data, licence and measures.
 
     Example: talkingface models
     """
@@ -317,7 +325,7 @@ def sheet(
     report.result(output, f"{width}x{height} pixels", width=width, height=height)
 
 
-@app.command()
+@app.command(hidden=True)
 def version() -> None:
     """Print the version."""
     print(f"talkingface {__version__}")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from talkingface.data.report import Summary
     from talkingface.data.sources import Corpus
 
-HELP = """Turn a corpus into training shards; run again, it goes on where it was stopped.
+HELP = """Turn a corpus into training shards.
+
+Run again, it goes on where it was stopped.
 
 CORPUS is one of these, FOLDER its folder as it is published:
 
@@ -156,10 +158,11 @@ def inspect(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show what is in a folder of shards, and what was dropped and why, as one HTML page.
+    """Show what a folder of shards holds, as one HTML page.
 
-    Clips, hours, people and words; every measure as a histogram with its limit; pictures of clips
-    that were kept and of those dropped, by reason. The page is one file and asks for nothing else.
+    It also shows what was dropped and why. Clips, hours, people and words; every measure as a
+    histogram with its limit; pictures of clips that were kept and of those dropped, by reason. The
+    page is one file and asks for nothing else.
 
     Example: talkingface inspect shards -o report.html
     """

@@ -66,10 +66,10 @@ def serve(
         Path | None, typer.Option(help="folder for temporary files [the system's]")
     ] = None,
 ) -> None:
-    """Serve a page in which a picture speaks, live or as a file, and an HTTP interface beside it.
+    """Serve a page in which pictures speak, and an HTTP API.
 
-    Nothing is kept: uploads and videos are gone with their request. docs/serving.md has the
-    interface, the limits, and how to put it behind a proxy.
+    Videos are live or files. Nothing is kept: uploads and videos are gone with their request.
+    docs/serving.md has the interface, the limits, and how to put it behind a proxy.
 
     Example: talkingface serve --open
     """

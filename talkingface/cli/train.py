@@ -185,7 +185,9 @@ def landmark_space(
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
 ) -> None:
-    """Compute the mean and the principal components of a corpus's landmarks, for ATVGnet.
+    """Compute principal components of landmarks, for ATVGnet.
+
+    The file holds the mean and the components of a corpus's landmarks.
 
     Example: talkingface landmark-space shards -o basis.safetensors
     """
@@ -217,7 +219,9 @@ def expression_space(
     overwrite: Overwrite = False,
     cache: CacheFolder = None,
 ) -> None:
-    """Compute how faces move from their neutral, and how neutral faces differ, from a corpus.
+    """Compute how the faces of a corpus move.
+
+    The file says how faces move from their neutral, and how neutral faces differ.
 
     Example: talkingface expression-space shards -o space.safetensors
     """
