@@ -670,6 +670,9 @@ def test_the_command_trains_and_goes_on(cli: Cli, cache: Cache, tmp_path: Path) 
     second = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny")
     assert second.code == 0 and "6 of 6 steps" in second.out, second
     assert weights.load_with_info(run / "weights.safetensors")[1].family == "lipreader-published"
+    third = cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny", "--json")
+    assert json.loads(third.out) == {"output": str(run), "steps": 6, "steps_in_all": 6}
+    assert cli("train", "lipreader", corpus, "-o", run, "--preset", "tiny", "-q").out == ""
     wrong = cli("train", "lipreader", corpus, "-o", run, "--preset", "huge")
     assert wrong.code == 2 and "no preset is called 'huge'" in wrong.err
 

@@ -88,32 +88,35 @@ def _face_options(face: str | None, crop: bool, **given: Any) -> FaceOptions:
 
 def takes_controls(command: Command) -> Command:
     """Give a command the options of `Controls`, which reach it as its argument `controls`."""
-    return _with_options(command, "controls", _CONTROLS, _controls)
+    return with_options(command, "controls", _CONTROLS, _controls)
 
 
 def takes_face(command: Command) -> Command:
     """Give a command the options of `FaceOptions`, which reach it as its argument `options`."""
-    return _with_options(command, "options", _FACE, _face_options)
+    return with_options(command, "options", _FACE, _face_options)
 
 
 def takes_display(command: Command) -> Command:
     """Give a command the options of `FaceOptions` but for those that choose one face."""
-    return _with_options(command, "options", _SHOWN, functools.partial(_face_options, None))
+    return with_options(command, "options", _SHOWN, functools.partial(_face_options, None))
 
 
 def takes_report(command: Command) -> Command:
     """Give a command the options of `Reporter`, which reach it as its argument `report`."""
     options = {"quiet": (Quiet, False), "json": (AsJson, False)}
-    return _with_options(command, "report", options, Reporter)
+    return with_options(command, "report", options, Reporter)
 
 
-def _with_options(
+def with_options(
     command: Command,
     argument: str,
     options: Mapping[str, tuple[Any, Any]],
     build: Callable[..., Any],
 ) -> Command:
-    """The command with options in place of one argument, which is built of their values."""
+    """Return the command with options in place of one argument, which is built of their values.
+
+    options: types and defaults by name. build: called with the values, by name.
+    """
 
     @functools.wraps(command)
     def run(**values: Any) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from talkingface.cli.app import app, train_app
+from talkingface.cli.controls import takes_report, with_options
 from talkingface.cli.options import (
     Accumulate,
     CacheFolder,
@@ -19,13 +20,12 @@ from talkingface.cli.options import (
     Everyone,
     Minutes,
     Overwrite,
+    Reporter,
     RunFolder,
     SaveEvery,
     Seed,
     Shards,
     Workers,
-    print_note,
-    progress_bar,
 )
 from talkingface.training.trainers import TRAINERS, Trainer
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from talkingface.training.loop import LoopOptions, Recipe
 
+WeightsFile = Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")]
 _REQUIRED = inspect.Parameter.empty
 
 
@@ -65,7 +66,7 @@ _LOOP: dict[str, tuple[Any, Any]] = {
     "device": (Device, "auto"),
 }
 _FIT: dict[str, tuple[Any, Any]] = {
-    "output": _option(Path, _REQUIRED, "--output", "-o", help="the .safetensors to write"),
+    "output": (WeightsFile, _REQUIRED),
     "overwrite": (Overwrite, False),
 }
 _OWN: dict[str, tuple[Any, Any]] = {
@@ -119,19 +120,12 @@ def _command(trainer: Trainer) -> Callable[..., None]:
     if trainer.presets:
         options["preset"] = _option(str, trainer.preset, help=trainer.presets)
     order = ("shards", "output", "preset", *trainer.options, *options)
-    names = [name for name in dict.fromkeys(order) if name in options]
+    ordered = {name: options[name] for name in order if name in options}
 
-    def command(**given: Any) -> None:
-        (_fit if trainer.fits else _train)(trainer, **given)
+    def command(given: dict[str, Any], report: Reporter) -> None:
+        (_fit if trainer.fits else _train)(trainer, report, **given)
 
-    only = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(name, only, default=options[name][1], annotation=options[name][0])
-        for name in names
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    return takes_report(with_options(command, "given", ordered, dict))
 
 
 for _trainer in TRAINERS:
@@ -142,10 +136,12 @@ for _trainer in TRAINERS:
 
 
 @train_app.command("table")
+@takes_report
 def train_table(
     name: Annotated[str, typer.Argument(help="which table: song-table1 or atvgnet-table")],
     shards: Shards,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder, one run for each row")],
+    report: Reporter,
     reader: Annotated[
         str, typer.Option(help="the trained lip reader, D_l: a name or a .safetensors file")
     ] = "lipreader",
@@ -172,13 +168,15 @@ def train_table(
         clips = open_cache(shards, cache)
         for row in rows:
             recipe = trainings.recipe_of(row, clips, output, reader, own, seed)
-            _run(recipe, output / row.name, options)
+            _run(recipe, output / row.name, options, report)
 
 
 @app.command("landmark-space")
+@takes_report
 def landmark_space(
     shards: Shards,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    output: WeightsFile,
+    report: Reporter,
     preset: Annotated[str, typer.Option(help="the training it is for")] = "atvg-paper",
     components: Annotated[int | None, typer.Option(min=1, help="how many [the preset's]")] = None,
     everyone: Everyone = False,
@@ -207,13 +205,16 @@ def landmark_space(
     basis, share = spaces.fit(opened, clips, count)
     speaking = sum(not clip.silent for clip in clips)
     spaces.save(basis, output, f"{speaking} clips of {shards.name}", overwrite)
-    print(f"{output}: {count} components of {LANDMARKS} points, {share:.1%} of the variance")
+    text = f"{count} components of {LANDMARKS} points, {share:.1%} of the variance"
+    report.result(output, text, components=count, variance=share)
 
 
 @app.command("expression-space")
+@takes_report
 def expression_space(
     shards: Shards,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")],
+    output: WeightsFile,
+    report: Reporter,
     components: Annotated[int, typer.Option(min=1, help="how many an expression has")] = 16,
     everyone: Everyone = False,
     overwrite: Overwrite = False,
@@ -236,7 +237,8 @@ def expression_space(
     spaces.save(fitted, output, f"{seen}, {shards.name}", overwrite)
     counts = sorted({min(6, components), components})
     shares = ", ".join(f"{fitted.share(count):.1%} in {count}" for count in counts)
-    print(f"{output}: {seen}; {components} components, of the variance {shares}")
+    text = f"{seen}; {components} components, of the variance {shares}"
+    report.result(output, text, components=components, variance=fitted.share(components))
 
 
 def _learned_from(everyone: bool) -> tuple[str, ...]:
@@ -291,6 +293,7 @@ def _settings(
 
 def _train(
     trainer: Trainer,
+    report: Reporter,
     shards: Path,
     output: Path,
     preset: str,
@@ -321,11 +324,12 @@ def _train(
         recipe: Any = presets.RECIPES[type(training)](training, clips, device=chosen, **own)
         if compiled:
             recipe.compile()
-        _run(recipe, output, options)
+        _run(recipe, output, options, report)
 
 
 def _fit(
     trainer: Trainer,
+    report: Reporter,
     shards: Path,
     output: Path,
     change: list[str] | None,
@@ -343,14 +347,14 @@ def _fit(
     media.check_output(output, overwrite)
     training = _settings(trainer, trainer.preset, change, seed)
     clips, splits = open_cache(shards, cache), _learned_from(everyone)
-    with progress_bar(trainer.name) as advance:
+    with report.progress(trainer.name) as advance:
         fit = presets.FITS[type(training)]
         fit(training, clips, output, splits, lambda _, n, of: advance(n, of), **own)
-    print_note(f"wrote {output}")
+    report.result(output, "fitted weights")
 
 
-def _run(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
-    """Run the shared loop under a progress bar, then print where its files are.
+def _run(recipe: Recipe, folder: Path, options: LoopOptions, report: Reporter) -> None:
+    """Run the shared loop under a progress bar, then report where its files are.
 
     SIGTERM (a preempted job, a drained machine) leaves a checkpoint and exits with 143, as shells
     have it: what waits for the training to be done should not go on.
@@ -358,16 +362,24 @@ def _run(recipe: Recipe, folder: Path, options: LoopOptions) -> None:
     from talkingface.training import loop, parallel
 
     loop.configure_malloc()
-    shown = parallel.rank() == 0
-    with parallel.stop_on_sigterm() as stop_signal, progress_bar("steps", shown) as progress:
-        done = loop.run(recipe, folder, options, progress, stop_signal, print_note)
-    if shown and stop_signal.requested:
-        print_note(
+    first = report if parallel.rank() == 0 else Reporter(quiet=True)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        report.note(text)
+        notes.append(text)
+
+    with parallel.stop_on_sigterm() as stop_signal, first.progress("steps") as progress:
+        done = loop.run(recipe, folder, options, progress, stop_signal, note)
+    stopped = stop_signal.requested
+    if stopped:
+        first.note(
             f"{folder}: stopped after {done} of {recipe.steps} steps; the same command goes on"
         )
-    elif shown:
-        made = "log.jsonl and weights.safetensors are there"
-        print(f"{folder}: {done} of {recipe.steps} steps; {made}")
-    if stop_signal.requested and done < recipe.steps:
+    if first.json or not stopped:
+        text = f"{done} of {recipe.steps} steps; log.jsonl and weights.safetensors are there"
+        facts = {"steps": done, "steps_in_all": recipe.steps, "note": "; ".join(notes) or None}
+        first.result(folder, text, **facts)
+    if stopped and done < recipe.steps:
         parallel.end_processes()
         raise typer.Exit(128 + signal.SIGTERM)
