@@ -32,6 +32,14 @@ Samples = NDArray[np.floating[Any]] | Tensor
 CHUNK = 10  # frames per call of the model, at most: buffers of more come anew from the system
 LONGEST_IDLE = 60.0  # seconds that `Stream.idle` gives at once
 HEADER = "talkingface-stream"
+_LARGEST_FILE = 256_000_000  # bytes of a saved stream
+_LONGEST = 365 * 24 * 3600 * audio.SAMPLE_RATE  # samples
+_DEEPEST = 8  # tuples within tuples of a state
+# What reading a damaged file raises.
+_UNREADABLE = (
+    *(OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError),
+    *(RecursionError, OverflowError, MemoryError),
+)
 
 
 class Speech:
@@ -169,30 +177,65 @@ class Stream:
             part.write_bytes(data)
 
     def restore(self, path: PathLike) -> None:
-        """Restore the state that `save` wrote.
-
-        path: the file.
-
-        Raises BadWeights (no such file, or one of another model).
-        """
+        """Take up what `save` kept. Raises BadWeights: no such file, or another model's."""
         try:
+            if Path(path).stat().st_size > _LARGEST_FILE:
+                raise ValueError(f"more than {_LARGEST_FILE} bytes")
             with safetensors.safe_open(str(path), "pt") as file:
                 header = json.loads((file.metadata() or {})[HEADER])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            saved, sha256 = str(header["model"]), str(header["sha256"])
+            self._check_model(path, saved, sha256)
+            state = _unflatten(header["state"], tensors, self._generator.device)
+            sound, pushed, given = tensors["sound"], header["pushed"], header["given"]
+            self._check_place(sound, pushed, given, header["finished"])
+            self._check_state(state, given)
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
             raise BadWeights(
-                f"{path}: no saved stream ({' '.join(str(error).split())[:80]}); "
-                "expected a file of `Stream.save`"
+                f"{path}: no saved stream ({reason}); expected a file of `Stream.save`"
             ) from error
+        self._windows.restore(sound, pushed, given)
+        self._finished, self._state = header["finished"], state
+
+    def _check_model(self, path: PathLike, saved: str, sha256: str) -> None:
         info = self._generator.info
-        if header["sha256"] != info.sha256 or (not info.sha256 and header["model"] != info.name):
+        if sha256 != info.sha256 or (not info.sha256 and saved != info.name):
             raise BadWeights(
-                f"{path}: saved with model {header['model']} ({header['sha256'][:12]}), this is "
+                f"{path}: saved with model {saved} ({sha256[:12]}), this is "
                 f"{info.name} ({info.sha256[:12]}): open it with the one that it was saved with"
             )
-        self._windows.restore(tensors["sound"], header["pushed"], header["given"])
-        self._finished = header["finished"]
-        self._state = _unflatten(header["state"], tensors, self._generator.device)
+
+    def _check_place(self, sound: Tensor, pushed: Any, given: Any, finished: Any) -> None:
+        """Raise ValueError unless a stream may have been there."""
+        spec = self._windows.spec
+        if sound.dtype != torch.float32 or sound.ndim != 1 or not torch.isfinite(sound).all():
+            raise ValueError(f"its sound is {sound.dtype} {tuple(sound.shape)}, or not finite")
+        if type(finished) is not bool or type(pushed) is not int or type(given) is not int:
+            raise ValueError("its place is no number")
+        if not (0 <= pushed <= _LONGEST and 0 <= given <= audio.frame_count(pushed)):
+            raise ValueError(f"{given} frames of {pushed} samples")
+        kept = pushed - spec.first_sample - given * SAMPLES_PER_FRAME
+        if len(sound) > spec.samples + SAMPLES_PER_FRAME or not (finished or len(sound) == kept):
+            raise ValueError(f"{len(sound)} samples are kept, expected {kept}")
+
+    def _check_state(self, state: State, given: int) -> None:
+        """Raise ValueError unless the state is like that after one frame of silence."""
+        if given == 0 and state is None:
+            return
+        spec = self._generator.spec
+        silence = torch.zeros(1, spec.hops, spec.coefficients)
+        expected = self._generator.generate(silence, None)[2]
+        if self._generator.animator is None:
+            _check_like(state, expected)
+            return
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise ValueError("its state is of another model")
+        _check_like(state[0], expected[0])
+        if state[1] is not None:  # the model's pictures were not asked for
+            _check_like(state[1], expected[1])
+        if int(state[0][0]) != given:
+            raise ValueError(f"its state is of frame {int(state[0][0])}, not {given}")
 
 
 def check_samples(samples: Samples) -> Tensor:
@@ -218,7 +261,24 @@ def _flatten(state: State, name: str, into: dict[str, Tensor]) -> Any:
     return [_flatten(part, f"{name}.{k}", into) for k, part in enumerate(state)]
 
 
-def _unflatten(shape: Any, tensors: dict[str, Tensor], device: torch.device) -> State:
-    if isinstance(shape, list):
-        return tuple(_unflatten(part, tensors, device) for part in shape)
+def _unflatten(
+    shape: Any, tensors: dict[str, Tensor], device: torch.device, depth: int = 0
+) -> State:
+    if isinstance(shape, list) and depth < _DEEPEST:
+        return tuple(_unflatten(part, tensors, device, depth + 1) for part in shape)
     return None if shape is None else tensors[shape].to(device)
+
+
+def _check_like(found: State, expected: State) -> None:
+    """Raise ValueError unless a state has the shapes of another, and finite numbers."""
+    if expected is None:  # of what these controls leave out
+        return
+    if isinstance(expected, Tensor):
+        like = isinstance(found, Tensor) and found.dtype == expected.dtype
+        if not like or found.shape != expected.shape or not torch.isfinite(found).all():
+            raise ValueError("a part of its state is of another shape, or not finite")
+        return
+    if not isinstance(found, tuple) or len(found) != len(expected):
+        raise ValueError("its state is of another model")
+    for own, other in zip(found, expected, strict=True):
+        _check_like(own, other)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,16 @@ HEADER = "talkingface"
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
 REGISTRY = "registry.json"
+
+# Bounds of what a file from elsewhere may ask for, checked before memory is taken.
+_LARGEST_FILE = 2_000_000_000  # bytes
+_MOST = 65_536  # of a config's integers
+_MOST_LAYERS, _MOST_PIXELS = 64, 2048  # of layers and blocks, of a list; of a side
+# What a header that describes no model raises while one is built.
+_UNBUILDABLE = (
+    *(TalkingFaceError, ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(MemoryError, RuntimeError, TypeError, ValueError),
+)
 
 # Names that need no file: (what they are, seed of their random parameters).
 WITHOUT_FILE = {
@@ -208,6 +219,13 @@ def _without_file(name: str) -> tuple[nn.Module, WeightsInfo]:
 def _from_file(path: Path, name: str, expected_sha256: str | None) -> tuple[nn.Module, WeightsInfo]:
     """Read, verify and rebuild; every way a file can be wrong becomes one BadWeights line."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BadWeights(f"{path}: is no regular file; expected a .safetensors file")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise BadWeights(
+                f"{path}: {path.stat().st_size} bytes; no model of this version has more than "
+                f"{_LARGEST_FILE}"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise BadWeights(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -246,33 +264,40 @@ def _parse(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "fetch or save it again"
         ) from error
     length = int.from_bytes(data[:8], "little")  # validated by the loader above
-    entries = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     try:
-        header = json.loads(entries[HEADER])
-    except (KeyError, ValueError) as error:
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise BadWeights(
             f"{path}: a safetensors file without a {HEADER!r} header, so not one of talkingface's: "
             "save models with talkingface.weights.save"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise BadWeights(f"{path}: written in another format than {FORMAT}: update talkingface")
+    if not all(isinstance(header.get(name, {}), dict) for name in ("config", "metrics", "extra")):
+        raise BadWeights(f"{path}: its header is damaged: config, metrics and extra are objects")
     return header, tensors
 
 
 def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Build the module that the header describes, with the file's tensors, loaded strictly."""
+    """Build the module that the header describes, with the file's tensors, loaded strictly.
+
+    It is built without memory first: a header may describe one of any size.
+    """
     try:
-        config = older_weights.current_config(path, header["config"])
-        model = models.build(models.config_from_json(json.dumps(config)))
-        tensors = older_weights.renamed_tensors(config["family"], tensors)
+        values = older_weights.current_config(path, header["config"])
+        _check_bounds("config", values)
+        config = models.config_from_json(json.dumps(values))
+        with torch.device("meta"):
+            described = models.build(config)
+        tensors = older_weights.renamed_tensors(config.family, tensors)
     except BadWeights:
         raise
-    except (TalkingFaceError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _UNBUILDABLE as error:
         raise BadWeights(
-            f"{path}: its header describes no model of this version ({_line(error)}): update "
-            "talkingface, or train again"
+            f"{path}: its header describes no model of this version "
+            f"({_line(error) or type(error).__name__}): update talkingface, or train again"
         ) from error
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in described.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -280,8 +305,34 @@ def _rebuild(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor
                 f"{path}: tensor {name} is {found.get(name, 'missing')}, its header's model needs "
                 f"{expected.get(name, 'no such tensor')}: the file is damaged or of another version"
             )
+        if tensors[name].is_floating_point() and not torch.isfinite(tensors[name]).all():
+            raise BadWeights(
+                f"{path}: tensor {name} holds NaN or infinite numbers: the file is damaged, or its "
+                "training diverged"
+            )
+    model = models.build(config)
     model.load_state_dict(dict(tensors), strict=True)
     return model
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    """Raise ValueError for a number or list that no config has. name: of the field."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_bounds(key, inner)
+    elif isinstance(value, list):
+        if len(value) > _MOST_LAYERS:
+            raise ValueError(f"{name} has {len(value)} entries, at most {_MOST_LAYERS}")
+        for inner in value:
+            _check_bounds(name, inner)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+    elif isinstance(value, int):
+        few = name.endswith(("layers", "blocks"))
+        most = _MOST_LAYERS if few else _MOST_PIXELS if name in ("size", "side") else _MOST
+        if abs(value) > most:
+            raise ValueError(f"{name} is {str(value)[:20]}, at most {most}")
 
 
 def _count(model: nn.Module) -> int:

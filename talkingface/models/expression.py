@@ -151,15 +151,16 @@ class ExpressionSpace(nn.Module):
         reference = torch.from_numpy(reference_mesh()).float()
         low = reference[:, 1].argsort(descending=True)[:points].sort().values  # lips among them
         directions = torch.linalg.qr(torch.randn(2 * points, components))[0].T
-        self.register_buffer("reference", reference)
-        self.register_buffer("points", low)
+        device = directions.device  # "meta" where only shapes are wanted
+        self.register_buffer("reference", reference.to(device))
+        self.register_buffer("points", low.to(device))
         self.register_buffer("basis", directions.unflatten(1, (points, 2)).contiguous())
         self.register_buffer("scale", torch.ones(components))
         self.register_buffer("identity_basis", torch.zeros(identities, 2 * MESH_POINTS))
         self.register_buffer("identity_scale", torch.ones(identities))
         self.register_buffer("solution", self._solution(), persistent=False)
         for name, reach in (("closing_near", _NEAR), ("closing_far", _FAR)):
-            self.register_buffer(name, _closing(reference, *reach), persistent=False)
+            self.register_buffer(name, _closing(reference, *reach).to(device), persistent=False)
         self.register_load_state_dict_post_hook(_solve_again)  # type: ignore[no-untyped-call]
 
     @classmethod
