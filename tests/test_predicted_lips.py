@@ -568,3 +568,6 @@ def test_a_model_that_predicts_no_lips_is_refused_in_one_line(
     assert ran.code == 2 and ran.err.count("\n") == 1
     assert "still: a still predicts no expressions from speech alone" in ran.err
     assert not (tmp_path / "out").exists()
+    words = ("evaluate", "--free-speech", folder, "--models", "loud", "-o", tmp_path / "quiet")
+    quiet = cli(*words, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")

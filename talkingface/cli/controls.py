@@ -26,6 +26,12 @@ from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceOptions
 
 Command = Callable[..., None]
+REQUIRED = inspect.Parameter.empty  # default of an option that has none
+
+
+def option(kind: Any, default: Any, *names: str, **facts: Any) -> tuple[Any, Any]:
+    """Return an option for `with_options`: its type as typer has it, and its default."""
+    return Annotated[kind, typer.Option(*names, **facts)], default
 
 
 def _number(text: str, limits: tuple[float, float]) -> Any:

@@ -7,34 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from talkingface.cli.app import app
+from talkingface.cli.controls import REQUIRED, option, takes_report, with_options
 from talkingface.cli.options import (
-    Again,
-    Alive,
-    AsJson,
-    AuthorCompat,
     Device,
-    EvaluatedModels,
-    Experts,
-    FreeSpeech,
-    Judge,
-    Likeness,
-    MouthSheet,
-    Noise,
-    Pairs,
-    Phones,
-    Portraits,
-    Reference,
+    Reporter,
     Results,
-    Sample,
-    Splits,
-    Video,
     print_json,
-    progress_bar,
 )
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest
@@ -65,7 +48,7 @@ Options = Mapping[str, Any]  # of the command, by name; None or False where one 
 
 
 @dataclass(frozen=True)
-class Report:
+class Outcome:
     """Files and results of one evaluation. line: the last that is printed, below the tables."""
 
     files: Sequence[Path]
@@ -84,59 +67,145 @@ class Evaluation:
 
     asked: tuple[str, ...]
     takes: tuple[str, ...]
-    run: Callable[[Options], Iterator[Report]]
+    run: Callable[[Options, Reporter], Iterator[Outcome]]
+
+
+# Options by name: their types, as typer has them, and their defaults.
+# Options by name, for `with_options`.
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "out": (Results, REQUIRED),
+    "models": option(
+        str | None,
+        None,
+        help="names or .safetensors files, with commas between; ROW=FILE calls the row ROW; "
+        "NAME@landmarks draws the clip's real landmarks in place of predicted ones; "
+        "NAME@lips draws nothing, only where it moves the lips is measured",
+    ),
+    "cache": option(
+        Path | None, None, "--cache", "--data", help="what `talkingface prepare` wrote"
+    ),
+    "preset": option(str | None, None, help="a table: song-table1, atvgnet-table"),
+    "runs": option(Path, Path("runs"), help="with --preset: what `talkingface train table` wrote"),
+    "pairs": option(
+        Path | None,
+        None,
+        help="instead of models: a folder of your own videos, NAME/real.mp4 beside "
+        "NAME/generated.mp4, or NAME.real.mp4 beside NAME.generated.mp4",
+    ),
+    "free_speech": option(
+        Path | None,
+        None,
+        "--free-speech",
+        metavar="FOLDER",
+        help="predicted lips against real ones: a folder of NAME.flac (any recording) beside "
+        "NAME.npz, whose `mesh` (T, 478, 2) is the speaker's face at 25 fps, aligned, in "
+        "interocular units; writes free-speech.jsonl and .md",
+    ),
+    "phones": option(
+        Path | None,
+        None,
+        "--phones",
+        metavar="FOLDER",
+        help="whether predicted lips close at p, b, m, are rounded at u, o, w and open at a: a "
+        "folder of recordings and phones.json, which says when each phone is spoken (as "
+        "tests/fixtures/voices); writes phones.jsonl and .md",
+    ),
+    "noise": option(
+        Path | None,
+        None,
+        "--noise",
+        metavar="FOLDER",
+        help="predicted lips on silence, hiss, an empty room and music, and on a folder's "
+        "recordings with noise, through a telephone, from far away; writes noise.jsonl and .md",
+    ),
+    "video": option(
+        Path | None,
+        None,
+        "--video",
+        metavar="PORTRAIT",
+        help="with --free-speech: this picture (as examples/portrait.jpg) speaks every recording, "
+        "and the lips are found again in the finished videos, which stay in OUT/videos",
+    ),
+    "portraits": option(
+        Path | None,
+        None,
+        "--portraits",
+        metavar="FOLDER",
+        help="finished frames of still portraits of anybody, a folder of pictures: whether lips "
+        "close in silence and at p, b, m (the sentences of --phones [tests/fixtures/voices]), the "
+        "colour and sharpness of mouths, what should be still; writes portraits.jsonl and .md",
+    ),
+    "sample": option(
+        int | None,
+        None,
+        help="with --portraits: only so many, chosen by the hash of their names [all]",
+    ),
+    "likeness": option(
+        bool,
+        False,
+        "--likeness",
+        help="with --portraits: also dlib's distance of picture and frames (talkingface[likeness])",
+    ),
+    "sheet": option(
+        bool,
+        False,
+        "--sheet",
+        help="with --portraits: also portraits-MODEL-N.png, a row of mouths at real size for each "
+        "portrait, open and at p, b, m",
+    ),
+    "alive": option(
+        bool,
+        False,
+        "--alive",
+        help="with --portraits, or --free-speech and --video: head, brows and eyes move as in "
+        "`generate` [only the mouth moves]",
+    ),
+    "judge": option(
+        str | None, None, help="a lip reader, by name or .safetensors file [no lip reading]"
+    ),
+    "experts": option(
+        str,
+        "sync,identity",
+        help="networks of `talkingface train sync` and `identity` that measure too, by name or "
+        '.safetensors file, with commas between; "" for none',
+    ),
+    "splits": option(
+        str | None,
+        None,
+        help="parts of the corpus, with commas between [test and unseen, those that are there]",
+    ),
+    "clips": option(int | None, None, help="at most so many of each split [all]"),
+    "reference": option(
+        str | None, None, help="the row that others are compared with [the first model]"
+    ),
+    "author_compat": option(
+        bool, False, "--author-compat", help="also PSNR, SSIM and LMD as ATVGnet's script has them"
+    ),
+    "jobs": option(int | None, None, help="processes [one per core]"),
+    "device": (Device, "cpu"),
+    "overwrite": option(
+        bool, False, "--overwrite", help="write the tables anew; what is measured is used again"
+    ),
+}
 
 
 @app.command(help=HELP)
-def evaluate(
-    out: Results,
-    models: EvaluatedModels = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", "--data", help="what `talkingface prepare` wrote")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="a table: song-table1, atvgnet-table"),
-    ] = None,
-    runs: Annotated[
-        Path, typer.Option(help="with --preset: what `talkingface train table` wrote")
-    ] = Path("runs"),
-    pairs: Pairs = None,
-    free_speech: FreeSpeech = None,
-    phones: Phones = None,
-    noise: Noise = None,
-    video: Video = None,
-    portraits: Portraits = None,
-    sample: Sample = None,
-    likeness: Likeness = False,
-    sheet: MouthSheet = False,
-    alive: Alive = False,
-    judge: Judge = None,
-    experts: Experts = "sync,identity",
-    splits: Splits = None,
-    clips: Annotated[int | None, typer.Option(help="at most so many of each split [all]")] = None,
-    reference: Reference = None,
-    author_compat: AuthorCompat = False,
-    jobs: Annotated[int | None, typer.Option(help="processes [one per core]")] = None,
-    device: Device = "cpu",
-    overwrite: Again = False,
-    as_json: AsJson = False,
-) -> None:
+@takes_report
+@partial(with_options, argument="options", options=OPTIONS, build=dict)
+def evaluate(options: dict[str, Any], report: Reporter) -> None:
     """Run the evaluation that the options ask for; HELP is what the user reads."""
-    options: Options = dict(locals())
     chosen = next((kind for kind in EVALUATIONS if _given(options, kind.asked)), EVALUATIONS[-1])
     _check_options(chosen, options)
-    reports = []
-    for report in chosen.run(options):
-        reports.append(report)
-        if not as_json:
-            for path in report.files:
-                if path.suffix == ".md":
-                    print(path.read_text(encoding="utf-8"))
-            print(report.line)
-    if as_json:
-        print_json([_facts(report) for report in reports])
-    if all(report.failed == len(report.results) for report in reports):
+    outcomes = []
+    for outcome in chosen.run(options, report):
+        outcomes.append(outcome)
+        for path in outcome.files:
+            if path.suffix == ".md":
+                report.summary(path.read_text(encoding="utf-8"))
+        report.summary(outcome.line)
+    if report.json:
+        print_json([_facts(outcome) for outcome in outcomes])
+    if all(outcome.failed == len(outcome.results) for outcome in outcomes):
         raise typer.Exit(2)
 
 
@@ -145,13 +214,13 @@ def _given(options: Options, names: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if options[name] not in (None, False)]
 
 
-def _facts(report: Report) -> dict[str, Any]:
-    """Return a report without the curves of its results: numbers per frame are in the files."""
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome without the curves of its results: numbers per frame are in the files."""
     results = [
         {key: value for key, value in asdict(result).items() if not _is_curve(value)}
-        for result in report.results
+        for result in outcome.results
     ]
-    return {"files": report.files, "failed": report.failed, "results": results}
+    return {"files": outcome.files, "failed": outcome.failed, "results": results}
 
 
 def _is_curve(value: object) -> bool:
@@ -169,7 +238,7 @@ def _check_options(chosen: Evaluation, options: Options) -> None:
         raise BadRequest(
             "--video says which portrait speaks the recordings of --free-speech: add it"
         )
-    known = {"out", "models", "runs", "experts", "device", "overwrite", "as_json", "alive"}
+    known = {"out", "models", "runs", "experts", "device", "overwrite", "alive"}
     others = [name for name in options if name not in known | {*chosen.asked, *chosen.takes}]
     if wrong := _given(options, others):
         raise BadRequest(f"{', '.join(wrong)} says nothing about {', '.join(asked)}; leave it away")
@@ -188,7 +257,7 @@ def _names(text: str | None) -> list[str] | None:
 # --- portraits ------------------------------------------------------------------------------------
 
 
-def _portraits(options: Options) -> Iterator[Report]:
+def _portraits(options: Options, report: Reporter) -> Iterator[Outcome]:
     """Measure finished frames of portraits."""
     if options["models"] is None:
         raise BadRequest("--portraits needs --models: whose frames are to be measured?")
@@ -201,7 +270,7 @@ def _portraits(options: Options) -> Iterator[Report]:
             "phones.json (as tests/fixtures/voices of the repository)"
         )
     out: Path = options["out"]
-    with progress_bar("portraits") as progress:
+    with report.progress("portraits") as progress:
         results = portrait_checks.evaluate_portraits(
             options["models"].split(","),
             options["portraits"],
@@ -212,20 +281,20 @@ def _portraits(options: Options) -> Iterator[Report]:
             progress=progress,
             **{name: options[name] for name in ("sample", "likeness", "sheet", "overwrite")},
         )
-    yield _report(out, [out / portrait_checks.RESULTS, out / portrait_checks.TABLES], results)
+    yield _outcome(out, [out / portrait_checks.RESULTS, out / portrait_checks.TABLES], results)
 
 
-def _report(out: Path, files: Sequence[Path], results: Sequence[Any]) -> Report:
+def _outcome(out: Path, files: Sequence[Path], results: Sequence[Any]) -> Outcome:
     failed = sum(result.error is not None for result in results)
     written = ", ".join(path.name for path in files)
     line = f"{out}: {len(results)} results, {failed} of them failed; {written}"
-    return Report(files, results, line)
+    return Outcome(files, results, line)
 
 
 # --- predicted lips -------------------------------------------------------------------------------
 
 
-def _lips(options: Options) -> Iterator[Report]:
+def _lips(options: Options, report: Reporter) -> Iterator[Outcome]:
     """Measure predicted lips, on the recordings of one folder or of several."""
     from talkingface import media
     from talkingface.evaluation import files, free_speech, noise_checks, phone_checks
@@ -245,16 +314,16 @@ def _lips(options: Options) -> Iterator[Report]:
         for name in (module.RESULTS, module.TABLES) if out.is_dir() else ():
             media.check_output(out / name, options["overwrite"])
     for folder, module, _, measure in asked:
-        with progress_bar("recordings") as progress:
+        with report.progress("recordings") as progress:
             results = measure(models, folder, out, progress=progress, **own)
         line = f"{out}: {len(results)} results in {module.RESULTS}, their tables in {module.TABLES}"
-        yield Report([out / module.RESULTS, out / module.TABLES], results, line)
+        yield Outcome([out / module.RESULTS, out / module.TABLES], results, line)
 
 
 # --- videos ---------------------------------------------------------------------------------------
 
 
-def _videos(options: Options) -> Iterator[Report]:
+def _videos(options: Options, report: Reporter) -> Iterator[Outcome]:
     """Measure models on clips beside real video, a paper's table, or pairs of videos."""
     preset, pairs, cache, out = (options[name] for name in ("preset", "pairs", "cache", "out"))
     _check_videos(options)
@@ -275,7 +344,7 @@ def _videos(options: Options) -> Iterator[Report]:
     }
     of_cache = {name: options[name] for name in ("judge", "clips", "reference")}
     of_cache["splits"] = _names(options["splits"])
-    with progress_bar("clips") as progress:
+    with report.progress("clips") as progress:
         own["progress"] = progress
         if pairs is not None:
             results = evaluation.evaluate_pairs(pairs, out, **own)
@@ -285,7 +354,7 @@ def _videos(options: Options) -> Iterator[Report]:
             results = evaluation.evaluate(
                 options["models"].split(","), cache, out, **own, **of_cache
             )
-    yield _report(out, files, results)
+    yield _outcome(out, files, results)
 
 
 def _check_videos(options: Options) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from talkingface.cli.app import app, train_app
-from talkingface.cli.controls import takes_report, with_options
+from talkingface.cli.controls import REQUIRED, option, takes_report, with_options
 from talkingface.cli.options import (
     Accumulate,
     CacheFolder,
@@ -35,18 +34,12 @@ if TYPE_CHECKING:
     from talkingface.training.loop import LoopOptions, Recipe
 
 WeightsFile = Annotated[Path, typer.Option("--output", "-o", help="the .safetensors to write")]
-_REQUIRED = inspect.Parameter.empty
-
-
-def _option(kind: Any, default: Any, *names: str, **facts: Any) -> tuple[Any, Any]:
-    """Return an option as typer has it: its type, and its default."""
-    return Annotated[kind, typer.Option(*names, **facts)], default
 
 
 # Options by name: of all trainers, of those with checkpoints, of those without, and of some.
 _ALL: dict[str, tuple[Any, Any]] = {
-    "shards": (Shards, _REQUIRED),
-    "change": _option(
+    "shards": (Shards, REQUIRED),
+    "change": option(
         list[str] | None,
         None,
         "--set",
@@ -54,11 +47,11 @@ _ALL: dict[str, tuple[Any, Any]] = {
         help="another value for any setting of the preset, as batch=8, model.hidden=256, "
         "stages.0.steps=100 or stages.1.weights.image=0.3; repeat for more",
     ),
-    "seed": _option(int | None, None, help="of everything random [the preset's]"),
+    "seed": option(int | None, None, help="of everything random [the preset's]"),
     "cache": (CacheFolder, None),
 }
 _LOOP: dict[str, tuple[Any, Any]] = {
-    "output": (RunFolder, _REQUIRED),
+    "output": (RunFolder, REQUIRED),
     "minutes": (Minutes, None),
     "accumulate": (Accumulate, 1),
     "save_every": (SaveEvery, 500),
@@ -66,46 +59,46 @@ _LOOP: dict[str, tuple[Any, Any]] = {
     "device": (Device, "auto"),
 }
 _FIT: dict[str, tuple[Any, Any]] = {
-    "output": (WeightsFile, _REQUIRED),
+    "output": (WeightsFile, REQUIRED),
     "overwrite": (Overwrite, False),
 }
 _OWN: dict[str, tuple[Any, Any]] = {
-    "steps": _option(
+    "steps": option(
         str | None, None, help="of each stage, as 1200,4000,600; 0 leaves one out [the preset's]"
     ),
-    "without": _option(
+    "without": option(
         list[str] | None, None, help="leave this loss out; repeat for more (an ablation)"
     ),
-    "reader": _option(
+    "reader": option(
         str | None, None, help="the trained lip reader, D_l: a name or a .safetensors file"
     ),
-    "basis": _option(
+    "basis": option(
         Path | None,
         None,
         help="of atvg-paper: what `talkingface landmark-space` wrote [computed from the shards]",
     ),
-    "lips": _option(
+    "lips": option(
         str,
         "lips",
         help="the fitted lips that it draws (`talkingface train lips`): a name or a file",
     ),
-    "init": _option(
+    "init": option(
         str | None,
         None,
         help="begin with this model, a name or a .safetensors file: fine-tuning, stages",
     ),
-    "voices": _option(
+    "voices": option(
         Path,
-        _REQUIRED,
+        REQUIRED,
         help="synthetic voices with phone times, as tools/make_voices.py writes them",
     ),
-    "space": _option(
+    "space": option(
         Path | None,
         None,
         help="what `talkingface expression-space` wrote [computed from the shards]",
     ),
     "everyone": (Everyone, False),
-    "compiled": _option(
+    "compiled": option(
         bool,
         False,
         "--compile/--no-compile",
@@ -118,7 +111,7 @@ def _command(trainer: Trainer) -> Callable[..., None]:
     """Return the command of a trainer, with the options of all trainers and its own."""
     options = {**_ALL, **(_FIT if trainer.fits else _LOOP), **{n: _OWN[n] for n in trainer.options}}
     if trainer.presets:
-        options["preset"] = _option(str, trainer.preset, help=trainer.presets)
+        options["preset"] = option(str, trainer.preset, help=trainer.presets)
     order = ("shards", "output", "preset", *trainer.options, *options)
     ordered = {name: options[name] for name in order if name in options}
 
