@@ -25,6 +25,7 @@ from helpers import media as recordings
 from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
+from talkingface.web.errors import ApiError
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_silence_comes_in_blocks_and_counts(
     assert sum(chunks) == pytest.approx(seconds * 16_000, abs=2)
     assert max(chunks) <= 16_000
     assert limits.check_sound(path, 2) == pytest.approx(seconds * 25, abs=1)
-    with pytest.raises(limits.ApiError, match="longer than"):
+    with pytest.raises(ApiError, match="longer than"):
         limits.check_sound(path, (seconds - 2) / 60)
 
 

@@ -35,6 +35,7 @@ from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
 from talkingface.study import creation, order, statistics, store, table
 from talkingface.study.store import QUESTIONS, Design, PairRow, State, Study, VideoRow
+from talkingface.web.client_quota import Rate
 from talkingface.web.study import application
 
 METHODS = ("ours-secret", "chung-hidden", "zhou-covert")
@@ -444,15 +445,17 @@ class Client:
 
     def __init__(self, app: Starlette) -> None:
         self.study: Study = app.state.study
-        self._app, self._cookies = app, httpx.Cookies()
+        self.app, self._cookies = app, httpx.Cookies()
 
     def __call__(self, method: str, path: str, **how: Any) -> httpx.Response:
         return asyncio.run(self._call(method, path, **how))
 
-    async def _call(self, method: str, path: str, **how: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+    async def _call(
+        self, method: str, path: str, address: str = "127.0.0.1", **how: Any
+    ) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(address, 1))
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://study", cookies=self._cookies
+            transport=transport, base_url="http://localhost", cookies=self._cookies
         ) as client:
             answer = await client.request(method, path, **how)
             self._cookies = client.cookies
@@ -601,8 +604,10 @@ def test_bad_requests_get_one_line(client: Client) -> None:
         ),
     ):
         expect_error(client.put(task, content=body, headers=send), status, says)
-    huge = b'{"answers": %s, "seconds": 1e400}' % json.dumps(ALL_A["answers"]).encode()
-    expect_error(client.put(task, content=huge, headers=send), 409, "must be 0 to")
+    for huge in (b"1e400", b"1" + 400 * b"0", b"-1" + 400 * b"0"):
+        body = b'{"answers": %s, "seconds": %s}' % (json.dumps(ALL_A["answers"]).encode(), huge)
+        expect_error(client.put(task, content=body, headers=send), 409, "must be 0 to")
+    expect_error(client.get(f"/api/raters/{token}/tasks/{'1' * 5000}"), 409, "not open")
     assert client.get(f"/api/raters/{token}").json()["answered"] == 0
 
 
@@ -613,6 +618,80 @@ def test_what_breaks_here_is_not_shown(client: Client, monkeypatch: pytest.Monke
         answer = client.get(f"/api/raters/{token}")
         assert answer.status_code == status
         assert "secret" not in answer.text and list(answer.json()) == ["error"]
+
+
+def test_other_sites_cannot_vote(client: Client, made: Path) -> None:
+    yes = {"consent": True}
+    for host, origin, status in (
+        ("evil.example", None, 421),
+        ("localhost", "http://evil.example", 403),
+        ("localhost", "http://[", 403),
+        ("localhost", "http://localhost", 201),
+    ):
+        headers = {"host": host} | ({} if origin is None else {"origin": origin})
+        assert client.post("/api/raters", json=yes, headers=headers).status_code == status
+    allowed = Client(application(made, ["study.example"]))
+    assert allowed.get("/", headers={"host": "study.example"}).status_code == 200
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_address_begins_only_so_often(client: Client) -> None:
+    clock = Clock()
+    client.app.state.begun = Rate(2, 3600, clock)
+
+    def post(address: str) -> httpx.Response:
+        answer: httpx.Response = client.post("/api/raters", json={"consent": True}, address=address)
+        return answer
+
+    answers = [post("192.0.2.7") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+    assert answers[-1].headers["retry-after"] == "3600"
+    assert post("192.0.2.8").status_code == 201
+    assert [post("127.0.0.1").status_code for _ in range(3)] == [201] * 3  # of this machine
+    clock.now += 3601
+    assert post("192.0.2.7").status_code == 201
+
+
+def test_raters_who_never_answered_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = bare(tmp_path, samples=2, per_pair=5, tasks=4, checks=0)
+    monkeypatch.setattr(store, "MOST_RATERS", 3)
+    first = study.begin()
+    vote(study, first, True)
+    for _ in range(2):
+        study.begin()
+    with pytest.raises(store.StudyClosed, match="no more raters"):
+        study.begin()
+    later = time.time() + store.DAY + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    study.begin()
+    assert rows(study, "SELECT count(*) FROM rater") == [(2,)]  # who voted, and the new one
+    assert study.state(first.token).answered == 1
+
+
+def test_a_study_of_many_raters_answers_fast(tmp_path: Path) -> None:
+    study = bare(tmp_path, samples=30, per_pair=2, tasks=60, checks=0)
+    many = range(4000)
+    raters = [(n, f"t{n}", f"c{n}", "", 0.0) for n in many]
+    tasks = ((n, k, k + 1, 1) for n in many for k in range(60))
+    with sqlite3.connect(tmp_path / store.DATABASE) as connection:
+        connection.executemany("INSERT INTO rater VALUES (?, ?, ?, ?, ?)", raters)
+        connection.executemany("INSERT INTO task VALUES (?, ?, ?, ?)", tasks)
+    began = time.monotonic()
+    assert study.needs_ratings()
+    assert time.monotonic() - began < 0.2
+
+
+def test_a_study_is_private(made: Path) -> None:
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert (made / store.DATABASE).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_study_without_its_videos_is_not_served(made: Path, cli: Cli, tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metava
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(help="a host name by which it is reached, behind a proxy; repeat for more"),
+]
+Proxy = Annotated[
+    list[str] | None,
+    typer.Option(help="address of a proxy whose X-Forwarded-For names the client; repeat for more"),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="print results as JSON, for programs; notes are in it")
 ]

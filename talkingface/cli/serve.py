@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import print_note, require_serve_extra
+from talkingface.cli.options import AllowHost, Proxy, print_note, require_serve_extra
 from talkingface.errors import BadRequest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -28,10 +28,7 @@ def serve(
         ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="a host name by which it is reached, behind a proxy; repeat for more"),
-    ] = None,
+    allow_host: AllowHost = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="files made at once [one per core]")
     ] = None,
@@ -56,12 +53,7 @@ def serve(
     per_client: Annotated[
         int, typer.Option(min=1, help="requests with files at once, of one address")
     ] = 8,
-    proxy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="address of a proxy whose X-Forwarded-For names the client; repeat for more"
-        ),
-    ] = None,
+    proxy: Proxy = None,
     temp: Annotated[
         Path | None, typer.Option(help="folder for temporary files [the system's]")
     ] = None,

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import study_app
-from talkingface.cli.options import AsJson, Overwrite, print_note, progress_bar, require_serve_extra
+from talkingface.cli.options import (
+    AllowHost,
+    AsJson,
+    Overwrite,
+    Proxy,
+    print_note,
+    progress_bar,
+    require_serve_extra,
+)
 from talkingface.errors import BadRequest
 
 StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
@@ -76,6 +84,8 @@ def serve(
         str, typer.Option(help="where to listen; 0.0.0.0 for everybody who reaches this machine")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any that is free", min=0, max=65535)] = 8001,
+    allow_host: AllowHost = None,
+    proxy: Proxy = None,
 ) -> None:
     """Let people vote in their browser, until interrupted.
 
@@ -88,13 +98,13 @@ def serve(
     require_serve_extra("study serve")
     from talkingface.web import server, study
 
-    app = study.application(folder)
+    app = study.application(folder, [*(allow_host or []), host])
     with server.bind(host, port) as listening:
         if host not in ("127.0.0.1", "::1", "localhost"):
             print_note(f"listening on {host}: everybody who reaches this machine can vote")
         named = f"[{host}]" if ":" in host else host
         print(f"{folder}: http://{named}:{listening.getsockname()[1]}/", flush=True)
-        server.run(app, [listening])
+        server.run(app, [listening], proxies=proxy or ())
 
 
 @study_app.command()

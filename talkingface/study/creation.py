@@ -119,7 +119,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
     part = parent / f".{secrets.token_hex(8)}.part"
     with media.writing(out, OSError):
         parent.mkdir(parents=True, exist_ok=True)
-        (part / store.VIDEOS).mkdir(parents=True)
+        part.mkdir(mode=0o700)  # it holds raters' tokens, and which video is whose
+        (part / store.VIDEOS).mkdir()
     try:
         yield part
         with media.writing(out, OSError):

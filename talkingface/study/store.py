@@ -26,6 +26,7 @@ VideoLabel = Literal["a", "b"]
 QUESTIONS = {"lips": "Lip Accuracy", "realism": "Video Realism", "quality": "Image Quality"}
 PASS = 0.75  # share of right answers to attention checks below which a rater is left out
 AWAY = 3600.0  # seconds without an answer after which a rater's open tasks go to others
+DAY = 86_400.0  # seconds after which a rater who never answered is removed
 MOST_RATERS = 10_000  # so that a public page cannot fill the disk
 LONGEST = 86_400.0  # most seconds for an answer
 
@@ -178,6 +179,7 @@ def create(
     pairs: Iterable[PairRow],
 ) -> None:
     """Write the database of a new study into a folder. methods: the compared one first."""
+    (folder / DATABASE).touch(mode=0o600)  # SQLite's other files get the same mode
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(SCHEMA)
@@ -191,6 +193,29 @@ def create(
             rows = (astuple(pair) for pair in pairs)
             columns = "(sample, other, first, second, is_check)"
             connection.executemany(f"INSERT INTO pair {columns} VALUES (?, ?, ?, ?, ?)", rows)
+
+
+# Raters who fail the attention checks. ?: the share of right answers that passes.
+_FAILING = (
+    "failing AS (SELECT rater FROM answer JOIN pair ON pair.id = pair WHERE is_check "
+    "GROUP BY rater HAVING total(first_wins) < ? * count(*))"
+)
+# Ratings of the table `pair`'s row by raters who do not fail.
+_RATINGS = (
+    "(SELECT count(DISTINCT rater) FROM answer WHERE answer.pair = pair.id AND "
+    "rater NOT IN failing)"
+)
+
+
+def _remove_idle_raters(connection: sqlite3.Connection) -> None:
+    """Remove raters who began a day ago and never answered."""
+    idle = (
+        "(SELECT id FROM rater WHERE seen < ? AND NOT EXISTS "
+        "(SELECT 1 FROM answer WHERE answer.rater = rater.id))"
+    )
+    before = (time.time() - DAY,)
+    connection.execute(f"DELETE FROM task WHERE rater IN {idle}", before)
+    connection.execute(f"DELETE FROM rater WHERE id IN {idle}", before)
 
 
 def _now() -> str:
@@ -265,13 +290,19 @@ class Study:
     def needs_ratings(self) -> bool:
         """Return whether any pair still needs ratings."""
         with self._connected() as connection:
-            return bool(self._pairs_to_rate(connection))
+            (open_,) = connection.execute(
+                f"WITH {_FAILING} SELECT EXISTS (SELECT 1 FROM pair WHERE NOT is_check AND "
+                f"{_RATINGS} < ?)",
+                (PASS, self.design.per_pair),
+            ).fetchone()
+        return bool(open_)
 
     # --- raters -----------------------------------------------------------------------------------
 
     def begin(self) -> State:
         """Create a rater, who has consented, and assign all tasks. Raises StudyClosed."""
         with self._connected() as connection, _transaction(connection):
+            _remove_idle_raters(connection)
             (raters,) = connection.execute("SELECT count(*) FROM rater").fetchone()
             votes = self._pairs_to_rate(connection)
             if not votes:
@@ -305,21 +336,22 @@ class Study:
         Ratings of raters who fail the attention checks do not count. An open task of a rater is an
         expected rating, until the rater was away for `AWAY` seconds.
         """
-        passing = {s.rater for s in self._standings(connection) if s.passed()}
-        rows = connection.execute(
-            "SELECT task.pair, task.rater, rater.seen, EXISTS (SELECT 1 FROM answer WHERE "
-            "answer.rater = task.rater AND answer.pair = task.pair) "
-            "FROM task JOIN pair ON pair.id = task.pair JOIN rater ON rater.id = task.rater "
-            "WHERE NOT is_check"
-        ).fetchall()
-        pairs = connection.execute("SELECT id FROM pair WHERE NOT is_check").fetchall()
-        done, open_ = {p: 0 for (p,) in pairs}, {p: 0 for (p,) in pairs}
-        for pair, rater, seen, answered in rows:
-            if rater in passing:
-                done[pair] += answered
-                open_[pair] += not answered and time.time() - seen < AWAY
+        done: dict[int, int] = dict(
+            connection.execute(
+                f"WITH {_FAILING} SELECT id, {_RATINGS} FROM pair WHERE NOT is_check", (PASS,)
+            ).fetchall()
+        )
+        expected: dict[int, int] = dict(
+            connection.execute(
+                f"WITH {_FAILING} SELECT task.pair, count(*) FROM rater JOIN task ON "
+                "task.rater = rater.id WHERE seen > ? AND rater.id NOT IN failing AND NOT EXISTS "
+                "(SELECT 1 FROM answer WHERE answer.rater = task.rater AND "
+                "answer.pair = task.pair) GROUP BY task.pair",
+                (PASS, time.time() - AWAY),
+            ).fetchall()
+        )
         wanted = self.design.per_pair
-        return {pair: n + open_[pair] for pair, n in done.items() if n < wanted}
+        return {pair: n + expected.get(pair, 0) for pair, n in done.items() if n < wanted}
 
     def state(self, token: str) -> State:
         """Return the state of a rater. Raises UnknownRater."""

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from talkingface.controls import EXPRESSIONS
 from talkingface.web import schemas, uploads
 from talkingface.web.client_quota import client_key
+from talkingface.web.errors import ApiError
 from talkingface.web.generate_options import (
     LONGEST_WAIT,
     GenerateOptions,
@@ -27,7 +28,7 @@ from talkingface.web.generate_options import (
     parse_options,
 )
 from talkingface.web.jobs import Jobs
-from talkingface.web.limits import ApiError, Limits
+from talkingface.web.limits import Limits
 from talkingface.web.schemas import errors, form
 from talkingface.web.service import IMAGE, GeneratedFile, Service
 from talkingface.web.worker_pool import Work, WorkerPool, result

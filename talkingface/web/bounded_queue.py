@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from talkingface.web.limits import ApiError
+from talkingface.web.errors import ApiError
 from talkingface.web.worker_pool import Cancelled
 
 Item = TypeVar("Item")

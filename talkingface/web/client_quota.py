@@ -1,15 +1,16 @@
-"""Quotas: how many uploads, or requests of one client, the server takes at the same time."""
+"""Quotas per client: simultaneous requests, and events in a period."""
 
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
 
-from talkingface.web.limits import RETRY_AFTER, ApiError
+from talkingface.web.errors import RETRY_AFTER, ApiError
 
 
 class Quota:
@@ -39,6 +40,28 @@ class Quota:
             self._held[key] -= 1
             if not self._held[key]:
                 del self._held[key]
+
+
+class Rate:
+    """Bounded number of events per key in a period. For the event loop."""
+
+    def __init__(
+        self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Allow `most` events per key in `seconds`."""
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._counts: Counter[str] = Counter()
+        self._end = clock() + seconds
+
+    def take(self, key: str | None) -> bool:
+        """Count one more event; return False when there were too many. None has no bound."""
+        if self._clock() >= self._end:
+            self._counts.clear()
+            self._end = self._clock() + self._seconds
+        if key is None:
+            return True
+        self._counts[key] += 1
+        return self._counts[key] <= self._most
 
 
 def client_key(connection: HTTPConnection) -> str | None:

@@ -30,7 +30,7 @@ from talkingface.controls import (
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions, Show
 from talkingface.types import Box
-from talkingface.web.limits import ApiError
+from talkingface.web.errors import ApiError
 
 # Names of `Controls` that are numbers, and their ranges.
 RANGES = {"mouth": MOUTH, "smooth": SMOOTH, "head": HEAD, "blinks": BLINKS}

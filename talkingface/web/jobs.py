@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from talkingface.web.limits import RETRY_AFTER, ApiError, Limits
+from talkingface.web.errors import RETRY_AFTER, ApiError
+from talkingface.web.limits import Limits
 from talkingface.web.schemas import JobState
 from talkingface.web.service import GeneratedFile, Service
 from talkingface.web.worker_pool import Slot, result

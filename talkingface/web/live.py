@@ -29,14 +29,9 @@ from talkingface.media import Sound
 from talkingface.web import uploads
 from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.client_quota import client_key
+from talkingface.web.errors import ApiError, storage_error
 from talkingface.web.generate_options import LiveOptions, parse_options
-from talkingface.web.limits import (
-    ApiError,
-    Limits,
-    api_errors,
-    check_sound,
-    storage_error,
-)
+from talkingface.web.limits import Limits, api_errors, check_sound
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
     AUDIO,

@@ -15,12 +15,19 @@ from starlette.responses import FileResponse, Response
 
 from talkingface.version import __version__
 from talkingface.web.api import Api
+from talkingface.web.errors import ApiError, storage_error
 from talkingface.web.generate_options import error_text
 from talkingface.web.jobs import Jobs
-from talkingface.web.limits import ApiError, storage_error
 from talkingface.web.live import Live
 from talkingface.web.origin_check import OriginCheckMiddleware
-from talkingface.web.server import STATIC, SafeHeaders, error_handler, error_response, static_files
+from talkingface.web.server import (
+    STATIC,
+    SafeHeaders,
+    api_error_response,
+    error_handler,
+    error_response,
+    static_files,
+)
 from talkingface.web.service import Service
 from talkingface.web.worker_pool import UNFORESEEN, Cancelled
 
@@ -91,10 +98,7 @@ async def _page(_: Request) -> Response:
 
 async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    answer = error_response(error.status, error.text)
-    if error.retry_after is not None:
-        answer.headers["Retry-After"] = str(error.retry_after)
-    return answer
+    return api_error_response(error)
 
 
 async def _storage_error(request: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talkingface.errors import BadRequest
+from talkingface.web.errors import ApiError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -74,6 +75,14 @@ def static_files() -> StaticFiles:
 def error_response(status: int, text: str) -> JSONResponse:
     """Return an error response: {"error": one line that says what to do}."""
     return JSONResponse({"error": text}, status_code=status)
+
+
+def api_error_response(error: ApiError) -> JSONResponse:
+    """Return the response of an ApiError."""
+    answer = error_response(error.status, error.text)
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 def error_handler(status: int, text: str = "") -> Callable[[Request, Exception], Any]:

@@ -16,13 +16,7 @@ from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import Quota
 from talkingface.web.generate_options import GenerateOptions
-from talkingface.web.limits import (
-    Limits,
-    api_errors,
-    check_picture,
-    check_sound,
-    sound_too_long,
-)
+from talkingface.web.limits import Limits, api_errors, check_picture, check_sound, sound_too_long
 from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore
 from talkingface.web.worker_pool import Slot, WorkerPool

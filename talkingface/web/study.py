@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import anyio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
-from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
@@ -25,10 +25,16 @@ from starlette.responses import FileResponse
 from talkingface.errors import BadRequest
 from talkingface.study.store import Assignment, State, Study, StudyClosed, UnknownRater, VideoLabel
 from talkingface.web import server
+from talkingface.web.client_quota import Rate, client_key
+from talkingface.web.errors import ApiError
+from talkingface.web.origin_check import OriginCheckMiddleware
 
 COOKIE = "rater"
 MAX_BODY_BYTES = 4096  # of a request's body
 READING = 15.0  # seconds to answer the three questions, for the estimate on the first screen
+MOST_BEGUN = 60  # new raters from one address in an hour
+_PATIENCE = 10.0  # seconds to send a request's body
+_LONGEST_POSITION = 9  # digits
 _MONTH = 30 * 24 * 3600
 _GET = ["GET", "HEAD"]
 
@@ -43,12 +49,23 @@ async def _no_store(response: Response) -> None:
 
 
 StudyInUse = Annotated[Study, Depends(_study)]
-Position = Annotated[int, AfterValidator(lambda n: min(n, 2**31))]  # SQLite's range of integers
+
+
+def _position(position: str) -> int:
+    if not (position.isascii() and position.isdigit()):
+        raise HTTPException(404, "Not Found")
+    return int(position[:_LONGEST_POSITION])  # no study has so many
+
+
+Position = Annotated[int, Depends(_position)]
 router = APIRouter(prefix="/api", dependencies=[Depends(_no_store)])
 
 
-def application(folder: Path | str) -> FastAPI:
-    """Return the app of one study. Raises BadRequest for a missing or damaged study."""
+def application(folder: Path | str, names: Collection[str] = ()) -> FastAPI:
+    """Return the app of one study. Raises BadRequest for a missing or damaged study.
+
+    names: host names of the server, besides addresses and localhost.
+    """
     study = Study(folder)
     missing = study.missing()
     if missing:
@@ -57,9 +74,13 @@ def application(folder: Path | str) -> FastAPI:
         )
     app = FastAPI(
         openapi_url=None,  # for its page alone
-        middleware=[Middleware(server.SafeHeaders)],
+        middleware=[
+            Middleware(server.SafeHeaders),
+            Middleware(OriginCheckMiddleware, names=names),
+        ],
         exception_handlers={
             StarletteHTTPException: _http_error,
+            ApiError: _api_error,
             UnknownRater: server.error_handler(404),
             StudyClosed: server.error_handler(410),
             BadRequest: server.error_handler(409),
@@ -75,12 +96,18 @@ def application(folder: Path | str) -> FastAPI:
     app.mount("/static", server.static_files())
     app.include_router(router)
     app.state.study = study
+    app.state.begun = Rate(MOST_BEGUN, 3600)
     return app
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     return server.error_response(error.status_code, error.detail)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return server.api_error_response(error)
 
 
 # --- handlers -------------------------------------------------------------------------------------
@@ -113,6 +140,10 @@ async def _begin(request: Request, response: Response, study: StudyInUse) -> dic
     """Create a rater. The body is {"consent": true}."""
     if (await _body(request)).get("consent") is not True:
         raise HTTPException(400, 'expected {"consent": true}: nobody takes part without it')
+    if not request.app.state.begun.take(client_key(request)):
+        raise ApiError(
+            429, "too many people began at your address just now: try again in an hour", 3600
+        )
     state: State = await run_in_threadpool(study.begin)
     response.set_cookie(COOKIE, state.token, max_age=_MONTH, httponly=True, samesite="strict")
     return _state_json(state)
@@ -123,13 +154,13 @@ def _state(token: str, study: StudyInUse) -> dict[str, Any]:
     return _state_json(study.state(token))
 
 
-@router.api_route("/raters/{token}/tasks/{position:int}", methods=_GET)
+@router.api_route("/raters/{token}/tasks/{position}", methods=_GET)
 def _task(token: str, position: Position, study: StudyInUse) -> dict[str, Any]:
     """Return the open task, or the last answered one with its answers."""
     return _assignment_json(token, study.assignment(token, position))
 
 
-@router.put("/raters/{token}/tasks/{position:int}")
+@router.put("/raters/{token}/tasks/{position}")
 async def _answer(
     request: Request, token: str, position: Position, study: StudyInUse
 ) -> dict[str, Any]:
@@ -143,11 +174,12 @@ async def _answer(
         raise HTTPException(400, 'expected {"answers": {question: "a" or "b"}, "seconds": number}')
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise HTTPException(400, '"seconds" must be a number: how long the answer took')
-    own = token, position, answers, float(seconds)
+    taken = float(max(-1, min(seconds, 1e9)))  # JSON's whole numbers may be too large for a float
+    own = token, position, answers, taken
     return _state_json(await run_in_threadpool(study.answer, *own))
 
 
-@router.api_route("/raters/{token}/tasks/{position:int}/{side}", methods=_GET)
+@router.api_route("/raters/{token}/tasks/{position}/{side}", methods=_GET)
 def _video(token: str, position: Position, side: str, study: StudyInUse) -> Response:
     """Return the video of one side, "a" or "b", of a rater's task. Byte ranges are supported."""
     if side not in ("a", "b"):
@@ -169,10 +201,14 @@ async def _body(request: Request) -> Mapping[str, Any]:
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected a body of type application/json")
     received = b""
-    async for part in request.stream():
-        received += part
-        if len(received) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        with anyio.fail_after(_PATIENCE):
+            async for part in request.stream():
+                received += part
+                if len(received) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not come within {_PATIENCE:g} s") from None
     try:
         body = json.loads(received, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

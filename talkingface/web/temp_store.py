@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from talkingface.errors import BadRequest
-from talkingface.web.limits import ApiError, storage_error
+from talkingface.web.errors import ApiError, storage_error
 
 PREFIX = "talkingface-serve-"
 _log = logging.getLogger("talkingface.web")

@@ -17,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from talkingface.web.client_quota import Quota
-from talkingface.web.limits import MEGA, ApiError, Limits
+from talkingface.web.errors import ApiError
+from talkingface.web.limits import MEGA, Limits
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from talkingface.web.limits import RETRY_AFTER, ApiError, storage_error
+from talkingface.web.errors import RETRY_AFTER, ApiError, storage_error
 
 Result = TypeVar("Result")
 

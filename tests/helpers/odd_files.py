@@ -19,6 +19,7 @@ from helpers import matroska
 from talkingface import audio, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
+from talkingface.web.errors import ApiError
 
 MEMORY = 1 << 30  # bytes that reading may take beside what is loaded
 SLOW = 5.0  # seconds for one reader
@@ -102,7 +103,7 @@ def read(path: Path, label: str) -> None:
         try:
             reader(path)
             READ[name] = READ.get(name, 0) + 1
-        except (UnreadableMedia, limits.ApiError):
+        except (UnreadableMedia, ApiError):
             pass
         except Exception as error:  # noqa: BLE001 this is what is looked for
             report(f"{label}: {name}: {error!r}")
