@@ -195,15 +195,16 @@ def create(
             connection.executemany(f"INSERT INTO pair {columns} VALUES (?, ?, ?, ?, ?)", rows)
 
 
-# Raters who fail the attention checks. ?: the share of right answers that passes.
+# Raters who fail the attention checks. share: of right answers, that passes.
 _FAILING = (
     "failing AS (SELECT rater FROM answer JOIN pair ON pair.id = pair WHERE is_check "
-    "GROUP BY rater HAVING total(first_wins) < ? * count(*))"
+    "GROUP BY rater HAVING total(first_wins) < :share * count(*))"
 )
-# Ratings of the table `pair`'s row by raters who do not fail.
+# Ratings of a row of `pair` by raters who do not fail, not counted further than `wanted`. A rater
+# answers all questions of a pair at once.
 _RATINGS = (
-    "(SELECT count(DISTINCT rater) FROM answer WHERE answer.pair = pair.id AND "
-    "rater NOT IN failing)"
+    "(SELECT count(*) FROM (SELECT 1 FROM answer WHERE answer.pair = pair.id AND "
+    f"question = '{next(iter(QUESTIONS))}' AND rater NOT IN failing LIMIT :wanted))"
 )
 
 
@@ -292,8 +293,8 @@ class Study:
         with self._connected() as connection:
             (open_,) = connection.execute(
                 f"WITH {_FAILING} SELECT EXISTS (SELECT 1 FROM pair WHERE NOT is_check AND "
-                f"{_RATINGS} < ?)",
-                (PASS, self.design.per_pair),
+                f"{_RATINGS} < :wanted)",
+                {"share": PASS, "wanted": self.design.per_pair},
             ).fetchone()
         return bool(open_)
 
@@ -336,21 +337,24 @@ class Study:
         Ratings of raters who fail the attention checks do not count. An open task of a rater is an
         expected rating, until the rater was away for `AWAY` seconds.
         """
+        wanted = self.design.per_pair
         done: dict[int, int] = dict(
             connection.execute(
-                f"WITH {_FAILING} SELECT id, {_RATINGS} FROM pair WHERE NOT is_check", (PASS,)
+                f"WITH {_FAILING} SELECT id, {_RATINGS} FROM pair WHERE NOT is_check",
+                {"share": PASS, "wanted": wanted},
             ).fetchall()
         )
+        if min(done.values(), default=wanted) >= wanted:
+            return {}
         expected: dict[int, int] = dict(
             connection.execute(
                 f"WITH {_FAILING} SELECT task.pair, count(*) FROM rater JOIN task ON "
-                "task.rater = rater.id WHERE seen > ? AND rater.id NOT IN failing AND NOT EXISTS "
-                "(SELECT 1 FROM answer WHERE answer.rater = task.rater AND "
+                "task.rater = rater.id WHERE seen > :since AND rater.id NOT IN failing AND "
+                "NOT EXISTS (SELECT 1 FROM answer WHERE answer.rater = task.rater AND "
                 "answer.pair = task.pair) GROUP BY task.pair",
-                (PASS, time.time() - AWAY),
+                {"share": PASS, "since": time.time() - AWAY},
             ).fetchall()
         )
-        wanted = self.design.per_pair
         return {pair: n + expected.get(pair, 0) for pair, n in done.items() if n < wanted}
 
     def state(self, token: str) -> State:
