@@ -1,4 +1,4 @@
-"""Speech to the motion of a whole face: expressions, head, brows, lids and gaze, under `Controls`.
+"""Compute the motion of a whole face from speech, under `Controls`.
 
 Frame by frame, from the same bounded windows of sound that the lips are read from: a stream in any
 chunking gives the bits of the whole. What speech leaves open depends on seed and frame number.

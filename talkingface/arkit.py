@@ -1,4 +1,4 @@
-"""ARKit's 52 blendshapes: a `Motion` as scores over time, and scores as a `Motion`.
+"""ARKit's 52 blendshapes: conversion of a `Motion` to scores over time, and back.
 
     to_arkit    expression e -> scores s of 22 mouth shapes: the least squares of
                 |lips(s B) - lips(e)|^2 + STAY |s - e A|^2 with 0 <= s <= 1

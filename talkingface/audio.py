@@ -1,4 +1,4 @@
-"""Speech in, one window of features per video frame out.
+"""Features of speech: one window of them per video frame, whole or as a stream.
 
 Front-end numbers are derived here once; one that does not divide fails at import. Features use no
 clip-wide statistic, so that what streams equals what is whole.

@@ -1,4 +1,4 @@
-"""The contract of generators: each is the same function. Shapes, ranges and units, written once.
+"""The contract of generators: each is the same function. Shapes, ranges and units are here.
 
     identity         = model.encode(portrait)                   # once per face
     generated, state = model(identity, speech, state=None)      # as often as you like

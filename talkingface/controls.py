@@ -1,4 +1,4 @@
-"""Controls of a face's motion; the same in Python, command line, page and HTTP."""
+"""Controls of a face's motion, the same in Python, on the command line, the page and in HTTP."""
 
 from __future__ import annotations
 

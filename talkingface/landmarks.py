@@ -1,4 +1,4 @@
-"""The 478 points of MediaPipe's mesh: which is which, and what is read off them.
+"""The 478 points of MediaPipe's mesh: their indices, and measures computed from them.
 
 Left and right are the picture's. Upper and lower lip meet at the corners.
 """

@@ -1,4 +1,4 @@
-"""Open media files of any kind, and write outputs whole or not at all.
+"""Open media files of any kind, and write outputs so that no incomplete file is left.
 
 PyAV is imported inside the functions: training needs only torch, numpy and OpenCV, and every model
 imports `audio`.

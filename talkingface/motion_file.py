@@ -1,4 +1,4 @@
-"""Motion as a file: written, edited elsewhere, read back to the bit, or drawn on another face.
+"""Motion as a file, to be edited elsewhere, read back to the bit, or drawn on another face.
 
 JSON (one object) or npz (the same entries as arrays):
 

@@ -1,4 +1,4 @@
-"""Read weights files of older versions: families, fields and tensors under the names of now.
+"""Read weights files of older versions under the present names of families, fields and tensors.
 
 This is the only place that knows how older files name things.
 """

@@ -1,4 +1,4 @@
-"""Any picture in, (H, W, 3) uint8 RGB out; and PNG out. Pillow is imported when it is needed."""
+"""Read any picture as (H, W, 3) uint8 RGB, and write PNG. Pillow is imported when needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays of pixels: read at any place or through a matrix, and the bounds of their parts."""
+"""Arrays of pixels: sampling at points or through a matrix, and bounds of their parts."""
 
 from __future__ import annotations
 

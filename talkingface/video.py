@@ -1,4 +1,4 @@
-"""Video in at 25 frames per second, video out with its sound, and pictures of frames side by side.
+"""Read videos at 25 frames per second, write them with their sound, draw contact sheets.
 
 Frames outside networks are (H, W, 3) uint8 RGB, inside (..., 3, H, W) float in [-1, 1]; converted
 here and nowhere else. PyAV is imported inside the functions (see `media`).

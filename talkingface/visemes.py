@@ -1,4 +1,4 @@
-"""Visemes with times, read from the same windows of speech that the lips are read from.
+"""Visemes with times, computed from the windows of speech of the lips.
 
 A softmax read-out of `ExpressionNet.features`, fitted on phones of synthetic voices whose times are
 known (`tools/make_blendshapes.py`).

@@ -1,4 +1,4 @@
-"""Weights files: safetensors that know their own dimensions, and the registry of the shipped ones.
+"""Weights files: safetensors with their own configuration, and the registry of pretrained ones.
 
 A file holds float16 tensors and one header entry, `talkingface`: JSON with the model's config, its
 training data, licence and metrics. A model is rebuilt from that header and loaded strictly, so a

@@ -1,4 +1,4 @@
-"""The command line: options in, one line per result out. The only place that prints.
+"""The command line: options in, one line per result out. Only these modules print.
 
 Everything heavy is imported inside the commands: `talkingface --help` answers at once.
 """

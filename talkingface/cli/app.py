@@ -1,4 +1,4 @@
-"""The command line's tree, empty: the other modules add their commands to it."""
+"""The root of the command line, to which the other modules add their commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that make videos, and look at them."""
+"""Commands that generate videos, motion files and pictures of them."""
 
 from __future__ import annotations
 

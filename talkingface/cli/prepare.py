@@ -1,4 +1,4 @@
-"""Commands that turn recordings into shards, and show what is in them."""
+"""Commands that turn recordings into shards, and inspect shards."""
 
 from __future__ import annotations
 

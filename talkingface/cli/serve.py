@@ -1,4 +1,4 @@
-"""Commands that answer over the network."""
+"""Command that runs the web server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell faces apart by dlib's descriptor, with which nothing here was trained (an extra).
+"""Compare faces by dlib's descriptor, with which nothing here was trained (an extra).
 
 `pip install 'talkingface[likeness]'` brings dlib and the weights of its face recognition network
 (both by Davis King; the weights are CC0). At a distance below 0.6 dlib takes two faces as those of

@@ -1,4 +1,4 @@
-"""Evaluate models x clips x measures -> results.jsonl -> tables, in processes, resumable.
+"""Evaluate models on clips, in several processes and resumably; write results and tables.
 
 Real video and the still picture are evaluated too. Each finished result is cached at once
 (`results.ResultCache`): a stopped run resumes, and a run with more models evaluates only the new

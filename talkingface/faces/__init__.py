@@ -1,4 +1,4 @@
-"""Faces: found or given, measured with 68 landmarks, followed through video, aligned into crops.
+"""Faces: find or take them, measure landmarks, track them through video, align crops.
 
 Importing this is cheap; the two networks are loaded when the first face is looked for.
 """

@@ -1,4 +1,4 @@
-"""From faces to aligned crops: one picture, or a whole clip with its jitter smoothed away."""
+"""Align faces in crops: one picture, or a whole clip, smoothed over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find faces in pictures, and follow one through a video. Numpy in, numpy out.
+"""Find faces in pictures, and track one through a video. NumPy in, NumPy out.
 
 Where a face is comes from the detector; what it looks like from the mesh, run twice: the second
 look is centred and turned by the first, so that pictures and video frames are measured alike

@@ -1,4 +1,4 @@
-"""Faces that are given rather than found: landmarks out of a file, the mean face laid into a box.
+"""Faces that are given, not found: landmarks from a file, or the mean face in a box.
 
 A landmarks file is JSON: a list of 68 [x, y] pairs in iBUG order (jaw 0-16, brows 17-26, nose
 27-35, eyes 36-47, lips 48-67), or an object with that list as its "landmarks", other keys ignored.

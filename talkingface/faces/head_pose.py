@@ -1,4 +1,4 @@
-"""Estimate how a head moves in three dimensions from its mesh in two.
+"""Estimate the motion of a head in three dimensions from its two-dimensional mesh.
 
 A mesh in a picture is a rotated, shifted and scaled neutral face, seen from far away:
 

@@ -1,4 +1,4 @@
-"""A mesh where only the 68 landmarks are known: a reference face, bent to go through them.
+"""Estimate a mesh from the 68 landmarks alone: a reference face, warped through them.
 
 The reference is `landmarks.reference_mesh`.
 """

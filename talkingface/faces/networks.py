@@ -1,4 +1,4 @@
-"""The two networks that find a face: BlazeFace (a detector) and the attention mesh (478 points).
+"""The two networks of the face finder: BlazeFace (detector) and attention mesh (478 points).
 
 Shapes and weights are those of the models that MediaPipe publishes under Apache-2.0: Bazarevsky et
 al. 2019, "BlazeFace" (arXiv 1907.05047), and Grishchenko et al. 2020, "Attention Mesh" (arXiv

@@ -1,4 +1,4 @@
-"""ATVGnet as it ships: the cascade of Chen et al. 2019 (poster, Fig. 3), warping by geometry.
+"""ATVGnet, our small form: the cascade of Chen et al. 2019 (poster, Fig. 3) on a warped picture.
 
 e_t = AT-net(A_t)                               expressions, which move the face's mesh
 I'_t = I warped along the mesh                  the motion map is geometry (`render`)

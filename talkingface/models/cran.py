@@ -1,4 +1,4 @@
-"""CRAN as it ships: the recurrent generator of Song et al. 2019, which corrects a warped picture.
+"""CRAN, our small form: the recurrent generator of Song et al. 2019 corrects a warped picture.
 
 Lips are predicted as expressions (`models.lips`), which move the face's mesh; the picture itself is
 warped along it (`render`), and the decoder, which sees the warped picture I'_t, corrects it:

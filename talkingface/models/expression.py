@@ -1,4 +1,4 @@
-"""Expressions: how the lower face moves, as coefficients that mean the same for everybody.
+"""Expressions: motion of the lower face as coefficients with one meaning for all people.
 
 An expression e is a displacement of the lower face from the same person's neutral face (at rest,
 lips closed), in principal components. From one mesh, `ExpressionSpace.fit` tells apart the neutral

@@ -1,4 +1,4 @@
-"""Predict how a head moves while it speaks: pose and brows, drawn from a mixture of Gaussians.
+"""Predict head motion from speech: pose and brows, sampled from a mixture of Gaussians.
 
     a_t = W x_t                     prosody: loudness, voicing, pitch of the voice, read off tokens
     h_t = GRU([a_t, P x_t], h_t-1)  the hybrid feature of Song et al. 2019, Sec. 5

@@ -1,4 +1,4 @@
-"""D_l: a lip reader that names the word seen on a mouth (Song et al. 2019, Sec. 3.3 and 4.2).
+"""D_l: a lip reader that recognises the word of a mouth (Song et al. 2019, Sec. 3.3 and 4.2).
 
 Two architectures, so that the reader that judges is never the one that trained the generator: the
 published one (frames one by one, two LSTM layers, last step) and a small one for few data (motion

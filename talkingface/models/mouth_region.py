@@ -1,4 +1,4 @@
-"""The mouth region: the part of the crop that networks draw, and how it is composited."""
+"""The mouth region: the part of the crop that networks draw, and its compositing."""
 
 from __future__ import annotations
 

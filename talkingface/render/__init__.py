@@ -1,1 +1,1 @@
-"""Draw frames: the portrait bent along its mesh, and the inside of its mouth."""
+"""Draw frames: the portrait warped along its mesh, and the inside of its mouth."""

@@ -1,4 +1,4 @@
-"""Lay what a crop holds into its picture, at the picture's own resolution."""
+"""Blend a crop into its picture, at the picture's own resolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faces of a batch of portraits, drawn in their crops: what networks see and correct."""
+"""Draw the faces of a batch of portraits in their crops, as networks see and correct them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One face in its picture, drawn with any motion of its mesh: layers, mouth, correction."""
+"""Draw one face in its picture with any motion of its mesh: layers, mouth, correction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inside of a mouth as the picture shows it: upper teeth, and what moves with the jaw."""
+"""The inside of a mouth as the picture shows it: upper teeth, and parts that follow the jaw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bank of teeth cut from synthetic portraits, and how one is chosen for a face.
+"""A bank of teeth from synthetic portraits, and the choice of one for a face.
 
 A set is straightened: columns run across the face, rows down from the lip; the edge of the upper
 teeth is one row, and so is that of the lower teeth. Colours are as in neutral light: their level

@@ -1,4 +1,4 @@
-"""Brightness and colour of the inside of a mouth, read off the face around it."""
+"""Brightness and colour of the inside of a mouth, estimated from the face around it."""
 
 from __future__ import annotations
 

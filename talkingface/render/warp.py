@@ -1,4 +1,4 @@
-"""Bend a picture along its mesh, in two layers: one follows the upper lip, one the lower.
+"""Warp a picture along its mesh, in two layers: one follows the upper lip, one the lower.
 
 The displacement of the mesh's points gives every node of a coarse grid its own, linearly:
 barycentric inside the triangles, carried smoothly beyond them and faded out. Each layer knows only

@@ -1,4 +1,4 @@
-"""Chung, Jamaludin and Zisserman 2017, "You said that?": frame to frame, no memory, no adversary.
+"""Chung, Jamaludin and Zisserman 2017, "You said that?": frame by frame, no discriminator.
 
     z_I = E_I(K identity pictures, stacked on channels)   once per face
     z_A_t = E_A(A_t)                                      per window of speech

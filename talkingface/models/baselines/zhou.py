@@ -1,4 +1,4 @@
-"""Zhou et al. 2019, adversarially disentangled audio-visual representation: frame to frame.
+"""Zhou et al. 2019, adversarially disentangled audio-visual representation: frame by frame.
 
     p = E_p(I*)                    identity, once per face, and one skip to the decoder
     a_t = E_a(A_t), v_t = E_v(I_t) content, from sound or from a mouth, in one shared space

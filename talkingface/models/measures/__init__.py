@@ -1,1 +1,1 @@
-"""Networks that only measure: the synchrony of lips and sound, and whose face it is."""
+"""Networks that only measure: synchrony of lips and sound, and identity."""

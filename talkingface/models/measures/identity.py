@@ -1,4 +1,4 @@
-"""A face as a direction: who is seen, whatever the mouth does, and in whatever light.
+"""Face embedding: a unit vector per face, independent of mouth and light.
 
 Trained by ourselves on few people (`training/identity.py`), so its cosines have units of their own:
 they are neither CSIM nor ArcFace's, and compare only with cosines of the same weights file.

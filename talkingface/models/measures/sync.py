@@ -1,4 +1,4 @@
-"""Embedding of lips and sound: 200 ms of each, as two points on one sphere.
+"""Embedding of lips and sound: a unit vector for 200 ms of each.
 
 After SyncNet (Chung and Zisserman 2016): one encoder takes five mouths in a row, the other the
 log-mel spectrum around them; matching windows lie close. The weights are our own, and so are the
