@@ -177,7 +177,12 @@ class Stream:
             part.write_bytes(data)
 
     def restore(self, path: PathLike) -> None:
-        """Take up what `save` kept. Raises BadWeights: no such file, or another model's."""
+        """Restore the state that `save` wrote.
+
+        path: the file.
+
+        Raises BadWeights (no such file, a damaged one, or one of another model).
+        """
         try:
             if Path(path).stat().st_size > _LARGEST_FILE:
                 raise ValueError(f"more than {_LARGEST_FILE} bytes")
