@@ -482,6 +482,9 @@ def test_json_has_the_results_without_their_curves(cli: Cli, folder: Path, tmp_p
     assert [Path(path).name for path in report["files"]] == ["free-speech.jsonl", "free-speech.md"]
     assert report["failed"] == 0 and [row["recording"] for row in report["results"]] == [*"abc"]
     assert report["results"][0]["metrics"]["lag"] == 2 and "aperture" not in report["results"][0]
+    words = ("evaluate", "--free-speech", folder, "--models", "loud", "-o", tmp_path / "quiet")
+    quiet = cli(*words, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
 @pytest.mark.usefixtures("models")
@@ -568,6 +571,3 @@ def test_a_model_that_predicts_no_lips_is_refused_in_one_line(
     assert ran.code == 2 and ran.err.count("\n") == 1
     assert "still: a still predicts no expressions from speech alone" in ran.err
     assert not (tmp_path / "out").exists()
-    words = ("evaluate", "--free-speech", folder, "--models", "loud", "-o", tmp_path / "quiet")
-    quiet = cli(*words, "--quiet")
-    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
