@@ -1,10 +1,11 @@
-"""Soak test of a server: python benchmarks/soak.py [--minutes 10] [--clients 6]
+"""Soak test of a server: python benchmarks/soak.py [--minutes 10] [--clients 6] [--slow 0]
 
 Starts `talkingface serve` as a process of its own and lets clients do, at random, everything that
 people and programs do: whole videos, jobs that are fetched, deleted or forgotten, live recordings
 and microphones, and all the ways to vanish half-way, to send what is no picture, or not to read.
 Every ten seconds a line: memory, threads, open files, temporary folders, what was done. At the end
 all must be idle and gone; what failed or was lost or stayed is printed, and the exit code is 1.
+With --slow N, N further connections send a byte now and then, and the clients are honest ones.
 """
 
 from __future__ import annotations
@@ -195,11 +196,64 @@ VISITS = {
 }  # fmt: skip
 
 
+HONEST = {"whole": 3, "job": 3, "faces": 2, "live": 2, "speak": 2}
+
+
+class SlowClients:
+    """A thread with many connections that send half a head or half a form, byte by byte."""
+
+    def __init__(self, url: str, count: int, end: float) -> None:
+        self.closed = 0  # by the server
+        self._port, self._count, self._end = int(url.rsplit(":", 1)[1]), count, end
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        own: dict[int, socket.socket] = {}
+        while time.monotonic() < self._end:
+            for n in range(self._count):
+                try:
+                    if n not in own:
+                        own[n] = socket.create_connection(("127.0.0.1", self._port), timeout=5)
+                        own[n].sendall(self._head(n))
+                        own[n].setblocking(False)
+                    own[n].send(b"x")
+                    if own[n].recv(1000) == b"":
+                        raise ConnectionResetError
+                except BlockingIOError:  # nothing to read: it is still open
+                    continue
+                except OSError:
+                    self.closed += 1
+                    if n in own:
+                        own.pop(n).close()
+            time.sleep(0.5)
+        for connection in own.values():
+            connection.close()
+
+    def _head(self, n: int) -> bytes:
+        if n % 3 == 0:
+            return b""
+        if n % 3 == 1:
+            return b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "
+        return (
+            b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+            b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+        )
+
+
 class Soak:
     """Threads of the clients, and their counts and errors."""
 
-    def __init__(self, url: str, clients: int, end: float) -> None:
+    def __init__(self, url: str, clients: int, end: float, visits: dict[str, int]) -> None:
         self.done: collections.Counter[str] = collections.Counter()
+        self.seconds: list[float] = []  # of visits
+        self._visits = visits
         self.lost: list[str] = []
         self._url, self._end = url, end
         self._threads = [
@@ -217,11 +271,13 @@ class Soak:
     def _client(self, seed: int) -> None:
         client = Client(self._url, seed)
         while time.monotonic() < self._end:
-            name = client.random.choices(list(VISITS), list(VISITS.values()))[0]
+            name = client.random.choices(list(self._visits), list(self._visits.values()))[0]
             visit: Callable[[], None] = getattr(client, name)
+            began = time.monotonic()
             try:
                 visit()
                 self.done[name] += 1
+                self.seconds.append(time.monotonic() - began)
             except BusyError:
                 self.done["busy"] += 1
                 time.sleep(0.5)
@@ -248,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--slow", type=int, default=0)
     parser.add_argument("--model", default="cran")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +314,7 @@ def main() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             url = server.stdout.readline().split()[2].rstrip("/")
-            bad = _soak(server.pid, url, temp, options.minutes, options.clients)
+            bad = _soak(server.pid, url, temp, options)
             server.send_signal(signal.SIGINT)
             server.wait(20)
         bad += [f"{path} is still there" for path in temp.iterdir()]
@@ -265,15 +322,19 @@ def main() -> None:
     sys.exit(bool(bad))
 
 
-def _soak(pid: int, url: str, temp: Path, minutes: float, clients: int) -> list[str]:
+def _soak(pid: int, url: str, temp: Path, options: argparse.Namespace) -> list[str]:
     """Return the errors of the test."""
+    minutes = options.minutes
     warm = Client(url, 0)
     warm.whole()
     warm.live()
     first = vitals(pid, temp)
     print(f"  0.0 min {first}", flush=True)
     began = time.monotonic()
-    soak = Soak(url, clients, began + 60 * minutes)
+    end = began + 60 * minutes
+    slow = SlowClients(url, options.slow, end)
+    slow.start()
+    soak = Soak(url, options.clients, end, HONEST if options.slow else VISITS)
     soak.start()
     memory = []
     while (elapsed := time.monotonic() - began) < 60 * minutes:
@@ -282,6 +343,12 @@ def _soak(pid: int, url: str, temp: Path, minutes: float, clients: int) -> list[
         memory.append(now["MB"])
         print(f"{elapsed / 60 + 1 / 6:5.1f} min {now} {dict(soak.done)}", flush=True)
     soak.join()
+    slow.join()
+    seconds = np.percentile(soak.seconds, (50, 100))
+    print(
+        f"{len(soak.seconds)} whole visits: median {seconds[0]:.1f} s, at most {seconds[1]:.1f} s"
+    )
+    print(f"{options.slow} slow connections, closed by the server {slow.closed} times")
     time.sleep(PATIENCE + 15)  # jobs that were left are forgotten, connections are closed
     last = vitals(pid, temp)
     print(f"at the end {last}, {sum(soak.done.values())} visits: {dict(soak.done)}")

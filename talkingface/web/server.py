@@ -157,7 +157,8 @@ def run(
     proxies: Collection[str] = (),
 ) -> None:
     """Serve on these sockets until interrupted; see `make_server`."""
-    most = min(connections, max(1, _raise_file_limit() - _SPARE_FILES))
+    files = _raise_file_limit()
+    most = min(connections, max(files // 2, files - _SPARE_FILES))
     make_server(app, idle_seconds, most, proxies).run(sockets=list(listening))
 
 
