@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -46,8 +47,9 @@ _LARGEST_VALUE = 100.0  # of any number of a motion
 
 # Of archives, zipfile raises the last of the first row for a compression that it does not know.
 _UNREADABLE = (
-    *(OSError, ValueError, RecursionError, KeyError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, EOFError),
+    *(RecursionError, SyntaxError, tokenize.TokenError, zlib.error, zipfile.BadZipFile),
+    NotImplementedError,
 )
 _ARKIT = (*arkit.NAMES, *arkit.HEAD_NAMES)
 Viseme = tuple[float, float, str]  # start and end in seconds, name
@@ -120,13 +122,15 @@ def _npz(motion: Motion, visemes: Sequence[Viseme]) -> bytes:
 def read(path: Path) -> Motion:
     """The motion of a file, see above. Raises BadMotion."""
     try:
+        if path.exists() and not path.is_file():
+            raise BadMotion(f"{path}: is no regular file; {EXPECTED}")
         if path.stat().st_size > _LARGEST_FILE:
             raise BadMotion(f"{path}: larger than {_LARGEST_FILE} bytes; {EXPECTED}")
         entries = _read_npz(path) if path.suffix.lower() == ".npz" else _read_json(path)
+        return _motion(entries, str(path))
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:80]
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise BadMotion(f"{path}: unreadable ({reason}); {EXPECTED}") from error
-    return _motion(entries, str(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

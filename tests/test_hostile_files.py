@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import resource
+import subprocess
+import tarfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,10 @@ import torch
 import talkingface
 from conftest import Cli
 from talkingface import models
-from talkingface.errors import BadWeights
+from talkingface.data import report, shards
+from talkingface.errors import BadShard, BadWeights
 from talkingface.streaming import HEADER as STREAM
+from test_prepare import random_clip
 
 Entries = dict[str, Any]
 DEEP = "[" * 100_000
@@ -221,3 +228,206 @@ def test_a_saved_stream_of_other_tensors_is_refused(
         pytest.skip("it has none")
     with pytest.raises(BadWeights, match=r"no saved stream \("):
         resume(kept, kept[0], TENSORS[name](kept[1]), face, tmp_path / "a")
+
+
+# shards
+
+FACTS: dict[str, Callable[[Entries], Any]] = {
+    "frames infinite": having(frames=float("inf")),
+    "frames huge": having(frames=10**12),
+    "frames negative": having(frames=-5),
+    "size huge": having(size=10**9),
+    "words of one": having(words=[[1]]),
+    "words at no time": having(words=[["a", 0, float("inf")]]),
+    "words null": having(words=None),
+    "speaker of a list": having(speaker=[1]),
+    "info of a list": having(info=[1]),
+    "no checksums": having(crc32=None),
+    "list": lambda facts: [],
+    "null": lambda facts: None,
+    "deep": lambda facts: DEEP,
+    "digits": lambda facts: '{"version": 2, "frames": ' + "9" * 5000 + "}",
+}
+
+
+def npy(head: str, data: bytes = b"") -> bytes:
+    text = head.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def jpeg_of(side: int) -> Callable[[bytes], bytes]:
+    """A JPEG whose header says another size."""
+
+    def change(data: bytes) -> bytes:
+        place = data.index(b"\xff\xc0") + 5
+        return data[:place] + side.to_bytes(2, "big") * 2 + data[place + 4 :]
+
+    return change
+
+
+MEMBERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a large JPEG": ("jpg", jpeg_of(20_000)),
+    "no JPEG": ("jpg", lambda data: b"\xff\xd8" + bytes(100)),
+    "a PNG": ("jpg", lambda data: b"\x89PNG\r\n\x1a\n" + bytes(100)),
+    "a huge shape": (
+        "landmarks.npy",
+        lambda data: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10**11, 68, 2)}"),
+    ),
+    "another huge shape": (
+        "mesh.npy",
+        lambda data: npy("{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 2)}"),
+    ),
+    "objects": (
+        "landmarks.npy",
+        lambda data: npy(
+            "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"cos\nsystem\n."
+        ),
+    ),
+    "a deep shape": (
+        "landmarks.npy",
+        lambda data: npy("{'descr': '<f4', 'shape': (" + "(" * 3000 + ")}"),
+    ),
+    "NaN": ("mesh.npy", lambda data: data[:-4] + np.float32("nan").tobytes()),
+    "long points": ("mesh.npy", lambda data: data + bytes(10_000_000)),
+    "no sound": ("wav", lambda data: b"RIFF"),
+}
+
+
+@pytest.fixture(scope="module")
+def clip() -> dict[str, bytes]:
+    """The members of one clip, by kind."""
+    return dict(shards.pack(random_clip("s1_a")).members)
+
+
+def refuse_shard(cli: Cli, folder: Path, clip: dict[str, bytes]) -> str:
+    write_tar(folder, [(f"s1_a.{kind}", data) for kind, data in clip.items()])
+    line = refused(cli, "train", "lipreader", folder, "-o", folder / "run")
+    assert not list(folder.glob(".*.part")) and not (folder / "cache").exists()
+    return line
+
+
+def write_tar(folder: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(folder / "shard-00000.tar", "w") as archive:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def with_facts(clip: dict[str, bytes], change: Callable[[Entries], Any]) -> dict[str, bytes]:
+    facts = change(json.loads(clip["json"]))
+    return {**clip, "json": (facts if isinstance(facts, str) else json.dumps(facts)).encode()}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_shard_of_odd_facts_is_refused(
+    cli: Cli, clip: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    assert "s1_a" in refuse_shard(cli, tmp_path, with_facts(clip, FACTS[name]))
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_shard_of_odd_members_is_refused(
+    cli: Cli, clip: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    kind, change = MEMBERS[name]
+    changed = {**clip, kind: change(clip[kind])}
+    sums = {own: zlib.crc32(data) for own, data in changed.items() if own != "json"}
+    assert kind in refuse_shard(cli, tmp_path, with_facts(changed, having(crc32=sums)))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_link_in_a_shard_is_refused(cli: Cli, tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "shard-00000.tar", "w") as archive:
+        entry = tarfile.TarInfo("s1_a.json")
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        archive.addfile(entry)
+    assert "no plain file" in refused(cli, "train", "lipreader", tmp_path, "-o", tmp_path / "run")
+
+
+def test_a_shard_of_holes_is_refused(cli: Cli, tmp_path: Path) -> None:
+    hole = tmp_path / "s1_a.json"
+    with hole.open("wb") as file:
+        file.truncate(3 << 30)
+    tar = ["tar", "--format=gnu", "-S", "-cf", tmp_path / "shard-00000.tar", hole.name]
+    subprocess.run(tar, cwd=tmp_path, check=True)
+    assert "no plain file" in refused(cli, "train", "lipreader", tmp_path, "-o", tmp_path / "run")
+
+
+def test_a_changed_byte_of_a_clip_is_found(
+    cli: Cli, clip: dict[str, bytes], tmp_path: Path
+) -> None:
+    data = clip["mesh.npy"]
+    line = refuse_shard(cli, tmp_path, {**clip, "mesh.npy": data[:-1] + bytes([data[-1] ^ 1])})
+    assert "its checksum differs" in line
+
+
+ROW: Entries = {"key": "a", "speaker": "s", "split": "t", "result": "kept"}
+REPORTS = {
+    "deep": DEEP,
+    "list": "[1]",
+    "object": '{"a": 1}',
+    "frames infinite": json.dumps([{**ROW, "frames": float("inf")}]),
+    "another field": json.dumps([{**ROW, "x": 1}]),
+    "key of a list": json.dumps([{**ROW, "key": []}]),
+    "measures of null": json.dumps([{**ROW, "measures": None}]),
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_an_odd_report_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "shard-00000.json"
+    path.write_text(REPORTS[name])
+    with pytest.raises(BadShard, match=r"is no report \("):
+        report.read(path)
+
+
+# motions and landmarks
+
+ZEROS = [[0.0] * 16] * 3
+JSON = {
+    "deep": DEEP,
+    "list": "[]",
+    "null": "null",
+    "empty": "",
+    "text": json.dumps({"expression": "x"}),
+    "ragged": json.dumps({"expression": [[1], [1, 2]]}),
+    "NaN": json.dumps({"expression": [[float("nan")] * 16] * 3}),
+    "infinite": json.dumps({"expression": [[float("inf")] * 16] * 3}),
+    "huge": json.dumps({"expression": [[10**400] * 16] * 3}),
+    "digits": '{"expression": [[' + "9" * 5000 + "]]}",
+    "times of text": json.dumps({"expression": ZEROS, "times": ["a", "b", "c"]}),
+    "times apart": json.dumps({"expression": ZEROS, "times": [0, 1, 1e9]}),
+    "times ragged": json.dumps({"expression": ZEROS, "times": [[0], [1, 2]]}),
+    "head of NaN": json.dumps({"expression": ZEROS, "head": [[float("nan")] * 6] * 3}),
+    "names ragged": json.dumps({"arkit": {"names": [["a"], "b"], "values": [[1]]}}),
+    "no UTF-8": "\udcff",
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_an_odd_motion_is_refused(cli: Cli, portrait: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(JSON[name], errors="surrogateescape")
+    call = ("generate", portrait, path, "-o", tmp_path / "a.mp4", "--model", "atvg-tiny")
+    assert f"{path}: " in refused(cli, *call)
+
+
+@pytest.mark.parametrize("name", ["a huge shape", "objects", "a deep shape", "another huge shape"])
+def test_an_odd_archive_of_a_motion_is_refused(
+    cli: Cli, portrait: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("expression.npy", MEMBERS[name][1](b""))
+    call = ("generate", portrait, path, "-o", tmp_path / "a.mp4", "--model", "atvg-tiny")
+    assert f"{path}: " in refused(cli, *call)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "1" + "0" * 400, "9" * 5000, "true", '"1"'])
+def test_odd_landmarks_are_refused(cli: Cli, portrait: Path, tmp_path: Path, number: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text("[" + ", ".join([f"[{number}, 5]"] * 68) + "]")
+    call = ("landmarks", portrait, "--landmarks", path, "--overlay", tmp_path / "a.png")
+    assert f"{path}: " in refused(cli, *call)

@@ -80,11 +80,22 @@ class Cache:
             self.landmarks: NDArray[np.float32] = _mapped(folder / "landmarks.npy")
             self.mesh: NDArray[np.float32] = _mapped(folder / "mesh.npy")
             self.sound: NDArray[np.int16] = _mapped(folder / "sound.npy")
-        except (OSError, ValueError) as error:
+            self.clips = [
+                ClipInfo(**row | {"words": tuple(map(tuple, row["words"]))}) for row in rows
+            ]
+            self._check()
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, EOFError) as error:
+            reason = str(error) or type(error).__name__
             raise BadShard(
-                f"{folder} is not a training cache ({error}); run `talkingface prepare`"
+                f"{folder} is not a training cache ({reason}); run `talkingface prepare`"
             ) from error
-        self.clips = [ClipInfo(**row | {"words": tuple(map(tuple, row["words"]))}) for row in rows]
+
+    def _check(self) -> None:
+        """Raise ValueError unless the arrays hold the frames of all clips."""
+        lengths = len(self.frames), len(self.landmarks), len(self.mesh), len(self.sound)
+        count = max((clip.rows.stop for clip in self.clips), default=0)
+        if min(lengths[:3]) < count or lengths[3] < count * SAMPLES_PER_FRAME:
+            raise ValueError(f"{count} frames of clips, arrays of {lengths}")
 
     def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         """Pickle the folder's path only, not the arrays."""

@@ -123,9 +123,20 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 def read(path: Path) -> tuple[Outcome, ...]:
     """Read the outcomes of a shard's report. Raises BadShard."""
     try:
-        return tuple(Outcome(**row) for row in json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        outcomes = tuple(Outcome(**row) for row in json.loads(path.read_text()))
+        for outcome in outcomes:
+            _check(outcome)
+        return outcomes
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise BadShard(f"{path}: is no report ({error}); remove it and prepare again") from error
+
+
+def _check(outcome: Outcome) -> None:
+    """Raise ValueError where a field is of another type than its default."""
+    for name, default in _DEFAULTS.items():
+        value = getattr(outcome, name)
+        if default is not None and type(value) is not type(default):
+            raise ValueError(f"{name} is {str(value)[:20]!r}")
 
 
 def read_all(folder: Path) -> tuple[Outcome, ...]:

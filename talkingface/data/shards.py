@@ -12,11 +12,13 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import shutil
 import tarfile
+import tokenize
 import wave
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 
 from talkingface.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from talkingface.contract import LANDMARKS, MESH_POINTS
-from talkingface.data.clip import Clip
+from talkingface.data.clip import MAX_FRAMES, Clip
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.errors import BadShard, OutputError
 from talkingface.media import replacing, reserve, sync, writing
@@ -41,6 +43,16 @@ _QUALITY = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
+_LARGEST_MEMBER = 64_000_000  # bytes
+_LARGEST_CROP = 1024  # pixels of the side
+_ROWS = 65_500  # of a JPEG, at most
+_KINDS_OF_FACTS = {"speaker": str, "split": str, "sentence": str, "silent": bool, "info": dict}
+# What damaged members raise while they are read.
+_DAMAGED = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError),
+    *(OSError, RecursionError, SyntaxError, tokenize.TokenError, wave.Error, cv2.error),
+    tarfile.TarError,
+)
 _MEND = "prepare the corpus again, or copy the shard again"
 
 
@@ -153,13 +165,28 @@ def _contents(path: Path, ending: str = "") -> Iterator[tuple[str, bytes]]:
                 name = member.name
                 if not name.endswith(ending):
                     continue
-                file = archive.extractfile(member)
-                content = file.read() if file is not None else b""
-                if len(content) != member.size or file is None:
-                    raise BadShard(f"{path}: {name} is cut short; {_MEND}")
-                yield name, content
-    except (tarfile.TarError, OSError) as error:
-        raise BadShard(f"{path}: damaged after {name} ({error}); {_MEND}") from error
+                yield name, _content(path, archive, member)
+    except _DAMAGED as error:
+        raise BadShard(f"{path}: damaged after {name} ({_reason(error)}); {_MEND}") from error
+
+
+def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member: a file of its own, no link, and no longer than the archive is."""
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+    file = archive.extractfile(member) if plain and member.size <= _LARGEST_MEMBER else None
+    if file is None:
+        raise ValueError(
+            f"{member.name!r} of {member.size} bytes is no plain file of at most {_LARGEST_MEMBER}"
+        )
+    content = file.read()
+    if len(content) != member.size:
+        raise BadShard(f"{path}: {member.name} is cut short; {_MEND}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """The text of an error in one line, for another one."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _check_end(path: Path) -> None:
@@ -177,14 +204,28 @@ def _facts(path: Path, name: str, content: bytes) -> dict[str, Any]:
         version = facts["version"]
         words = tuple((str(w), float(a), float(b)) for w, a, b in facts["words"])
         facts = {**facts, "frames": int(facts["frames"]), "size": int(facts["size"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadShard(f"{path}: {name} is damaged ({error!r}); {_MEND}") from error
+        if version == VERSION:
+            _check_facts(facts)
+    except _DAMAGED as error:
+        raise BadShard(f"{path}: {name} is damaged ({error!r:.120}); {_MEND}") from error
     if version != VERSION:
         raise BadShard(
             f"{path}: {name} has version {version}, this release reads {VERSION}; prepare the "
             "corpus again"
         )
     return {**facts, "words": words}
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError for the facts of no clip."""
+    frames, size = facts["frames"], facts["size"]
+    if not (0 < frames <= MAX_FRAMES and 0 < size <= _LARGEST_CROP and frames * size <= _ROWS):
+        raise ValueError(f"{frames} frames of {size} pixels")
+    if not all(math.isfinite(time) for _, *times in facts["words"] for time in times):
+        raise ValueError("a word at no time")
+    for name, kind in _KINDS_OF_FACTS.items():
+        if not isinstance(facts[name], kind):
+            raise ValueError(f"{name} is {str(facts[name])[:20]!r}")
 
 
 def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
@@ -195,8 +236,10 @@ def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
             if zlib.crc32(data[kind]) != facts["crc32"][kind]:
                 raise ValueError("its checksum differs")
             arrays[kind] = decode(data[kind], facts["frames"], facts["size"])
-        except (ValueError, KeyError, TypeError, EOFError, wave.Error, cv2.error) as error:
-            raise BadShard(f"{path}: {key}.{kind} is damaged ({error}); {_MEND}") from error
+        except _DAMAGED as error:
+            raise BadShard(
+                f"{path}: {key}.{kind} is damaged ({_reason(error)}); {_MEND}"
+            ) from error
     try:
         return Clip(
             key=key,
@@ -211,6 +254,16 @@ def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
 
 
 def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:  # its header alone
+            found = f"{picture.width}x{picture.height} pixels"
+            wrong = picture.size != (size, frames * size)
+    except Image.DecompressionBombError as error:
+        raise ValueError("far too many pixels") from error
+    if wrong:
+        raise ValueError(f"{found}, expected {size}x{frames * size}")
     strip = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if strip is None or strip.shape != (frames * size, size, 3):
         found = "no picture" if strip is None else f"{strip.shape[1]}x{strip.shape[0]} pixels"
@@ -220,7 +273,11 @@ def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
 
 
 def _points(data: bytes, frames: int, _: int, count: int) -> NDArray[np.float32]:
+    if len(data) > 16 * frames * count + 1024:  # before a header is believed
+        raise ValueError(f"{len(data)} bytes for {frames} frames")
     points = np.load(io.BytesIO(data), allow_pickle=False)
+    if points.dtype.kind != "f" or not np.isfinite(points).all():
+        raise ValueError("not all are finite numbers")
     if points.shape != (frames, count, 2):
         raise ValueError(f"shape {points.shape}, expected {(frames, count, 2)}")
     return np.asarray(points, dtype=np.float32)
