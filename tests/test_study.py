@@ -952,6 +952,7 @@ def test_the_table_counts_what_was_voted(cli: Cli, tmp_path: Path) -> None:
     assert again.code == 2 and "exists already" in again.err
     assert cli("study", "table", tmp_path / "study", "--out", out, "--overwrite").code == 0
     printed = json.loads(cli("study", "table", tmp_path / "study", "--json").out)
+    assert cli("study", "table", tmp_path / "study", "--quiet").out == ""
     assert printed == json.loads((out / "study.json").read_text())
 
 

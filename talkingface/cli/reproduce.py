@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.options import Device, Overwrite, Seed, progress_bar
+from talkingface.cli.controls import takes_report
+from talkingface.cli.options import Device, Overwrite, Reporter, Seed
 
 
 @app.command(hidden=True)
+@takes_report
 def robustness(
     models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
     cache: Annotated[Path, typer.Option(help="what `talkingface prepare` wrote")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="folder for robustness.jsonl, .md, .png")
     ],
+    report: Reporter,
     splits: Annotated[str, typer.Option(help="parts of the corpus, with commas between")] = "test",
     clips: Annotated[int, typer.Option(help="at most so many of each split")] = 6,
     device: Device = "cpu",
@@ -32,7 +35,7 @@ def robustness(
     from talkingface import pipeline
     from talkingface.reproduce import robustness as disturbed
 
-    with progress_bar("videos") as progress:
+    with report.progress("videos") as progress:
         trials = disturbed.evaluate_robustness(
             models.split(","),
             cache,
@@ -43,18 +46,20 @@ def robustness(
             overwrite=overwrite,
             progress=progress,
         )
-    print(disturbed.tables(trials))
-    print(
-        f"{out}: {len(trials)} trials in {disturbed.RESULTS}, their means in {disturbed.TABLES} "
-        f"and {disturbed.FIGURE}"
+    report.summary(disturbed.tables(trials))
+    text = (
+        f"trials in {disturbed.RESULTS}, their means in {disturbed.TABLES} and {disturbed.FIGURE}"
     )
+    report.result(out, f"{len(trials)} {text}", trials=len(trials))
 
 
 @app.command("head-motion", hidden=True)
+@takes_report
 def head_motion(
     models: Annotated[str, typer.Option(help="names or .safetensors files, with commas between")],
     cache: Annotated[Path, typer.Option(help="what `talkingface prepare --natural-pose` wrote")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for heads.md, heads.json")],
+    report: Reporter,
     split: Annotated[str, typer.Option(help="part of the corpus")] = "test",
     clips: Annotated[int | None, typer.Option(help="at most so many [all]")] = None,
     portraits: Annotated[
@@ -73,7 +78,7 @@ def head_motion(
     from talkingface import pipeline
     from talkingface.reproduce import head_motion as motion
 
-    with progress_bar("videos") as progress:
+    with report.progress("videos") as progress:
         text = motion.evaluate_head_motion(
             models.split(","),
             cache,
@@ -88,5 +93,5 @@ def head_motion(
             overwrite=overwrite,
             progress=progress,
         )
-    print(text)
-    print(f"{out}: {motion.TABLES}, {motion.RESULTS}")
+    report.summary(text)
+    report.result(out, f"{motion.TABLES}, {motion.RESULTS}")

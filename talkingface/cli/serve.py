@@ -3,56 +3,51 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from talkingface.cli.app import app
+from talkingface.cli.controls import option, with_options
 from talkingface.cli.options import AllowHost, Proxy, print_note, require_serve_extra
 from talkingface.errors import BadRequest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Limits by name, as in `talkingface.web.limits.Limits`; None keeps the number of cores.
+_LIMITS: dict[str, tuple[Any, Any]] = {
+    "jobs": option(int | None, None, min=1, help="files made at once [one per core]"),
+    "queue": option(int, 8, min=0, help="files that may wait"),
+    "streams": option(int | None, None, min=1, help="live videos at once [one per core]"),
+    "picture_mb": option(float, 25, min=0.1, help="largest picture, MB"),
+    "sound_mb": option(float, 200, min=0.1, help="largest recording, MB"),
+    "megapixels": option(float, 64, min=0.1, help="most pixels of a picture"),
+    "live_minutes": option(float, 10, min=0.1, help="longest live video"),
+    "file_minutes": option(float, 60, min=0.1, help="longest file"),
+    "keep_minutes": option(float, 10, min=0.1, help="how long a job's file waits to be fetched"),
+    "patience": option(float, 30, min=1, help="seconds before a silent client is dropped"),
+    "work_minutes": option(float, 120, min=0.1, help="longest time for the work of one request"),
+    "per_client": option(int, 8, min=1, help="requests with files at once, of one address"),
+}
+Host = Annotated[
+    str, typer.Option(help="where to listen; anything but this machine itself is a risk")
+]
+Offered = Annotated[
+    list[str] | None,
+    typer.Option(help="a name or weights file to offer; repeat, the default first [cran, atvg]"),
+]
 
 
 @app.command()
+@partial(with_options, argument="limits", options=_LIMITS, build=dict)
 def serve(
-    host: Annotated[
-        str, typer.Option(help="where to listen; anything but this machine itself is a risk")
-    ] = "127.0.0.1",
+    limits: dict[str, Any],
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one")] = 8000,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="a name or weights file to offer; repeat, the default first [cran, atvg]"
-        ),
-    ] = None,
+    model: Offered = None,
     open_page: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
     allow_host: AllowHost = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="files made at once [one per core]")
-    ] = None,
-    queue: Annotated[int, typer.Option(min=0, help="files that may wait")] = 8,
-    streams: Annotated[
-        int | None, typer.Option(min=1, help="live videos at once [one per core]")
-    ] = None,
-    picture_mb: Annotated[float, typer.Option(min=0.1, help="largest picture, MB")] = 25,
-    sound_mb: Annotated[float, typer.Option(min=0.1, help="largest recording, MB")] = 200,
-    megapixels: Annotated[float, typer.Option(min=0.1, help="most pixels of a picture")] = 64,
-    live_minutes: Annotated[float, typer.Option(min=0.1, help="longest live video")] = 10,
-    file_minutes: Annotated[float, typer.Option(min=0.1, help="longest file")] = 60,
-    keep_minutes: Annotated[
-        float, typer.Option(min=0.1, help="how long a job's file waits to be fetched")
-    ] = 10,
-    patience: Annotated[
-        float, typer.Option(min=1, help="seconds before a silent client is dropped")
-    ] = 30,
-    work_minutes: Annotated[
-        float, typer.Option(min=0.1, help="longest time for the work of one request")
-    ] = 120,
-    per_client: Annotated[
-        int, typer.Option(min=1, help="requests with files at once, of one address")
-    ] = 8,
     proxy: Proxy = None,
     temp: Annotated[
         Path | None, typer.Option(help="folder for temporary files [the system's]")
@@ -74,23 +69,15 @@ def serve(
     from talkingface.web.service import Service
 
     listening = bind(host, port)
-    given = {"jobs": jobs, "streams": streams}
-    limits = Limits(
-        picture_mb=picture_mb,
-        sound_mb=sound_mb,
-        megapixels=megapixels,
-        live_minutes=live_minutes,
-        file_minutes=file_minutes,
-        queue=queue,
-        keep_minutes=keep_minutes,
-        patience=patience,
-        work_minutes=work_minutes,
-        per_client=per_client,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    offered = model or ["cran", "atvg"]
-    service = Service(offered, limits, temp)
-    address = _address(host, listening.getsockname()[1])
+    known = Limits(**{name: value for name, value in limits.items() if value is not None})
+    service = Service(model or ["cran", "atvg"], known, temp)
+    _announce(host, _address(host, listening.getsockname()[1]), open_page)
+    hosts = [*(allow_host or []), host]
+    run(served(service, hosts), [listening], known.idle_seconds, known.connections, proxy or ())
+
+
+def _announce(host: str, address: str, open_page: bool) -> None:
+    """Print where the page is, with a warning where others reach it."""
     if host not in LOOPBACK:
         print_note(
             f"listening on {host}: whoever reaches this machine can use it, without a password and "
@@ -100,13 +87,6 @@ def serve(
     sys.stdout.flush()
     if open_page:
         typer.launch(address)
-    run(
-        served(service, [*(allow_host or []), host]),
-        [listening],
-        limits.idle_seconds,
-        limits.connections,
-        proxy or (),
-    )
 
 
 def _address(host: str, port: int) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from talkingface.cli.app import study_app
+from talkingface.cli.controls import option, takes_report, with_options
 from talkingface.cli.options import (
     AllowHost,
-    AsJson,
     Overwrite,
     Proxy,
+    Reporter,
     print_note,
-    progress_bar,
     require_serve_extra,
 )
 from talkingface.errors import BadRequest
@@ -22,7 +24,19 @@ from talkingface.errors import BadRequest
 StudyFolder = Annotated[Path, typer.Argument(help="what `talkingface study make` wrote")]
 
 
+# Settings by name, as in `talkingface.study.store.Design`.
+_DESIGN: dict[str, tuple[Any, Any]] = {
+    "per_pair": option(int, 10, help="ratings wanted of each pair"),
+    "tasks": option(int, 60, help="pairs that a rater sees, at most, attention checks among them"),
+    "checks": option(float, 0.1, help="share of attention checks in what a rater sees, 0 to 0.5"),
+    "contact": option(str, "", help="who runs the study and how to reach them, shown to raters"),
+    "seed": option(int, 0, help="of samples, orders and sides"),
+}
+
+
 @study_app.command()
+@takes_report
+@partial(with_options, argument="design", options=_DESIGN, build=dict)
 def make(
     methods: Annotated[
         list[str],
@@ -32,20 +46,11 @@ def make(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="a new folder, for the study")],
+    design: dict[str, Any],
+    report: Reporter,
     samples: Annotated[
         int | None, typer.Option(help="so many, drawn by --seed [all that every method has]")
     ] = None,
-    per_pair: Annotated[int, typer.Option(help="ratings wanted of each pair")] = 10,
-    tasks: Annotated[
-        int, typer.Option(help="pairs that a rater sees, at most, attention checks among them")
-    ] = 60,
-    checks: Annotated[
-        float, typer.Option(help="share of attention checks in what a rater sees, 0 to 0.5")
-    ] = 0.1,
-    contact: Annotated[
-        str, typer.Option(help="who runs the study and how to reach them, shown to raters")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="of samples, orders and sides")] = 0,
 ) -> None:
     """Make a study of folders of videos, one folder for each method.
 
@@ -58,6 +63,21 @@ def make(
     from talkingface.study import creation
     from talkingface.study.store import Design
 
+    folders, settings = _folders(methods), Design(**design)
+    with report.progress("videos") as progress:
+        made = creation.create_study(folders, out, settings, samples=samples, progress=progress)
+    for line in made.notes:
+        report.note(line)
+    text = (
+        f"{made.samples} samples, {made.pairs} pairs, {made.checks} attention checks; "
+        f"`talkingface study serve {out}` lets people vote"
+    )
+    facts = {"samples": made.samples, "pairs": made.pairs, "checks": made.checks}
+    report.result(out, text, **facts, note="; ".join(made.notes) or None)
+
+
+def _folders(methods: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of videos by method. Raises BadRequest."""
     folders: dict[str, Path] = {}
     for method in methods:
         name, equals, folder = method.partition("=")
@@ -66,15 +86,7 @@ def make(
         if name in folders:
             raise BadRequest(f"two methods are called {name!r}: give each its own name")
         folders[name] = Path(folder)
-    design = Design(seed, per_pair, tasks, checks, contact)
-    with progress_bar("videos") as progress:
-        made = creation.create_study(folders, out, design, samples=samples, progress=progress)
-    for line in made.notes:
-        print_note(line)
-    print(
-        f"{out}: {made.samples} samples, {made.pairs} pairs, {made.checks} attention checks; "
-        f"`talkingface study serve {out}` lets people vote"
-    )
+    return folders
 
 
 @study_app.command()
@@ -108,8 +120,10 @@ def serve(
 
 
 @study_app.command()
+@takes_report
 def table(
     folder: StudyFolder,
+    report: Reporter,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder for study.md, study.tex, study.json")
     ] = None,
@@ -120,7 +134,6 @@ def table(
         ),
     ] = 0.75,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
 ) -> None:
     """Print the votes as Table 2 of Song et al. 2019, with intervals, tests and rater agreement.
 
@@ -134,4 +147,6 @@ def table(
     found = printed.outcome(Study(folder), passing)
     if out is not None:
         printed.write(found, out, overwrite)
-    print(printed.as_json(found) if as_json else printed.markdown(found), end="")
+    if report.json:
+        print(printed.as_json(found), end="")
+    report.summary(printed.markdown(found).removesuffix("\n"))
