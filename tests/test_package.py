@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import api_page  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "fastapi", "starlette", "uvicorn"}
 
