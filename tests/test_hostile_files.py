@@ -349,7 +349,7 @@ def test_a_shard_of_holes_is_refused(cli: Cli, tmp_path: Path) -> None:
     hole = tmp_path / "s1_a.json"
     with hole.open("wb") as file:
         file.truncate(3 << 30)
-    tar = ["tar", "--format=gnu", "-S", "-cf", str(tmp_path / "shard-00000.tar"), hole.name]
+    tar = ["tar", "--format=gnu", "-S", "-cf", "shard-00000.tar", hole.name]
     subprocess.run(tar, cwd=tmp_path, check=True)
     assert "no plain file" in refused(cli, "train", "lipreader", tmp_path, "-o", tmp_path / "run")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -349,8 +348,8 @@ def _fit(
 def _run(recipe: Recipe, folder: Path, options: LoopOptions, report: Reporter) -> None:
     """Run the shared loop under a progress bar, then report where its files are.
 
-    SIGTERM (a preempted job, a drained machine) leaves a checkpoint and exits with 143, as shells
-    have it: what waits for the training to be done should not go on.
+    SIGTERM (a preempted job, a drained machine) leaves a checkpoint and exits with 143, SIGHUP with
+    129, as shells have it: what waits for the training to be done should not go on.
     """
     from talkingface.training import loop, parallel
 
@@ -375,4 +374,4 @@ def _run(recipe: Recipe, folder: Path, options: LoopOptions, report: Reporter) -
         first.result(folder, text, **facts)
     if stopped and done < recipe.steps:
         parallel.end_processes()
-        raise typer.Exit(128 + signal.SIGTERM)
+        raise typer.Exit(128 + stop_signal.number)

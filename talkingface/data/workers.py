@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -35,7 +36,12 @@ _TRIES = 2  # of a task that was not done when a process died
 
 
 def start_worker() -> None:
-    """Initialise a worker process: one thread, and exit when the parent is gone."""
+    """Initialise a worker process: one thread, and exit when the parent is gone.
+
+    Ctrl-C and the end of a terminal reach all processes of a command: the parent ends its workers.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -192,28 +193,36 @@ def wait_for_all() -> None:
 
 
 class StopSignal:
-    """A flag: this process was asked to stop."""
+    """A flag: this process was asked to stop. number: by which signal."""
 
     requested = False
+    number: int = signal.SIGTERM
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[StopSignal]:
-    """Set a flag on SIGTERM (a preempted job, a drained machine, `kill`) instead of ending."""
+    """Set a flag on SIGTERM (a preempted job, a drained machine, `kill`) instead of ending.
+
+    Also on SIGHUP, the end of a terminal, unless it is ignored (`nohup`).
+    """
     stop_signal = StopSignal()
 
     def request(number: int, frame: FrameType | None) -> None:
-        stop_signal.requested = True
+        stop_signal.requested, stop_signal.number = True, number
 
-    try:
-        before = signal.signal(signal.SIGTERM, request)
-    except ValueError:  # not the main thread, which alone receives signals
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield stop_signal
         return
+    before = {
+        number: signal.signal(number, request)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield stop_signal
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- modules trained by one loss ------------------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -159,7 +162,34 @@ def run(
     """Serve on these sockets until interrupted; see `make_server`."""
     files = _raise_file_limit()
     most = min(connections, max(files // 2, files - _SPARE_FILES))
-    make_server(app, idle_seconds, most, proxies).run(sockets=list(listening))
+    server = make_server(app, idle_seconds, most, proxies)
+    with _ended_by_hangup(server):
+        server.run(sockets=list(listening))
+
+
+@contextmanager
+def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
+    """End the server on SIGHUP as on SIGTERM, which uvicorn knows: requests end, files go.
+
+    Then the signal comes again, for the handler before. An ignored one (`nohup`) stays so.
+    """
+    got: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        server.should_exit = True
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    for number in got[:1]:
+        signal.raise_signal(number)
 
 
 def _raise_file_limit() -> int:
