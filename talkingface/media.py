@@ -12,8 +12,8 @@ import re
 import secrets
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talkingface import decoding
 from talkingface.downmix import Downmix
 from talkingface.errors import OutputError, UnreadableMedia
 
@@ -60,6 +61,7 @@ _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
 MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are damage, or an attack
+PACKETS = 1_000  # of a sound, after which its length is told
 _RATES = range(1_000, 768_001)  # Hz: what sound is recorded at, and more
 _OWNER = re.compile(r"[0-9a-f-]+")  # of a temporary file: machine, process, chance
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
@@ -266,6 +268,15 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
     silence.
     Raises UnreadableMedia, also while the chunks are read.
     """
+    if not decoding.is_contained():
+        return decode_sound(path, rate, channels)
+    answers = decoding.answers("sound", path, rate=rate, channels=channels)
+    head = next(answers).value
+    return Sound(head["rate"], head["channels"], (part for own in answers for part in own.arrays))
+
+
+def decode_sound(path: Path, rate: int | None, channels: int | None) -> Sound:
+    """Read as `open_sound` does, in this process."""
     with opened(path, sound_only=True) as container:
         if not container.streams.audio:
             kind = "a video without sound" if video_stream(container) else "no sound file"
@@ -280,6 +291,40 @@ def open_sound(path: Path, rate: int | None = None, channels: int | None = None)
         rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
         channels = channels or (2 if source.channels == 2 else 1)
     return Sound(rate, channels, _chunks(path, rate, channels))
+
+
+def sound_lengths(path: Path) -> Generator[float, None, None]:
+    """Yield the length of a sound so far, every PACKETS packets, then the whole length, seconds.
+
+    Nothing where there is no sound. It is read off the time stamps, without decoding; silence
+    before the sound and in its gaps counts. Raises UnreadableMedia.
+    """
+    if not decoding.is_contained():
+        yield from count_sound(path)
+        return
+    with closing(decoding.answers("sound_lengths", path)) as answers:
+        for own in answers:
+            yield float(own.value)
+
+
+def count_sound(path: Path) -> Iterator[float]:
+    """Read as `sound_lengths` does, in this process."""
+    with opened(path, sound_only=True) as container:
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        if stream.time_base is None:
+            return
+        unit, end = stream.time_base, 0.0
+        start = None if stream.start_time is None else float(stream.start_time * unit)
+        clock = SoundClock(path, origin(container), start)
+        for number, packet in enumerate(container.demux(stream)):
+            if packet.pts is not None:
+                clock.add(float(packet.pts * unit), float((packet.duration or 0) * unit))
+                end = max(end, clock.length)
+            if number % PACKETS == 0:
+                yield end
+        yield end
 
 
 def origin(container: InputContainer) -> float | None:

@@ -1,4 +1,7 @@
-"""Read any picture as (H, W, 3) uint8 RGB, and write PNG. Pillow is imported when needed."""
+"""Read any picture as (H, W, 3) uint8 RGB, and write PNG.
+
+Files are read in another process (`decoding`). Pillow and OpenCV are imported when needed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface import media
+from talkingface import decoding, media
 from talkingface.errors import UnreadableMedia
 from talkingface.types import Picture
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 
 KINDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF picture"
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run
+WEB_KINDS = "a JPEG, PNG, WebP, AVIF or GIF picture"  # WEB_FORMATS, in words
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run
+WEB_FORMATS = FORMATS[:5]  # of these, those that clients may send to a server
 MIN_SIDE = 32  # pixels: less holds no face
 MAX_SIDE = 4096  # pixels: H.264 decoders play no larger video
 MAX_PIXELS = 200_000_000  # decoded at all: 800 MB in Pillow
@@ -51,24 +55,40 @@ def read_with_size(path: Path | str) -> tuple[Picture, tuple[int, int]]:
     Raises UnreadableMedia: missing, empty, no picture, damaged, smaller than MIN_SIDE or of more
     than MAX_PIXELS.
     """
-    path = Path(path)
-    with _opened(path) as image:
+    if not decoding.is_contained():
+        return decode(Path(path))
+    found = decoding.answer("picture", Path(path))
+    width, height = found.value
+    return found.arrays[0], (width, height)
+
+
+def decode(path: Path) -> tuple[Picture, tuple[int, int]]:
+    """Read as `read_with_size` does, in this process."""
+    with _opened(path, FORMATS) as image:
         size = _upright_size(image)
         _check_size(path, *size)
         return _at_most(_decoded(image), MAX_SIDE), size
 
 
-def open_size(path: Path | str) -> tuple[int, int]:
+def open_size(path: Path | str, formats: tuple[str, ...] = FORMATS) -> tuple[int, int]:
     """(width, height) of a picture, upright, from its header: nothing is decoded.
 
-    Raises UnreadableMedia: missing, empty, no picture.
+    Raises UnreadableMedia: missing, empty, not of one of these formats.
     """
-    with _opened(Path(path)) as image:
+    if not decoding.is_contained():
+        return decode_size(Path(path), formats)
+    width, height = decoding.answer("picture_size", Path(path), formats=list(formats)).value
+    return width, height
+
+
+def decode_size(path: Path, formats: tuple[str, ...]) -> tuple[int, int]:
+    """Read as `open_size` does, in this process."""
+    with _opened(path, formats) as image:
         return _upright_size(image)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """A picture whose header is read; what fails inside is raised as UnreadableMedia."""
     from PIL import Image, UnidentifiedImageError
 
@@ -78,12 +98,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # MAX_PIXELS, by _check_size
         try:
             # A file: of a path, Pillow would map a turned TIFF's pixels in the wrong order.
-            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 yield image
         except UnidentifiedImageError as error:
             raise UnreadableMedia(f"{path}: not {KINDS}; convert it to one of these") from error
         except _DAMAGED as error:
             found = "a damaged picture, it cannot be decoded"
+            if isinstance(error, MemoryError):
+                found = "more memory than there is is needed to decode it"
             if isinstance(error, OSError) and error.errno is not None:
                 found = f"unreadable ({error.strerror})"
             raise UnreadableMedia(f"{path}: {found}; expected {KINDS}") from error
@@ -162,6 +184,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _at_most(picture: Picture, side: int) -> Picture:
+    import cv2
+
     scale = side / max(picture.shape[:2])
     if scale >= 1:
         return picture
@@ -181,6 +205,8 @@ def write_png(path: Path | str, picture: Picture, overwrite: bool = False) -> No
 @lru_cache(maxsize=8)
 def _label(height: int, width: int, text: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(opacity (h, w, 1), colour (h, w, 1)) in [0, 1] of the label on so large a picture."""
+    import cv2
+
     font, tall = cv2.FONT_HERSHEY_SIMPLEX, max(14, round(min(height, width) / 22))
     scale = cv2.getFontScaleFromHeight(font, round(tall * 0.55), 1)
     thick = max(1, round(tall / 22))

@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -23,20 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import media
+from talkingface import decoding, media, video_reading
 from talkingface.audio import FPS, SAMPLE_RATE
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.media import Sound
 from talkingface.types import Picture
+from talkingface.video_reading import VideoInfo as VideoInfo
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
-    from av.container import InputContainer
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 
-_STILL = 10.0  # seconds that a frame may be shown before that is a hole in the video
 _BEHIND = 8  # frames: so many may wait for the encoder
 _BT709 = 1  # ITU-T H.273: the code of its primaries, its transfer curve and its matrix alike
 _FRAGMENT = 80_000  # microseconds of a live stream that are written together
@@ -59,22 +57,6 @@ _LIVE = _Style(
 )
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """Facts of a video file.
-
-    fps: frames per second, on average; width, height: pixels as shown (after its rotation);
-    seconds: length; has_audio: a sound track is there; tag: its comment, where `write` puts `tag`.
-    """
-
-    fps: float
-    width: int
-    height: int
-    seconds: float
-    has_audio: bool
-    tag: str | None
-
-
 def to_tensor(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
     given = pictures if isinstance(pictures, Tensor) else np.ascontiguousarray(pictures)
@@ -89,40 +71,9 @@ def to_uint8(frames: Tensor) -> NDArray[np.uint8]:
 
 def probe(path: Path | str) -> VideoInfo:
     """Size, rate and length of a video. Raises UnreadableMedia."""
-    path = Path(path)
-    with media.opened(path) as container:
-        stream = _required_stream(path, container)
-        first = next(media.decoded(path, container, stream), None)
-        if first is None:
-            raise UnreadableMedia(f"{path}: a video without a single frame")
-        height, width = _upright(first).shape[:2]
-        length = (container.duration or 0) / 1e6
-        if stream.duration and stream.time_base:
-            length = float(stream.duration * stream.time_base)
-        return VideoInfo(
-            fps=float(stream.average_rate or FPS),
-            width=width,
-            height=height,
-            seconds=length,
-            has_audio=bool(container.streams.audio),
-            tag=container.metadata.get("comment"),
-        )
-
-
-def _required_stream(path: Path, container: InputContainer) -> VideoStream:
-    stream = media.video_stream(container)
-    if stream is None:
-        raise UnreadableMedia(f"{path}: has no video; {media.FILE_KINDS}")
-    media.require_codec(path, stream)
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _upright(frame: VideoFrame) -> Picture:
-    """(H, W, 3) RGB, turned as the file's display matrix says."""
-    turns = round(frame.rotation / 90) % 4
-    picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-    return np.ascontiguousarray(picture, dtype=np.uint8)
+    if not decoding.is_contained():
+        return video_reading.probe(Path(path))
+    return VideoInfo(**decoding.answer("video_info", Path(path)).value)
 
 
 def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
@@ -132,40 +83,14 @@ def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
     that is shown twice is the same array twice. Raises UnreadableMedia, also half-way when the rest
     is damaged or missing, or its time stamps jump (`media.Holes`).
     """
-    path = Path(path)
-    holes = media.Holes(path, "pictures")
-    with media.opened(path) as container:
-        stream = _required_stream(path, container)
-        step = 1 / (stream.average_rate or Fraction(FPS))
-        shown, given, start = None, 0, None
-        now = Fraction(0)
-        for frame in media.decoded(path, container, stream):
-            start, before, now = _times(frame, start, now, step)
-            holes.add(float(now - before) - _STILL)
-            if shown is not None:
-                picture = None
-                while Fraction(given, fps) < (before + now) / 2:
-                    picture = _upright(shown) if picture is None else picture
-                    yield picture
-                    given += 1
-            shown = frame
-        if shown is None:
-            raise UnreadableMedia(f"{path}: a video without a single frame")
-        holes.add(float(step) - _STILL)
-        missing = max(given == 0, round((now + step) * fps) - given)
-        yield from itertools.repeat(_upright(shown), missing)
-
-
-def _times(
-    frame: VideoFrame, start: Fraction | None, last: Fraction, step: Fraction
-) -> tuple[Fraction, Fraction, Fraction]:
-    """(the clip's start, the time of the frame before, this frame's time), seconds."""
-    if frame.pts is not None and frame.time_base is not None:
-        stamp = frame.pts * frame.time_base
-        if start is None:
-            return stamp, Fraction(0), Fraction(0)
-        return start, last, max(last, stamp - start)
-    return (start, last, last + step) if start is not None else (Fraction(0), last, last)
+    if not decoding.is_contained():
+        yield from video_reading.read_frames(Path(path), fps)
+        return
+    shown: list[Picture] = []
+    with closing(decoding.answers("frames", Path(path), fps=fps)) as found:
+        for own in found:
+            shown = own.arrays or shown
+            yield shown[0]
 
 
 def check_output(path: Path | str, overwrite: bool = False) -> None:

@@ -22,15 +22,16 @@ import pytest
 from conftest import Cli
 from helpers import matroska
 from helpers import media as recordings
-from talkingface import audio, media, video
+from talkingface import audio, decoding, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
 from talkingface.web.errors import ApiError
 
 
 @pytest.fixture
-def said() -> Iterator[list[tuple[int, str, str]]]:
-    """Collect FFmpeg's messages: (level, source, text)."""
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, str, str]]]:
+    """Collect FFmpeg's messages: (level, source, text). Files are read in this process."""
+    monkeypatch.setenv(decoding.SWITCH, "direct")
     before = av.logging.get_level()
     av.logging.set_level(av.logging.DEBUG)
     with av.logging.Capture() as lines:

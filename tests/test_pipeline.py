@@ -15,7 +15,17 @@ import torch
 
 import talkingface
 from helpers.drawing import BOX, frog
-from talkingface import audio, faces, geometry, picture, pipeline, streaming, video, weights
+from talkingface import (
+    audio,
+    decoding,
+    faces,
+    geometry,
+    picture,
+    pipeline,
+    streaming,
+    video,
+    weights,
+)
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
 from talkingface.face_options import FaceKeywords, FaceOptions
 from talkingface.face_preparation import open_mouth, shrink
@@ -500,6 +510,7 @@ def test_options_are_an_object_or_keywords(tiny: TalkingFace, face: np.ndarray) 
 def test_a_picture_is_read_once(
     tiny: TalkingFace, portrait: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(decoding.SWITCH, "direct")  # where the spy is
     opened, original = [], Path.open
 
     def spy(self: Path, *arguments: Any) -> Any:

@@ -22,6 +22,7 @@ from talkingface.cli.options import (
     Update,
     parse_face,
     print_json,
+    start_decoding,
 )
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest
@@ -73,6 +74,7 @@ def generate(
 
     Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
     """
+    start_decoding()
     from talkingface import pipeline
     from talkingface.jobs import Job
 
@@ -112,6 +114,7 @@ def idle(
 
     Example: talkingface idle portrait.jpg -o idle.mp4 --seconds 20
     """
+    start_decoding()
     from talkingface import pipeline, video
 
     video.check_output(output, overwrite)
@@ -142,6 +145,7 @@ def motion(
 
     Example: talkingface motion speech.wav -o motion.json
     """
+    start_decoding()
     from talkingface import media, motion_file, pipeline
 
     media.check_output(output, overwrite)
@@ -175,6 +179,7 @@ def find_landmarks(
     Example: talkingface landmarks portrait.jpg -o points.json --overlay points.png
     """
     number, box = parse_face(face)
+    start_decoding()
     from talkingface import pipeline
 
     notes = pipeline.find_landmarks(
@@ -220,6 +225,7 @@ def batch(
 
     Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
     """
+    start_decoding()
     from talkingface import jobs, video
 
     if skip_existing and overwrite:
@@ -315,6 +321,7 @@ def sheet(
 
     Example: talkingface sheet talking.mp4 -o sheet.png --every 2
     """
+    start_decoding()
     from talkingface import media, picture, video
 
     media.check_output(output, overwrite)

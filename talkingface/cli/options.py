@@ -128,6 +128,13 @@ def print_note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
+def start_decoding() -> None:
+    """Start the process that reads files: it is ready when torch is imported."""
+    from talkingface import decoding
+
+    decoding.start()
+
+
 def print_error(error: TalkingFaceError) -> None:
     """Print a user's error as one line on standard error."""
     print(f"error: {one_line(error)}", file=sys.stderr)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from talkingface.errors import (
 from talkingface.web.errors import ApiError
 
 MEGA = 1_000_000
+_PACKETS_PER_SECOND = 400  # more than codecs use: most have 50 or 94
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ def api_errors(names: Mapping[Path, str]) -> Iterator[None]:
 def check_picture(path: Path, limits: Limits) -> int:
     """Return the pixels of a picture's longer side from its header, without decoding.
 
-    Raises ApiError for a file that is no picture, or for too many pixels.
+    Raises ApiError for a file that is no picture, a TIFF or BMP, or for too many pixels.
     """
     try:
-        width, height = picture.open_size(path)
+        width, height = picture.open_size(path, picture.WEB_FORMATS)
     except UnreadableMedia as error:
-        text = f"the picture is not {picture.KINDS}: convert it to one of these"
+        text = f"the picture is not {picture.WEB_KINDS}: convert it to one of these"
         raise ApiError(415, text) from error
     if width * height > limits.megapixels * MEGA:
         raise ApiError(
@@ -124,27 +125,18 @@ def check_picture(path: Path, limits: Limits) -> int:
     return max(width, height)
 
 
-def check_sound(path: Path, minutes: float) -> int:
+def check_sound(path: Path, minutes: float, check: Callable[[], None] = lambda: None) -> int:
     """Return the number of video frames of a sound from its time stamps, without decoding.
 
-    Silence before the sound and in its gaps counts. Raises ApiError when it is longer than
-    `minutes`, and UnreadableMedia.
+    check: called often meanwhile; what it raises ends the work. Raises ApiError when the sound is
+    longer than `minutes`, or has more packets than so long a one needs; and UnreadableMedia.
     """
     end = 0.0
-    with media.opened(path, sound_only=True) as container:
-        if not container.streams.audio:
-            return 1  # the error is raised when the sound is read
-        stream = container.streams.audio[0]
-        if stream.time_base is None:
-            return 1
-        unit = stream.time_base
-        start = None if stream.start_time is None else float(stream.start_time * unit)
-        clock = media.SoundClock(path, media.origin(container), start)
-        for packet in container.demux(stream):
-            if packet.pts is not None:
-                clock.add(float(packet.pts * unit), float((packet.duration or 0) * unit))
-                end = max(end, clock.length)
-            if end > 60 * minutes + 1:  # encoders pad the last packet
+    with closing(media.sound_lengths(path)) as lengths:
+        for number, end in enumerate(lengths):
+            check()
+            too_many = number * media.PACKETS > 60 * minutes * _PACKETS_PER_SECOND + 10_000
+            if end > 60 * minutes + 1 or too_many:  # encoders pad the last packet
                 raise sound_too_long(minutes)
     return max(1, math.ceil(end * FPS))
 

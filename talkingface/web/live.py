@@ -188,7 +188,7 @@ class Live:
             microphone = Microphone(sent, rate)
             return 0, microphone.parts(), Sound(rate, 1, microphone)
         path = session.folder / AUDIO
-        total = check_sound(path, self._limits.live_minutes)
+        total = check_sound(path, self._limits.live_minutes, slot.check)
         return total, audio.read(path, BLOCK), media.open_sound(path, SOUND_RATE)
 
 

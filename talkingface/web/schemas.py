@@ -14,7 +14,7 @@ FORM = "multipart/form-data"
 _FILES: dict[str, dict[str, Any]] = {
     name: {"type": "string", "format": "binary", "description": description}
     for name, description in (
-        ("image", "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"),
+        ("image", "JPEG, PNG, WebP, AVIF or GIF"),
         ("audio", "a recording, or a video with sound"),
     )
 }

@@ -9,19 +9,29 @@ from pathlib import Path
 
 from torch import Tensor
 
-from talkingface import audio, faces, picture, pipeline, video
+from talkingface import audio, decoding, faces, picture, pipeline, video
 from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import Quota
 from talkingface.web.generate_options import GenerateOptions
-from talkingface.web.limits import Limits, api_errors, check_picture, check_sound, sound_too_long
+from talkingface.web.limits import (
+    MEGA,
+    Limits,
+    api_errors,
+    check_picture,
+    check_sound,
+    sound_too_long,
+)
 from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore
 from talkingface.web.worker_pool import Slot, WorkerPool
 
 BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled between two
+_DECODED_PIXEL = 24  # bytes that decoding a pixel takes at most: 16 bits, transparent, turned
+_DECODED_SOUND = 1 << 29  # bytes that decoding anything else takes at most
+_DECODING_SECONDS = 20  # of a processor, for a picture or a block of sound
 IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # file names in a request's folder
 
 # One line per model or family; the numbers are in docs/results.
@@ -57,6 +67,8 @@ class Service:
         Raises UnknownModel, BadWeights, BadRequest.
         """
         self.limits = limits or Limits()
+        decoding.set_limits(_decoding_limits(self.limits))
+        decoding.start()
         loaded = [pipeline.load(name) for name in models]
         self.speakers: dict[str, TalkingFace] = {own.info.name: own for own in loaded}
         _check_names(models, loaded)
@@ -130,7 +142,7 @@ class Service:
         """
         image, sound, output = folder / IMAGE, folder / AUDIO, folder / VIDEO
         with api_errors(client_names(folder)):
-            total = check_sound(sound, self.limits.file_minutes)
+            total = check_sound(sound, self.limits.file_minutes, slot.check)
             stream = self.open(image, options, self.limits.file_size)
             spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
             tag = self.speakers[options.model].tag
@@ -172,6 +184,12 @@ def _check_names(models: Sequence[str], loaded: Sequence[TalkingFace]) -> None:
             raise BadRequest(
                 f"--model {other} and {source} are both called {own.info.name!r}: rename a file"
             )
+
+
+def _decoding_limits(limits: Limits) -> decoding.Limits:
+    """Return what a process may take to decode an upload."""
+    memory = round(_DECODED_PIXEL * limits.megapixels * MEGA) + _DECODED_SOUND
+    return decoding.Limits(memory, _DECODING_SECONDS, limits.jobs + limits.streams + 1)
 
 
 def client_names(folder: Path) -> dict[Path, str]:

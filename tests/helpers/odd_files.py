@@ -7,6 +7,7 @@ prints the number of each file before it is read, and a line for whatever is no 
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import struct
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from helpers import matroska
-from talkingface import audio, media, video
+from talkingface import audio, decoding, media, video
 from talkingface.errors import UnreadableMedia
 from talkingface.web import limits
 from talkingface.web.errors import ApiError
@@ -112,6 +113,7 @@ def read(path: Path, label: str) -> None:
 
 
 def main(folder: Path, count: int) -> None:
+    os.environ[decoding.SWITCH] = "direct"  # its own limits, and errors as they are
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -129,7 +129,7 @@ export class Picture {
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.#address = blob && URL.createObjectURL(blob);
     const image = byId("picture-preview");
-    image.onerror = () => show(byId("picture-frame"), false); // a TIFF, for instance: sent all the same
+    image.onerror = () => show(byId("picture-frame"), false); // sent all the same
     if (this.#address) image.src = this.#address;
     show(byId("picture-frame"), Boolean(blob));
     show(byId("picture-invite"), !blob);
