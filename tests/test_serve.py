@@ -6,6 +6,7 @@ import errno
 import fcntl
 import gc
 import importlib.util
+import io
 import itertools
 import json
 import logging
@@ -30,13 +31,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.routing import Route
 
 from conftest import Cli
 from helpers import matroska
 from helpers import media as recordings
 from helpers.served import Served, serving, until
-from talkingface import picture, pipeline, video
+from talkingface import decoding, picture, pipeline, video
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest, OutputError
 from talkingface.streaming import Stream
@@ -134,9 +136,19 @@ LATE_SOUND = matroska.file(
     [matroska.video_track(1), matroska.sound_track(2)],
     [matroska.cluster(0, [(1, matroska.jpeg())]), *matroska.second(2, 20_000)],
 )
+
+
+def as_bytes(kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, kind)
+    return out.getvalue()
+
+
 CASES = [  # what is sent instead, the status, what is said
     ({"image": b"\x89PNG but no more"}, 415, "the picture is not a JPEG"),
     ({"image": b"GIF89a" + bytes(100)}, 415, "convert it"),
+    ({"image": as_bytes("TIFF")}, 415, "not a JPEG, PNG, WebP, AVIF or GIF picture: convert it"),
+    ({"image": as_bytes("BMP")}, 415, "not a JPEG, PNG, WebP, AVIF or GIF picture: convert it"),
     ({"image": png_header(30_000, 30_000)}, 413, r"30000x30000 pixels, at most 1 megapixels"),
     ({"image": png_header(200, 200)}, 415, "the picture: a damaged picture"),
     ({"image": bytes(400_000)}, 413, r"'image' is too large: at most 0\.3 MB"),
@@ -934,3 +946,25 @@ def test_the_real_command_starts_answers_and_stops(tmp_path: Path) -> None:
         assert ran.wait(15) in (0, 130, -signal.SIGINT)
         assert "whoever reaches this machine can use it" in ran.stderr.read()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_that_crashes_is_an_error_of_one_request(
+    client: httpx.Client,
+    files: dict[str, Any],
+    served: Served,
+    portrait: Path,
+    speech: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "_MODULE", "helpers.faulty_decoder")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    decoding.set_limits(decoding.Limits())
+    for field, path, expected in (
+        ("image", portrait, "the picture is not a JPEG"),
+        ("audio", speech, f"the recording: its decoder crashed (SIGSEGV); {decoding.ADVICE}"),
+    ):
+        content = path.read_bytes() + b"\nfault: crash"
+        answer = client.post("/v1/generate", files={**files, field: content})
+        assert answer.status_code == 415 and answer.json()["error"].startswith(expected)
+    assert client.post("/v1/generate", files=files).status_code == 200
+    served.wait_until_idle()
