@@ -33,6 +33,22 @@ if TYPE_CHECKING:
     from talkingface.jobs import Job
 
 Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
+PortraitFile = Annotated[Path, typer.Argument(help="a picture with a face")]
+SpeechOrMotion = Annotated[
+    Path, typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)")
+]
+OtherMotion = Annotated[
+    Path | None,
+    typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
+]
+SheetFile = Annotated[Path | None, typer.Option(help="also write frames side by side as this .png")]
+MapsFile = Annotated[
+    Path | None,
+    typer.Option(help="also write attention, colour and bare face side by side as this .mp4"),
+]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="go on with a run that was stopped: keep its videos")
+]
 
 
 @app.command()
@@ -40,27 +56,16 @@ Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
 @takes_controls
 @takes_face
 def generate(
-    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
-    speech: Annotated[
-        Path,
-        typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)"),
-    ],
+    portrait: PortraitFile,
+    speech: SpeechOrMotion,
     output: Mp4,
     report: Reporter,
     controls: Controls,
     options: FaceOptions,
-    motion: Annotated[
-        Path | None,
-        typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
-    ] = None,
+    motion: OtherMotion = None,
     model: Model = "cran",
-    sheet: Annotated[
-        Path | None, typer.Option(help="also write frames side by side as this .png")
-    ] = None,
-    maps: Annotated[
-        Path | None,
-        typer.Option(help="also write attention, colour and bare face side by side as this .mp4"),
-    ] = None,
+    sheet: SheetFile = None,
+    maps: MapsFile = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
@@ -95,7 +100,7 @@ def generate(
 @takes_controls
 @takes_face
 def idle(
-    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    portrait: PortraitFile,
     output: Mp4,
     report: Reporter,
     controls: Controls,
@@ -159,7 +164,7 @@ def motion(
 @app.command("landmarks")
 @takes_report
 def find_landmarks(
-    portrait: Annotated[Path, typer.Argument(help="a picture with a face")],
+    portrait: PortraitFile,
     report: Reporter,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="the .json to write")
@@ -211,10 +216,7 @@ def batch(
     options: FaceOptions,
     model: Model = "cran",
     overwrite: Overwrite = False,
-    skip_existing: Annotated[
-        bool,
-        typer.Option("--skip-existing", help="go on with a run that was stopped: keep its videos"),
-    ] = False,
+    skip_existing: SkipExisting = False,
     device: Device = "auto",
 ) -> None:
     """Make a video of every portrait with every recording.
@@ -230,13 +232,9 @@ def batch(
 
     if skip_existing and overwrite:
         raise BadRequest("--skip-existing and --overwrite contradict each other: give one of them")
+    replace = overwrite or skip_existing
     planned = jobs.plan(
-        portraits,
-        speech,
-        out_dir,
-        options=options,
-        controls=controls,
-        overwrite=overwrite or skip_existing,
+        portraits, speech, out_dir, options=options, controls=controls, overwrite=replace
     )
     there = [job for job in planned if skip_existing and video.is_whole(job.output)]
     for job in there:

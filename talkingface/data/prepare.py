@@ -65,11 +65,7 @@ def prepare(
     could not be read and have changed since. Raises BadRequest (nothing to prepare, or `out` holds
     something else), UnknownModel, BadWeights, OutputError.
     """
-    if corpus not in sources.CORPORA:
-        known = ", ".join(sources.CORPORA)
-        raise BadRequest(f"corpus {corpus!r} is unknown; expected one of: {known}")
-    if not 1 <= part[0] <= part[1]:
-        raise BadRequest(f"--shard {part[0]}/{part[1]}: expected i/N with 1 <= i <= N")
+    _check_request(corpus, part)
     entry = sources.CORPORA[corpus]
     source = source.absolute()  # workers may have another current folder
     recordings = _recordings(entry, source, held_out, portraits)
@@ -87,6 +83,14 @@ def prepare(
         else:
             work.write(work.todo, count)
         return _summary(work)
+
+
+def _check_request(corpus: str, part: Part) -> None:
+    if corpus not in sources.CORPORA:
+        known = ", ".join(sources.CORPORA)
+        raise BadRequest(f"corpus {corpus!r} is unknown; expected one of: {known}")
+    if not 1 <= part[0] <= part[1]:
+        raise BadRequest(f"--shard {part[0]}/{part[1]}: expected i/N with 1 <= i <= N")
 
 
 def default_filters(corpus: str) -> Filters:

@@ -127,10 +127,10 @@ def evaluate_portraits(
     describe = open_descriptor() if likeness else None
     generators = open_generators(models, device)
     prepare_outputs(out, (RESULTS, TABLES), overwrite)
-    if sheet:
-        prepare_outputs(out / MOUTHS, (), overwrite)
-    cached = ResultCache(out / CACHE_FILE, read_result)
     mouths = out / MOUTHS if sheet else None
+    if mouths is not None:
+        prepare_outputs(mouths, (), overwrite)
+    cached = ResultCache(out / CACHE_FILE, read_result)
     tasks = [
         (_Evaluator(label, model, sentences, kinds, describe, mouths, controls), path)
         for label, model in generators
@@ -139,10 +139,10 @@ def evaluate_portraits(
     results = run(lambda task: [_cached(*task, cached)], tasks, progress=progress)
     write_lines(out / RESULTS, results, overwrite)
     media.write_text(out / TABLES, markdown(results), overwrite)
-    if sheet:
-        for label, _ in generators:
-            rows = [path for one in paths if (path := _row_path(out / MOUTHS, label, one)).exists()]
-            portrait_sheets.write_sheets(out, f"portraits-{label}", rows)
+    for label, _ in generators if sheet else ():
+        found = [_row_path(out / MOUTHS, label, path) for path in paths]
+        rows = [path for path in found if path.exists()]
+        portrait_sheets.write_sheets(out, f"portraits-{label}", rows)
     return results
 
 

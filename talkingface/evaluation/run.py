@@ -125,13 +125,18 @@ def evaluate(
         splits = held_out_splits(worker.evaluator.cache) if splits is None else splits
         tasks = _tasks(worker.evaluator.cache, splits, clips)
         results = run_jobs(partial(_evaluate_clip, plan), tasks, jobs, progress)
-        rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
-        results.sort(key=lambda r: rows.index((r.split, r.identity, r.model)))
+        _sort_by_row(results)
         first = _clip(worker.evaluator.cache, tasks[0][0])
         speeds = speed.evaluate_speed(worker.evaluator, worker.models, first)
         _write(out, results, reference)  # all files at the end: a stopped run is resumed
         speed.write(out, speeds)
     return results
+
+
+def _sort_by_row(results: list[Result]) -> None:
+    """Bring the results of each row of a table together, rows in the order of their first."""
+    rows = [*dict.fromkeys((r.split, r.identity, r.model) for r in results)]
+    results.sort(key=lambda r: rows.index((r.split, r.identity, r.model)))
 
 
 def evaluate_pairs(

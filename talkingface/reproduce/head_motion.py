@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from talkingface import audio, media, pipeline
@@ -82,23 +83,20 @@ def evaluate_head_motion(
     chosen = spread(speaking_clips(opened, split), clips)
     faces = {name: pipeline.load(name, device) for name in models}
     pictures = [] if portraits is None else find_pictures(portraits)
+    samples = torch.zeros(0) if sound is None else _repeated(audio.load(sound), seconds)
+    advance = progress or (lambda done, total: None)
     total = len(chosen) + len(pictures)
-    found: dict[str, list[HeadVideo]] = {}
+    found: dict[str, dict[str, list[HeadVideo]]] = {"clips": {}, "portraits": {}}
     for number, clip in enumerate(chosen):
-        for name, video in _measure_clip(opened, clip, faces, seed + number).items():
-            found.setdefault(name, []).extend(video)
-        if progress is not None:
-            progress(number + 1, total)
-    from_portraits: dict[str, list[HeadVideo]] = {}
-    samples = None if sound is None else _repeated(audio.load(sound), seconds)
+        for name, videos in _measure_clip(opened, clip, faces, seed + number).items():
+            found["clips"].setdefault(name, []).extend(videos)
+        advance(number + 1, total)
     for number, picture in enumerate(pictures):
-        assert samples is not None
         for name, face in faces.items():
-            own = _measure_portrait(face, picture, samples, seed + number)
-            from_portraits.setdefault(name, []).extend(own)
-        if progress is not None:
-            progress(len(chosen) + number + 1, total)
-    return _write(out, {"clips": found, "portraits": from_portraits})
+            videos = _measure_portrait(face, picture, samples, seed + number)
+            found["portraits"].setdefault(name, []).extend(videos)
+        advance(len(chosen) + number + 1, total)
+    return _write(out, found)
 
 
 def _measure_clip(

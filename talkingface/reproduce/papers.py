@@ -138,17 +138,9 @@ def reproduce(
     reference = reference or paper.reference
     models = [f"{label}={path}" for label, path in trained(table, runs).items()]
     models += paper.further
-    results = evaluate(
-        models,
-        cache,
-        out,
-        judge=judge or JUDGE,
-        identities=(FIRST,),
-        splits=splits,
-        reference=reference,
-        device=device,
-        **{**options, "author_compat": paper.author_compat or options.get("author_compat", False)},
-    )
+    options |= {"judge": judge or JUDGE, "identities": (FIRST,), "splits": splits}
+    options["author_compat"] = paper.author_compat or options.get("author_compat", False)
+    results = evaluate(models, cache, out, reference=reference, device=device, **options)
     _write(as_printed(results, paper.columns, reference), out / f"{table}.md", reference)
     if not paper.sheets and not paper.long:
         return results
