@@ -670,13 +670,14 @@ def test_an_upload_has_a_least_rate(tmp_path: Path, files: dict[str, Any]) -> No
         assert httpx.post(f"{served.url}/v1/generate", files=files, timeout=30).status_code == 200
 
 
-def test_few_large_uploads_at_once(tmp_path: Path, files: dict[str, Any]) -> None:
+def test_uploads_have_a_budget(tmp_path: Path, files: dict[str, Any]) -> None:
     body = form_bytes(files)
-    with serving(replace(LIMITS, uploads=1, patience=20), tmp_path) as served:
+    limits = replace(LIMITS, uploads_mb=(len(body) + 5000) / 1e6, patience=20)
+    with serving(limits, tmp_path) as served:
         with half_a_request(served, body[:70_000], len(body)):
-            until(lambda: served.service.uploads.held() == 1, 5)
+            until(lambda: served.service.uploads.spent > 60_000, 5)
             full = httpx.post(f"{served.url}/v1/generate", files=files)
-            assert "receives many files" in error(full, 429) and "retry-after" in full.headers
+            assert "receives too many files" in error(full, 429) and "retry-after" in full.headers
         served.wait_until_idle()
         assert httpx.post(f"{served.url}/v1/generate", files=files, timeout=30).status_code == 200
 

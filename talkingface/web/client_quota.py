@@ -1,4 +1,4 @@
-"""Quotas per client: simultaneous requests, and events in a period."""
+"""Quotas: simultaneous requests and events of a client, bytes of all uploads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ class Quota:
         self._most, self._error = most, error
         self._held: Counter[str] = Counter()
 
-    def held(self, key: str = "") -> int:
-        """Return the number of holders."""
-        return self._held[key]
-
     @contextmanager
-    def hold(self, key: str | None = "") -> Iterator[None]:
+    def hold(self, key: str | None) -> Iterator[None]:
         """Count one more holder during the block; none for None. Raises ApiError (429)."""
         if key is None:
             yield
@@ -40,6 +36,35 @@ class Quota:
             self._held[key] -= 1
             if not self._held[key]:
                 del self._held[key]
+
+
+class ByteBudget:
+    """Bounded number of bytes of all uploads that are not complete. For the event loop."""
+
+    def __init__(self, most: int) -> None:
+        """Create a budget of `most` bytes."""
+        self.spent, self._most = 0, most
+
+    @contextmanager
+    def upload(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function to call with each number of received bytes; free them at the end.
+
+        The function raises ApiError (429).
+        """
+        own = 0
+
+        def spend(count: int) -> None:
+            nonlocal own
+            if self.spent + count > self._most:
+                text = "the server receives too many files just now: try again in a moment"
+                raise ApiError(429, text, RETRY_AFTER)
+            own += count
+            self.spent += count
+
+        try:
+            yield spend
+        finally:
+            self.spent -= own
 
 
 class Rate:

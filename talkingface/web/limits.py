@@ -34,7 +34,7 @@ class Limits:
     files that may wait. streams: live videos at once. kept: finished files that are not yet
     fetched, each kept for keep_minutes. patience: timeout in seconds for a client that should send
     or read. upload_minutes: time for a whole upload. upload_rate: least kB per second of an upload,
-    counted after upload_grace seconds. uploads: uploads of more than 64 kB at once. per_client:
+    counted after upload_grace seconds. uploads_mb: all uploads that are not complete. per_client:
     requests with an upload at once from one address, kept files included. work_minutes: time for
     the work of one request. idle_seconds: time of a connection without a request. connections:
     connections at once. live_size, file_size: pixels of a video's longer side. The field names are
@@ -55,7 +55,7 @@ class Limits:
     upload_minutes: float = 10
     upload_rate: float = 10
     upload_grace: float = 10
-    uploads: int = 16
+    uploads_mb: float = 4000
     per_client: int = 8
     work_minutes: float = 120
     idle_seconds: float = 10

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -99,18 +99,19 @@ class Live:
     ) -> _Session:
         """Store the picture and, if there is one, the recording. Raises ApiError."""
         most = uploads.sizes(self._limits)
-        limits, large = self._limits, self._service.uploads
-        async with aclosing(uploads.timed(_messages(websocket), limits, False)) as messages:
+        limits = self._limits
+        async with AsyncExitStack() as stack:
+            timed = uploads.timed(_messages(websocket), limits, False)
+            messages = await stack.enter_async_context(aclosing(timed))
+            spend = stack.enter_context(self._service.uploads.upload())
             size = _parse_size(await anext(messages), IMAGE, most)
-            with large.hold():
-                async with uploads.time_for(size, limits):
-                    await _store(messages, folder, IMAGE, size)
+            async with uploads.time_for(size, limits):
+                await _store(messages, folder / IMAGE, size, spend)
             sound = _parse_json(await anext(messages), "the sound")
             if "microphone" not in sound:
                 size = _parse_size(sound, AUDIO, most)
-                with large.hold():
-                    async with uploads.time_for(size, limits):
-                        await _store(messages, folder, AUDIO, size)
+                async with uploads.time_for(size, limits):
+                    await _store(messages, folder / AUDIO, size, spend)
                 return _Session(options, folder, None)
         rate = sound["microphone"]
         if not isinstance(rate, int) or rate not in media.AAC_RATES:
@@ -231,13 +232,18 @@ async def _messages(websocket: WebSocket) -> AsyncIterator[Any]:
             raise ApiError(400, "a message that is neither sound nor JSON") from None
 
 
-async def _store(messages: AsyncIterator[Any], folder: Path, name: str, size: int) -> None:
+async def _store(
+    messages: AsyncIterator[Any], path: Path, size: int, spend: Callable[[int], None]
+) -> None:
     """Write binary messages with `size` bytes in total to a file. Raises ApiError."""
-    with (folder / name).open("wb") as file:
+    with path.open("wb") as file:
         while size > 0:
             data = await anext(messages)
             if not isinstance(data, bytes) or len(data) > size:
-                raise ApiError(400, f"{name}: {size} bytes were still to come, as binary messages")
+                raise ApiError(
+                    400, f"{path.name}: {size} bytes were still to come, as binary messages"
+                )
+            spend(len(data))
             await run_in_threadpool(file.write, data)
             size -= len(data)
 

@@ -14,7 +14,7 @@ from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
-from talkingface.web.client_quota import Quota
+from talkingface.web.client_quota import ByteBudget, Quota
 from talkingface.web.generate_options import GenerateOptions
 from talkingface.web.limits import (
     MEGA,
@@ -77,7 +77,7 @@ class Service:
         self.file_pool = WorkerPool("making files", most.jobs, most.queue, minutes)
         self.live_pool = WorkerPool("live videos", most.streams, 0, minutes)
         self.face_pool = WorkerPool("looking for faces", 1, 2 * most.queue, minutes)
-        self.uploads = Quota(most.uploads, "the server receives many files: try again in a moment")
+        self.uploads = ByteBudget(round(most.uploads_mb * MEGA))
         self._clients = Quota(
             most.per_client,
             f"your address has {most.per_client} requests or files here already: wait for them, or "

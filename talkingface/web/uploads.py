@@ -16,7 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from talkingface.web.client_quota import Quota
+from talkingface.web.client_quota import ByteBudget
 from talkingface.web.errors import ApiError
 from talkingface.web.limits import MEGA, Limits
 
@@ -27,7 +27,6 @@ _END: Any = object()
 _LARGEST_FIELD = 1000  # bytes of a field that is no file
 _LARGEST_HEADERS = 4000  # bytes of all headers of one part
 _MOST_PARTS = 20
-_SMALL = 65_536  # bytes of an upload that are always taken
 _KILO = 1000
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else anybody can fill the log
@@ -50,11 +49,11 @@ def sizes(limits: Limits) -> dict[str, int]:
 
 
 async def receive(
-    request: Request, folder: Path, most: Mapping[str, int], limits: Limits, large: Quota
+    request: Request, folder: Path, most: Mapping[str, int], limits: Limits, budget: ByteBudget
 ) -> Form:
     """Read a multipart/form-data body. Its files are written to `folder`, named as their fields.
 
-    most: the expected files and their limits in bytes. large: quota of uploads of more than 64 kB.
+    most: the expected files and their limits in bytes. budget: of all uploads.
     Raises ApiError: 400, 408 (the client sends nothing, or too slowly), 413, 415, 429; and
     ClientDisconnect.
     """
@@ -68,12 +67,12 @@ async def receive(
     parts, received = _FormReader(folder, most), 0
     with ExitStack() as stack:
         stack.callback(parts.close)
+        spend = stack.enter_context(budget.upload())
         parser = _parser(options[b"boundary"], parts)
         async with aclosing(timed(request.stream(), limits)) as chunks:
             async for chunk in chunks:
-                if received <= _SMALL < received + len(chunk):
-                    stack.enter_context(large.hold())
                 received += len(chunk)
+                spend(len(chunk))
                 if received > whole:  # counts what follows the form's end, too
                     raise upload_too_large("the request", whole)
                 await run_in_threadpool(_feed, parser, chunk)
