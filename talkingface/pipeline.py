@@ -69,6 +69,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BadRequest(f"device {name!r} is unknown: give auto, cpu, cuda or cuda:N") from error
+    if device.type == "meta":  # it has no memory
+        raise BadRequest(f"device {name!r} computes nothing: give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise BadRequest(

@@ -7,6 +7,7 @@ here and nowhere else. PyAV is imported inside the functions (see `media`).
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ from talkingface.video_reading import VideoInfo as VideoInfo
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.video.stream import VideoStream
+
+MAX_SHEET_PIXELS = 50_000_000  # of a contact sheet's pictures
 
 
 _BEHIND = 8  # frames: so many may wait for the encoder
@@ -392,9 +395,16 @@ def sheet_of_frames(
 
     side: pixels of each picture. Raises BadRequest when there is nothing to show.
     """
-    if min(every, columns, side) < 1 or seconds <= 0:
+    if min(every, columns, side) < 1 or not 0 < seconds < math.inf:
         raise BadRequest("a contact sheet needs seconds, every, columns and side above 0")
-    shown = list(islice(frames, 0, max(1, round(seconds * FPS)), every))
+    most = MAX_SHEET_PIXELS // side**2
+    wanted = islice(frames, 0, max(1, round(seconds * FPS)), every)
+    shown = [_fitted(frame, side) for frame in islice(wanted, most + 1)] if most else []
+    if not 0 < most >= len(shown):
+        raise BadRequest(
+            f"a contact sheet has at most {MAX_SHEET_PIXELS / 1e6:.0f} megapixels, {most} pictures "
+            f"of side {side}: give a smaller side or fewer seconds"
+        )
     starts = range(0, len(shown), columns)
     labels = [f"{start * every / FPS:.2f} s, one frame in {every}" for start in starts]
     return contact_sheet([shown[at : at + columns] for at in starts], labels, side=side)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _plain(value: Any) -> Any:
 
 def print_note(text: str) -> None:
     """Print a note for the user on standard error."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def start_decoding() -> None:
@@ -141,8 +142,15 @@ def print_error(error: TalkingFaceError) -> None:
 
 
 def one_line(error: TalkingFaceError) -> str:
-    """Return the text of an error without line breaks."""
-    return " ".join(str(error).split())
+    """Return the text of an error without line breaks and control characters."""
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text: str) -> str:
+    """Escape control characters, as in file names: a terminal would obey them."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text
+    )
 
 
 @contextmanager
@@ -193,7 +201,7 @@ class Reporter:
         if self.json:
             print(json.dumps(_plain({"output": output, **known})))
         elif not self.quiet:
-            print(f"{output}: {text}")
+            print(printable(f"{output}: {text}"))
 
     def existing(self, output: Path | str) -> None:
         """Report a file of an earlier run that is kept."""
@@ -202,7 +210,7 @@ class Reporter:
     def summary(self, text: str) -> None:
         """Report what became of all results; as JSON they say it themselves."""
         if not (self.quiet or self.json):
-            print(text)
+            print("\n".join(map(printable, text.splitlines())))
 
     def job(self, result: JobResult) -> None:
         """Report a job that is done, or why it failed."""

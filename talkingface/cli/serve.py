@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,9 @@ def serve(
     """
     if temp is not None and not temp.is_dir():
         raise BadRequest(f"--temp {temp}: is no folder; create it first")
+    for name, value in limits.items():
+        if value is not None and not math.isfinite(value):
+            raise BadRequest(f"--{name.replace('_', '-')} {value}: give a finite number")
     require_serve_extra("serve")
     from talkingface.web.limits import Limits
     from talkingface.web.serve import app as served
