@@ -61,7 +61,7 @@ _LENGTH_IN_HEADER = {"mov", "matroska", "wav", "flac", "avi"}
 _LENGTH_TOLERANCE = 0.25  # seconds
 _GAP = 0.1  # seconds: a longer hole in the time stamps is filled with silence
 MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are damage, or an attack
-PACKETS = 1_000  # of a sound, after which its length is told
+PACKETS = 1_000  # of a sound, after which its length is known
 _RATES = range(1_000, 768_001)  # Hz: what sound is recorded at, and more
 _OWNER = re.compile(r"[0-9a-f-]+")  # of a temporary file: machine, process, chance
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.

@@ -53,7 +53,7 @@ CONTROL_DRAWS = 20  # random times per phone
 SEED = 2024  # of these
 FIRST_HALF = ("a\u026a", "a\u028a")  # as in my, how: the first half is open
 SILENCE = ""
-RULES = f"""Rules, in interocular units of the mean face. A frame lasts 40 ms; "at a moment" is the
+RULES = f"""Rules, in interocular units of the mean face. A frame lasts 40 ms; a time stands for the
 frame in which it lies. Speech frames are those whose middle lies in a phone.
 
 - closed (p, b, m): the smallest aperture is below {CLOSED}, over the frames whose middle lies in
