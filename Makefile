@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types unit smoke clean
+.PHONY: demo test lint types unit slow smoke clean
 
 demo: $(VENV)/installed
 	@mkdir -p demo
@@ -22,8 +22,14 @@ lint: $(VENV)/developing
 types: $(VENV)/developing
 	$(VENV)/bin/mypy
 
+# One thread for each process: small tensors, and a process for each of two cores.
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
 unit: $(VENV)/developing
-	$(VENV)/bin/python -m pytest
+	$(TESTS) -m "not slow"
+
+slow: $(VENV)/developing
+	$(TESTS) -m slow
 
 # The wheel and the sdist, each installed into an empty environment, make a video.
 smoke: $(VENV)/developing

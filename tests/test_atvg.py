@@ -364,6 +364,7 @@ def test_a_basis_survives_its_file_and_another_size_is_refused(
         landmark_space.fit(cache, [], 29)
 
 
+@pytest.mark.slow
 def test_the_command_computes_it_and_training_refuses_another_size(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -514,6 +514,7 @@ def test_a_still_face_measures_as_still(photographed: Path) -> None:
     assert aperture(found).std() < 0.002  # speech is 0.02 to 0.06
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes(cli: Cli, photographed: Path, tmp_path: Path) -> None:
     reader = tmp_path / "judge.safetensors"
     weights.save(reader, judge(), training_data="none", licence="MIT")

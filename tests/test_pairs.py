@@ -62,6 +62,7 @@ def rows_of(out: Path) -> dict[tuple[str, str], Result]:
     return {(r.clip, r.model): r for r in evaluation.read_results(out / "results.jsonl")}
 
 
+@pytest.mark.slow
 def test_pairs_are_measured(cli: Cli, videos: dict[str, Path], tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     lay(folder, "late", videos["real"], videos["late"])
@@ -94,6 +95,7 @@ def test_pairs_are_measured(cli: Cli, videos: dict[str, Path], tmp_path: Path) -
     assert not (out / "speed.json").exists()
 
 
+@pytest.mark.slow
 def test_pairs_go_on_and_stay_the_same(
     cli: Cli, videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

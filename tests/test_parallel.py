@@ -279,7 +279,7 @@ def _fail(step: int) -> int:
     return step
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_fails_ahead_fails_in_its_turn(workers: int) -> None:
     steps = prefetch(_fail, 0, 4, workers)
     assert [next(steps), next(steps)] == [0, 1]
@@ -292,6 +292,7 @@ def _term_self(step: int) -> int:
     return step
 
 
+@pytest.mark.slow
 def test_drawing_processes_outlive_sigterm() -> None:
     assert list(prefetch(_term_self, 0, 4, workers=2)) == [0, 1, 2, 3]
 
@@ -316,6 +317,7 @@ def assert_same_state(first: Path, second: Path) -> None:
                 assert torch.equal(value, two["optimizers"][name]["state"][index][key]), name
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint(
     cli: Cli, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

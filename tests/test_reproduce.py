@@ -69,6 +69,7 @@ def test_unknown_rows_and_tables_name_the_known() -> None:
         trainings.rows_of("song-table1", ["cran"])
 
 
+@pytest.mark.slow
 def test_a_table_from_its_trainings_to_its_figures(cli: Cli, corpus: Path, tmp_path: Path) -> None:
     runs, out = tmp_path / "runs", tmp_path / "results"
     before = cli("evaluate", "--preset", "tiny", "--runs", runs, "--cache", corpus, "-o", out)

@@ -195,6 +195,7 @@ def test_what_is_refused(
     assert re.search(said, error(client.post("/v1/generate", files=own, data=fields), status))
 
 
+@pytest.mark.slow
 def test_how_the_face_moves(
     client: httpx.Client,
     files: dict[str, Any],

@@ -117,7 +117,7 @@ def make_mesh_cran(cache: Cache, scheme: Any) -> CranRecipe:
 MAKERS = [
     pytest.param(make_reading, id="reading"),
     pytest.param(make_cran, id="cran-tiny"),
-    pytest.param(make_atvg, id="atvg-tiny"),
+    pytest.param(make_atvg, id="atvg-tiny", marks=pytest.mark.slow),
 ]
 
 
@@ -388,7 +388,9 @@ def test_the_total_is_the_weighted_sum_and_an_ablation_a_missing_key(
     assert totals["model"] == pytest.approx(sum(w * losses[name] for name, w in without.items()))
 
 
-@pytest.mark.parametrize("at_net", ["expression", "published"])
+@pytest.mark.parametrize(
+    "at_net", ["expression", pytest.param("published", marks=pytest.mark.slow)]
+)
 def test_at_net_and_vg_net_learn_in_their_stages(
     cache: Cache, reader_file: Path, at_net: str
 ) -> None:

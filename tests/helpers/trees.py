@@ -7,7 +7,7 @@ seen and said in a clip is GRID's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -57,13 +57,35 @@ def grid(folder: Path) -> None:
     """Two speakers of GRID, one of the archives' two layouts each."""
     put(folder / "s1" / "bbaf2n.mpg", ONE)
     put(folder / "s26" / "video" / "mpg_6000" / "lbwh5n.mpg", TWO)
-    (folder / "alignments" / "s1").mkdir(parents=True)
+    align(folder / "alignments" / "s1" / "bbaf2n.align", WORDS[:3])
+
+
+# Sentences of a main speaker of GRID: six to train, two to validate, two to test.
+MAIN_SENTENCES = (
+    *("bbaf2n", "bbae1s", "lbwh5n", "lgby6p", "pgas9a", "sbbo2n"),
+    *("bbbf3n", "bgaf1n", "bbbf2a", "bbbf4a"),
+)
+
+
+def grid_corpus(folder: Path) -> None:
+    """Clips with word times of a main speaker of GRID, and of two unseen ones."""
+    for number, name in enumerate(MAIN_SENTENCES):
+        first = FIRST - number
+        put(folder / "s1" / f"{name}.mpg", ONE, first)
+        align(folder / "alignments" / "s1" / f"{name}.align", WORDS, first)
+    for speaker, name in (("s4", ONE), ("s26", TWO)):
+        put(folder / speaker / "bbaf2n.mpg", name)
+
+
+def align(path: Path, words: Sequence[tuple[str, float, float]], first: int = FIRST) -> None:
+    """Word times of a part of a clip as GRID has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["0 1750 sil"]
-    for word, start, end in WORDS[:3]:
+    for word, start, end in words:
         lines.append(
-            f"{(start - FIRST / 25) * 25_000:.0f} {(end - FIRST / 25) * 25_000:.0f} {word}"
+            f"{(start - first / 25) * 25_000:.0f} {(end - first / 25) * 25_000:.0f} {word}"
         )
-    (folder / "alignments" / "s1" / "bbaf2n.align").write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def lombard_grid(folder: Path) -> None:
