@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import talkingface
+from helpers.corpus import write_cache
 from talkingface import picture
 from talkingface.cli import main
+from talkingface.data.dataset import Cache
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SENTENCE = Path(__file__).parent / "fixtures" / "sentence.wav"
@@ -73,3 +75,9 @@ def small(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> bytes:
     path = tmp_path_factory.mktemp("small") / "small.png"
     picture.write_png(path, np.ascontiguousarray(picture.read(portrait)[::3, ::3]))
     return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """The made-up corpus of `helpers.corpus`: s1 in all splits, a still portrait, s4 and s26."""
+    return write_cache(tmp_path_factory.mktemp("cache"))

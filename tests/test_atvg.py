@@ -39,11 +39,6 @@ CONFIGS: dict[str, AtvgConfig | PublishedAtvgConfig] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
-
-
 def build(name: str) -> Any:
     torch.manual_seed(5)
     model = models.build(CONFIGS[name]).eval()

@@ -43,11 +43,6 @@ SPEECH = SpeechSpec("log_mel", coefficients=8, hops=21, mels=8)
 SHAPE = (16, 24)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
-
-
 def chung_training(steps: tuple[int, ...] = (2, 3)) -> ChungTraining:
     row = presets.shortened(presets.BASELINES["chung-tiny"], steps)
     assert isinstance(row, ChungTraining)

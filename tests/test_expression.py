@@ -298,11 +298,6 @@ def test_expressions_are_measured_from_a_neutral(
 # fitting
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache") / "cache")
-
-
 def random_clips(people: int = 3, clips: int = 2) -> dict[str, tuple[str, np.ndarray]]:
     """Faces of a shape of their own each, whose lower half moves at random."""
     rng = np.random.default_rng(5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.corpus import FRAMES, WORDS, write_cache
+from helpers.corpus import FRAMES, WORDS
 from talkingface import video
 from talkingface.audio import HOPS_PER_FRAME, SAMPLES_PER_FRAME, SpeechSpec
 from talkingface.data.dataset import Cache, clip_speech
@@ -22,11 +22,6 @@ from talkingface.reproduce import figures
 Bytes = NDArray[np.uint8]
 WHOLE = PixelBox(0, 0, 32, 32)
 STEP = 34  # pixels from one column to the next: a side of 32 and a gap
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 def counting(channel: int, frames: int = 30) -> Bytes:

@@ -43,12 +43,6 @@ PLAIN = ViewAugment(NO_AUGMENTATION, blur=0, small=1, noise=0, quality=100, hidd
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """A cache with two training people, s1 and a still portrait; s4 and s26 are held out."""
-    return write_cache(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
 def network() -> FaceEmbedding:
     torch.manual_seed(0)
     return FaceEmbedding(IdentityConfig(side=32, channels=(8, 8), features=12)).eval()

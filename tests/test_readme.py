@@ -83,17 +83,18 @@ def bring(words: list[str]) -> None:
             picture.write_png(path, np.hstack([small, small]) if two else small)
         elif path.suffix in (".wav", ".m4a"):
             shutil.copy(SENTENCE, path)
-        elif before == "--pairs" or words[1:3] == ["study", "make"]:
-            bring_videos(word.partition("=")[2] or word, before == "--pairs")
+        elif before == "--pairs":
+            bring_videos(path, "{0}/real.mp4", "{0}/generated.mp4")
+        elif "study" in words and "=" in word:
+            bring_videos(Path(word.partition("=")[2]), "{0}.mp4")
         elif before == "grid":
             trees.grid_corpus(path)
 
 
-def bring_videos(folder: str, pairs: bool) -> None:
+def bring_videos(folder: Path, *files: str) -> None:
     for name in (trees.ONE, trees.TWO):
-        files = (f"{name}/real.mp4", f"{name}/generated.mp4") if pairs else (f"{name}.mp4",)
         for file in files:
-            trees.put(Path(folder) / file, name, count=12)
+            trees.put(folder / file.format(name), name, count=12)
 
 
 def serve(words: list[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from helpers.corpus import FRAMES, write_cache
+from helpers.players import Player, clip_of, frames_of, read_pixel
 from talkingface import evaluation, weights
 from talkingface.contract import Generated, Portrait
 from talkingface.data.dataset import Cache
@@ -25,7 +26,6 @@ from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
 from talkingface.models.measures.identity import FaceEmbedding, IdentityConfig
 from talkingface.models.measures.sync import SyncConfig, SyncNet
-from test_evaluate import Player, clip_of, frames_of, read_pixel
 
 FILES = ("results.jsonl", "tables.md", "tables.tex")
 TEST_CLIPS = 3  # of the split "test", which has one speaker: both identity pictures for each

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Cli
 from helpers.corpus import write_cache
+from helpers.players import Drawer, Player, clip_of, frames_of, read_pixel
 from talkingface import weights
 from talkingface.data.dataset import Cache
 from talkingface.errors import BadRequest, OutputError
@@ -27,12 +28,6 @@ from talkingface.evaluation.files import read_lines
 from talkingface.landmarks import IBUG
 from talkingface.reproduce import robustness
 from talkingface.reproduce.robustness import DRIVING, IDENTITY, NONE, ROTATION, SHEAR, YAW, Trial
-from test_evaluate import Drawer, Player, clip_of, frames_of, read_pixel
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from helpers.corpus import draw_batch, write_cache
+from helpers.corpus import draw_batch
 from talkingface import audio, speech_encoder, weights
 from talkingface.audio import SAMPLES_PER_FRAME, SpeechSpec, WindowStream, windows
 from talkingface.contract import Generated
@@ -362,11 +362,6 @@ def test_an_hour_takes_flat_memory_and_each_block_is_made_once(
 
 
 # --- samples to train on -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 def test_training_samples_are_windows_of_the_clip(cache: Cache) -> None:

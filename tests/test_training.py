@@ -50,11 +50,6 @@ EVERY_STEP = LoopOptions(log_every=1, save_every=3, validate_every=100)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_cache(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
 def reader_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reader") / "reader.safetensors"
     torch.manual_seed(1)

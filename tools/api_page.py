@@ -22,8 +22,10 @@ from talkingface.frames import Maps, PreparedFace
 from talkingface.weights import WeightsInfo
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "api.md"
-ORDER = ("load", "TalkingFace", "Video", "FaceOptions", "Controls", "stream", "Stream", "Motion")
-ORDER += ("Job", "JobResult", "align")
+ORDER = (
+    *("load", "TalkingFace", "Video", "FaceOptions", "Controls", "stream", "Stream", "Motion"),
+    *("Job", "JobResult", "align"),
+)
 APART = ("TalkingFaceError", "__version__")
 RETURNED = (PreparedFace, Maps, Aligned, WeightsInfo)
 WIDTH = 100  # columns of a signature in one line
@@ -103,13 +105,15 @@ def _signature(name: str, function: Any, returns: bool = True) -> str:
 
 def _parameter(parameter: inspect.Parameter) -> str:
     """Return one parameter as code. A default that is a record of defaults is shown as its call."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    many, named = parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD
+    stars = "*" if parameter.kind == many else "**" if parameter.kind == named else ""
     text = f"{stars}{parameter.name}: {parameter.annotation}"
-    default = parameter.default
+    default: Any = parameter.default
+    kind: Any = type(default)
     if default is parameter.empty:
         return text
-    if dataclasses.is_dataclass(default) and default == type(default)():  # type: ignore[operator]
-        return f"{text} = {type(default).__name__}()"
+    if dataclasses.is_dataclass(kind) and default == kind():
+        return f"{text} = {kind.__name__}()"
     shown = "{}" if "factory" in repr(default) else repr(default).replace("'", '"')
     return f"{text} = {shown}"
 
