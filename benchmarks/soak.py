@@ -36,6 +36,7 @@ PICTURE = (ROOT / "examples" / "man.jpg").read_bytes()
 SPEECH = (ROOT / "tests" / "fixtures" / "sentence.wav").read_bytes()
 FRAMES = 75
 PATIENCE = 3.0
+FILES_OF_DECODER = 3  # open files of the server for each decoding process that it keeps
 TRY_AGAIN = 1013  # the WebSocket's code of a full server
 
 
@@ -294,7 +295,9 @@ def vitals(pid: int, temp: Path) -> dict[str, int]:
     """Return what a process uses: megabytes of memory, threads, open files, requests' folders."""
     status = Path(f"/proc/{pid}/status").read_text()
     (memory,), (threads,) = (re.findall(rf"{key}:\s+(\d+)", status) for key in ("VmRSS", "Threads"))
-    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    threads_of = Path(f"/proc/{pid}/task").glob("*/children")
+    decoders = sum(len(path.read_text().split()) for path in threads_of)
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir())) - FILES_OF_DECODER * decoders
     folders = sum(path.is_dir() for path in temp.glob("*/*"))
     return {"MB": int(memory) // 1024, "threads": int(threads), "files": files, "folders": folders}
 
