@@ -109,13 +109,16 @@ def _parameter(parameter: inspect.Parameter) -> str:
     stars = "*" if parameter.kind == many else "**" if parameter.kind == named else ""
     text = f"{stars}{parameter.name}: {parameter.annotation}"
     default: Any = parameter.default
-    kind: Any = type(default)
     if default is parameter.empty:
         return text
-    if dataclasses.is_dataclass(kind) and default == kind():
-        return f"{text} = {kind.__name__}()"
+    if dataclasses.is_dataclass(default) and default == _defaults(type(default)):
+        return f"{text} = {type(default).__name__}()"
     shown = "{}" if "factory" in repr(default) else repr(default).replace("'", '"')
     return f"{text} = {shown}"
+
+
+def _defaults(kind: Any) -> Any:
+    return kind()
 
 
 def _text(value: Any) -> str:
