@@ -239,6 +239,19 @@ def test_nonsense_of_a_process_is_an_error(
     assert picture.read(portrait).shape == (768, 768, 3)
 
 
+def test_a_process_that_cannot_be_started_is_an_error(
+    portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_command", lambda: ["/no/such/python"])
+        decoding.start()
+        with pytest.raises(UnreadableMedia, match=r"portrait\.jpg: no process can be started"):
+            picture.read(portrait)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert picture.read(portrait).shape == (768, 768, 3)
+
+
 # ---- processes
 
 

@@ -93,7 +93,8 @@ def set_limits(limits: Limits) -> None:
 def start() -> None:
     """Start a process for the first file, without waiting for it."""
     if is_contained():
-        _pool.start()
+        with suppress(OSError):  # it will be an error of the first file
+            _pool.start()
 
 
 def answer(task: str, path: Path, **options: Any) -> Answer:
@@ -107,7 +108,12 @@ def answers(task: str, path: Path, **options: Any) -> Generator[Answer, None, No
 
     Raises UnreadableMedia, also between answers.
     """
-    worker = _pool.take()
+    try:
+        worker = _pool.take()
+    except OSError as error:
+        raise UnreadableMedia(
+            f"{path}: no process can be started to decode it ({error.strerror}); end other programs"
+        ) from error
     try:
         worker.ask(path, {"task": task, "options": options})
         while (found := worker.next()) is not None:
@@ -140,6 +146,10 @@ class _Worker:
                 env={k: os.environ[k] for k in _KEPT_ENVIRONMENT if k in os.environ}
                 | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
             )
+        except OSError:
+            os.close(self._life)
+            self._socket.close()
+            raise
         finally:
             theirs.close()
             os.close(memory)
