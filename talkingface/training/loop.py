@@ -8,6 +8,7 @@ or in several under `torchrun`, which train and stop together (`parallel.py`).
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import pickle
 import shutil
@@ -255,14 +256,11 @@ def save_checkpoint(recipe: Recipe, path: Path, step: int) -> None:
         "modules": {name: module.state_dict() for name, module in recipe.modules.items()},
         "optimizers": {name: opt.state_dict() for name, opt in recipe.optimizers.items()},
     }
+    # In memory first: an error or a signal while torch writes to a file ends the process.
+    data = io.BytesIO()
+    torch.save(state, data)
     with media.replacing(path, overwrite=True, alone=True) as part, media.writing(path, OSError):
-        with part.open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch hides the disk's own error
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        part.write_bytes(data.getbuffer())
         _keep(path)
 
 
