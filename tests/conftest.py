@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from talkingface.data.dataset import Cache
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SENTENCE = Path(__file__).parent / "fixtures" / "sentence.wav"
 
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
 

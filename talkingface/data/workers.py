@@ -78,7 +78,19 @@ def process_pool(
     start(*arguments) runs first in each; one of your own calls `start_worker`. They are spawned,
     because torch's threads do not survive a fork.
     """
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start, arguments)
+    return _Pool(jobs, multiprocessing.get_context("spawn"), start, arguments)
+
+
+class _Pool(ProcessPoolExecutor):
+    """Pool of processes that do not see Ctrl-C or SIGHUP; their parent ends them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit work; processes that start meanwhile inherit that the signals are blocked."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def in_order(
