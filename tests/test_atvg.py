@@ -251,6 +251,7 @@ def test_gain_scales_what_the_published_at_net_says() -> None:
     assert torch.equal(still, portrait.landmarks[:, None].expand_as(still))
 
 
+@pytest.mark.slow
 def test_published_sizes() -> None:
     """Counts of the released code: AT-net 30.07 M (its full layers 25.69), VG-net 58.36 M (ConvGRU
     8.85, nine residual blocks and two transposed convolutions 43.96)."""
@@ -389,6 +390,7 @@ def test_the_command_computes_it_and_training_refuses_another_size(
 # --- the shipped weights -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shipped_lips_move_with_speech_and_rest_in_silence(portrait: Path, speech: Path) -> None:
     speaker = talkingface.load("atvg")
     assert isinstance(speaker.model, Atvg)

@@ -335,6 +335,7 @@ def test_real_lips_that_say_something_else_count_as_much_as_drawn_ones(cache: Ca
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chung", "chen"])
 def test_killed_and_resumed_gives_the_same_bits(name: str, cache: Cache, tmp_path: Path) -> None:
     whole, killed, resumed = (make(name, cache) for _ in range(3))

@@ -251,6 +251,7 @@ def clips_in(folder: Path) -> dict[str, Clip]:
     return {clip.key: clip for path in shards.find(folder) for clip in shards.read(path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_corpus_goes_all_the_way(
     name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -226,6 +226,7 @@ def test_late_sound_is_moved_back_with_its_words(
 # all the way
 
 
+@pytest.mark.slow
 def test_each_drop_is_listed_with_what_decided_it(cli: Cli, tmp_path: Path) -> None:
     one, sound = trees.part(trees.ONE)
     two, _ = trees.part(trees.TWO)

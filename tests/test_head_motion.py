@@ -115,6 +115,7 @@ def test_a_head_that_follows_the_voice_is_found() -> None:
     assert np.abs(found[[0, 0, 1, 1], [1, 2, 0, 1]]).max() < 0.4
 
 
+@pytest.mark.slow
 def test_the_command_measures_beside_real_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
     write_cache(tmp_path / "cache", talkingface.align(portrait).crop)  # a face is found
     out, faces = tmp_path / "out", tmp_path / "faces"

@@ -97,6 +97,7 @@ def gradients(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 2, 4, 5, 6])  # lips, pixels, discriminators with other words
 def test_added_up_batches_are_one_batch(
     corpus: Path, reader_file: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -264,6 +265,7 @@ def same(a: RawBatch, b: RawBatch) -> bool:
     return all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in pairs)
 
 
+@pytest.mark.slow
 def test_processes_draw_what_a_thread_draws(corpus: Path, reader_file: Path) -> None:
     recipe = CranRecipe(training(2), Cache(corpus), reader=reader_file)
     thread = list(prefetch(recipe.batch, 3, 9))

@@ -402,6 +402,7 @@ def test_portraits_are_grouped_by_their_mouth() -> None:
     assert "| 5 | 0.0 [0.0, 0.0] | 60.0 [" in closing[1]  # 3 of 5 closures, none in its middle
 
 
+@pytest.mark.slow
 def test_the_command_line_checks_portraits(work: Path, cli: Cli) -> None:
     options = ("--portraits", work / "faces", "--phones", work / "voices", "-o", work / "out")
     ran = cli("evaluate", *options, "--models", "one=still", "--sheet")

@@ -315,6 +315,7 @@ def odd_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_odd_file_stops_a_corpus(corpus: Path, tmp_path: Path, cli: Cli, jobs: int) -> None:
     for name, data in odd_files(tmp_path).items():
@@ -472,6 +473,7 @@ class Killed(Exception):
     """Stands for a kill in the middle of a run."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     corpus: Path, stills: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def short(cache: Cache, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -
     fakes(cache, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_command_measures_writes_and_draws(
     cli: Cli, cache: Cache, short: None, tmp_path: Path
 ) -> None:

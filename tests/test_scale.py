@@ -87,6 +87,7 @@ def fail(*_: object, **__: object) -> None:
 # shares
 
 
+@pytest.mark.slow
 def test_the_shares_of_a_job_array_are_the_whole(
     tree: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

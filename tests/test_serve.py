@@ -933,6 +933,7 @@ def test_without_the_extra_it_is_named(
     assert "needs fastapi: pip install 'talkingface[serve]'" in ran.err
 
 
+@pytest.mark.slow
 def test_the_real_command_starts_answers_and_stops(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "talkingface", "serve", "--port", "0", "--temp", str(tmp_path)]
     command += ["--model", "cran-tiny", "--host", "0.0.0.0"]

@@ -114,6 +114,7 @@ def test_a_saved_stream_goes_on_to_the_bit(
     assert all(np.array_equal(a, b) for a, b in zip(frames, undisturbed, strict=True))
 
 
+@pytest.mark.slow
 def test_a_head_of_the_models_own_moves_by_seed_and_as_far_as_asked(
     face: np.ndarray, sound: np.ndarray
 ) -> None:

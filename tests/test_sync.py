@@ -251,6 +251,7 @@ def test_killed_and_resumed_gives_the_same_bits(cache: Cache, tmp_path: Path) ->
     assert logs[0] == logs[1] and files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_it_learns_which_sound_belongs_to_which_lips(cache: Cache) -> None:
     """In the synthetic corpus the mouth opens with loudness, so shifts are measurable."""
     training = SyncTraining(

@@ -259,6 +259,7 @@ def test_auto_is_bfloat16_where_the_cpu_has_it(
     assert loop.chosen("auto", cpu) == "float32"  # nobody knows
 
 
+@pytest.mark.slow
 def test_big_buffers_stay_with_the_process() -> None:
     work = """
 import resource, torch
@@ -482,6 +483,7 @@ def test_a_head_is_laid_where_the_portraits_is(cache: Cache) -> None:
         assert float(error.mean()) < 0.02 < float((moved - picture).abs().mean())
 
 
+@pytest.mark.slow
 def test_the_exported_gain_makes_lips_open_as_far_as_real_ones(
     cache: Cache, reader_file: Path, tmp_path: Path
 ) -> None:
@@ -620,6 +622,7 @@ def renamed(folder: Path, names: dict[str, str]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_reader_knows_the_words_of_its_corpus(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

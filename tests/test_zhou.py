@@ -294,6 +294,7 @@ def test_partners_learn_with_the_generator_at_its_rate(cache: Cache) -> None:
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bits(cache: Cache, tmp_path: Path) -> None:
     whole, killed, resumed = (ZhouRecipe(training(), cache) for _ in range(3))
     assert loop.run(whole, tmp_path / "whole", EVERY_STEP) == 5
