@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KINDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF picture"
 WEB_KINDS = "a JPEG, PNG, WebP, AVIF or GIF picture"  # WEB_FORMATS, in words
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of pictures in a folder
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run
 WEB_FORMATS = FORMATS[:5]  # of these, those that clients may send to a server
 MIN_SIDE = 32  # pixels: less holds no face

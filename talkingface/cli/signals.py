@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from talkingface.signals import handled
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 2.0  # seconds in which a second signal does not disturb the first: terminals send two
@@ -24,13 +25,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise Stopped in the main thread when a signal comes, with all worker processes ended.
-
-    Signals that are ignored (`nohup`) stay so. The handlers before come back at the end.
-    """
-    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
-        yield
-        return
+    """Raise Stopped when a signal comes, with all worker processes ended; see `handled`."""
     last = -_AGAIN
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -40,16 +35,8 @@ def stopping() -> Iterator[None]:
             _end_workers()
             raise Stopped(number)
 
-    before = {
-        number: signal.signal(number, stop)
-        for number in SIGNALS
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
+    with handled(SIGNALS, stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end_workers() -> None:

@@ -19,7 +19,6 @@ from talkingface.data import report, shards
 from talkingface.data.clip import split_name
 from talkingface.data.filters import KEPT, LIMITS, REASONS
 from talkingface.data.report import Outcome
-from talkingface.data.sources.own import PICTURES
 from talkingface.errors import TalkingFaceError
 from talkingface.types import Picture
 
@@ -198,7 +197,7 @@ def _source_picture(path: Path, first: int) -> Picture | None:
     if not path.is_file() or first > FARTHEST:
         return None
     try:
-        if path.suffix.lower() in PICTURES:
+        if path.suffix.lower() in picture.SUFFIXES:
             return _thumb(picture.read(path))
         some = itertools.islice(video.read_frames(path), first, first + _AGO)
         return next(map(_thumb, deque(some, maxlen=1)), None)

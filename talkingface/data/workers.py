@@ -36,12 +36,7 @@ _TRIES = 2  # of a task that was not done when a process died
 
 
 def start_worker() -> None:
-    """Initialise a worker process: one thread, and exit when the parent is gone.
-
-    Ctrl-C and the end of a terminal reach all processes of a command: the parent ends its workers.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """Initialise a worker process: one thread, and exit when the parent is gone."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
@@ -82,10 +77,13 @@ def process_pool(
 
 
 class _Pool(ProcessPoolExecutor):
-    """Pool of processes that do not see Ctrl-C or SIGHUP; their parent ends them."""
+    """Pool of processes that do not see Ctrl-C or SIGHUP; their parent ends them.
+
+    Both reach all processes of a command, also those that have not begun yet.
+    """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit work; processes that start meanwhile inherit that the signals are blocked."""
+        """Submit work; processes that start meanwhile inherit that these are blocked."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             return super().submit(fn, *args, **kwargs)

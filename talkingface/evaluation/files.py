@@ -14,14 +14,13 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface import media
+from talkingface import media, picture
 from talkingface.errors import BadRequest
 
 R = TypeVar("R")  # a dataclass
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 VERSION = 1  # of the measures: raise it when one changes, so that cached numbers are not used
 SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".webm")
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def require_folder(folder: Path, content: str) -> None:
@@ -38,7 +37,7 @@ def find_sounds(folder: Path) -> list[Path]:
 
 def find_pictures(folder: Path) -> list[Path]:
     """Return the pictures of a folder, by name. Raises BadRequest where there is none."""
-    return _find(folder, PICTURES, "pictures of faces", "picture")
+    return _find(folder, tuple(sorted(picture.SUFFIXES)), "pictures of faces", "picture")
 
 
 def _find(folder: Path, suffixes: tuple[str, ...], content: str, one: str) -> list[Path]:

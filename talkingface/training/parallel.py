@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import os
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from talkingface.errors import BadShard
+from talkingface.signals import handled
 
 POLL = 0.1  # seconds between two checks whether all processes have joined
 
@@ -210,19 +210,8 @@ def stop_on_sigterm() -> Iterator[StopSignal]:
     def request(number: int, frame: FrameType | None) -> None:
         stop_signal.requested, stop_signal.number = True, number
 
-    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+    with handled((signal.SIGTERM, signal.SIGHUP), request):
         yield stop_signal
-        return
-    before = {
-        number: signal.signal(number, request)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield stop_signal
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- modules trained by one loss ------------------------------------------------------------------

@@ -6,7 +6,6 @@ import logging
 import resource
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talkingface.errors import BadRequest
+from talkingface.signals import handled
 from talkingface.web.errors import ApiError
 
 if TYPE_CHECKING:
@@ -179,15 +179,8 @@ def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
         got.append(number)
         server.should_exit = True
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    with handled((signal.SIGHUP,), end):
         yield
-        return
-    before = signal.signal(signal.SIGHUP, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
     for number in got[:1]:
         signal.raise_signal(number)
 

@@ -9,7 +9,7 @@ from talkingface.errors import UnreadableMedia
 
 
 def dies(recording: Recording) -> Recording:
-    """As a file that makes a decoder crash: the process is gone. Others are read at once."""
+    """End the process at one recording, like a decoder that crashes; refuse all others."""
     if recording.path.stem == "poison":
         os._exit(11)
     raise UnreadableMedia(f"{recording.path.name}: read by a process that lives")

@@ -89,7 +89,7 @@ def align(path: Path, words: Sequence[tuple[str, float, float]], first: int = FI
 
 
 def lombard_grid(folder: Path) -> None:
-    """As the Zenodo archives unpack: front view, sound and alignment apart."""
+    """Write the tree of the Zenodo archives: front view, sound and alignment apart."""
     root = folder / "lombardgrid"
     for stem, name in (("s2_p_bbaf2n", ONE), ("s3_l_lbwh5n", TWO), ("s10_l_bbaf2n", ONE)):
         put(root / "front" / f"{stem}.mov", name, mute=True)

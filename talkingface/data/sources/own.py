@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from talkingface import picture
 from talkingface.data.clip import (
     HELD_OUT_PORTRAITS,
     TEST,
@@ -26,7 +27,6 @@ from talkingface.data.sources.recording import (
 )
 from talkingface.errors import UnreadableMedia
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 HELD_BACK = 20  # of so many videos, one is TEST, one VALIDATION; of three or more, at least one
 WORD_TIERS = ("words", "word")
 _SILENT_WORDS = frozenset({"", "sil", "sp", "<eps>", "spn"})
@@ -140,10 +140,11 @@ def _tiers(text: str) -> dict[str, list[Word]]:
 
 def portraits(folder: Path) -> list[Recording]:
     """List still pictures of faces, silent clips of one frame; each third, by name, is held out."""
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in picture.SUFFIXES)
     recordings = []
     for number, path in enumerate(paths):
         split = TRAIN if number % 3 else HELD_OUT_PORTRAITS
         key = key_of("portrait", path.stem)
         recordings.append(Recording(key, "portrait", path, split, still=True))
-    return require_some(recordings, folder, f"pictures; expected {', '.join(PICTURES)} files in it")
+    expected = f"pictures; expected {', '.join(picture.SUFFIXES)} files in it"
+    return require_some(recordings, folder, expected)
