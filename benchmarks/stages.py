@@ -19,7 +19,7 @@ import torch
 from line import EXAMPLES, SENTENCE, Line, append, best, context, table
 
 import talkingface
-from talkingface import audio, picture, video
+from talkingface import audio, picture, video_writing
 from talkingface.controls import MOUTH_ALONE
 from talkingface.frames import FrameRenderer
 
@@ -68,7 +68,7 @@ def stages(model: str, portrait: Path, sound: Path, folder: Path) -> Iterator[tu
     frames = [draw(frame) for frame in made[: 4 * 25]]
     again = len(made) / len(frames)
     out = folder / "encoded.mp4"
-    once = best(lambda: video.write(out, frames, sound, overwrite=True), 3)
+    once = best(lambda: video_writing.write(out, frames, sound, overwrite=True), 3)
     yield "encode", once * again
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from talkingface import video
+from talkingface import video, video_writing
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
@@ -112,7 +112,7 @@ class Video:
             painters.append(self._painter_of(replace(self._face.options, show="maps")))
         check_names([sound if isinstance(sound, Path) else None], paths)
         pictures = self._painted(painters, progress)
-        return video.write_together(
+        return video_writing.write_together(
             paths, pictures, sound, fps=FPS, tag=self._tag, overwrite=overwrite
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from talkingface import media, picture, video
+from talkingface import media, picture, video_writing
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
@@ -58,7 +58,7 @@ class Job:
             [self.image, self.audio, self.motion, given], [self.output, self.maps, self.sheet]
         )
         for path in [self.output] if self.maps is None else [self.output, self.maps]:
-            video.check_output(path, self.overwrite)
+            video_writing.check_output(path, self.overwrite)
         if self.sheet is not None:
             media.check_output(self.sheet, self.overwrite)
 

@@ -111,18 +111,18 @@ def test_channels_are_averaged_and_never_clipped(tmp_path: Path) -> None:
 
 
 def test_the_sound_track_of_a_video_is_loaded(tmp_path: Path) -> None:
-    from talkingface import video
+    from talkingface import video_writing
 
     path = tmp_path / "a.mp4"
     sound = recordings.clicks(16_000, [0.4, 1.2], 2.0)
-    video.write(path, [np.zeros((32, 32, 3), np.uint8)] * 50, sound)
+    video_writing.write(path, [np.zeros((32, 32, 3), np.uint8)] * 50, sound)
     found = recordings.onsets(audio.load(path).numpy(), 16_000, [0.4, 1.2])
     assert found == pytest.approx([0.4, 1.2], abs=0.002)
 
 
 def bad_files(folder: Path) -> dict[str, str]:
     """Name of each bad input -> what its error must say."""
-    from talkingface import video
+    from talkingface import video_writing
 
     (folder / "text.wav").write_text("hello, world\n" * 30)
     (folder / "empty.wav").touch()
@@ -131,7 +131,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         recordings.write_sound(folder / f"{count}.wav", silence, 16_000, "pcm_s16le")
     not_numbers = np.full(16_000, np.nan)
     recordings.write_sound(folder / "nan.wav", not_numbers, 16_000, "pcm_f32le")
-    video.write(folder / "mute.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5, None)
+    video_writing.write(folder / "mute.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5, None)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 48_000)
     for name, codec in [("cut.wav", "pcm_s16le"), ("cut.m4a", "aac"), ("cut.flac", "flac")]:
         path = recordings.write_sound(folder / name, noise, 16_000, codec)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from helpers import media as recordings
-from talkingface import audio, media, video
+from talkingface import audio, media, video_writing
 from talkingface.downmix import Downmix, weights
 
 RATE = 48_000
@@ -118,7 +118,7 @@ def test_each_channel_of_5_1_has_its_level(tmp_path: Path, place: int, named: bo
 
 def test_speech_in_the_centre_is_as_loud_in_the_video(tmp_path: Path) -> None:
     path = write_layout(tmp_path / "a.wav", only([2], 6), "5.1", "pcm_s16le")
-    video.write(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 25, path)
+    video_writing.write(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 25, path)
     sound, rate = recordings.decode_sound(tmp_path / "a.mp4")
     assert (rate, sound.shape[0]) == (RATE, 1)
     assert level(sound) == pytest.approx(0.0, abs=0.1)  # AAC; the mean of six was 15.6 dB below

@@ -22,7 +22,7 @@ from typer.main import get_command
 import talkingface
 from conftest import Cli, Ran
 from helpers.drawing import BOX, frog
-from talkingface import picture, video, weights
+from talkingface import picture, video, video_writing, weights
 from talkingface.cli import parse_face
 from talkingface.cli.app import SECTIONS, app
 from talkingface.cli.options import Reporter
@@ -282,7 +282,7 @@ def test_a_bar_shows_percent_and_time_left(
 
 def test_sheet_of_a_video(cli: Cli, portrait: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "clip.mp4", tmp_path / "sheet.png"
-    video.write(path, [np.full((64, 64, 3), 8 * t, np.uint8) for t in range(25)], None)
+    video_writing.write(path, [np.full((64, 64, 3), 8 * t, np.uint8) for t in range(25)], None)
     ran = cli("sheet", path, "-o", out, "--every", 5, "--columns", 3)
     assert ran.code == 0 and picture.read(out).shape[1] > 3 * 128
     assert_refused(cli("sheet", path, "-o", out), "exists already")
@@ -321,14 +321,14 @@ def truncated_mp4(folder: Path) -> Path:
     path = folder / "cut.mp4"
     noise = np.random.default_rng(0)
     frames = noise.integers(0, 255, (50, 64, 64, 3), dtype=np.uint8)
-    video.write(path, list(frames), noise.uniform(-0.5, 0.5, 32_000).astype(np.float32))
+    video_writing.write(path, list(frames), noise.uniform(-0.5, 0.5, 32_000).astype(np.float32))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 
 def video_without_sound(folder: Path) -> Path:
     path = folder / "mute.mp4"
-    video.write(path, [np.zeros((64, 64, 3), np.uint8)] * 10, None)
+    video_writing.write(path, [np.zeros((64, 64, 3), np.uint8)] * 10, None)
     return path
 
 

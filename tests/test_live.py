@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from helpers import media as recordings
 from helpers.served import Flashes, Served, serving, until
-from talkingface import video
+from talkingface import video, video_writing
 from talkingface.streaming import Stream
 from talkingface.web.limits import Limits
 from talkingface.web.live import AHEAD
@@ -395,7 +395,7 @@ def stuck(
     served: Served, small: bytes, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """A client that reads nothing of pieces so large that no buffer on the way holds them."""
-    monkeypatch.setattr(video.Fragments, "add", lambda *_: bytes(2_000_000))
+    monkeypatch.setattr(video_writing.Fragments, "add", lambda *_: bytes(2_000_000))
     with socket_to(served, max_queue=1) as own:
         send_files(own, image=small, audio=speech.read_bytes())
         own.recv(timeout=10)

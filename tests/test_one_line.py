@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Cli
 from talkingface.cli.options import printable
-from talkingface.video import write
+from talkingface.video_writing import write
 
 OUT = ("-o", "OUT")
 

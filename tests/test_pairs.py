@@ -13,7 +13,7 @@ import pytest
 import talkingface
 from conftest import EXAMPLES, SENTENCE, Cli
 from helpers.media import write_video
-from talkingface import evaluation, video
+from talkingface import evaluation, video, video_writing
 from talkingface.evaluation import Result, VideoWithLandmarks, pairs
 from talkingface.types import Picture
 
@@ -143,8 +143,8 @@ def test_each_video_is_measured_with_its_own_sound(
     speaking: list[Picture], videos: dict[str, Path], tmp_path: Path
 ) -> None:
     sound = np.tile(np.array([0.2, -0.2], np.float32), 4 * 640)  # shorter than the video
-    video.write(tmp_path / "real.mp4", speaking[:12], 3 * sound)
-    video.write(tmp_path / "generated.mp4", speaking[:12], sound)
+    video_writing.write(tmp_path / "real.mp4", speaking[:12], 3 * sound)
+    video_writing.write(tmp_path / "generated.mp4", speaking[:12], sound)
     made, real = pairs.evaluate_pair(pairs.find(tmp_path)[0], [Loudness()])
     assert made.metrics["loudness"] == pytest.approx(0.2, rel=0.3)
     assert real.metrics["loudness"] == pytest.approx(0.6, rel=0.3)

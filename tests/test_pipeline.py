@@ -24,6 +24,7 @@ from talkingface import (
     pipeline,
     streaming,
     video,
+    video_writing,
     weights,
 )
 from talkingface.errors import BadLandmarks, BadRequest, NoFaceFound, OutputError, UnreadableMedia
@@ -321,7 +322,7 @@ def test_jobs_of_one_picture_with_other_landmarks_are_other_faces(
 ) -> None:
     drawing, speech = tmp_path / "frog.png", tmp_path / "short.mp4"
     picture.write_png(drawing, frog())
-    video.write(speech, [frog()] * 5, sound)
+    video_writing.write(speech, [frog()] * 5, sound)
     files = [tmp_path / "left.json", tmp_path / "right.json"]
     for file, shift in zip(files, (-30, 30), strict=True):
         points = faces.locate(frog(), box=BOX).landmarks + np.array([shift, 0])

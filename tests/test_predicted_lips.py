@@ -15,7 +15,7 @@ import torch
 from conftest import Cli
 from helpers.media import write_sound
 from helpers.predictors import Loudness, info, mesh_of, syllables, write_speech
-from talkingface import audio, landmarks, picture, video, weights
+from talkingface import audio, landmarks, picture, video, video_writing, weights
 from talkingface.contract import ExpressionPredictor, Generator
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.evaluation import free_speech, intervals, noise_checks, phone_checks
@@ -293,7 +293,7 @@ def test_folders_that_are_none_or_empty(tmp_path: Path) -> None:
 def test_the_aperture_of_a_video_is_that_of_its_face(portrait: Path, tmp_path: Path) -> None:
     pixels = np.ascontiguousarray(picture.read(portrait)[::2, ::2])
     path = tmp_path / "still.mp4"
-    video.write(path, [pixels, pixels, 0 * pixels], None)
+    video_writing.write(path, [pixels, pixels, 0 * pixels], None)
     found = free_speech.video_aperture(path)
     tracker = Tracker()
     tracker.update(pixels)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from conftest import Cli
 from helpers import matroska
-from talkingface import audio, faces, picture, video
+from talkingface import audio, faces, picture, video, video_writing
 from talkingface.data import extraction, shards, sources
 from talkingface.data import prepare as preparation
 from talkingface.data.clip import UNSEEN, Clip, fit_sound
@@ -77,26 +77,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, face: np.ndarray, speech: P
     sound = audio.load(speech)[9000:]
     clip = speaking(face, FRAMES)
     for number, name in enumerate(("s4/pwij3p", "s7/bbaf2n", "s7/lwwzzs")):
-        video.write(folder / f"{name}.mp4", clip, sound[1000 * number :])
+        video_writing.write(folder / f"{name}.mp4", clip, sound[1000 * number :])
     (folder / "alignments/s7/bbaf2n.align").write_text(
         "0 2500 sil\n2500 10000 bin\n10000 10500 sp\n10500 20000 blue\n"
     )
     bad = folder / "s9"
     rng = np.random.default_rng(0)
     hum = (0.1 * rng.standard_normal(FRAMES * 640)).astype(np.float32)
-    video.write(bad / "blank.mp4", [np.full_like(face, 120)] * FRAMES, sound)
+    video_writing.write(bad / "blank.mp4", [np.full_like(face, 120)] * FRAMES, sound)
     (bad / "damaged.mpg").write_bytes(rng.bytes(5000))
-    video.write(bad / "noisy.mp4", clip, hum)
-    video.write(bad / "seldom.mp4", [*clip[:8], *[np.full_like(face, 120)] * 18], sound)
-    video.write(bad / "short.mp4", clip[:12], sound)
-    video.write(bad / "silent.mp4", clip, None)
+    video_writing.write(bad / "noisy.mp4", clip, hum)
+    video_writing.write(bad / "seldom.mp4", [*clip[:8], *[np.full_like(face, 120)] * 18], sound)
+    video_writing.write(bad / "short.mp4", clip[:12], sound)
+    video_writing.write(bad / "silent.mp4", clip, None)
     turn = cv2.getRotationMatrix2D((120, 120), 50, 0.8)
     tilted = [
         np.asarray(cv2.warpAffine(f, turn, (240, 240), borderMode=cv2.BORDER_REPLICATE), np.uint8)
         for f in clip
     ]
-    video.write(bad / "tilted.mp4", tilted, sound)
-    video.write(bad / "zeros.mp4", clip, np.zeros(FRAMES * 640, np.float32))
+    video_writing.write(bad / "tilted.mp4", tilted, sound)
+    video_writing.write(bad / "zeros.mp4", clip, np.zeros(FRAMES * 640, np.float32))
     return folder
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.corpus import write_cache
-from talkingface import picture, video
+from talkingface import picture, video_writing
 
 COMMAND = (sys.executable, "-m", "talkingface.cli")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -122,7 +122,7 @@ def test_prepare_leaves_no_process_and_no_part(
     videos, out = tmp_path / "videos", tmp_path / "out"
     videos.mkdir()
     shown = np.ascontiguousarray(picture.read(portrait)[::2, ::2])
-    video.write(videos / "0.mp4", [shown] * 70, speech)
+    video_writing.write(videos / "0.mp4", [shown] * 70, speech)
     for number in range(1, 12):
         (videos / f"{number}.mp4").write_bytes((videos / "0.mp4").read_bytes())
     with running("prepare", "videos", videos, "-o", out, "--jobs", jobs) as ran:

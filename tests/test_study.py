@@ -30,7 +30,7 @@ import talkingface.study
 from conftest import Cli
 from helpers import media
 from helpers.raters import STUDIES, simulated
-from talkingface import video
+from talkingface import video, video_writing
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.evaluation import intervals
 from talkingface.study import creation, order, statistics, store, table
@@ -56,7 +56,7 @@ def write_clip(path: Path, seed: int, tag: str | None = None, frames: int = FRAM
     for n, picture in enumerate(pictures):
         picture[10:30, 2 + 2 * n : 14 + 2 * n] = 128
     tone = 0.2 * np.sin(np.arange(frames * 640) * (0.05 + 0.01 * seed)).astype(np.float32)
-    video.write(path, iter(pictures), tone, tag=tag)
+    video_writing.write(path, iter(pictures), tone, tag=tag)
     return path
 
 
@@ -244,10 +244,10 @@ def test_what_cannot_be_shown_is_refused_by_name(
     (bad / "ben.mp4").unlink()
     frames = [np.full((48, 64, 3), 90, np.uint8)] * 12
     (bad / "anna.mp4").unlink()
-    video.write(bad / "anna.mp4", iter(frames), None)
+    video_writing.write(bad / "anna.mp4", iter(frames), None)
     refused(None, "anna.mp4", "no sound")
     (bad / "anna.mp4").unlink()
-    video.write(bad / "other.mp4", iter(frames), np.zeros(7680, np.float32))
+    video_writing.write(bad / "other.mp4", iter(frames), np.zeros(7680, np.float32))
     refused(None, "no sample is there of every method")
     (bad / "other.mp4").rename(bad / "anna.mp4")
     (bad / "anna.mkv").write_bytes(whole)

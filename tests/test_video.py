@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import media as recordings
-from talkingface import audio, video
+from talkingface import audio, video, video_writing
 from talkingface.errors import OutputError, UnreadableMedia
 from talkingface.media import Sound
 
@@ -115,14 +115,14 @@ def test_the_display_matrix_is_honoured(tmp_path: Path) -> None:
 
 def test_probe_and_tag(tmp_path: Path) -> None:
     path = tmp_path / "a b é.mp4"
-    assert video.write(path, grey(50), torch.zeros(50 * 640), tag=TAG) == 50
+    assert video_writing.write(path, grey(50), torch.zeros(50 * 640), tag=TAG) == 50
     info = video.probe(path)
     assert (info.fps, info.width, info.height, info.has_audio) == (25.0, 48, 32, True)
     assert info.seconds == pytest.approx(2.0, abs=0.001)
     assert info.tag == TAG
     with av.open(str(path)) as container:
         assert container.metadata["comment"] == TAG
-    video.write(tmp_path / "mute.mp4", grey(5), None)
+    video_writing.write(tmp_path / "mute.mp4", grey(5), None)
     assert not video.probe(tmp_path / "mute.mp4").has_audio
 
 
@@ -130,7 +130,7 @@ def test_the_file_plays_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 150, 120), (30, 60, 90)]
     odd = [np.full((65, 67, 3), colour, np.uint8) for colour in colours]
-    video.write(path, odd, torch.zeros(5 * 640))
+    video_writing.write(path, odd, torch.zeros(5 * 640))
     data = path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")  # faststart
     with av.open(str(path)) as container:
@@ -163,7 +163,7 @@ def test_lips_and_sound_are_aligned(
     count = audio.frame_count(len(audio.load(source)))
     frames = [np.full((32, 48, 3), 255 * (k in flashes), np.uint8) for k in range(count)]
     path = tmp_path / "out.mp4"
-    video.write(path, frames, source)
+    video_writing.write(path, frames, source)
 
     seen = [time for time, picture in recordings.decode_video(path) if picture.mean() > 128]
     assert seen == pytest.approx(times, abs=1e-6)
@@ -197,7 +197,7 @@ def test_an_mp4_in_pieces_plays_from_the_first_on(
     clicks = np.tile(recordings.clicks(own, times, 3.0), (channels, 1)).astype(np.float32)
     sound = Sound(own, channels, iter(np.array_split(clicks, 7, axis=1))) if rate else None
     frames = [np.full((33, 48, 3), 255 * (k in flashes), np.uint8) for k in range(75)]
-    mp4 = video.Fragments(frames[0], sound, tag=TAG)
+    mp4 = video_writing.Fragments(frames[0], sound, tag=TAG)
     pieces = [*(mp4.add(frame) for frame in frames), mp4.finish()]
 
     first = next(k for k, piece in enumerate(pieces) if piece)
@@ -224,7 +224,7 @@ def test_an_mp4_in_pieces_plays_from_the_first_on(
 
 
 def test_pieces_that_nobody_wants_any_more() -> None:
-    mp4 = video.Fragments(np.zeros((32, 48, 3), np.uint8), None)
+    mp4 = video_writing.Fragments(np.zeros((32, 48, 3), np.uint8), None)
     mp4.add(np.zeros((32, 48, 3), np.uint8))
     mp4.close()
 
@@ -232,7 +232,7 @@ def test_pieces_that_nobody_wants_any_more() -> None:
 def test_samples_in_memory_are_written_too_and_cut_where_the_frames_end(tmp_path: Path) -> None:
     sound = recordings.clicks(16_000, [0.5, 1.0], 5.0)
     path = tmp_path / "a.mp4"
-    video.write(path, grey(50), torch.from_numpy(sound))
+    video_writing.write(path, grey(50), torch.from_numpy(sound))
     decoded, rate = recordings.decode_sound(path)
     assert rate == 16_000
     assert recordings.onsets(decoded[0], rate, [0.5, 1.0]) == pytest.approx([0.5, 1.0], abs=0.003)
@@ -276,7 +276,7 @@ def test_writing_streams_and_interleaves(tmp_path: Path) -> None:
             sizes.extend(part.stat().st_size for part in tmp_path.glob(".*.part"))
             yield picture
 
-    video.write(path, watched(), torch.rand(150 * 640) - 0.5)
+    video_writing.write(path, watched(), torch.rand(150 * 640) - 0.5)
     assert sizes[-1] > 0.5 * path.stat().st_size  # it grew while the frames came
     with av.open(str(path)) as container:
         times = [
@@ -304,11 +304,11 @@ def test_whatever_fails_leaves_nothing_and_keeps_the_earlier_file(
 
     path = tmp_path / "a.mp4"
     with pytest.raises(failure):
-        video.write(path, broken(), torch.zeros(30 * 640))
+        video_writing.write(path, broken(), torch.zeros(30 * 640))
     assert list(tmp_path.iterdir()) == []
     path.write_bytes(b"earlier")
     with pytest.raises(failure):
-        video.write(path, broken(), torch.zeros(30 * 640), overwrite=True)
+        video_writing.write(path, broken(), torch.zeros(30 * 640), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"earlier"
 
 
@@ -322,7 +322,7 @@ def test_a_disk_that_fills_up_half_way(tmp_path: Path, limit: int) -> None:
         with pytest.raises(
             OutputError, match=r"a\.mp4: cannot be written \(.*\); the disk is full"
         ):
-            video.write(path, noise(60), torch.zeros(60 * 640), overwrite=True)
+            video_writing.write(path, noise(60), torch.zeros(60 * 640), overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and path.read_bytes() == b"earlier"
@@ -346,13 +346,13 @@ def test_outputs_are_refused_before_a_frame_is_asked_for(
     }
     for path, said in cases.items():
         with pytest.raises(OutputError, match=said):
-            video.write(path, never(), None)
+            video_writing.write(path, never(), None)
         with pytest.raises(OutputError, match=said):
-            video.check_output(path)
-    video.check_output(existing, overwrite=True)
+            video_writing.check_output(path)
+    video_writing.check_output(existing, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="cannot be written to; choose another one"):
-        video.check_output(tmp_path / "c.mp4")
+        video_writing.check_output(tmp_path / "c.mp4")
     assert existing.read_bytes() == b"earlier"
 
 
@@ -360,22 +360,22 @@ def test_a_damaged_sound_leaves_nothing(tmp_path: Path) -> None:
     text = tmp_path / "text.wav"
     text.write_text("hello, world " * 20)
     with pytest.raises(UnreadableMedia, match=r"text\.wav"):
-        video.write(tmp_path / "a.mp4", grey(10), text)
+        video_writing.write(tmp_path / "a.mp4", grey(10), text)
     assert [p.name for p in tmp_path.iterdir()] == ["text.wav"]
 
 
 def test_no_frames_and_frames_of_two_sizes(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there are no frames"):
-        video.write(tmp_path / "a.mp4", [], None)
+        video_writing.write(tmp_path / "a.mp4", [], None)
     with pytest.raises(ValueError, match="frame 1 is"):
-        video.write(tmp_path / "a.mp4", [*grey(1), np.zeros((8, 8, 3), np.uint8)], None)
+        video_writing.write(tmp_path / "a.mp4", [*grey(1), np.zeros((8, 8, 3), np.uint8)], None)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.95, 0.999])
 def test_an_mp4_cut_short_is_an_error_not_a_short_video(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.mp4"
-    video.write(path, noise(50, 64), torch.rand(50 * 640) - 0.5)
+    video_writing.write(path, noise(50, 64), torch.rand(50 * 640) - 0.5)
     slow = recordings.write_video(tmp_path / "slow.mp4", numbered(50, Fraction(25)), "libx264")
     for whole in (path, slow):  # the index first, and the index last
         data = whole.read_bytes()

@@ -57,7 +57,7 @@ class Count:
 
 def tasks(inputs: Path) -> list[Task]:
     """Return the tasks; their inputs are made in a folder."""
-    from talkingface import picture, video
+    from talkingface import picture, video_writing
 
     portrait, speech = ROOT / "examples" / "portrait.jpg", ROOT / "tests/fixtures/sentence.wav"
     videos = inputs / "videos"
@@ -65,7 +65,7 @@ def tasks(inputs: Path) -> list[Task]:
     shown = np.ascontiguousarray(picture.read(portrait)[::2, ::2])
     for number in range(3):
         frames = [np.roll(shown, number + k % 2, 1) for k in range(40)]
-        video.write(videos / f"{number}.mp4", frames, speech)
+        video_writing.write(videos / f"{number}.mp4", frames, speech)
     prepared = inputs / "shards"
     prepare = (*TALKINGFACE, "prepare", "videos", videos)
     _run((*prepare, "-o", prepared))

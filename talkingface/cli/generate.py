@@ -120,9 +120,9 @@ def idle(
     Example: talkingface idle portrait.jpg -o idle.mp4 --seconds 20
     """
     start_decoding()
-    from talkingface import pipeline, video
+    from talkingface import pipeline, video_writing
 
-    video.check_output(output, overwrite)
+    video_writing.check_output(output, overwrite)
     speaker = pipeline.load(model, device)
     made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, options=options)
     with report.progress("frames") as progress:
@@ -228,7 +228,7 @@ def batch(
     Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
     """
     start_decoding()
-    from talkingface import jobs, video
+    from talkingface import jobs, video_writing
 
     if skip_existing and overwrite:
         raise BadRequest("--skip-existing and --overwrite contradict each other: give one of them")
@@ -236,7 +236,7 @@ def batch(
     planned = jobs.plan(
         portraits, speech, out_dir, options=options, controls=controls, overwrite=replace
     )
-    there = [job for job in planned if skip_existing and video.is_whole(job.output)]
+    there = [job for job in planned if skip_existing and video_writing.is_whole(job.output)]
     for job in there:
         report.existing(job.output)
     left = [job for job in planned if job not in there]

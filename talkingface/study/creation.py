@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkingface import media, video
+from talkingface import media, video, video_writing
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
 from talkingface.evaluation.pairs import VIDEOS as SUFFIXES
@@ -317,7 +317,7 @@ def _make_checks(
         name, good = _opaque_name(), rows[source.sample, source.method]
         made = part / f"{secrets.token_hex(8)}.mp4"
         frames = round(source.info.seconds * FPS)
-        video.write(made, spoiled_frames(source.path, frames, seed + n), source.path)
+        video_writing.write(made, spoiled_frames(source.path, frames, seed + n), source.path)
         strip(made, part / store.VIDEOS / name)
         made.unlink()
         spoiled.append(VideoRow(name, source.sample, "", good.source, source.info.seconds))

@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from torch import Tensor
 
-from talkingface import audio, media, video
+from talkingface import audio, media, video_writing
 from talkingface.audio import FPS
 from talkingface.media import Sound
 from talkingface.web import uploads
@@ -161,7 +161,7 @@ class Live:
             if first is None:
                 raise ApiError(400, "there was no sound: speak, or send a longer recording")
             tag = self._service.speakers[session.options.model].tag
-            with closing(video.Fragments(first, sound, tag=tag)) as mp4:
+            with closing(video_writing.Fragments(first, sound, tag=tag)) as mp4:
                 start = {
                     "mime": mp4.mime,
                     "width": first.shape[1],
@@ -195,7 +195,7 @@ class Live:
 
 def _send_frames(
     pictures: Iterator[Any],
-    mp4: video.Fragments,
+    mp4: video_writing.Fragments,
     outgoing: OutputQueue,
     slot: Slot,
     session: _Session,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from talkingface import audio, decoding, faces, picture, pipeline, video
+from talkingface import audio, decoding, faces, picture, pipeline, video_writing
 from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
@@ -146,7 +146,7 @@ class Service:
             stream = self.open(image, options, self.limits.file_size)
             spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
             tag = self.speakers[options.model].tag
-            count = video.write(output, spoken, sound, tag=tag)
+            count = video_writing.write(output, spoken, sound, tag=tag)
             return GeneratedFile(output, count, stream.note)
 
     def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
