@@ -25,6 +25,7 @@ from talkingface.render.face import FaceRenderer
 from talkingface.render.glasses import wears_glasses
 from talkingface.render.head import HeadRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.render.warp import MeshWarp
 from talkingface.types import Picture
 
 # Pixels between the eyes: up to the first a picture gets all of a correction, from the second on
@@ -158,7 +159,9 @@ class FrameRenderer:
                 self._placed(_array(part[0])) for part in (face.mouth.mesh, face.mouth.neutral)
             )
             self._mesh = mesh
-            self._face = FaceRenderer(shown, mesh, face.moving, MouthInterior(shown, mesh, rest))
+            self._face = FaceRenderer(
+                shown, MeshWarp(mesh, face.moving), MouthInterior(shown, mesh, rest)
+            )
             blurred, sharp = CORRECTED
             self._share = float(np.clip((sharp - eye_distance(mesh)) / (sharp - blurred), 0, 1))
 

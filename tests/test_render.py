@@ -148,11 +148,11 @@ def test_no_triangle_joins_the_lips() -> None:
 def test_no_motion_is_the_picture_to_the_bit(shut: np.ndarray, speaking: np.ndarray) -> None:
     picture = noise()
     for moving in (EVERY, speaking):
-        face = FaceRenderer(picture, shut, moving, Painted())
+        face = FaceRenderer(picture, MeshWarp(shut, moving), Painted())
         assert all(not flow.any() for flow in face.warp.flows(shut))
         assert np.array_equal(face.draw(shut), picture)
         opened = reference_mesh() * UNIT + MIDDLE
-        face = FaceRenderer(picture, opened, moving, Own(picture))
+        face = FaceRenderer(picture, MeshWarp(opened, moving), Own(picture))
         assert np.array_equal(face.draw(opened), picture)
     assert np.array_equal(picture, noise())
 
@@ -161,7 +161,7 @@ def test_no_motion_is_the_picture_to_the_bit(shut: np.ndarray, speaking: np.ndar
 def test_a_face_that_is_shifted_is_the_shifted_picture(
     shut: np.ndarray, step: tuple[float, float]
 ) -> None:
-    face = FaceRenderer(rounded(smooth()), shut, EVERY, Painted())
+    face = FaceRenderer(rounded(smooth()), MeshWarp(shut, EVERY), Painted())
     out = face.draw(shut + step)
     hull = cv2.convexHull((shut[:SURFACE] + step).astype(np.float32))[:, 0]
     inside = distance(hull) > np.abs(step).max() + 6  # a node and a half from the fading edge
@@ -169,7 +169,7 @@ def test_a_face_that_is_shifted_is_the_shifted_picture(
     assert inside.sum() > 16_000
     assert np.abs(out[inside] - smooth(x=step[0], y=step[1])[inside]).max() <= 2
     if all(part == int(part) for part in step):
-        face = FaceRenderer(noise(), shut, EVERY, Painted())
+        face = FaceRenderer(noise(), MeshWarp(shut, EVERY), Painted())
         moved = np.roll(noise(), (int(step[1]), int(step[0])), axis=(0, 1))
         assert np.array_equal(face.draw(shut + step)[inside], moved[inside])
 
@@ -239,7 +239,7 @@ def test_the_motion_ends_where_the_region_does(
 ) -> None:
     """Bit for bit beyond it, and no step at its border."""
     picture = noise()
-    face = FaceRenderer(picture, shut, speaking, Painted())
+    face = FaceRenderer(picture, MeshWarp(shut, speaking), Painted())
     y0, y1, x0, x1 = face.box
     assert 0 < y0 < y1 <= SHAPE[0] and 0 < x0 < x1 < SHAPE[1]
     hull = cv2.convexHull(shut[:SURFACE].astype(np.float32))[:, 0]
@@ -283,7 +283,7 @@ def test_lips_part_sharply(
     shut: np.ndarray, speech: list[np.ndarray], speaking: np.ndarray
 ) -> None:
     """Above them only red, below only blue, between them what is behind, and nowhere else."""
-    face = FaceRenderer(two_halves(shut), shut, speaking, Painted())
+    face = FaceRenderer(two_halves(shut), MeshWarp(shut, speaking), Painted())
     for mesh in speech[1:]:
         out, hole = face.draw(mesh), distance(mesh[INNER_LIPS])
         assert np.array_equal(np.unique(out[hole > 1.0], axis=0), [GREEN])
@@ -311,7 +311,7 @@ def test_an_open_mouth_shuts_without_a_trace(space: ExpressionSpace, speaking: n
     for margin, left in ((0, 0.04), (2, 0.0)):  # an edge within the lips is shown as far as it goes
         picture = np.full((*SHAPE, 3), RED, np.uint8)
         picture[distance(own[INNER_LIPS]) > margin] = GREEN
-        out = FaceRenderer(picture, own, speaking, Painted(BLUE)).draw(shut)
+        out = FaceRenderer(picture, MeshWarp(own, speaking), Painted(BLUE)).draw(shut)
         assert int(out[..., 1].sum()) <= left * int(picture[..., 1].sum())
         assert not out[..., 2].any()
 
@@ -336,8 +336,8 @@ def test_a_tilted_face_is_drawn_as_the_upright_one(
         return np.asarray(cv2.warpAffine(picture, matrix, (600, 600), flags=flags))
 
     picture = rounded(smooth())
-    upright = FaceRenderer(picture, shut, speaking, Painted())
-    tilted = FaceRenderer(turn(picture), turned(shut, matrix), speaking, Painted())
+    upright = FaceRenderer(picture, MeshWarp(shut, speaking), Painted())
+    tilted = FaceRenderer(turn(picture), MeshWarp(turned(shut, matrix), speaking), Painted())
     for mesh in speech[:3]:
         off = np.abs(turn(upright.draw(mesh)).astype(int) - tilted.draw(turned(mesh, matrix)))
         inside = distance(turned(mesh[INNER_LIPS], matrix), (600, 600))
@@ -358,9 +358,9 @@ def test_a_face_at_the_edge_or_outside_of_the_picture(
     cut = large[300:-300, 300:-300]
     for moving in (EVERY, speaking):
         for mesh in speech:
-            out = FaceRenderer(cut, shut + place, moving, Painted()).draw(mesh + place)
+            out = FaceRenderer(cut, MeshWarp(shut + place, moving), Painted()).draw(mesh + place)
             assert out.shape == cut.shape and out.dtype == np.uint8
-            whole = FaceRenderer(large, shut + place + 300, moving, Painted())
+            whole = FaceRenderer(large, MeshWarp(shut + place + 300, moving), Painted())
             expected = whole.draw(mesh + place + 300)[300:-300, 300:-300]
             off = np.abs(out.astype(int) - expected)
             assert off[2:-2, 2:-2].max() <= 1 and off.mean() < 0.01  # a cut outline is rounded
@@ -374,7 +374,7 @@ def test_a_picture_or_a_face_of_few_pixels(
     picture = noise(size)
     for place in ([0.0, 0.0], [0.0, -unit], [30.0, 1.0]):
         own, mesh = ((m - MIDDLE) / UNIT * unit + place for m in (shut, speech[2]))
-        face = FaceRenderer(picture, own, EVERY, Painted())
+        face = FaceRenderer(picture, MeshWarp(own, EVERY), Painted())
         assert face.draw(mesh).shape == picture.shape
         assert np.array_equal(face.draw(own), picture)
 
@@ -386,7 +386,7 @@ def test_a_motion_that_folds_the_picture_is_drawn(shut: np.ndarray, speaking: np
     wild = shut + rng.normal(0, 0.3 * UNIT, shut.shape)
     upside = shut * [1, -1] + [0, 2 * shut[:, 1].mean()]
     for moving in (EVERY, speaking):
-        face = FaceRenderer(noise(), shut, moving, Painted())
+        face = FaceRenderer(noise(), MeshWarp(shut, moving), Painted())
         for mesh in (torn, wild, upside, np.broadcast_to(MIDDLE, shut.shape)):
             for flow in face.warp.flows(mesh):
                 assert np.isfinite(flow).all() and np.abs(flow).max() < 20 * UNIT
@@ -502,7 +502,7 @@ def test_crops_are_drawn_as_pictures_are(
         assert torch.equal(alone, made[one])
         own = points[sample].double().numpy() * size
         inside = MouthInterior(shown[sample], own, own)
-        face = FaceRenderer(shown[sample], own, speaking, inside)
+        face = FaceRenderer(shown[sample], MeshWarp(own, speaking), inside)
         for t in range(2):
             expected = face.draw(meshes[sample, t].double().numpy() * size)
             levels = ((made[sample, t] + 1) * 127.5).permute(1, 2, 0).numpy()

@@ -28,7 +28,7 @@ from talkingface.landmarks import (
 )
 from talkingface.models.mouth_region import MOUTH_POINTS
 from talkingface.render.face import FaceRenderer
-from talkingface.render.warp import SURFACE
+from talkingface.render.warp import SURFACE, MeshWarp
 from talkingface.types import Array, Bounds, Floats, Frames, Picture
 
 # More than this between the inner lips, of the crop's side, shows teeth that cannot be closed.
@@ -122,7 +122,7 @@ def animate(
     moved = move_mesh(mesh, move_landmarks(mesh[IBUG], driver_landmarks, neutral))
     here, there = mesh.astype(np.float64) * size, moved.astype(np.float64) * size
     mouth = DriverMouth(portrait, here, driver, driver_landmarks.astype(np.float64) * size)
-    face = FaceRenderer(portrait, here, _moving(), mouth)
+    face = FaceRenderer(portrait, MeshWarp(here, _moving()), mouth)
     out = np.empty((len(there), *portrait.shape), np.uint8)
     for t, target in enumerate(there):
         mouth.frame = t

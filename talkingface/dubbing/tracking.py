@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from talkingface.errors import BadRequest
+import numpy as np
+from numpy.typing import NDArray
+
+from talkingface.dubbing import storage
+from talkingface.dubbing.cuts import CutDetector
+from talkingface.dubbing.people import Person, embedding_of, same_person
+from talkingface.dubbing.speaking import choose_person
+from talkingface.dubbing.track import FaceTrack
+from talkingface.errors import BadRequest, NoFaceFound
+from talkingface.faces import Face, find_faces, find_quickly, same_face
 from talkingface.types import Array, Box, Floats, PathLike, Picture
+
+PEOPLE = 8  # who are told apart; others are left out
+SEARCH_EVERY = 1.0  # seconds between two looks for other faces
+SEARCH_LOST = 0.2  # the same where a face was lost, or none is there
+REMEMBERED = 1.5  # seconds after which a face that was lost is not known by its place
 
 
 @dataclass(frozen=True)
@@ -27,86 +42,158 @@ class TrackOptions:
         """Check all ranges. Raises BadRequest."""
         if self.face is not None and self.box is not None:
             raise BadRequest("give the face's number or its box, not both")
-
-
-@dataclass(frozen=True)
-class TrackReport:
-    """Numbers of frames of a tracked video, by what becomes of them.
-
-    frames: all of them. dubbed: those with a usable face. no_face, too_small, turned, covered:
-    those left as they are, by the reason. cuts: changes of the scene. people: persons seen.
-    """
-
-    frames: int
-    dubbed: int
-    no_face: int
-    too_small: int
-    turned: int
-    covered: int
-    cuts: int
-    people: int
+        if self.face is not None and self.face < 1:
+            raise BadRequest(f"face is {self.face}: give a number from 1, the largest face")
+        if self.time < 0:
+            raise BadRequest(f"time is {self.time:g}: give seconds from the video's beginning")
 
 
 class FaceTracker:
     """Tracks all faces of a video. Give every frame in order of time, then call `finish`."""
 
-    def __init__(self, options: TrackOptions = TrackOptions()) -> None:
+    def __init__(self, options: TrackOptions | None = None) -> None:
         """Raises BadRequest for options out of their ranges."""
-        options.check()
+        self.options = options or TrackOptions()
+        self.options.check()
+        self._times: list[float] = []
+        self._shots = [0]  # the first frame of each
+        self._cuts = CutDetector()
+        self._people: list[Person] = []
+        self._searched = -1e9  # seconds
 
     @property
     def count(self) -> int:
         """Number of frames given so far."""
-        raise NotImplementedError
+        return len(self._times)
 
     def add(self, time: float, picture: Picture) -> None:
         """Add the next frame. time: seconds, of its beginning. picture: (H, W, 3) uint8 RGB."""
-        raise NotImplementedError
+        frame = self.count
+        self._times.append(time)
+        begins = self._cuts.add(picture) or frame == 0
+        if begins and frame > 0:
+            self._shots.append(frame)
+        followed = {} if begins else self._follow(picture)
+        if begins or self._is_due(time, followed):
+            self._searched = time
+            found = find_faces(picture) if begins else find_quickly(picture)
+            self._meet(time, picture, found, followed)
+        for person in self._people:
+            face = followed.get(id(person))
+            person.lost = face is None
+            if face is not None:
+                person.add(frame, face, picture)
+
+    def _follow(self, picture: Picture) -> dict[int, Face]:
+        """Faces of the people who are where they were, each person's once, by id."""
+        followed: dict[int, Face] = {}
+        for person in self._people:
+            face = None if person.lost else person.tracker.follow(picture)
+            if face is not None and not any(
+                same_face(face.box, other.box) for other in followed.values()
+            ):
+                followed[id(person)] = face
+        return followed
+
+    def _is_due(self, time: float, followed: dict[int, Face]) -> bool:
+        just_lost = any(not p.lost and id(p) not in followed for p in self._people)
+        wait = SEARCH_EVERY if followed else SEARCH_LOST
+        return just_lost or time - self._searched >= wait
+
+    def _meet(
+        self, time: float, picture: Picture, found: list[Face], followed: dict[int, Face]
+    ) -> None:
+        """Tell who the faces of a frame are, beside those that are followed."""
+        for face in found:
+            if any(same_face(face.box, other.box) for other in followed.values()):
+                continue
+            absent = [person for person in self._people if id(person) not in followed]
+            person = self._near(time, face, absent)
+            if person is None:
+                embedding = embedding_of(picture, face)
+                person = same_person(absent, embedding)
+                if person is None and len(self._people) < PEOPLE:
+                    person = Person(embedding)
+                    self._people.append(person)
+            if person is not None:
+                person.start(face)
+                followed[id(person)] = face
+
+    def _near(self, time: float, face: Face, absent: list[Person]) -> Person | None:
+        """Return the person who was there a moment ago, in the same shot."""
+        for person in absent:
+            last = person.last_frame
+            recent = last >= self._shots[-1] and time - self._times[last] <= REMEMBERED
+            if recent and same_face(face.box, person.last_box):
+                return person
+        return None
 
     def finish(self, loudness: Floats | None = None) -> FaceTrack:
         """Return the track of the person who is dubbed.
 
-        loudness: (T,), of the video's own sound in each frame, in any unit (`loudness`).
+        loudness: (T,), of the video's own sound in each frame, in any unit (`speaking.loudness`).
 
         Raises NoFaceFound where no frame shows a face, or none the one that was asked for.
         """
-        raise NotImplementedError
+        if not self._people:
+            raise NoFaceFound(
+                f"no face found in any of {self.count} frames: give a video of a face, seen from "
+                "the front and at least 40 pixels wide"
+            )
+        times, options = np.array(self._times), self.options
+        if options.face is not None or options.box is not None or options.time > 0:
+            person = self._chosen(times)
+        else:
+            person = choose_person(self._people, len(times), loudness)
+        return FaceTrack.of(times, np.array(self._shots), person, len(self._people))
+
+    def _chosen(self, times: Array) -> Person:
+        """Return the person whom the options name. Raises NoFaceFound."""
+        options = self.options
+        seen = [(int(f), p) for p in self._people for f in p.records.all()["frame"]]
+        frame = min((f for f, _ in seen if times[f] >= options.time), default=None)
+        if frame is None:
+            raise NoFaceFound(f"no face found from {options.time:g} s on: give an earlier time")
+        there = [person for f, person in seen if f == frame]
+        boxes = {id(person): person.box_at(frame) for person in there}
+        if options.box is not None:
+            asked = options.box
+            there = [person for person in there if same_face(boxes[id(person)], asked)]
+        there.sort(key=lambda person: -boxes[id(person)][2] * boxes[id(person)][3])
+        number = options.face or 1
+        if len(there) < number:
+            what = "in that box" if options.box is not None else f"number {number}"
+            raise NoFaceFound(
+                f"no face {what} at {times[frame]:.2f} s, where {len(boxes)} were found: give a "
+                f"number from 1 (the largest) to {len(boxes)}, a box around a face, or a time"
+            )
+        return there[number - 1]
 
     def save(self, path: PathLike) -> None:
         """Write everything known so far to a safetensors file, to go on later."""
-        raise NotImplementedError
+        tensors: dict[str, NDArray[Any]] = {
+            "times": np.array(self._times),
+            "shots": np.array(self._shots),
+            "cuts": self._cuts.state(),
+            "searched": np.array([self._searched]),
+        }
+        for number, person in enumerate(self._people):
+            tensors |= {f"{number}.{name}": part for name, part in person.tensors().items()}
+        storage.write(path, "tracking", tensors)
 
     @classmethod
-    def load(cls, path: PathLike, options: TrackOptions = TrackOptions()) -> FaceTracker:
+    def load(cls, path: PathLike, options: TrackOptions | None = None) -> FaceTracker:
         """Read a file of `save`; the next frame is number `count`. Raises BadRequest."""
-        raise NotImplementedError
-
-
-class FaceTrack:
-    """One person's face in a video, frame by frame. Made by `FaceTracker.finish`."""
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def times(self) -> Array:
-        """(T,) seconds, of the beginnings of the frames."""
-        raise NotImplementedError
-
-    def report(self) -> TrackReport:
-        """Count frames, cuts and people."""
-        raise NotImplementedError
-
-    def save(self, path: PathLike) -> None:
-        """Write the track to a safetensors file."""
-        raise NotImplementedError
-
-    @classmethod
-    def load(cls, path: PathLike) -> FaceTrack:
-        """Read a file of `save`. Raises BadRequest."""
-        raise NotImplementedError
-
-
-def loudness(sound: Floats, times: Array) -> Floats:
-    """Return the loudness (T,) of a sound (N,) at 16 kHz, in the frames that begin at `times`."""
-    raise NotImplementedError
+        tracker = cls(options)
+        tensors = storage.read(path, "tracking", ["times", "shots", "cuts", "searched"])
+        tracker._times, tracker._shots = tensors["times"].tolist(), tensors["shots"].tolist()
+        tracker._searched = float(tensors["searched"][0])
+        tracker._cuts = CutDetector(tensors["cuts"])
+        for number in range(sum(name.endswith(".records") for name in tensors)):
+            parts = {
+                name.partition(".")[2]: part
+                for name, part in tensors.items()
+                if name.startswith(f"{number}.")
+            }
+            tracker._people.append(Person.of(parts))
+        return tracker

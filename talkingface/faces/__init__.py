@@ -4,7 +4,15 @@ Importing this is cheap; the two networks are loaded when the first face is look
 """
 
 from talkingface.faces.align import Aligned, Track, align, pose, track
-from talkingface.faces.detect import Face, Tracker, choose_face, face_in_box, find_faces
+from talkingface.faces.detect import (
+    Face,
+    Tracker,
+    choose_face,
+    face_in_box,
+    find_faces,
+    find_quickly,
+    same_face,
+)
 from talkingface.faces.given import Located, locate, overlay, write_landmarks
 from talkingface.faces.interpolation import mesh_from_landmarks
 
@@ -18,10 +26,12 @@ __all__ = [
     "choose_face",
     "face_in_box",
     "find_faces",
+    "find_quickly",
     "locate",
     "mesh_from_landmarks",
     "overlay",
     "pose",
+    "same_face",
     "track",
     "write_landmarks",
 ]

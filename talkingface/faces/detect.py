@@ -78,7 +78,7 @@ def find_faces(picture: Picture) -> list[Face]:
         for region in regions:
             if not any(_covers(face.box, region) for face in faces):
                 face = _settle(picture, region)
-                if face.score >= _FOUND and not any(_same(face.box, f.box) for f in faces):
+                if face.score >= _FOUND and not any(same_face(face.box, f.box) for f in faces):
                     faces.append(face)
     return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
 
@@ -89,14 +89,24 @@ def face_in_box(picture: Picture, box: Box) -> Face | None:
     side = max(width, height) * _ROI_MARGIN
     face = _settle(picture, _Region(x + width / 2, y + height / 2, side, 0.0))
     # A box with a drawing in it must not be answered with the photograph beside it.
-    return face if face.score >= _FOUND and _same(face.box, box) else None
+    return face if face.score >= _FOUND and same_face(face.box, box) else None
 
 
 class Tracker:
     """Follows one face from frame to frame: looks where it was, searches when it is lost."""
 
-    def __init__(self) -> None:
-        self._region: _Region | None = None
+    def __init__(self, face: Face | None = None) -> None:
+        """face: the one to follow, if it is known where it is."""
+        self._region = None if face is None else _region_of(face.mesh)
+
+    def follow(self, picture: Picture) -> Face | None:
+        """The face where it was in the frame before; None if it is lost. Landmarks as measured."""
+        if self._region is None:
+            return None
+        face = _measure(picture, self._region)
+        found = face.score >= _FOUND
+        self._region = _region_of(face.mesh) if found else None
+        return face if found else None
 
     def update(self, picture: Picture) -> Face | None:
         """The face in the next frame, (H, W, 3) uint8 RGB; None when there is none.
@@ -104,19 +114,24 @@ class Tracker:
         After a loss the largest face of the first view that shows one is taken. Landmarks are as
         measured: nothing is smoothed over time.
         """
-        if self._region is not None:
-            face = _measure(picture, self._region)
-            if face.score >= _FOUND:
-                self._region = _region_of(face.mesh)
-                return face
-        self._region = None
-        for regions in _detections(picture):
-            faces = [f for r in regions if (f := _settle(picture, r)).score >= _FOUND]
-            if faces:
-                face = max(faces, key=lambda f: f.box[2] * f.box[3])
-                self._region = _region_of(face.mesh)
-                return face
-        return None
+        face = self.follow(picture)
+        if face is None:
+            face = max(find_quickly(picture), key=lambda f: f.box[2] * f.box[3], default=None)
+            self._region = None if face is None else _region_of(face.mesh)
+        return face
+
+
+def find_quickly(picture: Picture) -> list[Face]:
+    """The faces of the first view that shows one, from the whole picture to small parts of it."""
+    for regions in _detections(picture):
+        faces: list[Face] = []
+        for region in regions:
+            face = _settle(picture, region)
+            if face.score >= _FOUND and not any(same_face(face.box, f.box) for f in faces):
+                faces.append(face)
+        if faces:
+            return faces
+    return []
 
 
 def choose_face(picture: Picture, number: int | None = None, name: str = "picture") -> Face:
@@ -289,8 +304,8 @@ def _covers(box: Box, region: _Region) -> bool:
     return inside and region.side < 2 * _ROI_MARGIN * max(width, height)
 
 
-def _same(a: Box, b: Box) -> bool:
-    """Return whether two meshes are of one face."""
+def same_face(a: Box, b: Box) -> bool:
+    """Return whether the boxes of two meshes are of one face."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     smaller = min(a[2] * a[3], b[2] * b[3])

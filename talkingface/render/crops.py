@@ -9,6 +9,7 @@ from torch import Tensor
 
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.render.warp import MeshWarp
 
 
 class CropRenderer:
@@ -22,7 +23,7 @@ class CropRenderer:
         shown = pictures.byte().permute(0, 2, 3, 1).contiguous().numpy()
         points = moving.cpu().numpy()
         self._faces = [
-            FaceRenderer(picture, own, points, MouthInterior(picture, own, rest))
+            FaceRenderer(picture, MeshWarp(own, points), MouthInterior(picture, own, rest))
             for picture, own, rest in zip(
                 shown, self._pixels(mesh), self._pixels(neutral), strict=True
             )

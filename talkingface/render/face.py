@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from talkingface.landmarks import INNER_LIPS, OUTER_LIPS
 from talkingface.raster import bounds_where, intersection, remap
-from talkingface.render.warp import MeshWarp
+from talkingface.render.warp import BackwardWarp, MeshWarp
 from talkingface.types import Array, Bounds, Floats, Picture
 
 FINE = 4  # fractional bits with which polygons are drawn
@@ -28,15 +28,9 @@ class Interior(Protocol):
 class FaceRenderer:
     """Draws frames of one picture; nothing outside the moving region is touched."""
 
-    def __init__(
-        self, picture: Picture, mesh: Array, moving: NDArray[np.int64], interior: Interior
-    ) -> None:
-        """picture: (H, W, 3) uint8 RGB. mesh: (478, 2) picture pixels, as the picture shows it.
-
-        moving: (P,), the points that may move. interior: of the mouth.
-        """
-        self.picture, self.interior = picture, interior
-        self.warp = MeshWarp(mesh, moving)
+    def __init__(self, picture: Picture, warp: MeshWarp | BackwardWarp, interior: Interior) -> None:
+        """picture: (H, W, 3) uint8 RGB. warp: of the face in it. interior: of the mouth."""
+        self.picture, self.interior, self.warp = picture, interior, warp
         self.box = intersection(self.warp.region.box, (0, picture.shape[0], 0, picture.shape[1]))
         y0, y1, x0, x1 = self.box
         self._x = np.arange(x0, x1, dtype=np.float32)[None].repeat(y1 - y0, 0)
@@ -44,6 +38,10 @@ class FaceRenderer:
 
     def draw(self, mesh: Array) -> Picture:
         """The picture (H, W, 3) with the face's points at `mesh` (478, 2), picture pixels."""
+        return self.draw_part(mesh)[0]
+
+    def draw_part(self, mesh: Array) -> tuple[Picture, Bounds]:
+        """Return what `draw` returns, and the bounds outside which it is the picture to the bit."""
         out = self.picture.copy()
         upper, lower = self.warp.flows(mesh)
         y0, y1, x0, x1 = box = self._moved_box(upper, lower)
@@ -59,7 +57,7 @@ class FaceRenderer:
         mouth = self._mouth_box(mesh)
         if mouth is not None:
             self._part(out, mesh, mouth, upper, lower)
-        return out
+        return out, _union(box, mouth or box)
 
     def _moved_box(self, upper: Floats, lower: Floats) -> Bounds:
         """Return the box of the pixels that move more than STILL."""
@@ -100,6 +98,13 @@ class FaceRenderer:
         (x0, y0), (x1, y1) = np.floor(lips.min(0)) - MARGIN, np.ceil(lips.max(0)) + MARGIN + 1
         box = intersection(self.box, (int(y0), int(y1), int(x0), int(x1)))
         return box if box[0] < box[1] and box[2] < box[3] else None
+
+
+def _union(a: Bounds, b: Bounds) -> Bounds:
+    """The least bounds that hold two others, of which one may be of no size."""
+    parts = [part for part in (a, b) if part[0] < part[1] and part[2] < part[3]] or [a]
+    y0, y1, x0, x1 = zip(*parts, strict=True)
+    return min(y0), max(y1), min(x0), max(x1)
 
 
 def _fill(image: NDArray[np.uint8], polygon: Array, corner: tuple[int, int]) -> None:

@@ -172,7 +172,10 @@ class MouthInterior:
                 self._upper = self._upper_teeth(teeth, sides, own)
             self._lower = self._lower_mouth(teeth, sides, jaw)
         self._own: _OwnFrame | None = None
+        self._own_teeth = 0.0
         if own is not None:
+            if own.has_teeth:
+                self._own_teeth = float(own.upper[..., 3].sum()) / axes.unit**2
             shade = self._shade(mesh, self._box)
             self._own = _OwnFrame(mesh, own.seen, shade)
             bank_shade = np.stack([shade, shade, shade, np.ones_like(shade)], -1)
@@ -180,6 +183,11 @@ class MouthInterior:
             self._lower = own_mouth.over(own.lower, self._lower * bank_shade)
         self._keep = np.repeat(1 - self._upper[..., 3:], 3, -1)
         self._upper = np.ascontiguousarray(self._upper[..., :3])
+
+    @property
+    def own_teeth(self) -> float:
+        """Area of the upper teeth that the picture itself shows, in squared eye distances."""
+        return self._own_teeth
 
     def draw(self, mesh: Points, box: Bounds) -> Floats:
         """Draw the inside of the mouth of one frame, (y1 - y0, x1 - x0, 3) in [0, 255].

@@ -162,36 +162,17 @@ class _Shares:
         return out.reshape(*self.shape, 2)
 
 
-class MeshWarp:
-    """Warp of one picture along its mesh: the source of every pixel, for any motion of the mesh."""
+class FaceGrid:
+    """A face in a picture, and the coarse grid over the part of it that speech moves."""
 
     def __init__(self, mesh: Array, moving: NDArray[np.int64]) -> None:
         """mesh: (478, 2), as the picture shows the face. moving: (P,), the points that may move."""
         self.mesh = mesh.astype(np.float64)
-        self.moving = moving  # of them, below, those that reach the grid
+        self.moving = moving
         self.to_face = fit_similarity(self.mesh[STABLE_MESH], reference_mesh()[STABLE_MESH])
         self.to_picture = invert(self.to_face)
         self.unit = float(np.hypot(self.to_picture[0, 0], self.to_picture[1, 0]))
         self.region = self._region()
-        rows, columns = self.region.shape
-        self._rows = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, 1)
-        self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
-        inside, plain = self._barycentric()
-        used = plain.any((0, 1)) | np.isin(moving, INNER_LIPS)
-        self.moving, plain, fade = moving[used], plain[..., used], self._fade(inside)
-        self._layers = [_Shares.of(self._layer(inside, plain, side) * fade) for side in LIPS]
-
-    def flows(self, mesh: Array) -> tuple[Floats, Floats]:
-        """Return both layers' flows, upper and lower: (rows, columns, 2) at the region's nodes.
-
-        mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
-        """
-        moved, overlap = mesh - self.mesh, self._overlap(mesh)
-        moved[UPPER_INNER[1:-1]] += overlap
-        moved[LOWER_INNER[1:-1]] -= overlap
-        step: Floats = moved[self.moving].astype(np.float32)
-        upper, lower = (self._inverted(layer(step)) for layer in self._layers)
-        return upper, lower
 
     def below(self, mesh: Array, side: NDArray[np.int64] | None = None) -> Array:
         """The polygon (N, 2) of what lies below the mouth line, or below one lip's edge."""
@@ -231,6 +212,80 @@ class MeshWarp:
         shape = (int(np.ceil((y1 - y0) / step)) + 1, int(np.ceil((x1 - x0) / step)) + 1)
         return Region((int(y0), int(y1), int(x0), int(x1)), step, shape)
 
+    def _layer(
+        self,
+        mesh: Array,
+        inside: NDArray[np.bool_],
+        plain: Floats,
+        values: Floats,
+        side: NDArray[np.int64],
+    ) -> Floats:
+        """Return values of points (478, C) at the nodes of one layer: (rows, columns, C).
+
+        mesh: (478, 2) picture pixels, where the points are. inside, plain: nodes in triangles, and
+        the values there. A layer knows all but the other side of the mouth, between its corners. A
+        node that lies exactly on the edge belongs to its own side; those next to the edge go with
+        it.
+        """
+        face = transform(self.region.nodes().astype(np.float64), self.to_face)
+        edge = transform(mesh[side], self.to_face)
+        order = np.argsort(edge[:, 0], kind="stable")
+        x, y = edge[order].T
+        line = np.interp(face[..., 0], x, y)
+        between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
+        off = face[..., 1] - line if side is UPPER_INNER else line - face[..., 1]
+        beyond = between & (off > 0)
+        near = beyond & (off < BESIDE * self.region.step / self.unit)
+        out, known = plain.copy(), (inside & ~beyond) | near
+        shares = np.stack([np.interp(face[near, 0], x, one) for one in np.eye(len(side))], 1)
+        out[near] = shares @ values[side[order]]
+        return extended(out, known)
+
+    def _fade(self, mesh: Array, inside: NDArray[np.bool_]) -> Floats:
+        """1 in the face of a mesh, 0 at REACH beyond it: (rows, columns, 1)."""
+        hull = np.zeros(self.region.shape, np.uint8)
+        origin = [self.region.box[2], self.region.box[0]]
+        points = ((mesh[:SURFACE] - origin) / self.region.step).astype(np.float32)
+        outline = cv2.convexHull(points)
+        cv2.fillConvexPoly(hull, np.rint(outline).astype(np.int32), 1)
+        outside = (1 - hull) & ~inside
+        distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 5)
+        part = smoothstep(1 - distance * self.region.step / (REACH * self.unit))
+        fade: Floats = part[..., None].astype(np.float32)
+        return fade
+
+
+class MeshWarp(FaceGrid):
+    """Warp of one picture along its mesh: the source of every pixel, for any motion of the mesh."""
+
+    def __init__(self, mesh: Array, moving: NDArray[np.int64]) -> None:
+        """See `FaceGrid`. Of `moving`, those points are kept that reach the grid."""
+        super().__init__(mesh, moving)
+        rows, columns = self.region.shape
+        self._rows = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, 1)
+        self._columns = np.arange(columns, dtype=np.float32)[None].repeat(rows, 0)
+        inside, plain = self._barycentric()
+        used = plain.any((0, 1)) | np.isin(moving, INNER_LIPS)
+        self.moving, plain = moving[used], plain[..., used]
+        points = np.zeros((len(self.mesh), len(self.moving)), np.float32)  # each one's own share
+        points[self.moving, np.arange(len(self.moving))] = 1
+        fade = self._fade(self.mesh, inside)
+        self._layers = [
+            _Shares.of(self._layer(self.mesh, inside, plain, points, side) * fade) for side in LIPS
+        ]
+
+    def flows(self, mesh: Array) -> tuple[Floats, Floats]:
+        """Return both layers' flows, upper and lower: (rows, columns, 2) at the region's nodes.
+
+        mesh: (478, 2), where the points are now. A pixel at p shows the picture's at p + flow.
+        """
+        moved, overlap = mesh - self.mesh, self._overlap(mesh)
+        moved[UPPER_INNER[1:-1]] += overlap
+        moved[LOWER_INNER[1:-1]] -= overlap
+        step: Floats = moved[self.moving].astype(np.float32)
+        upper, lower = (self._inverted(layer(step)) for layer in self._layers)
+        return upper, lower
+
     def _barycentric(self) -> tuple[NDArray[np.bool_], Floats]:
         """Find the nodes in triangles that move, and the share of each moving point in them.
 
@@ -245,41 +300,6 @@ class MeshWarp:
         weights[rows[:, None], columns[:, None], column[corners[which]]] = shares
         inside[rows, columns] = True
         return inside, weights[..., :-1]
-
-    def _layer(self, inside: NDArray[np.bool_], plain: Floats, side: NDArray[np.int64]) -> Floats:
-        """Return the share of each moving point in the nodes of one layer: (rows, columns, P).
-
-        A layer knows all but the other side of the mouth, between its corners. A node that lies
-        exactly on the edge belongs to its own side; those next to the edge go with it.
-        """
-        face = transform(self.region.nodes().astype(np.float64), self.to_face)
-        edge = transform(self.mesh[side], self.to_face)
-        order = np.argsort(edge[:, 0], kind="stable")
-        x, y = edge[order].T
-        line = np.interp(face[..., 0], x, y)
-        between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
-        off = face[..., 1] - line if side is UPPER_INNER else line - face[..., 1]
-        beyond = between & (off > 0)
-        near = beyond & (off < BESIDE * self.region.step / self.unit)
-        out, known = plain.copy(), (inside & ~beyond) | near
-        out[near] = 0
-        for point, share in zip(side[order], np.eye(len(side)), strict=True):
-            for column in np.flatnonzero(self.moving == point):
-                out[near, column] = np.interp(face[near, 0], x, share)
-        return extended(out, known)
-
-    def _fade(self, inside: NDArray[np.bool_]) -> Floats:
-        """1 in the face, 0 at REACH beyond it: (rows, columns, 1)."""
-        hull = np.zeros(self.region.shape, np.uint8)
-        origin = [self.region.box[2], self.region.box[0]]
-        points = ((self.mesh[:SURFACE] - origin) / self.region.step).astype(np.float32)
-        outline = cv2.convexHull(points)
-        cv2.fillConvexPoly(hull, np.rint(outline).astype(np.int32), 1)
-        outside = (1 - hull) & ~inside
-        distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 5)
-        part = smoothstep(1 - distance * self.region.step / (REACH * self.unit))
-        fade: Floats = part[..., None].astype(np.float32)
-        return fade
 
     def _inverted(self, forward: Floats) -> Floats:
         """Invert the displacement of the picture's nodes: the source of each node of a frame.
@@ -302,6 +322,31 @@ class MeshWarp:
         if lost.any():  # the motion folds the picture there
             flow = extended(flow, cv2.dilate(lost.astype(np.uint8), np.ones((3, 3))) == 0)
         return np.asarray(flow, dtype=np.float32)
+
+
+class BackwardWarp(FaceGrid):
+    """Warp of one picture from its mesh to one other: cheap to make, for videos.
+
+    The flow is that of the drawn mesh's points back to the picture's: nothing is inverted.
+    """
+
+    def flows(self, mesh: Array) -> tuple[Floats, Floats]:
+        """See `MeshWarp.flows`."""
+        overlap = self._overlap(mesh)
+        back = np.zeros_like(self.mesh)
+        back[self.moving] = (self.mesh - mesh)[self.moving]
+        back[UPPER_INNER[1:-1]] -= overlap
+        back[LOWER_INNER[1:-1]] += overlap
+        values = back.astype(np.float32)
+        corners = triangles()[np.isin(triangles(), self.moving).any(1)]
+        which, rows, columns, shares = barycentric(mesh[corners], self.region)
+        inside = np.zeros(self.region.shape, bool)
+        plain = np.zeros((*self.region.shape, 2), np.float32)
+        plain[rows, columns] = np.einsum("nk,nkc->nc", shares, values[corners[which]])
+        inside[rows, columns] = True
+        fade = self._fade(mesh, inside)
+        upper, lower = (self._layer(mesh, inside, plain, values, side) * fade for side in LIPS)
+        return upper, lower
 
 
 def barycentric(

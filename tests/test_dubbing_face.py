@@ -1,0 +1,203 @@
+"""The face side of dubbing: tracking, choice of a person, and frames with another mouth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from talkingface import picture
+from talkingface.dubbing.face import DubbedFace
+from talkingface.dubbing.track import FaceTrack, State
+from talkingface.dubbing.tracking import FaceTracker, TrackOptions
+from talkingface.errors import BadRequest, NoFaceFound
+from talkingface.faces import find_faces
+from talkingface.landmarks import OUTER_LIPS, aperture, eye_distance
+from talkingface.models.expression import ExpressionSpace
+from talkingface.motion import Motion
+from talkingface.types import Floats, Picture
+from talkingface.weights import load
+
+FRAMES, STEP = 12, 0.04
+
+
+@pytest.fixture(scope="module")
+def space() -> ExpressionSpace:
+    model = load("cran")
+    found: ExpressionSpace = model.readout.space  # type: ignore[union-attr, assignment]
+    return found
+
+
+@pytest.fixture(scope="module")
+def face(portrait: Path) -> Picture:
+    """A portrait, 360 pixels wide, with grey around it."""
+    small = cv2.resize(picture.read(portrait), (300, 300), interpolation=cv2.INTER_AREA)
+    out = np.full((320, 400, 3), 90, np.uint8)
+    out[10:310, 50:350] = small
+    return out
+
+
+def moved(face: Picture, frame: int) -> Picture:
+    """The picture as a head that sways: turned, larger and shifted."""
+    angle, scale = 6 * np.sin(frame / 4), 1 + 0.05 * np.sin(frame / 5)
+    matrix = cv2.getRotationMatrix2D((200, 160), angle, scale)
+    matrix[:, 2] += [4 * np.sin(frame / 3), 2 * np.cos(frame / 3)]
+    out = cv2.warpAffine(face, matrix, (400, 320), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(out, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clip(face: Picture) -> list[Picture]:
+    return [moved(face, frame) for frame in range(FRAMES)]
+
+
+def tracked(frames: list[Picture], options: TrackOptions | None = None) -> FaceTracker:
+    tracker = FaceTracker(options)
+    for number, frame in enumerate(frames):
+        tracker.add(number * STEP, frame)
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def track(clip: list[Picture]) -> FaceTrack:
+    return tracked(clip).finish()
+
+
+def opening(space: ExpressionSpace, gap: float) -> Floats:
+    """An expression (K,) whose lips are `gap` apart, interocular."""
+    out = np.zeros(space.components, np.float32)
+    lips = [float(space.lip_gap(space.scale.new_tensor(out + step))) for step in np.eye(16)]
+    best = int(np.argmax(np.abs(np.array(lips) - lips_at_rest(space))))
+    out[best] = (gap - lips_at_rest(space)) / (lips[best] - lips_at_rest(space))
+    return out
+
+
+def lips_at_rest(space: ExpressionSpace) -> float:
+    return float(space.lip_gap(space.scale.new_zeros(space.components)))
+
+
+def still(space: ExpressionSpace, gap: float) -> Motion:
+    return Motion.still(np.repeat(opening(space, gap)[None], FRAMES, 0).astype(np.float32))
+
+
+def test_outside_the_bounds_nothing_changes_and_inside_something_does(
+    clip: list[Picture], track: FaceTrack, space: ExpressionSpace
+) -> None:
+    dubbed = DubbedFace(space, track, still(space, 0.2))
+    for frame in (0, 7):
+        before = clip[frame].copy()
+        drawn = dubbed.draw(frame, frame * STEP, clip[frame])
+        assert drawn is not None
+        out, (y0, y1, x0, x1) = drawn
+        assert (clip[frame] == before).all()
+        assert (out[y0:y1, x0:x1] != before[y0:y1, x0:x1]).any(-1).mean() > 0.1
+        out[y0:y1, x0:x1] = before[y0:y1, x0:x1]
+        assert (out == before).all()
+
+
+def test_lips_are_drawn_as_far_apart_as_the_motion_says(
+    clip: list[Picture], track: FaceTrack, space: ExpressionSpace
+) -> None:
+    for gap in (0.0, 0.1, 0.2):
+        dubbed = DubbedFace(space, track, still(space, gap))
+        for frame in (2, 9):
+            drawn = dubbed.draw(frame, frame * STEP, clip[frame])
+            assert drawn is not None
+            commanded = dubbed.meshes(frame, frame * STEP)[1]
+            assert aperture(commanded) / eye_distance(commanded) == pytest.approx(gap, abs=0.015)
+            found = find_faces(drawn[0])[0].mesh[:, :2]
+            assert aperture(found) / eye_distance(found) == pytest.approx(gap, abs=0.035)
+
+
+def test_a_face_with_its_own_expression_is_nearly_the_frame(
+    clip: list[Picture], track: FaceTrack, space: ExpressionSpace
+) -> None:
+    neutral = DubbedFace(space, track, still(space, 0.0)).neutral
+    front = neutral.frontal(track.mesh(5), neutral.camera(track.mesh(5)))
+    moves = torch.from_numpy(front - neutral.points[:, :2]).float()
+    own = np.repeat(space.coefficients(moves).numpy()[None], FRAMES, 0)
+    dubbed = DubbedFace(space, track, Motion.still(own))
+    drawn = dubbed.draw(5, 5 * STEP, clip[5])
+    assert drawn is not None
+    out, (y0, y1, x0, x1) = drawn
+    off = out[y0:y1, x0:x1].astype(float) - clip[5][y0:y1, x0:x1]
+    assert 10 * np.log10(255**2 / np.square(off).mean()) > 30
+
+
+def test_a_sweeping_head_is_followed_without_lag(face: Picture, track: FaceTrack) -> None:
+    """Smoothed meshes lie on the picture's own motion, which is known."""
+    still_mesh = find_faces(face)[0].mesh[:, :2]
+    for frame in range(FRAMES):
+        angle, scale = 6 * np.sin(frame / 4), 1 + 0.05 * np.sin(frame / 5)
+        matrix = cv2.getRotationMatrix2D((200, 160), angle, scale)
+        matrix[:, 2] += [4 * np.sin(frame / 3), 2 * np.cos(frame / 3)]
+        there = still_mesh @ matrix[:, :2].T + matrix[:, 2]
+        off = (track.mesh(frame) - there)[OUTER_LIPS]
+        assert np.linalg.norm(off, axis=1).mean() < 0.02 * eye_distance(there)
+
+
+def test_frames_without_a_face_are_left_alone_and_counted(
+    face: Picture, clip: list[Picture], space: ExpressionSpace
+) -> None:
+    empty = np.full_like(face, 90)
+    frames = [*clip[:6], *[empty] * 4, *clip[6:]]
+    track = tracked(frames).finish()
+    report = track.report()
+    assert (report.frames, report.no_face, report.dubbed, report.people) == (16, 4, 12, 1)
+    dubbed = DubbedFace(space, track, still(space, 0.2))
+    assert dubbed.draw(7, 7 * STEP, frames[7]) is None
+    assert [track.states[k] for k in (5, 6, 9, 10)] == [0, State.NO_FACE, State.NO_FACE, 0]
+
+
+def test_what_goes_on_from_a_file_is_as_the_whole(clip: list[Picture], tmp_path: Path) -> None:
+    tracked(clip[:5]).save(tmp_path / "part")
+    tracker = FaceTracker.load(tmp_path / "part")
+    for frame in range(tracker.count, FRAMES):
+        tracker.add(frame * STEP, clip[frame])
+    whole = tracked(clip)
+    tracker.save(tmp_path / "resumed")
+    whole.save(tmp_path / "whole")
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    track = whole.finish()
+    track.save(tmp_path / "track")
+    again = FaceTrack.load(tmp_path / "track")
+    assert all((track.mesh(k) == again.mesh(k)).all() for k in range(FRAMES))
+    assert again.report() == track.report()
+    (tmp_path / "track").write_bytes(b"none")
+    with pytest.raises(BadRequest, match="track"):
+        FaceTrack.load(tmp_path / "track")
+
+
+def test_a_cut_begins_a_shot_and_the_person_is_found_again(
+    face: Picture, clip: list[Picture]
+) -> None:
+    bright = np.asarray(255 - np.clip(face.astype(int) // 3, 0, 255), np.uint8)
+    bright[:] = [200, 220, 240]
+    small = cv2.resize(face[10:310, 50:350], (200, 200), interpolation=cv2.INTER_AREA)
+    bright[60:260, 180:380] = small
+    track = tracked([*clip[:4], *[bright] * 4]).finish()
+    report = track.report()
+    assert (report.cuts, report.people, report.dubbed) == (1, 1, 8)
+    assert track.shots.tolist() == [0, 4]
+
+
+def test_the_face_that_is_asked_for_is_tracked(face: Picture) -> None:
+    """Two faces: the larger one is number 1; a box names the other."""
+    both = np.full((320, 700, 3), 90, np.uint8)
+    both[10:310, :300] = face[10:310, 50:350]
+    mirrored = np.ascontiguousarray(face[10:310, 50:350][:, ::-1])
+    both[60:260, 450:650] = cv2.resize(mirrored, (200, 200), interpolation=cv2.INTER_AREA)
+    tracker = tracked([both] * 3)
+    assert tracker.finish().mesh(1)[:, 0].mean() < 350
+    tracker.options = TrackOptions(face=2)
+    assert tracker.finish().mesh(1)[:, 0].mean() > 350
+    tracker.options = TrackOptions(box=(480.0, 90.0, 130.0, 150.0))
+    assert tracker.finish().mesh(1)[:, 0].mean() > 350
+    tracker.options = TrackOptions(face=3)
+    with pytest.raises(NoFaceFound, match="number 3"):
+        tracker.finish()
+    with pytest.raises(BadRequest, match="not both"):
+        TrackOptions(face=1, box=(0.0, 0.0, 9.0, 9.0)).check()
