@@ -288,18 +288,27 @@ def load(path: Path | str) -> Tensor:
     return torch.cat(list(read(path)))
 
 
-def read(path: Path | str, block: int = SAMPLE_RATE) -> Iterator[Tensor]:
-    """Read as `load` does, in parts of `block` samples; the last may be shorter."""
+def read(
+    path: Path | str,
+    block: int = SAMPLE_RATE,
+    track: int | None = None,
+    mix: tuple[float, float] | None = None,
+) -> Iterator[Tensor]:
+    """Read as `load` does, in parts of `block` samples; the last may be shorter.
+
+    track: see `media.open_sound`. mix: weights of the left and the right channel; None mixes all.
+    """
     from talkingface import media  # PyAV: not needed where a prepared corpus is trained on
 
     path = Path(path)
     waiting: list[np.ndarray] = []
     found = 0
-    for chunk in media.open_sound(path, SAMPLE_RATE, channels=1).chunks:
+    channels = 1 if mix is None else 2
+    for chunk in media.open_sound(path, SAMPLE_RATE, channels, track).chunks:
         if not np.isfinite(chunk).all():
             raise UnreadableMedia(f"{path}: its samples are not all numbers (NaN or infinite)")
-        waiting.append(chunk[0])
-        found += len(chunk[0])
+        waiting.append(chunk[0] if len(chunk) == 1 else np.asarray(mix, np.float32) @ chunk)
+        found += chunk.shape[1]
         if sum(map(len, waiting)) >= block:
             sound = torch.from_numpy(np.concatenate(waiting)).clamp(-1.0, 1.0)
             whole = len(sound) // block * block

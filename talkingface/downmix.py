@@ -32,18 +32,27 @@ _USUAL = {
 }
 
 
-def weights(names: Sequence[str], outputs: int) -> Samples:
-    """Return the (outputs, channels) weights of a downmix; outputs: 1 or 2.
+def places(names: Sequence[str]) -> tuple[str, ...]:
+    """Return FFmpeg's names of the places of channels; () where they are unknown.
 
-    names: FFmpeg's name of each channel; any other name is an unknown place.
-    One channel is copied, two are averaged. Of more, those at unknown places are averaged, unless
-    there are six (taken as 5.1) or eight (7.1).
+    names: FFmpeg's name of each channel; any other name is an unknown place. Six channels at
+    unknown places are taken as 5.1, eight as 7.1.
+    """
+    if all(name in _LEVELS for name in names):
+        return tuple(names)
+    return _USUAL.get(len(names), ())
+
+
+def weights(names: Sequence[str], outputs: int) -> Samples:
+    """Return the (outputs, channels) weights of a downmix; outputs: 1, 2, or all of the channels.
+
+    names: as in `places`. One channel is copied, two are averaged. Of more, those at unknown places
+    are averaged.
     """
     count = len(names)
     if count == outputs:
         return np.eye(count, dtype=np.float32)
-    if not all(name in _LEVELS for name in names):
-        names = _USUAL.get(count, ())
+    names = places(names)
     if count <= 2 or not names:
         return np.full((outputs, count), 1 / count, np.float32)
     stereo = np.array([_LEVELS[name] for name in names]).T

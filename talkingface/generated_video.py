@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -74,8 +73,9 @@ class Video:
 
     @property
     def note(self) -> str | None:
-        """Note on the face that was found, or None."""
-        return self._face.note
+        """Note on the face that was found and on the sound, or None."""
+        heard = None if isinstance(self._source, Motion) else self._source.note
+        return "; ".join(note for note in (self._face.note, heard) if note) or None
 
     def maps(self) -> Iterator[Maps]:
         """Generate again, and yield the model's maps of every frame (attention, new colour).
@@ -105,13 +105,14 @@ class Video:
 
         Raises OutputError, BadRequest (the model makes no maps).
         """
-        sound = None if isinstance(self._source, Motion) else self._source.source
+        speech = None if isinstance(self._source, Motion) else self._source
         paths, painters = [path], [self._painter]
         if maps is not None:
             paths.append(maps)
             painters.append(self._painter_of(replace(self._face.options, show="maps")))
-        check_names([sound if isinstance(sound, Path) else None], paths)
+        check_names([speech.path if speech else None], paths)
         pictures = self._painted(painters, progress)
+        sound = speech.own if speech else None
         return video_writing.write_together(
             paths, pictures, sound, fps=FPS, tag=self._tag, overwrite=overwrite
         )

@@ -33,6 +33,7 @@ class Job:
     sheet: a PNG to write, with frames side by side (`Video.contact_sheet`).
     maps: a second mp4 to write, with the model's maps of every frame.
     overwrite: True replaces existing files.
+    audio_track: number of the audio track of `audio`, from 1, or None (`TalkingFace.generate`).
     """
 
     image: PathLike
@@ -44,6 +45,7 @@ class Job:
     sheet: PathLike | None = None
     maps: PathLike | None = None
     overwrite: bool = False
+    audio_track: int | None = None
 
     def check(self) -> None:
         """Check options, controls and output files before any work.
@@ -119,6 +121,7 @@ class Speaker(Protocol):
         *,
         controls: Controls | None,
         motion: PathLike | None,
+        audio_track: int | None,
     ) -> Video:
         """See `TalkingFace.animate`."""
 
@@ -135,7 +138,13 @@ class JobRunner:
         start = time.monotonic()
         job.check()
         face = self._prepare(job)
-        made = self._speaker.animate(face, job.audio, controls=job.controls, motion=job.motion)
+        made = self._speaker.animate(
+            face,
+            job.audio,
+            controls=job.controls,
+            motion=job.motion,
+            audio_track=job.audio_track,
+        )
         frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)

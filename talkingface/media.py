@@ -64,6 +64,13 @@ MAX_HOLES = 600.0  # seconds, all holes of a stream together: longer ones are da
 PACKETS = 1_000  # of a sound, after which its length is known
 _RATES = range(1_000, 768_001)  # Hz: what sound is recorded at, and more
 _OWNER = re.compile(r"[0-9a-f-]+")  # of a temporary file: machine, process, chance
+# Layouts that AAC has a number for (ISO 14496-3, table 1.19), by FFmpeg's names of layouts with the
+# same order of channels; others are mixed to two channels.
+_AAC_LAYOUTS = {
+    **{name: name for name in ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")},
+    "5.0(side)": "5.0",
+    "5.1(side)": "5.1",
+}
 # What AAC can carry (ISO 14496-3, table 1.18); other rates are resampled to 48 kHz.
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
 
@@ -252,36 +259,71 @@ def _check_length(path: Path, container: InputContainer, end: float) -> None:
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound that is decoded while it is read: chunks are (channels, n) float32."""
+    """A sound that is decoded while it is read.
+
+    rate: Hz. chunks: (channels, n) float32. layout: FFmpeg's name of the places of the channels;
+    by default mono or stereo.
+    """
 
     rate: int
     channels: int
     chunks: Iterator[NDArray[np.float32]]
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.layout:
+            object.__setattr__(self, "layout", "mono" if self.channels == 1 else "stereo")
 
 
-def open_sound(path: Path, rate: int | None = None, channels: int | None = None) -> Sound:
-    """The sound of a recording or of a video, resampled to `rate` and mixed to 1 or 2 `channels`.
+def open_sound(
+    path: Path, rate: int | None = None, channels: int | None = None, track: int | None = None
+) -> Sound:
+    """The sound of a recording or of a video, resampled to `rate`, of at most `channels` channels.
 
-    None keeps the recording's own rate (48 kHz if AAC does not know it) and channels (one, their
-    downmix at full level, if it has more than two). Time 0 is the first sample, or the first frame
-    of a video: a sound track that starts later or earlier is padded or cut; holes are filled with
-    silence.
+    rate: None keeps the recording's own (48 kHz if AAC does not know it).
+    channels: 1 or 2; more are mixed down (`downmix`). None keeps channels and layout of what AAC
+    can carry, up to 5.1; others are mixed to two, or to one where their places are unknown.
+    track: number of the audio track, from 1. None is the one that the file marks as its default,
+    else the first.
+
+    Time 0 is the first sample, or the first frame of a video: a sound track that starts later or
+    earlier is padded or cut; holes are filled with silence. What an encoder has added before and
+    after is left out, where the file says so.
     Raises UnreadableMedia, also while the chunks are read.
     """
     if not decoding.is_contained():
-        return decode_sound(path, rate, channels)
-    answers = decoding.answers("sound", path, rate=rate, channels=channels)
+        return decode_sound(path, rate, channels, track)
+    answers = decoding.answers("sound", path, rate=rate, channels=channels, track=track)
     head = next(answers).value
-    return Sound(head["rate"], head["channels"], (part for own in answers for part in own.arrays))
+    chunks = (part for own in answers for part in own.arrays)
+    return Sound(head["rate"], head["channels"], chunks, head["layout"])
 
 
-def decode_sound(path: Path, rate: int | None, channels: int | None) -> Sound:
+def sound_stream(path: Path, container: InputContainer, track: int | None = None) -> AudioStream:
+    """An audio track by its number from 1; None: the default one. Raises UnreadableMedia."""
+    from av.stream import Disposition
+
+    tracks = container.streams.audio
+    if not tracks:
+        kind = "a video without sound" if video_stream(container) else "no sound file"
+        raise UnreadableMedia(f"{path}: is {kind}; expected a recording or a video with sound")
+    if track is None:
+        marked = (own for own in tracks if own.disposition & Disposition.default)
+        return next(marked, tracks[0])
+    if not 1 <= track <= len(tracks):
+        there = "is 1 audio track" if len(tracks) == 1 else f"are {len(tracks)} audio tracks"
+        raise UnreadableMedia(
+            f"{path}: no audio track {track}, there {there}: give a number from 1 to {len(tracks)}"
+        )
+    return tracks[track - 1]
+
+
+def decode_sound(path: Path, rate: int | None, channels: int | None, track: int | None) -> Sound:
     """Read as `open_sound` does, in this process."""
+    import av
+
     with opened(path, sound_only=True) as container:
-        if not container.streams.audio:
-            kind = "a video without sound" if video_stream(container) else "no sound file"
-            raise UnreadableMedia(f"{path}: is {kind}; expected a recording or a video with sound")
-        source = container.streams.audio[0]
+        source = sound_stream(path, container, track)
         require_codec(path, source)
         if source.rate not in _RATES:
             raise UnreadableMedia(
@@ -289,8 +331,24 @@ def decode_sound(path: Path, rate: int | None, channels: int | None) -> Sound:
                 f"{_RATES[-1]}"
             )
         rate = rate or (source.rate if source.rate in AAC_RATES else 48_000)
-        channels = channels or (2 if source.channels == 2 else 1)
-    return Sound(rate, channels, _chunks(path, rate, channels))
+        layout = _kept_layout(source.layout, channels)
+        number = av.AudioLayout(layout).nb_channels
+    return Sound(rate, number, _chunks(path, rate, number, track), layout)
+
+
+def _kept_layout(own: AudioLayout, most: int | None) -> str:
+    """Return the layout in which a sound is given: its own one, or what it is mixed to."""
+    from talkingface.downmix import places
+
+    count = own.nb_channels
+    if most is not None:
+        return "mono" if min(count, most) == 1 else "stereo"
+    if own.name in _AAC_LAYOUTS:
+        return _AAC_LAYOUTS[own.name]
+    known = places([channel.name for channel in own.channels])
+    if not known:
+        return {1: "mono", 2: "stereo"}.get(count, "mono")
+    return "5.1" if count == 6 and known == places(["NONE"] * 6) else "stereo"
 
 
 def sound_lengths(path: Path) -> Generator[float, None, None]:
@@ -312,7 +370,7 @@ def count_sound(path: Path) -> Iterator[float]:
     with opened(path, sound_only=True) as container:
         if not container.streams.audio:
             return
-        stream = container.streams.audio[0]
+        stream = sound_stream(path, container)
         if stream.time_base is None:
             return
         unit, end = stream.time_base, 0.0
@@ -335,12 +393,15 @@ def origin(container: InputContainer) -> float | None:
     return float(video.start_time * video.time_base)
 
 
-def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32]]:
+def _chunks(
+    path: Path, rate: int, channels: int, track: int | None
+) -> Iterator[NDArray[np.float32]]:
     with opened(path, sound_only=True) as container:
         clock = SoundClock(path, origin(container))
-        frames = decoded(path, container, container.streams.audio[0])
+        stream = sound_stream(path, container, track)
+        frames, end = decoded(path, container, stream), _declared_end(container, stream)
         cut = None
-        for samples in _resampled(frames, clock, rate, channels):
+        for samples in _resampled(frames, clock, rate, channels, end):
             if cut is None:
                 lead = round(clock.lead * rate)
                 yield from _silence(channels, max(0, lead), rate)
@@ -350,6 +411,25 @@ def _chunks(path: Path, rate: int, channels: int) -> Iterator[NDArray[np.float32
             cut -= min(cut, samples.shape[1])
 
 
+def _declared_end(container: InputContainer, stream: AudioStream) -> float | None:
+    """Return the time at which an mp4 says that its sound ends, seconds; None if it does not.
+
+    Its encoder fills the last packet: the edit list leaves that out (ISO 14496-12, 8.6.6).
+    """
+    if container.format.name.split(",")[0] != "mov" or not stream.duration:
+        return None
+    return float(((stream.start_time or 0) + stream.duration) * (stream.time_base or 0))
+
+
+def _padding(frame: AudioFrame, end: float | None) -> float:
+    """Return the seconds of a frame that lie behind the end of the sound, at `end`."""
+    if end is None or frame.time is None:
+        return 0.0
+    kept = end - frame.time
+    length: float = frame.samples / frame.sample_rate
+    return length - kept if 0 < kept < length else 0.0
+
+
 def _silence(channels: int, samples: int, block: int) -> Iterator[NDArray[np.float32]]:
     """Zeros, in blocks, so that a long silence needs little memory."""
     for start in range(0, samples, block):
@@ -357,9 +437,9 @@ def _silence(channels: int, samples: int, block: int) -> Iterator[NDArray[np.flo
 
 
 def _resampled(
-    frames: Iterator[AudioFrame], clock: SoundClock, rate: int, channels: int
+    frames: Iterator[AudioFrame], clock: SoundClock, rate: int, channels: int, end: float | None
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield (channels, n) samples; holes are filled with silence."""
+    """Yield (channels, n) samples; holes are filled with silence, what is behind `end` is cut."""
     converter, kind = None, None
     for frame in frames:
         now = (frame.sample_rate, frame.layout.name, frame.format.name)
@@ -369,7 +449,12 @@ def _resampled(
                 yield from converter.finish()
                 yield from _silence(channels, round(hole * rate), rate)
             converter, kind = _Converter(frame.layout, rate, channels), now
-        yield from converter.push(frame)
+        if padding := round(_padding(frame, end) * rate):
+            last = np.concatenate([*converter.push(frame), *converter.finish()], axis=1)
+            yield last[:, : last.shape[1] - padding]
+            converter = None
+        else:
+            yield from converter.push(frame)
     if converter is not None:
         yield from converter.finish()
 

@@ -34,7 +34,8 @@ from talkingface.jobs import Job, JobResult, JobRunner
 from talkingface.models.head_motion import HeadNet
 from talkingface.motion import Motion
 from talkingface.motion_file import Viseme
-from talkingface.streaming import CHUNK, Samples, Speech, Stream, check_samples
+from talkingface.sound_input import AudioInput, Samples
+from talkingface.streaming import CHUNK, Speech, Stream, check_samples
 from talkingface.types import Box, PathLike, Picture
 from talkingface.version import __version__
 from talkingface.weights import WeightsInfo
@@ -177,10 +178,11 @@ class TalkingFace:
     def generate(
         self,
         image: PathLike | Picture,
-        audio: PathLike | Samples | Motion,
+        audio: AudioInput | Motion,
         *,
         controls: Controls | None = None,
         motion: PathLike | Motion | None = None,
+        audio_track: int | None = None,
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> Video:
@@ -190,17 +192,21 @@ class TalkingFace:
         partial one counts.
 
         image: a picture file, or (H, W, 3) uint8 RGB.
-        audio: a recording or video file, or (N,) floats in [-1, 1], mono at 16 kHz. A `Motion` or a
-        motion file (.json, .npz) makes a silent video.
+        audio: a recording or a video, as a path, bytes or a file object; or samples: (samples,
+        rate in Hz), or samples alone, which are taken as 16 kHz. Samples are floats in [-1, 1],
+        int16, int32 or uint8, (N,) or with several channels (N, C). A `Motion` or a motion file
+        (.json, .npz) makes a silent video.
         controls: how the face moves. The default is `Controls()`.
         motion: a `Motion` or a motion file, drawn instead of the motion that the sound gives.
+        audio_track: number of the file's audio track, from 1. The default is the track that the
+        file marks so, else the first.
         options: which face speaks, and how it is shown.
         keywords: changes to the options, by field: face=2, show="face", mark=True.
 
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadMotion, BadRequest.
         """
         face = self.prepare(image, options, **keywords)
-        return self.animate(face, audio, controls=controls, motion=motion)
+        return self.animate(face, audio, controls=controls, motion=motion, audio_track=audio_track)
 
     def prepare(
         self,
@@ -221,10 +227,11 @@ class TalkingFace:
     def animate(
         self,
         face: PreparedFace,
-        audio: PathLike | Samples | Motion,
+        audio: AudioInput | Motion,
         *,
         controls: Controls | None = None,
         motion: PathLike | Motion | None = None,
+        audio_track: int | None = None,
     ) -> Video:
         """Return a video of a prepared face; see `generate`.
 
@@ -232,25 +239,35 @@ class TalkingFace:
         audio: as in `generate`.
         controls: as in `generate`.
         motion: as in `generate`.
+        audio_track: as in `generate`.
 
         Raises UnreadableMedia, BadMotion, BadRequest.
         """
-        source, given = _source(audio, motion)
+        source, given = _source(audio, motion, audio_track)
         return Video(face, self._generator(face, controls, given), source, self.tag)
 
-    def motion(self, audio: PathLike | Samples, controls: Controls | None = None) -> Motion:
+    def motion(
+        self,
+        audio: AudioInput,
+        controls: Controls | None = None,
+        audio_track: int | None = None,
+    ) -> Motion:
         """Compute the motion of any face that speaks `audio`, to save, edit or draw.
 
-        audio: a recording or video file, or (N,) floats in [-1, 1], mono at 16 kHz.
+        audio: a recording, a video or samples, as in `generate`.
         controls: how the face moves. The default is `Controls()`.
+        audio_track: as in `generate`.
 
         Raises UnreadableMedia, BadRequest (also for a model that moves no mesh, or whose head's
         motion depends on its pictures).
         """
-        return Motion.join([part for part, _ in self._animated(audio, controls)])
+        return Motion.join([part for part, _ in self._animated(audio, controls, audio_track)])
 
     def motion_and_visemes(
-        self, audio: PathLike | Samples, controls: Controls | None = None
+        self,
+        audio: AudioInput,
+        controls: Controls | None = None,
+        audio_track: int | None = None,
     ) -> tuple[Motion, list[Viseme]]:
         """Compute the motion, and the visemes as (start, end, name), times in seconds.
 
@@ -258,23 +275,24 @@ class TalkingFace:
 
         audio: as in `motion`.
         controls: as in `motion`.
+        audio_track: as in `generate`.
 
         Raises the errors of `motion`.
         """
         model = self._mesh_model
         readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
-        for part, windows in self._animated(audio, controls):
+        for part, windows in self._animated(audio, controls, audio_track):
             parts.append(part)
             if readout is not None:
                 scores.append(visemes.scores(readout, windows))
         return Motion.join(parts), visemes.segments(np.concatenate(scores)) if scores else []
 
     def _animated(
-        self, audio: PathLike | Samples, controls: Controls | None
+        self, audio: AudioInput, controls: Controls | None, track: int | None
     ) -> Iterator[tuple[Motion, Tensor]]:
         """Yield the motion of a sound in parts, each with the model's windows of speech."""
-        sound, animator, state = Speech(audio), self._animator(controls), None
+        sound, animator, state = Speech(audio, track), self._animator(controls), None
         if animator is None:
             raise BadRequest(f"model {self.info.name} moves no mesh: give cran or atvg")
         if self.samples_head:
@@ -423,18 +441,20 @@ class TalkingFace:
 
 
 def _source(
-    audio: PathLike | Samples | Motion, motion: PathLike | Motion | None
+    audio: AudioInput | Motion, motion: PathLike | Motion | None, track: int | None
 ) -> tuple[Speech | Motion, Motion | None]:
     """Return the source that decides the video's length, and the motion given, or None."""
     if isinstance(audio, Motion) or motion_file.is_motion(audio):
         if motion is not None:
             raise BadRequest("two motions were given: give a sound and a motion, or one motion")
+        if track is not None:
+            raise BadRequest("a motion has no audio tracks: give audio_track with a recording")
         given = _as_motion(audio)
         return given, given
-    return Speech(audio), None if motion is None else _as_motion(motion)
+    return Speech(audio, track), None if motion is None else _as_motion(motion)
 
 
-def _as_motion(given: PathLike | Motion) -> Motion:
+def _as_motion(given: Any) -> Motion:
     return given if isinstance(given, Motion) else motion_file.read(Path(given))
 
 

@@ -7,27 +7,25 @@ restored. Frames do not depend on the chunks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from talkingface import audio, media
+from talkingface import audio, media, sound_input
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import State
 from talkingface.errors import BadRequest, BadWeights
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, OutputFrame, output_frames
+from talkingface.media import Sound
+from talkingface.sound_input import AudioInput, Samples
 from talkingface.types import PathLike, Picture
 from talkingface.version import __version__
-
-Samples = NDArray[np.floating[Any]] | Tensor
 
 CHUNK = 10  # frames per call of the model, at most: buffers of more come anew from the system
 LONGEST_IDLE = 60.0  # seconds that `Stream.idle` gives at once
@@ -43,21 +41,37 @@ _UNREADABLE = (
 
 
 class Speech:
-    """A sound that can be read several times. A file is never in memory whole."""
+    """A sound that can be read several times. A file is never in memory whole.
 
-    def __init__(self, sound: PathLike | Samples) -> None:
-        """sound: a file, or (N,) floats at 16 kHz.
+    The model hears the mean of all channels; of channels that cancel each other, half their
+    difference; of a live and a dead one, the live one.
+    """
 
-        Raises UnreadableMedia (the file, read to its end), BadRequest (an array that is no sound).
+    def __init__(self, sound: AudioInput, track: int | None = None) -> None:
+        """sound: see `sound_input.open_input`; track: of a file, see `media.open_sound`.
+
+        Raises UnreadableMedia (the file, read to its end), BadRequest (no sound).
         """
-        self.source = Path(sound) if isinstance(sound, (str, Path)) else check_samples(sound)
-        length = sum(len(part) for part in self.parts())
-        if length < SAMPLES_PER_FRAME:
+        self._source = sound_input.open_input(sound, track)
+        analysis = sound_input.analyse(self._source)
+        self._mix, self.note = analysis.mix, analysis.note
+        if analysis.samples < SAMPLES_PER_FRAME:
+            if self.path is not None:
+                next(self.parts())  # raises for so short a file
             raise BadRequest(
                 f"a sound needs at least {SAMPLES_PER_FRAME} samples (one video frame, 40 ms at "
-                f"16 kHz), this array has {length}"
+                f"16 kHz), this array has {analysis.samples}"
             )
-        self._frames = audio.frame_count(length)
+        self._frames = audio.frame_count(analysis.samples)
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None for samples."""
+        return self._source.path
+
+    def own(self) -> Sound:
+        """Open the sound for playback, as it was given: rate, level and layout are its own."""
+        return self._source.own()
 
     def __len__(self) -> int:
         """Return the number of video frames, counting the last, partial one."""
@@ -65,9 +79,7 @@ class Speech:
 
     def parts(self) -> Iterator[Tensor]:
         """Yield (n,) float32 samples at 16 kHz, a second at a time."""
-        if isinstance(self.source, Path):
-            return audio.read(self.source)
-        return iter(self.source.split(audio.SAMPLE_RATE))
+        return self._source.parts(self._mix)
 
 
 class Stream:
@@ -243,17 +255,12 @@ class Stream:
             raise ValueError(f"its state is of frame {int(state[0][0])}, not {given}")
 
 
-def check_samples(samples: Samples) -> Tensor:
-    """Return a sound as (N,) float32 on the CPU. Raises BadRequest for any other array."""
-    given = torch.as_tensor(samples)
-    if given.ndim != 1 or not given.is_floating_point():
-        raise BadRequest(
-            f"a sound must be (N,) floats in [-1, 1] at 16 kHz, this array is "
-            f"{tuple(given.shape)} {given.dtype}"
-        )
-    if not bool(torch.isfinite(given).all()):
-        raise BadRequest("a sound must be finite numbers, this array has NaN or infinite ones")
-    return given.float().cpu()
+def check_samples(samples: Samples | Sequence[float]) -> Tensor:
+    """Return a sound at 16 kHz as (N,) float32 on the CPU; of several channels their mean.
+
+    Raises BadRequest for what is no such sound.
+    """
+    return torch.from_numpy(sound_input.mixed(sound_input.to_channels(samples), None))
 
 
 def _flatten(state: State, name: str, into: dict[str, Tensor]) -> Any:

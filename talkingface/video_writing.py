@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-SoundSource = Path | str | Tensor | NDArray[np.float32]
+SoundSource = Path | str | Tensor | NDArray[np.float32] | Callable[[], Sound]
 Rate = int | Fraction  # frames per second
 
 _BEHIND = 8  # frames: so many may wait for the encoder
@@ -114,8 +114,9 @@ def write(
     """Write an mp4 (H.264 yuv420p, AAC, faststart) while the frames come; returns how many came.
 
     frames: (H, W, 3) uint8 RGB of one size; an odd size is padded by one row or column.
-    sound: a recording or video, muxed at its own rate and channels, or (N,) samples at 16 kHz; it
-    is cut where the frames end. tag: the file's comment, to say that the video is synthetic.
+    sound: a recording or video, muxed at its own rate and layout, a function that opens a `Sound`,
+    or (N,) samples at 16 kHz; it is cut where the frames end. tag: the file's comment, to say that
+    the video is synthetic.
     The file appears under its name when it is complete; on any failure nothing is left and an
     earlier file stays. Raises OutputError, UnreadableMedia (the sound) and what `frames` raises.
     """
@@ -206,6 +207,8 @@ def open_sound(sound: SoundSource | None) -> Sound | None:
         return None
     if isinstance(sound, (str, Path)):
         return media.open_sound(Path(sound))
+    if callable(sound):
+        return sound()
     samples = torch.as_tensor(sound).detach().cpu().float().numpy().reshape(1, -1)
     return Sound(SAMPLE_RATE, 1, iter([samples]))
 
@@ -272,8 +275,7 @@ class VideoWriter:
         return stream
 
     def _add_audio(self, sound: Sound) -> AudioStream:
-        layout = "mono" if sound.channels == 1 else "stereo"
-        stream = self._container.add_stream("aac", rate=sound.rate, layout=layout)
+        stream = self._container.add_stream("aac", rate=sound.rate, layout=sound.layout)
         stream.bit_rate = min(96_000, 4 * sound.rate) * sound.channels
         return stream
 

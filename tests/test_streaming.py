@@ -241,7 +241,7 @@ def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -
 
 def test_bad_sounds_and_finished_streams(face: np.ndarray, sound: np.ndarray) -> None:
     stream = talkingface.load("cran-tiny").open(face)
-    wrong: list[Any] = [sound[None], (sound * 100).astype(np.int16), np.full(100, np.nan)]
+    wrong: list[Any] = [sound * 32768, (sound * 100).astype(np.int64), np.full(100, np.nan)]
     for bad in wrong:
         with pytest.raises(BadRequest):
             stream.push(bad)

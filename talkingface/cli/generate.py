@@ -13,6 +13,7 @@ from talkingface.cli.app import app
 from talkingface.cli.controls import takes_controls, takes_display, takes_face, takes_report
 from talkingface.cli.options import (
     AsJson,
+    AudioTrack,
     Device,
     FaceChoice,
     Landmarks,
@@ -63,6 +64,7 @@ def generate(
     controls: Controls,
     options: FaceOptions,
     motion: OtherMotion = None,
+    audio_track: AudioTrack = None,
     model: Model = "cran",
     sheet: SheetFile = None,
     maps: MapsFile = None,
@@ -83,7 +85,9 @@ def generate(
     from talkingface import pipeline
     from talkingface.jobs import Job
 
-    job = Job(portrait, speech, output, options, controls, motion, sheet, maps, overwrite)
+    job = Job(
+        portrait, speech, output, options, controls, motion, sheet, maps, overwrite, audio_track
+    )
     job.check()
     speaker = pipeline.load(model, device)
     with report.progress("frames") as progress:
@@ -138,6 +142,7 @@ def motion(
     output: Annotated[Path, typer.Option("--output", "-o", help="the .json or .npz to write")],
     report: Reporter,
     controls: Controls,
+    audio_track: AudioTrack = None,
     model: Model = "cran",
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -154,7 +159,7 @@ def motion(
     from talkingface import media, motion_file, pipeline
 
     media.check_output(output, overwrite)
-    moved, visemes = pipeline.load(model, device).motion_and_visemes(speech, controls)
+    moved, visemes = pipeline.load(model, device).motion_and_visemes(speech, controls, audio_track)
     motion_file.write(output, moved, visemes, overwrite)
     count, seconds = len(moved), len(moved) / 25
     text = f"{seconds:.2f} s, {count} frames, {len(visemes)} visemes"

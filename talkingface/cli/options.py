@@ -68,6 +68,14 @@ FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metava
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
 ]
+AudioTrack = Annotated[
+    int | None,
+    typer.Option(
+        "--audio-track",
+        min=1,
+        help="which audio track of the file, from 1 [the one it marks as default, else the first]",
+    ),
+]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(help="a host name by which it is reached, behind a proxy; repeat for more"),

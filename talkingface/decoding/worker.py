@@ -166,13 +166,13 @@ def _picture_size(path: Path, formats: list[str]) -> Found:
     yield picture.decode_size(path, tuple(formats)), []
 
 
-def _sound(path: Path, rate: int | None, channels: int | None) -> Found:
-    """Rate and channels, then chunks as they are decoded, many at a time."""
+def _sound(path: Path, rate: int | None, channels: int | None, track: int | None) -> Found:
+    """Rate, channels and layout, then chunks as they are decoded, many at a time."""
     from talkingface import media
     from talkingface.errors import UnreadableMedia
 
-    sound = media.decode_sound(path, rate, channels)
-    yield {"rate": sound.rate, "channels": sound.channels}, []
+    sound = media.decode_sound(path, rate, channels, track)
+    yield {"rate": sound.rate, "channels": sound.channels, "layout": sound.layout}, []
     batch: list[NDArray[Any]] = []
     try:
         for chunk in sound.chunks:
