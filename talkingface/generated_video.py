@@ -18,6 +18,7 @@ from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, Maps, OutputFrame, PreparedFace, output_frames
 from talkingface.media import check_names
 from talkingface.motion import Motion
+from talkingface.output_options import DEFAULT_OUTPUT
 from talkingface.streaming import CHUNK, Speech, Stream
 from talkingface.types import PathLike, Picture
 
@@ -112,9 +113,13 @@ class Video:
             painters.append(self._painter_of(replace(self._face.options, show="maps")))
         check_names([speech.path if speech else None], paths)
         pictures = self._painted(painters, progress)
-        sound = speech.own if speech else None
         return video_writing.write_together(
-            paths, pictures, sound, fps=FPS, tag=self._tag, overwrite=overwrite
+            paths,
+            pictures,
+            speech,
+            options=[DEFAULT_OUTPUT] * len(paths),
+            tag=self._tag,
+            overwrite=overwrite,
         )
 
     def _painted(

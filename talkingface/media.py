@@ -555,7 +555,7 @@ def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path
     alone: no other process writes `path`; whatever is left of it is removed at the end.
     """
     check_output(path, overwrite)
-    part = _part(path)
+    part = part_name(path)
     _remove_parts(part, _is_dead)
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     try:
@@ -576,8 +576,8 @@ def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path
         part.unlink(missing_ok=True)
 
 
-def _part(path: Path) -> Path:
-    """A temporary name: that of the output (a name has 255 bytes), machine, process, chance."""
+def part_name(path: Path) -> Path:
+    """A name beside an output: the output's (255 bytes at most), machine, process, chance."""
     owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
     return path.absolute().parent / f".{path.name[:50]}.{owner}.part"
 

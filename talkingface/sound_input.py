@@ -37,26 +37,26 @@ class FileSound:
 
     def __init__(self, path: Path, track: int | None, file: Any = None) -> None:
         """track: see `media.open_sound`. file: a temporary file that is to live as long."""
-        self.path, self._track, self._file = path, track, file
+        self.path, self.track, self._file = path, track, file
 
     def channels(self) -> Iterator[NDArray[np.float32]]:
         """Yield (1, n) or (2, n) samples at 16 kHz. Raises UnreadableMedia."""
-        sound = media.open_sound(self.path, SAMPLE_RATE, channels=2, track=self._track)
+        sound = media.open_sound(self.path, SAMPLE_RATE, channels=2, track=self.track)
         yield from sound.chunks
 
     def parts(self, mix: tuple[float, float] | None) -> Iterator[Tensor]:
         """Yield (n,) samples at 16 kHz, a second at a time. mix: see `SoundAnalysis.mix`."""
-        yield from audio.read(self.path, track=self._track, mix=mix)  # keeps the file until its end
+        yield from audio.read(self.path, track=self.track, mix=mix)  # keeps the file until its end
 
     def own(self) -> media.Sound:
         """Open the sound for playback: at its own rate, level and layout."""
-        return media.open_sound(self.path, track=self._track)
+        return media.open_sound(self.path, track=self.track)
 
 
 class ArraySound:
     """Samples (C, N) float32 in [-1, 1], C is 1 or more, at a rate in Hz."""
 
-    path = None
+    path = track = None
 
     def __init__(self, samples: NDArray[np.float32], rate: int) -> None:
         self._samples, self._rate = samples, rate

@@ -69,6 +69,11 @@ class Speech:
         """The file, or None for samples."""
         return self._source.path
 
+    @property
+    def track(self) -> int | None:
+        """Number of the file's audio track, see `media.open_sound`."""
+        return self._source.track
+
     def own(self) -> Sound:
         """Open the sound for playback, as it was given: rate, level and layout are its own."""
         return self._source.own()

@@ -7,75 +7,38 @@ functions (see `media`).
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from talkingface import media
-from talkingface.audio import FPS, SAMPLE_RATE
+from talkingface import media, picture_sequences, sound_writing, video_formats
+from talkingface.audio import FPS
 from talkingface.errors import OutputError, UnreadableMedia
 from talkingface.media import Sound
-from talkingface.types import Picture
+from talkingface.output_options import DEFAULT_OUTPUT, OutputOptions
+from talkingface.palette import Palette
+from talkingface.sound_writing import EncodedSound, SoundSource, SoundTrack
+from talkingface.subtitles import SubtitlePainter, SubtitleTrack, read_srt
+from talkingface.types import PathLike, Picture
+from talkingface.video_formats import H264, MP4, PIPE, Coding, Container
 
 if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-SoundSource = Path | str | Tensor | NDArray[np.float32] | Callable[[], Sound]
 Rate = int | Fraction  # frames per second
 
 _BEHIND = 8  # frames: so many may wait for the encoder
 _FRAGMENT = 80_000  # microseconds of a live stream that are written together
-
-
-@dataclass(frozen=True)
-class Colours:
-    """Colours of a video, as codes of ITU-T H.273. full: luma is 0 to 255, not 16 to 235."""
-
-    primaries: int = 1
-    transfer: int = 1
-    matrix: int = 1
-    full: bool = False
-
-
-BT709 = Colours()
-
-
-@dataclass(frozen=True)
-class Coding:
-    """Coding of a video's pictures.
-
-    encoder, pixels: FFmpeg's names of the encoder and of its pixel format. options: of the encoder.
-    colours: written into the file; RGB frames are converted to them.
-    """
-
-    encoder: str = "libx264"
-    options: Mapping[str, str] = field(default_factory=dict)
-    pixels: str = "yuv420p"
-    colours: Colours = BT709
-
-
-@dataclass(frozen=True)
-class Container:
-    """Container of a file. format: FFmpeg's name of its muxer. options: of the muxer."""
-
-    format: str = "mp4"
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-MP4 = Container("mp4", {"movflags": "+faststart"})
-H264 = Coding(options={"crf": "18", "preset": "veryfast"})
 # delay_moov: the index comes with the first fragment, when AAC's priming is known, and tells
 # players to leave it out; so lips and sound stay together without either being moved.
 _LIVE_MP4 = Container(
@@ -86,14 +49,20 @@ _LIVE_H264 = Coding(
 )
 
 
-def check_output(path: Path | str, overwrite: bool = False) -> None:
-    """Call before the work starts: raises OutputError when `write` could not write `path`."""
-    if Path(path).suffix.lower() != ".mp4":
-        raise OutputError(f"{path}: videos are written as mp4; give a name that ends in .mp4")
-    media.check_output(path, overwrite)
+def check_output(
+    path: PathLike, overwrite: bool = False, options: OutputOptions = DEFAULT_OUTPUT
+) -> None:
+    """Call before the work starts: raises OutputError, BadRequest when `write` would."""
+    video_formats.check(path, options)
+    if str(path) == PIPE:
+        picture_sequences.standard_output()
+    elif video_formats.is_sequence(path):
+        picture_sequences.check_sequence(path, overwrite)
+    else:
+        media.check_output(path, overwrite)
 
 
-def is_whole(path: Path | str) -> bool:
+def is_whole(path: PathLike) -> bool:
     """Return whether a video is there, is not cut short, and tells its length."""
     try:
         with media.opened(Path(path)) as container:
@@ -103,67 +72,132 @@ def is_whole(path: Path | str) -> bool:
 
 
 def write(
-    path: Path | str,
+    path: PathLike,
     frames: Iterable[Picture],
     sound: SoundSource | None,
     *,
-    fps: Rate = FPS,
+    options: OutputOptions = DEFAULT_OUTPUT,
     tag: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Write an mp4 (H.264 yuv420p, AAC, faststart) while the frames come; returns how many came.
+    """Write a video while its frames come; returns how many came.
 
-    frames: (H, W, 3) uint8 RGB of one size; an odd size is padded by one row or column.
-    sound: a recording or video, muxed at its own rate and layout, a function that opens a `Sound`,
-    or (N,) samples at 16 kHz; it is cut where the frames end. tag: the file's comment, to say that
-    the video is synthetic.
+    The name decides the format (`video_formats`): mp4 is H.264 yuv420p and AAC, faststart.
+
+    frames: (H, W, 3) uint8 RGB, or (H, W, 4) RGBA, of one size, `options.fps` a second; an odd size
+    is padded by one row or column where the codec needs it.
+    sound: a recording or video, (N,) samples at 16 kHz, or a `PlayedSound`; it is cut
+    where the frames end. A file whose codec the format can hold is copied bit by bit.
+    tag: the file's comment, to say that the video is synthetic.
     The file appears under its name when it is complete; on any failure nothing is left and an
-    earlier file stays. Raises OutputError, UnreadableMedia (the sound) and what `frames` raises.
+    earlier file stays. Raises OutputError, BadRequest (the options), UnreadableMedia (sound,
+    subtitles) and what `frames` raises.
     """
     together = ([frame] for frame in frames)
-    return write_together([path], together, sound, fps=fps, tag=tag, overwrite=overwrite)
+    return write_together([path], together, sound, options=[options], tag=tag, overwrite=overwrite)
 
 
 def write_together(
-    paths: Sequence[Path | str],
+    paths: Sequence[PathLike],
     frames: Iterable[Sequence[Picture]],
     sound: SoundSource | None,
     *,
-    fps: Rate = FPS,
+    options: Sequence[OutputOptions],
     tag: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Several mp4s in one pass: the k-th picture of every item is a frame of the k-th file.
+    """Several videos in one pass: the k-th picture of every item is a frame of the k-th file.
 
-    All else as in `write`; the files appear when all of them are complete.
+    All else as in `write`, with options for each; files appear when all of them are complete.
     """
-    files = [Path(path) for path in paths]
-    for path in files:
-        check_output(path, overwrite)
-    tracks = [open_sound(sound) for _ in files]
+    for path, own in zip(paths, options, strict=True):
+        check_output(path, overwrite, own)
     source = iter(frames)
     first = next(source, None)
     if first is None:
-        raise OutputError(f"{files[0]}: nothing to write, there are no frames")
+        raise OutputError(f"{paths[0]}: nothing to write, there are no frames")
     with ExitStack() as renaming, ExitStack() as closing:
-        parts = [renaming.enter_context(media.replacing(path, overwrite)) for path in files]
-        writers = [
-            closing.enter_context(
-                VideoWriter(path, part, picture.shape[:2], fps=fps, sound=track, tag=tag)
-            )
-            for path, part, picture, track in zip(files, parts, first, tracks, strict=True)
+        sinks = [
+            _open_sink(renaming, closing, path, picture, sound, own, tag, overwrite)
+            for path, picture, own in zip(paths, first, options, strict=True)
         ]
         with encoding() as encoder:
             for pictures in itertools.chain([first], source):
-                encoder.submit(_add, writers, pictures)
-        for writer in writers:
-            writer.finish()
-    return writers[0].frames
+                encoder.submit(_add, sinks, pictures)
+        for sink in sinks:
+            sink.finish()
+    return sinks[0].frames
 
 
-def _add(writers: Sequence[VideoWriter], pictures: Sequence[Picture]) -> None:
-    for writer, picture in zip(writers, pictures, strict=True):
-        writer.add(picture)
+class _Sink(Protocol):
+    """A file or files under construction."""
+
+    @property
+    def frames(self) -> int:
+        """Number of frames so far."""
+
+    def add(self, picture: Picture, /) -> None:
+        """Add a frame."""
+
+    def finish(self) -> None:
+        """Write what is held back."""
+
+
+def _open_sink(
+    renaming: ExitStack,
+    closing: ExitStack,
+    path: PathLike,
+    first: Picture,
+    sound: SoundSource | None,
+    options: OutputOptions,
+    tag: str | None,
+    overwrite: bool,
+) -> _Sink:
+    """Open an output; `closing` closes it, then `renaming` gives it its name."""
+    texts = [] if options.subtitles is None else read_srt(options.subtitles)
+    burnt = SubtitlePainter(texts) if options.burn_subtitles else None
+    as_track = None
+    if video_formats.is_sequence(path):
+        pngs = renaming.enter_context(picture_sequences.png_sequence(path, overwrite, tag))
+        return pngs if burnt is None else _Burning(pngs, burnt, options.rate)
+    kind = video_formats.format_of(path, options)
+    if texts and kind.subtitles and not burnt:
+        as_track = SubtitleTrack(kind.subtitles, texts)
+    piped = str(path) == PIPE
+    target: Any = picture_sequences.standard_output() if piped else None
+    writer = VideoWriter(
+        Path(path),
+        target or renaming.enter_context(media.replacing(Path(path), overwrite)),
+        first.shape[:2],
+        container=kind.container,
+        coding=video_formats.coding_of(path, options, alpha=first.shape[2] == 4),
+        fps=options.rate,
+        sound=sound_writing.sound_track(sound, kind, options.audio_bitrate),
+        subtitles=as_track,
+        tag=tag,
+    )
+    closing.enter_context(writer)
+    return writer if burnt is None else _Burning(writer, burnt, options.rate)
+
+
+class _Burning:
+    """Draws subtitles into the frames of another sink."""
+
+    def __init__(self, sink: _Sink, painter: SubtitlePainter, rate: Fraction) -> None:
+        self._sink, self._painter, self._rate = sink, painter, rate
+        self.finish = sink.finish
+
+    @property
+    def frames(self) -> int:
+        return self._sink.frames
+
+    def add(self, picture: Picture) -> None:
+        self._sink.add(self._painter(picture, self._sink.frames / self._rate))
+
+
+def _add(sinks: Sequence[_Sink], pictures: Sequence[Picture]) -> None:
+    for sink, picture in zip(sinks, pictures, strict=True):
+        sink.add(picture)
 
 
 class Encoding:
@@ -201,18 +235,6 @@ def encoding() -> Iterator[Encoding]:
         encoder.wait()
 
 
-def open_sound(sound: SoundSource | None) -> Sound | None:
-    """Open a recording or a video, or wrap (N,) samples at 16 kHz. Raises UnreadableMedia."""
-    if sound is None:
-        return None
-    if isinstance(sound, (str, Path)):
-        return media.open_sound(Path(sound))
-    if callable(sound):
-        return sound()
-    samples = torch.as_tensor(sound).detach().cpu().float().numpy().reshape(1, -1)
-    return Sound(SAMPLE_RATE, 1, iter([samples]))
-
-
 class VideoWriter:
     """A video under construction.
 
@@ -229,26 +251,30 @@ class VideoWriter:
         coding: Coding = H264,
         fps: Rate = FPS,
         time_base: Fraction | None = None,
-        sound: Sound | None = None,
+        sound: SoundTrack | None = None,
+        subtitles: SubtitleTrack | None = None,
         tag: str | None = None,
     ) -> None:
         """path: what errors name; target: the name, or the file-like object, that is written.
 
-        size: (height, width) of the frames; an odd size is padded by one row or column. fps: the
-        rate of frames without a time, and of a video without `time_base`. time_base: unit in which
-        the file keeps the times of frames, for any times. sound: as much of it is taken as belongs
-        beside the frames. tag: the file's comment. Raises OutputError.
+        size: (height, width) of the frames; an odd size is padded by one row or column where the
+        pixel format needs it. fps: the rate of frames without a time, and of a video without
+        `time_base`. time_base: unit in which the file keeps the times of frames, for any times.
+        sound: as much of it is taken as belongs beside the frames. tag: the file's comment. Raises
+        OutputError.
         """
         import av
         from av.video.reformatter import VideoReformatter
 
+        os.environ.setdefault("SVT_LOG", "1")  # its encoder of AV1 writes only errors then
         self._path, self._sound, self._fps = path, sound, Fraction(fps)
         self._size, self._coding = (int(size[0]), int(size[1])), coding
+        self._padded = tuple(side + side % _multiple(coding.pixels) for side in self._size)
         self._base = time_base or 1 / self._fps
         self._errors = (av.FFmpegError, OSError)
-        self._queue = np.zeros((sound.channels if sound else 1, 0), np.float32)
+        self._subtitles, self._end = subtitles, Fraction(0)
         self._converter = VideoReformatter()  # one for all frames: it is slow to set up
-        self._samples = 0
+        self._palette = Palette() if coding.pixels == "pal8" else None
         self.frames = 0
         with media.writing(path, *self._errors):
             options = dict(container.options)
@@ -257,7 +283,9 @@ class VideoWriter:
             if tag is not None:
                 self._container.metadata["comment"] = tag
             self._video = self._add_video(time_base)
-            self._audio = self._add_audio(sound) if sound else None
+            for track in (sound, subtitles):
+                if track is not None:
+                    track.add_to(self._container)
             self._container.start_encoding()
 
     def _add_video(self, time_base: Fraction | None) -> VideoStream:
@@ -265,18 +293,15 @@ class VideoWriter:
         options = dict(coding.options)
         found = self._container.add_stream(coding.encoder, rate=self._fps, options=options)
         stream = cast("VideoStream", found)
-        stream.height, stream.width = (side + side % 2 for side in self._size)
+        stream.height, stream.width = self._padded
         stream.pix_fmt = coding.pixels
         context = stream.codec_context
         if time_base is not None:
             context.time_base = time_base
+        if coding.tag is not None:
+            context.codec_tag = coding.tag
         context.color_primaries, context.color_trc = colours.primaries, colours.transfer
         context.colorspace, context.color_range = colours.matrix, 2 if colours.full else 1
-        return stream
-
-    def _add_audio(self, sound: Sound) -> AudioStream:
-        stream = self._container.add_stream("aac", rate=sound.rate, layout=sound.layout)
-        stream.bit_rate = min(96_000, 4 * sound.rate) * sound.channels
         return stream
 
     def __enter__(self) -> VideoWriter:
@@ -291,27 +316,39 @@ class VideoWriter:
             self._container.close()
 
     def add(self, picture: Picture, time: Fraction | None = None) -> None:
-        """Add a frame, (H, W, 3) uint8 RGB, and the sound that belongs beside it.
+        """Add a frame, and the sound that belongs beside it.
 
-        time: seconds from the start, more than before; by default that of the frame's number.
-        Raises OutputError, ValueError (a frame of another size).
+        picture: (H, W, 3) uint8 RGB, or (H, W, 4) RGBA. time: seconds from the start, more than
+        before; by default that of the frame's number. Raises OutputError, ValueError (a frame of
+        another size).
         """
         import av
 
         if picture.shape[:2] != self._size:
             raise ValueError(f"frame {self.frames} is {picture.shape}, the first was {self._size}")
-        height, width = self._size
-        padding = ((0, height % 2), (0, width % 2), (0, 0))
-        even = np.pad(picture, padding, mode="edge") if height % 2 or width % 2 else picture
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        padding = [(0, to - own) for to, own in zip(self._padded, self._size, strict=True)]
+        if self._padded != self._size:
+            picture = np.pad(picture, (*padding, (0, 0)), mode="edge")
+        name = "rgba" if picture.shape[2] == 4 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=name)
+        if self._palette is not None:
+            self._number(frame, time)
+            for own in self._palette.push(frame):
+                self._mux(self._video.encode, own)
+            return
+        self._add(self._converted(frame), time)
+
+    def _converted(self, frame: VideoFrame) -> VideoFrame:
+        """Return an RGB frame in the pixel format and the colours of the file."""
         colours = self._coding.colours
-        frame = self._converter.reformat(
+        if self._coding.pixels == frame.format.name:
+            return frame
+        return self._converter.reformat(
             frame,
             format=self._coding.pixels,
             dst_colorspace=colours.matrix,
             dst_color_range=2 if colours.full else 1,
         )
-        self._add(frame, time)
 
     def add_planes(self, planes: Sequence[NDArray[Any]], time: Fraction | None = None) -> None:
         """Add a frame as the planes of `Coding.pixels`, without conversion.
@@ -320,7 +357,7 @@ class VideoWriter:
         """
         import av
 
-        height, width = (side + side % 2 for side in self._size)
+        height, width = self._padded
         frame = av.VideoFrame(width, height, self._coding.pixels)
         if len(planes) != len(frame.planes):
             raise ValueError(f"{len(planes)} planes for {self._coding.pixels}")
@@ -329,49 +366,48 @@ class VideoWriter:
         self._add(frame, time)
 
     def _add(self, frame: VideoFrame, time: Fraction | None) -> None:
+        self._number(frame, time)
+        self._mux(self._video.encode, frame)
+        for track in (self._sound, self._subtitles):
+            if track is not None:
+                self._mux(track.packets, self._end)
+
+    def _number(self, frame: VideoFrame, time: Fraction | None) -> None:
+        """Give a frame its time."""
         start = self.frames / self._fps if time is None else time
         frame.pts, frame.time_base = round(start / self._base), self._base
         self.frames += 1
-        self._mux(self._video, frame)
-        end = start + 1 / self._fps
-        if self._audio is not None and self._sound is not None:
-            self._feed(self._audio, self._sound, int(end * self._sound.rate))
-
-    def _feed(self, stream: AudioStream, sound: Sound, until: int) -> None:
-        """Encode the sound up to sample `until`, or to its end."""
-        import av
-
-        while self._samples < until:
-            if self._queue.shape[1] == 0:
-                chunk = next(sound.chunks, None)
-                if chunk is None:
-                    return
-                self._queue = chunk
-            take = min(until - self._samples, self._queue.shape[1])
-            part, self._queue = self._queue[:, :take], self._queue[:, take:]
-            samples = np.ascontiguousarray(part)
-            frame = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
-            frame.sample_rate = sound.rate
-            frame.pts, frame.time_base = self._samples, Fraction(1, sound.rate)
-            self._samples += take
-            self._mux(stream, frame)
+        self._end = start + 1 / self._fps
 
     @property
     def codecs(self) -> str:
         """Names of the codecs by RFC 6381: "avc1.640014, mp4a.40.2"."""
         header = bytes(self._video.codec_context.extradata or b"")
         profile = header[header.index(b"\0\0\1") + 4 :][:3]  # after the start code and SPS's type
-        return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._audio else "")
+        return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._sound else "")
 
-    def _mux(self, stream: VideoStream | AudioStream, frame: Any) -> None:
+    def _mux(self, packets: Callable[[Any], Iterable[Packet[Any]]], given: Any) -> None:
         with media.writing(self._path, *self._errors):
-            self._container.mux(stream.encode(frame))
+            for packet in packets(given):
+                self._container.mux(packet)
 
     def finish(self) -> None:
         """Write what the encoders still hold."""
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                self._mux(stream, None)
+        if self._palette is not None:
+            for own in self._palette.finish():
+                self._mux(self._video.encode, own)
+        self._mux(self._video.encode, None)
+        if self._sound is not None:
+            sound = self._sound
+            self._mux(lambda _: sound.finish(), None)
+        if self._subtitles is not None:
+            subtitles = self._subtitles
+            self._mux(lambda end: subtitles.packets(end, at_end=True), self._end)
+
+
+def _multiple(pixels: str) -> int:
+    """Return what the sides of a picture must be multiples of: 2 where colours are halved."""
+    return 2 if "420" in pixels else 1
 
 
 def _fill(plane: Any, given: NDArray[Any]) -> None:
@@ -408,7 +444,7 @@ class Fragments:
             container=_LIVE_MP4,
             coding=_LIVE_H264,
             fps=fps,
-            sound=sound,
+            sound=EncodedSound(sound) if sound else None,
             tag=tag,
         )
         self.mime = f'video/mp4; codecs="{self._mp4.codecs}"'

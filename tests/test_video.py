@@ -342,7 +342,7 @@ def test_outputs_are_refused_before_a_frame_is_asked_for(
         existing: "exists already; give another name or --overwrite",
         folder: "is a folder",
         tmp_path / "none" / "a.mp4": "does not exist; create it first",
-        tmp_path / "a.avi": "give a name that ends in .mp4",
+        tmp_path / "a.avi": "give a name that ends in .mp4, .mov, .webm, .gif, .webp, a folder",
     }
     for path, said in cases.items():
         with pytest.raises(OutputError, match=said):

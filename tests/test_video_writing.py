@@ -7,7 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from talkingface.video_writing import Coding, Colours, Container, VideoWriter
+from talkingface.video_formats import Coding, Colours, Container
+from talkingface.video_writing import VideoWriter
 
 LOSSLESS = Coding(options={"qp": "0", "preset": "ultrafast"})
 

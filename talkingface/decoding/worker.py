@@ -69,7 +69,7 @@ def _import_readers() -> None:
     import av  # noqa: F401
     from PIL import Image, ImageCms, ImageOps  # noqa: F401
 
-    from talkingface import media, picture, video_reading  # noqa: F401
+    from talkingface import media, picture, sound_packets, video_reading  # noqa: F401
 
 
 def _set_limits(most: int) -> None:
@@ -193,6 +193,19 @@ def _sound_lengths(path: Path) -> Found:
         yield seconds, []
 
 
+def _packet_facts(path: Path, track: int | None) -> Found:
+    from talkingface import sound_packets
+
+    found = sound_packets.read_facts(path, track)
+    yield None if found is None else asdict(found), []
+
+
+def _packets(path: Path, track: int | None) -> Found:
+    from talkingface import sound_packets
+
+    yield from sound_packets.batches(sound_packets.read_packets(path, track))
+
+
 def _video_info(path: Path) -> Found:
     from talkingface import video_reading
 
@@ -214,6 +227,8 @@ TASKS: dict[str, Callable[..., Found]] = {
     "picture_size": _picture_size,
     "sound": _sound,
     "sound_lengths": _sound_lengths,
+    "packet_facts": _packet_facts,
+    "packets": _packets,
     "video_info": _video_info,
     "frames": _frames,
 }
