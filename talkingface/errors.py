@@ -12,6 +12,10 @@ class UnreadableMedia(TalkingFaceError):
     """A picture, recording or video that is missing, empty, damaged or of another kind."""
 
 
+class DecodingFailed(UnreadableMedia):
+    """A file at which its decoder crashes, takes too long or needs too much memory."""
+
+
 class NoFaceFound(TalkingFaceError):
     """No usable face, or no face with the number or box that was asked for."""
 

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -576,6 +577,30 @@ def replacing(path: Path, overwrite: bool, alone: bool = False) -> Iterator[Path
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`: renamed to it on success, removed on any failure.
+
+    It is private, and `path` is missing or empty. All of it is on the disk before this returns.
+    Temporary folders of dead processes are removed. Raises OutputError.
+    """
+    part = part_name(path)
+    make_folder(part.parent)
+    _remove_parts(part, _is_dead)
+    with writing(path, OSError):
+        part.mkdir(mode=0o700)
+    try:
+        yield part
+        with writing(path, OSError):
+            for own in sorted(part.rglob("*")):
+                sync(own)
+            sync(part)
+            os.replace(part, path)
+            sync(part.parent)
+    finally:
+        _remove(part)
+
+
 def part_name(path: Path) -> Path:
     """A name beside an output: the output's (255 bytes at most), machine, process, chance."""
     owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
@@ -588,14 +613,21 @@ def _machine() -> str:
 
 
 def _remove_parts(part: Path, unwanted: Callable[[str], bool]) -> None:
-    """Remove the temporary files of the same output whose owner is `unwanted`."""
+    """Remove the temporary files, or folders, of the same output whose owner is `unwanted`."""
     name = part.name.rsplit(".", 2)[0] + "."
     with suppress(OSError):  # a folder may be written to but not listed; then they stay
         for left in os.listdir(part.parent):
             owner = left[len(name) : -len(".part")]
             mine = left.startswith(name) and left.endswith(".part") and _OWNER.fullmatch(owner)
             if mine and unwanted(owner):
-                (part.parent / left).unlink(missing_ok=True)
+                _remove(part.parent / left)
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _is_dead(owner: str) -> bool:

@@ -22,6 +22,7 @@ from talkingface import decoding, video_reading
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest
 from talkingface.types import Picture
+from talkingface.video_reading import Codecs
 from talkingface.video_reading import VideoInfo as VideoInfo
 
 MAX_SHEET_PIXELS = 50_000_000  # of a contact sheet's pictures
@@ -61,6 +62,28 @@ def read_frames(path: Path | str, fps: int = FPS) -> Iterator[Picture]:
         for own in found:
             shown = own.arrays or shown
             yield shown[0]
+
+
+def codecs(path: Path | str) -> Codecs:
+    """Return the codecs of a video with sound, whose pictures are all decoded, to find damage.
+
+    Raises UnreadableMedia.
+    """
+    if not decoding.is_contained():
+        return list(video_reading.inspect(Path(path)))[-1]
+    return Codecs(**[own.value for own in decoding.answers("codecs", Path(path))][-1])
+
+
+def stripped(path: Path | str) -> Iterator[bytes]:
+    """Yield the bytes of an mp4 of the first video and sound stream alone.
+
+    See `video_reading.stripped`. Raises UnreadableMedia.
+    """
+    if not decoding.is_contained():
+        yield video_reading.stripped(Path(path))
+        return
+    for own in decoding.answers("stripped", Path(path)):
+        yield own.arrays[0].tobytes()
 
 
 def contact_sheet(

@@ -5,12 +5,13 @@ Torch is not imported: a decoding process starts quickly.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _FPS = 25  # frames per second of a file that does not tell
 _STILL = 10.0  # seconds that a frame may be shown before that is a hole in the video
+_PART = 100  # frames that are decoded for one answer of `inspect`
+# NAL units of type 6 are "supplemental enhancement information", in which x264 notes its settings.
+_WITHOUT_NOTES = "filter_units=remove_types=6"
+_MARGIN = 64  # bytes of room beside an index
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,15 @@ class VideoInfo:
     seconds: float
     has_audio: bool
     tag: str | None
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """Codecs of a video: FFmpeg's names of its decoders and of its pixel format."""
+
+    video: str
+    sound: str
+    pixels: str
 
 
 def probe(path: Path) -> VideoInfo:
@@ -115,3 +129,71 @@ def _times(
             return stamp, Fraction(0), Fraction(0)
         return start, last, max(last, stamp - start)
     return (start, last, last + step) if start is not None else (Fraction(0), last, last)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a video tells its length and is as long as its boxes. UnreadableMedia."""
+    with media.opened(path) as container:
+        return media.video_stream(container) is not None and bool(container.duration)
+
+
+def inspect(path: Path) -> Iterator[Codecs]:
+    """Decode all pictures of a video with sound, to find damage; yield its codecs meanwhile.
+
+    Raises UnreadableMedia, also at the end.
+    """
+    with media.opened(path) as container:
+        stream = _required_stream(path, container)
+        if not container.streams.audio:
+            raise UnreadableMedia(f"{path}: has no sound; mux the recording into it")
+        sound = container.streams.audio[0]
+        media.require_codec(path, sound)
+        pixels = str(stream.codec_context.pix_fmt)
+        found = Codecs(stream.codec_context.name, sound.codec_context.name, pixels)
+        for number, _ in enumerate(media.decoded(path, container, stream)):
+            if number % _PART == 0:
+                yield found
+        yield found
+
+
+def stripped(path: Path) -> bytes:
+    """Return the first video and sound stream as an mp4 that holds nothing else.
+
+    Metadata, chapters, subtitles, attachments and the encoder's notes inside H.264 are dropped.
+    Pictures and sound are not encoded again. Its index comes first, so that it plays while it is
+    loaded. Raises UnreadableMedia.
+    """
+    index_last = _copied(path, {})
+    index = len(index_last) - _place_of_index(index_last)
+    return _copied(path, {"moov_size": str(index + _MARGIN)})
+
+
+def _place_of_index(mp4: bytes) -> int:
+    """The offset of the `moov` box, which is the last one (ISO 14496-12, 4.2)."""
+    at = 0
+    while mp4[at + 4 : at + 8] != b"moov":
+        size = int.from_bytes(mp4[at : at + 4], "big")
+        at += size if size != 1 else int.from_bytes(mp4[at + 8 : at + 16], "big")
+    return at
+
+
+def _copied(path: Path, options: dict[str, str]) -> bytes:
+    """An mp4 of the packets of the first video and sound stream. options: of FFmpeg's muxer."""
+    import av
+
+    out = io.BytesIO()
+    with media.opened(path) as container:
+        picture = _required_stream(path, container)
+        streams: list[Any] = [picture, *container.streams.audio[:1]]
+        bitexact = {"fflags": "+bitexact"}  # no muxer's name
+        with av.open(out, "w", format="mp4", container_options=bitexact | options) as written:
+            copies = {own.index: written.add_stream_from_template(own) for own in streams}
+            notes = av.BitStreamFilterContext(_WITHOUT_NOTES, picture)
+            for packet in container.demux(streams):
+                index = packet.stream.index
+                if packet.dts is None and packet.size == 0:  # end of a stream
+                    continue
+                for one in notes.filter(packet) if index == picture.index else [packet]:
+                    one.stream = copies[index]
+                    written.mux(one)
+    return out.getvalue()

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface import media, picture_sequences, sound_writing, video_formats
+from talkingface import (
+    decoding,
+    media,
+    picture_sequences,
+    sound_writing,
+    video_formats,
+    video_reading,
+)
 from talkingface.audio import FPS
 from talkingface.errors import OutputError, UnreadableMedia
 from talkingface.media import Sound
@@ -65,8 +72,9 @@ def check_output(
 def is_whole(path: PathLike) -> bool:
     """Return whether a video is there, is not cut short, and tells its length."""
     try:
-        with media.opened(Path(path)) as container:
-            return media.video_stream(container) is not None and bool(container.duration)
+        if not decoding.is_contained():
+            return video_reading.is_whole(Path(path))
+        return bool(decoding.answer("is_whole", Path(path)).value)
     except UnreadableMedia:
         return False
 

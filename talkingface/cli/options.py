@@ -119,7 +119,9 @@ def require_serve_extra(command: str) -> None:
 
 def print_json(facts: object) -> None:
     """Print facts as JSON on standard output; paths as text, NaN and infinity as null."""
-    print(json.dumps(_plain(facts), indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(facts), indent=1, ensure_ascii=False, allow_nan=False)
+    # A terminal would obey control characters, as in file names.
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def _plain(value: Any) -> Any:

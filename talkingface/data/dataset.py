@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tokenize
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -31,7 +32,7 @@ from talkingface.audio import (
     frame_windows,
     windows,
 )
-from talkingface.contract import Portrait
+from talkingface.contract import LANDMARKS, MESH_POINTS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.clip import TRAIN, stored_split
 from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
@@ -64,6 +65,20 @@ class ClipInfo:
         return slice(self.start, self.start + self.frames)
 
 
+# What damaged files of a cache raise.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, RecursionError, EOFError, OverflowError),
+    *(SyntaxError, MemoryError, tokenize.TokenError),
+)
+# Types of the arrays of a cache, and the lengths of their axes after the first; None is any.
+_ARRAYS: dict[str, tuple[type[Any], tuple[int | None, ...]]] = {
+    "frames": (np.uint8, (None, None, 3)),
+    "landmarks": (np.float32, (LANDMARKS, 2)),
+    "mesh": (np.float32, (MESH_POINTS, 2)),
+    "sound": (np.int16, ()),
+}
+
+
 class Cache:
     """The decoded clips, opened read-only."""
 
@@ -84,14 +99,21 @@ class Cache:
                 ClipInfo(**row | {"words": tuple(map(tuple, row["words"]))}) for row in rows
             ]
             self._check()
-        except (OSError, ValueError, TypeError, LookupError, RecursionError, EOFError) as error:
-            reason = str(error) or type(error).__name__
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise BadShard(
-                f"{folder} is not a training cache ({reason}); run `talkingface prepare`"
+                f"{folder}: is not a training cache ({reason}); run `talkingface prepare`"
             ) from error
 
     def _check(self) -> None:
-        """Raise ValueError unless the arrays hold the frames of all clips."""
+        """Raise ValueError unless the arrays hold the frames of all clips, and these are clips."""
+        for name, (kind, shape) in _ARRAYS.items():
+            array = getattr(self, name)
+            same = zip(array.shape[1:], shape, strict=True)  # raises ValueError for others
+            if array.dtype != kind or not all(side is None or own == side for own, side in same):
+                raise ValueError(f"{name} are {array.dtype} {array.shape}")
+        for clip in self.clips:
+            _check_clip(clip)
         lengths = len(self.frames), len(self.landmarks), len(self.mesh), len(self.sound)
         count = max((clip.rows.stop for clip in self.clips), default=0)
         if min(lengths[:3]) < count or lengths[3] < count * SAMPLES_PER_FRAME:
@@ -139,6 +161,18 @@ class Cache:
         return lip_gap(self.landmarks[clip.rows])
 
 
+def _check_clip(clip: ClipInfo) -> None:
+    """Raise ValueError where a field is of another type."""
+    good = all(type(own) is int and own >= 0 for own in (clip.start, clip.frames))
+    good = good and all(isinstance(own, str) for own in (clip.key, clip.speaker, clip.split))
+    good = good and isinstance(clip.silent, bool) and isinstance(clip.info, dict)
+    for word, *times in clip.words:
+        good = good and isinstance(word, str) and len(times) == 2
+        good = good and all(isinstance(own, (int, float)) for own in times)
+    if not good:
+        raise ValueError(f"no clip: {clip!r:.80}")
+
+
 def clip_speech(cache: Cache, clip: ClipInfo, spec: SpeechSpec) -> Tensor:
     """Return all windows of a clip, not augmented: (frames, hops, coefficients)."""
     sound = cache.samples(clip, 0, clip.frames * SAMPLES_PER_FRAME)
@@ -150,7 +184,7 @@ def _mapped(path: Path) -> NDArray[Any]:
 
     The result is no np.memmap, of which every slice costs microseconds.
     """
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)
+    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
     return mapped
 
 

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import shutil
+import struct
 import tarfile
 import tokenize
 import wave
@@ -46,12 +47,14 @@ _QUALITY = [
 _LARGEST_MEMBER = 64_000_000  # bytes
 _LARGEST_CROP = 1024  # pixels of the side
 _ROWS = 65_500  # of a JPEG, at most
+_FRAME = 0xC0  # marker of a JPEG's frame header, baseline
+_SEGMENTS = (_FRAME, 0xC4, 0xDB, 0xE0)  # those before its pixels: tables, and JFIF's
 _KINDS_OF_FACTS = {"speaker": str, "split": str, "sentence": str, "silent": bool, "info": dict}
 # What damaged members raise while they are read.
 _DAMAGED = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError),
     *(OSError, RecursionError, SyntaxError, tokenize.TokenError, wave.Error, cv2.error),
-    tarfile.TarError,
+    *(tarfile.TarError, struct.error),
 )
 _MEND = "prepare the corpus again, or copy the shard again"
 
@@ -254,22 +257,29 @@ def _clip(path: Path, key: str, data: dict[str, bytes]) -> Clip:
 
 
 def _crops(data: bytes, frames: int, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:  # its header alone
-            found = f"{picture.width}x{picture.height} pixels"
-            wrong = picture.size != (size, frames * size)
-    except Image.DecompressionBombError as error:
-        raise ValueError("far too many pixels") from error
-    if wrong:
-        raise ValueError(f"{found}, expected {size}x{frames * size}")
+    width, height = _jpeg_size(data)  # before that many pixels are decoded
+    if (width, height) != (size, frames * size):
+        raise ValueError(f"{width}x{height} pixels, expected {size}x{frames * size}")
     strip = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if strip is None or strip.shape != (frames * size, size, 3):
         found = "no picture" if strip is None else f"{strip.shape[1]}x{strip.shape[0]} pixels"
         raise ValueError(f"{found}, expected {size}x{frames * size}")
     rgb = cv2.cvtColor(strip, cv2.COLOR_BGR2RGB)
     return np.asarray(rgb.reshape(frames, size, size, 3), dtype=np.uint8)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG. Raises ValueError for segments that OpenCV does not write.
+
+    Among odd ones a decoder could find another frame header, and another size (ITU-T T.81, B.1.1).
+    """
+    at = 2
+    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and data[at + 1] in _SEGMENTS:
+        if data[at + 1] == _FRAME:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+    raise ValueError("no JPEG as this program writes it")
 
 
 def _points(data: bytes, frames: int, _: int, count: int) -> NDArray[np.float32]:
@@ -380,6 +390,8 @@ def _fill(folder: Path, paths: list[Path]) -> None:
     known = [own for path in paths for _, own in facts(path)]
     total = sum(own["frames"] for own in known)
     sizes = {own["size"] for own in known}
+    if not known:
+        raise BadShard(f"{paths[0].parent}: its shards hold no clip; prepare the corpus again")
     if len(sizes) != 1:
         raise BadShard(
             f"{paths[0].parent}: crops of {sorted(sizes)} pixels in one folder, expected one size; "

@@ -1,7 +1,7 @@
 """Decode pictures, recordings and videos in a process of their own, with limits.
 
 A decoder that crashes, hangs or takes too much memory ends its own process. The caller gets one
-UnreadableMedia that names the file, and the next file gets a new process. The processes have no
+DecodingFailed that names the file, and the next file gets a new process. The processes have no
 network where the kernel lets them leave it, and end with this one.
 
 `TALKINGFACE_DECODING=direct` in the environment decodes in this process instead: for programs that
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from talkingface.errors import UnreadableMedia
+from talkingface.errors import DecodingFailed, UnreadableMedia
 
 SWITCH = "TALKINGFACE_DECODING"
 ADVICE = "convert it with another program"
@@ -259,7 +259,7 @@ class _Worker:
         self.end()
         raise self._error("its decoder sent nonsense")
 
-    def _ended(self) -> UnreadableMedia:
+    def _ended(self) -> DecodingFailed:
         """Return the error of a process that has ended, or does not answer."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_PATIENCE)
@@ -270,10 +270,10 @@ class _Worker:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return self._error(f"its decoder crashed ({name})")
 
-    def _error(self, found: str) -> UnreadableMedia:
+    def _error(self, found: str) -> DecodingFailed:
         if found == "memory":
             found = f"its decoding needs more than {self._limits.memory / 1e9:.1f} GB of memory"
-        return UnreadableMedia(f"{self._path}: {found}; {ADVICE}")
+        return DecodingFailed(f"{self._path}: {found}; {ADVICE}")
 
 
 def _command() -> list[str]:

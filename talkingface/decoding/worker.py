@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # of unshare(2)
 _NO_NEW_PRIVILEGES = 38  # of prctl(2)
 _BATCH = 1 << 18  # bytes of sound that are sent together
+_BLOCK = 1 << 24  # bytes of a file that are sent together
 _FILES = 64  # open at once
 # Values of JSON, and arrays.
 Found = Generator[tuple[Any, "list[NDArray[Any]]"], None, None]
@@ -222,6 +223,30 @@ def _frames(path: Path, fps: int) -> Found:
         before = frame
 
 
+def _is_whole(path: Path) -> Found:
+    from talkingface import video_reading
+
+    yield video_reading.is_whole(path), []
+
+
+def _codecs(path: Path) -> Found:
+    from talkingface import video_reading
+
+    for found in video_reading.inspect(path):
+        yield asdict(found), []
+
+
+def _stripped(path: Path) -> Found:
+    """Blocks of an mp4's bytes."""
+    import numpy as np
+
+    from talkingface import video_reading
+
+    mp4 = np.frombuffer(video_reading.stripped(path), np.uint8)
+    for start in range(0, len(mp4), _BLOCK):
+        yield None, [mp4[start : start + _BLOCK]]
+
+
 TASKS: dict[str, Callable[..., Found]] = {
     "picture": _picture,
     "picture_size": _picture_size,
@@ -231,4 +256,7 @@ TASKS: dict[str, Callable[..., Found]] = {
     "packets": _packets,
     "video_info": _video_info,
     "frames": _frames,
+    "is_whole": _is_whole,
+    "codecs": _codecs,
+    "stripped": _stripped,
 }

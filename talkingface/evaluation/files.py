@@ -84,9 +84,16 @@ def write_lines(path: Path, rows: Iterable[Any], overwrite: bool = True) -> None
 
 
 def read_lines(path: Path, read: Callable[..., R]) -> list[R]:
-    """Read the results that `write_lines` wrote. read: the dataclass, called with the fields."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [read(**json.loads(line)) for line in lines]
+    """Read the results that `write_lines` wrote. read: the dataclass, called with the fields.
+
+    Raises BadRequest for a file that it did not write.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [read(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BadRequest(f"{path}: no lines of results ({reason}); evaluate again") from error
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -118,7 +125,7 @@ class ResultCache(Generic[R]):
             try:
                 row = json.loads(line)
                 self._results[row["key"]] = read(**row["result"])
-            except (ValueError, TypeError, KeyError):  # incomplete, or of another version
+            except (ValueError, TypeError, KeyError, RecursionError):  # cut, or of another version
                 continue
 
     def get(self, key: str) -> R | None:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import os
 import random
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -34,8 +31,6 @@ PLAYABLE = {
     "mp3": "sound",
 }  # codecs that every current browser plays in mp4
 SAME_LENGTH = 0.2  # seconds by which the videos of a sample may differ without a note
-# NAL units of type 6 are "supplemental enhancement information", in which x264 notes its settings.
-_WITHOUT_NOTES = "filter_units=remove_types=6"
 
 Progress = Callable[[int, int], None]
 
@@ -77,7 +72,9 @@ def create_study(
     """
     design = design or Design()
     _check_names(methods)
-    with _new_folder(out) as part:
+    _check_new(out)
+    with media.making_folder(out) as part:  # private: it holds tokens, and which video is whose
+        (part / store.VIDEOS).mkdir()
         found = {name: _find_videos(folder) for name, folder in methods.items()}
         chosen, notes = _choose_samples(found, samples, design.seed)
         all_checks = order.checks_beside(
@@ -110,23 +107,9 @@ def _check_names(methods: Mapping[str, Path]) -> None:
             raise BadRequest(f"{name!r} cannot name a method; give NAME=FOLDER")
 
 
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Create a temporary folder beside `out`; rename it on success, remove it on failure."""
+def _check_new(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out}: exists already; a study is never overwritten, give another name")
-    parent = out.absolute().parent
-    part = parent / f".{secrets.token_hex(8)}.part"
-    with media.writing(out, OSError):
-        parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir(mode=0o700)  # it holds raters' tokens, and which video is whose
-        (part / store.VIDEOS).mkdir()
-    try:
-        yield part
-        with media.writing(out, OSError):
-            os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- input ----------------------------------------------------------------------------------------
@@ -195,21 +178,14 @@ def _inspect(path: Path) -> video.VideoInfo:
             f"{path}: has no sound, so nobody can say whether its lips fit; mux the recording "
             "into it"
         )
-    with media.opened(path) as container:
-        stream = media.video_stream(container)
-        assert stream is not None  # or `probe` had refused it
-        media.require_codec(path, container.streams.audio[0])
-        codecs = (stream.codec_context.name, container.streams.audio[0].codec_context.name)
-        pixels = stream.codec_context.pix_fmt
-        wanted = [PLAYABLE.get(name.removesuffix("float")) for name in codecs]
-        if wanted != ["video", "sound"] or pixels not in ("yuv420p", "yuvj420p"):
-            raise UnreadableMedia(
-                f"{path}: {codecs[0]} ({pixels}) with {codecs[1]} does not play in every browser; "
-                "convert all methods alike, as `ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt "
-                "yuv420p -c:a aac OUT.mp4`"
-            )
-        for _ in media.decoded(path, container, stream):  # decode all of it, to find damage
-            pass
+    codecs = video.codecs(path)
+    wanted = [PLAYABLE.get(name.removesuffix("float")) for name in (codecs.video, codecs.sound)]
+    if wanted != ["video", "sound"] or codecs.pixels not in ("yuv420p", "yuvj420p"):
+        raise UnreadableMedia(
+            f"{path}: {codecs.video} ({codecs.pixels}) with {codecs.sound} does not play in every "
+            "browser; convert all methods alike, as `ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt "
+            "yuv420p -c:a aac OUT.mp4`"
+        )
     return info
 
 
@@ -258,30 +234,11 @@ def _opaque_name() -> str:
 def strip(source: Path, out: Path) -> None:
     """Copy the first video and sound stream into an mp4 that holds nothing else.
 
-    Metadata, chapters, subtitles, attachments and the encoder's notes inside H.264 are dropped.
-    Pictures and sound are not encoded again. Raises UnreadableMedia, OutputError.
+    See `video_reading.stripped`. Raises UnreadableMedia, OutputError.
     """
-    import av
-
-    with media.opened(source) as container:
-        picture = media.video_stream(container)
-        assert picture is not None and container.streams.audio
-        streams: list[Any] = [picture, container.streams.audio[0]]
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}  # bitexact: no muxer's name
-        with (
-            media.writing(out, av.FFmpegError, OSError),
-            av.open(str(out), "w", format="mp4", container_options=options) as written,
-        ):
-            copies = {s.index: written.add_stream_from_template(s) for s in streams}
-            notes = av.BitStreamFilterContext(_WITHOUT_NOTES, picture)
-            for packet in container.demux(streams):
-                index = packet.stream.index
-                if packet.dts is None and packet.size == 0:  # end of a stream
-                    continue
-                kept = notes.filter(packet) if index == picture.index else [packet]
-                for one in kept:
-                    one.stream = copies[index]
-                    written.mux(one)
+    with media.writing(out, OSError), out.open("wb") as file:
+        for block in video.stripped(source):
+            file.write(block)
 
 
 def _make_pairs(

@@ -14,6 +14,7 @@ from talkingface.audio import FPS
 from talkingface.errors import (
     BadLandmarks,
     BadRequest,
+    DecodingFailed,
     NoFaceFound,
     TalkingFaceError,
     UnknownModel,
@@ -109,10 +110,13 @@ def api_errors(names: Mapping[Path, str]) -> Iterator[None]:
 def check_picture(path: Path, limits: Limits) -> int:
     """Return the pixels of a picture's longer side from its header, without decoding.
 
-    Raises ApiError for a file that is no picture, a TIFF or BMP, or for too many pixels.
+    Raises ApiError for a file that is no picture, a TIFF or BMP, or for too many pixels; and
+    DecodingFailed.
     """
     try:
         width, height = picture.open_size(path, picture.WEB_FORMATS)
+    except DecodingFailed:  # says more than that it is no picture
+        raise
     except UnreadableMedia as error:
         text = f"the picture is not {picture.WEB_KINDS}: convert it to one of these"
         raise ApiError(415, text) from error

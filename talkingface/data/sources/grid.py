@@ -156,6 +156,18 @@ def _beside(folder: Path | None, video: Path, kind: str) -> Path | None:
     return folder / (video.stem + kind) if folder is not None else None
 
 
+# What an alignment that is none raises.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
 def label_lombard(recording: Recording) -> Recording:
     """Add phones and, where they give as many words as the name, word times.
 
@@ -168,7 +180,7 @@ def label_lombard(recording: Recording) -> Recording:
     try:
         entries = json.loads(recording.labels.read_text())[recording.path.stem]
         phones = list(_lombard_phones(entries))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _DAMAGED as error:
         raise UnreadableMedia(
             f"{recording.labels}: no alignment of {recording.path.stem} ({error!r}); mend it, or "
             "remove the file to do without word times"
