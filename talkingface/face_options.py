@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
+from talkingface import picture
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class FaceKeywords(TypedDict, total=False):
     crop_size: int
     show: Show
     mark: bool
+    background: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class FaceOptions:
     show: "picture" is the whole picture, "face" the bare aligned face, "maps" what the model
     computes beside it: attention, colour and face, side by side.
     mark: True writes a small label "synthetic" into every frame.
+    background: colour behind the transparent parts of the picture: a name of CSS, or "#rrggbb".
     """
 
     face: int | None = None
@@ -60,6 +63,7 @@ class FaceOptions:
     crop_size: int = 256
     show: Show = "picture"
     mark: bool = False
+    background: str = "white"
 
     def updated(self, **keywords: Unpack[FaceKeywords]) -> FaceOptions:
         """Return a copy with changed fields. Raises TypeError for an unknown name."""
@@ -77,6 +81,7 @@ class FaceOptions:
                 "give one of the face's number, its box and its landmarks: --face N, --face "
                 "x,y,width,height or --landmarks points.json, not both"
             )
+        picture.colour(self.background)
         if self.max_size < SMALLEST_SIDE:
             raise BadRequest(f"max_size is {self.max_size}: give at least {SMALLEST_SIDE} pixels")
         if not SMALLEST_SIDE <= self.crop_size <= LARGEST_CROP:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -20,31 +20,54 @@ from talkingface.frames import PreparedFace
 from talkingface.geometry import compose, resized
 from talkingface.landmarks import aperture, eye_distance
 from talkingface.metrics.identity import SAME_PERSON, Person
+from talkingface.picture import PictureFile
+from talkingface.sound_input import temporary
 from talkingface.types import PathLike, Picture
 from talkingface.weights import WeightsInfo
 
 WIDE_OPEN = 0.45  # of the distance of the eyes: lips this far apart in a picture do not meet
 
 
+ImageInput = PathLike | bytes | BinaryIO | Picture | Any  # the last: an image of Pillow
+EXPECTED = (
+    "a picture must be a path, bytes, a file object, an image of Pillow, or an array, (H, W, 3) "
+    "uint8 RGB or (H, W, 4) RGBA"
+)
+
+
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture. size: (width, height) of its file, which `picture.read` shrinks when large."""
+    """A picture.
+
+    size: (width, height) of its file, which `picture.load` shrinks when large. alpha: (H, W) uint8,
+    or None. note: on how it was read, or None.
+    """
 
     pixels: Picture
     name: str
     size: tuple[int, int]
+    alpha: NDArray[np.uint8] | None = None
+    note: str | None = None
 
     @staticmethod
-    def read(image: PathLike | Picture) -> LoadedImage:
-        """A file, or (H, W, 3) uint8 RGB. Raises UnreadableMedia, BadRequest (no such array)."""
+    def read(image: ImageInput, background: str = picture.WHITE) -> LoadedImage:
+        """Read a picture of any kind: see EXPECTED, and `picture.load`.
+
+        Raises UnreadableMedia, BadRequest (no such picture).
+        """
         if isinstance(image, (str, Path)):
-            pixels, size = picture.read_with_size(image)
-            return LoadedImage(pixels, str(image), size)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise BadRequest(
-                f"a picture must be (H, W, 3) uint8 RGB, this array is {image.shape} {image.dtype}"
-            )
-        return LoadedImage(image, "picture", (image.shape[1], image.shape[0]))
+            return LoadedImage._of(picture.load(image, background), str(image))
+        if isinstance(image, (bytes, bytearray, memoryview)) or hasattr(image, "read"):
+            with temporary(image, EXPECTED) as file:
+                return LoadedImage._of(picture.load(file.name, background), "picture")
+        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+            if image.dtype == np.uint8 and image.size:
+                return LoadedImage(image, "picture", (image.shape[1], image.shape[0]))
+        return LoadedImage._of(picture.from_pillow(_as_pillow(image), background), "picture")
+
+    @staticmethod
+    def _of(found: PictureFile, name: str) -> LoadedImage:
+        return LoadedImage(found.pixels, name, found.size, found.alpha, found.note)
 
     def locate(self, options: FaceOptions) -> Located:
         """Find the face that the options choose. Raises NoFaceFound, BadLandmarks, BadRequest."""
@@ -59,20 +82,34 @@ class LoadedImage:
         )
 
 
+def _as_pillow(image: Any) -> Any:
+    """Return an image of Pillow, also for an array with alpha. Raises BadRequest."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 4 and image.dtype == np.uint8 and image.size:
+            return Image.fromarray(image)
+        raise BadRequest(f"{EXPECTED}; this array is {image.shape} {image.dtype}")
+    raise BadRequest(f"{EXPECTED}; this is a {type(image).__name__}")
+
+
 def prepare_face(
-    image: PathLike | Picture, options: FaceOptions, model: Generator, info: WeightsInfo
+    image: ImageInput, options: FaceOptions, model: Generator, info: WeightsInfo
 ) -> PreparedFace:
     """Prepare a face, once per picture. It is aligned at the picture's full size.
 
     info: of the model. Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
     """
     options.check()
-    loaded = LoadedImage.read(image)
+    loaded = LoadedImage.read(image, options.background)
     located = loaded.locate(options)
     aligned = faces.align(loaded.pixels, located, model.config.crop)
     identity = encode(model, aligned)
     shown, matrix = shrink(loaded.pixels, aligned.matrix, options.max_size)
     warnings = (
+        loaded.note,
         located.note,
         identity_warning(info, aligned.crop, device_of(model)),
         open_mouth(aligned.mesh),
@@ -88,6 +125,7 @@ def prepare_face(
         mouth=identity.mouth if moves_mesh(model) else None,
         moving=model.moving.cpu().numpy() if moves_mesh(model) else None,
         note="; ".join(warning for warning in warnings if warning) or None,
+        alpha=None if loaded.alpha is None else shrink(loaded.alpha, matrix, options.max_size)[0],
     )
 
 

@@ -108,7 +108,9 @@ class PreparedFace:
     has_eyes: False if the eyes were not found but guessed.
     mouth: mesh and neutral mouth, if the model bends the picture along a mesh.
     moving: (P,), the points of the mesh that the model moves.
-    note: note on the face that was found, or None.
+    note: note on the picture and on the face that was found, or None.
+    alpha: (H, W) uint8 of the picture, whose transparent parts lie on `options.background`; 255 is
+    opaque. None where all is opaque.
     """
 
     identity: Any
@@ -121,6 +123,7 @@ class PreparedFace:
     mouth: Mouth | None = None
     moving: NDArray[np.int64] | None = None
     note: str | None = None
+    alpha: NDArray[np.uint8] | None = None
 
     @cached_property
     def renderer(self) -> FrameRenderer:

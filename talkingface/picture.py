@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,21 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface import decoding, media
-from talkingface.errors import UnreadableMedia
+from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.types import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-KINDS = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF picture"
+KINDS = "a JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF picture"
 WEB_KINDS = "a JPEG, PNG, WebP, AVIF or GIF picture"  # WEB_FORMATS, in words
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of pictures in a folder
+SUFFIXES = (  # of pictures in a folder
+    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".gif", ".bmp", ".tif", ".tiff"),
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's readers that may run
 WEB_FORMATS = FORMATS[:5]  # of these, those that clients may send to a server
+WHITE = "white"
 MIN_SIDE = 32  # pixels: less holds no face
 MAX_SIDE = 4096  # pixels: H.264 decoders play no larger video
 MAX_PIXELS = 200_000_000  # decoded at all: 800 MB in Pillow
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1")  # ISO 23008-12
 _ORIENTATION = 274  # EXIF's tag; from 5 on, width and height change places
 _DAMAGED = (  # what Pillow's readers raise, each in its own way
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError),
@@ -42,33 +47,107 @@ _DAMAGED = (  # what Pillow's readers raise, each in its own way
 _PILLOW = threading.Lock()  # its limit and Python's warnings belong to the whole process
 
 
-def read(path: Path | str) -> Picture:
-    """A picture as (H, W, 3) uint8 RGB; see `read_with_size`."""
-    return read_with_size(path)[0]
+@dataclass(frozen=True)
+class PictureFile:
+    """Content of a picture file.
 
-
-def read_with_size(path: Path | str) -> tuple[Picture, tuple[int, int]]:
-    """A picture as (H, W, 3) uint8 RGB, and (width, height) of the file before it was shrunk.
-
-    JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF; grey, CMYK and 16 bits too; of several frames the first.
-    Turned upright (EXIF), converted from its colour profile (ICC) to sRGB, transparent parts on
-    white. A picture whose longer side exceeds MAX_SIDE is shrunk to it by area averaging.
-    Raises UnreadableMedia: missing, empty, no picture, damaged, smaller than MIN_SIDE or of more
-    than MAX_PIXELS.
+    pixels: (H, W, 3) uint8 RGB. alpha: (H, W) uint8, 255 is opaque; None where all is opaque.
+    size: (width, height) of the file before it was shrunk. note: on how it was read, or None.
     """
+
+    pixels: Picture
+    alpha: NDArray[np.uint8] | None
+    size: tuple[int, int]
+    note: str | None = None
+
+
+def read(path: Path | str) -> Picture:
+    """A picture as (H, W, 3) uint8 RGB; see `load`."""
+    return load(path).pixels
+
+
+def load(path: Path | str, background: str = WHITE) -> PictureFile:
+    """Read a picture in 8 bits, in sRGB, upright; the first frame of an animation or a video.
+
+    JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, whatever their name; grey, CMYK and 16 bits too. HEIC
+    needs the package pillow-heif. Turned as EXIF says, converted from its colour profile (ICC).
+    Transparent parts are laid on the background (`colour`): C = a F + (1 - a) B. A picture whose
+    longer side exceeds MAX_SIDE is shrunk to it by area averaging.
+    Raises UnreadableMedia: missing, empty, no picture, damaged, smaller than MIN_SIDE or of more
+    than MAX_PIXELS; BadRequest: an unknown colour.
+    """
+    behind = colour(background)
     if not decoding.is_contained():
-        return decode(Path(path))
-    found = decoding.answer("picture", Path(path))
-    width, height = found.value
-    return found.arrays[0], (width, height)
+        return decode(Path(path), behind)
+    found = decoding.answer("picture", Path(path), background=behind)
+    (width, height), note = found.value
+    pixels, *alpha = found.arrays
+    return PictureFile(pixels, alpha[0] if alpha else None, (width, height), note)
 
 
-def decode(path: Path) -> tuple[Picture, tuple[int, int]]:
-    """Read as `read_with_size` does, in this process."""
-    with _opened(path, FORMATS) as image:
-        size = _upright_size(image)
+def decode(path: Path, background: tuple[int, ...]) -> PictureFile:
+    """Read as `load` does, in this process."""
+    try:
+        with _opened(path, FORMATS) as image:
+            size = _upright_size(image)
+            _check_size(path, *size)
+            pixels, alpha = _decoded(image, background)
+            note = "an animation: its first frame is taken" if _is_animated(image) else None
+    except _NoPicture as error:
+        frame = _first_frame(path)
+        if frame is None:
+            raise error
+        pixels, alpha, size = frame, None, (frame.shape[1], frame.shape[0])
         _check_size(path, *size)
-        return _at_most(_decoded(image), MAX_SIDE), size
+        note = "a video: its first frame is taken"
+    return PictureFile(_at_most(pixels, MAX_SIDE), alpha, size, note)
+
+
+def from_pillow(image: Image.Image, background: str = WHITE) -> PictureFile:
+    """Read an image of Pillow as `load` reads its file. Raises BadRequest (a colour or a size)."""
+    if min(image.size) < MIN_SIDE or image.width * image.height > MAX_PIXELS:
+        raise BadRequest(
+            f"a picture of {image.width}x{image.height} pixels: give at least {MIN_SIDE}x{MIN_SIDE}"
+            f", at most {MAX_PIXELS // 1_000_000} megapixels"
+        )
+    own, size = image.copy(), _upright_size(image)
+    pixels, alpha = _decoded(own, colour(background))
+    return PictureFile(_at_most(pixels, MAX_SIDE), alpha, size)
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour by CSS: a name, or #rrggbb. Raises BadRequest."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(text)
+    except (ValueError, AttributeError) as error:
+        raise BadRequest(
+            f"{text!r} is no colour: give a name of CSS, as white or navy, or #rrggbb"
+        ) from error
+    return red, green, blue
+
+
+class _NoPicture(UnreadableMedia):
+    """A file of another kind than a picture."""
+
+
+def _first_frame(path: Path) -> Picture | None:
+    """Return the first frame of a video; None for any other file. Raises UnreadableMedia."""
+    from talkingface import video_reading
+
+    try:
+        with media.opened(path) as container:
+            if media.video_stream(container) is None:
+                return None
+    except UnreadableMedia:
+        return None
+    return video_reading.first_frame(path)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    moving = image.format in ("GIF", "WEBP", "AVIF", "PNG")  # pages of a TIFF are others
+    return moving and bool(getattr(image, "is_animated", False))
 
 
 def open_size(path: Path | str, formats: tuple[str, ...] = FORMATS) -> tuple[int, int]:
@@ -94,6 +173,7 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     media.require_file(path, KINDS)
+    formats = _with_heic(path, formats)
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # our error says enough
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # MAX_PIXELS, by _check_size
@@ -102,7 +182,7 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
             with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 yield image
         except UnidentifiedImageError as error:
-            raise UnreadableMedia(f"{path}: not {KINDS}; convert it to one of these") from error
+            raise _NoPicture(f"{path}: not {KINDS}; convert it to one of these") from error
         except _DAMAGED as error:
             found = "a damaged picture, it cannot be decoded"
             if isinstance(error, MemoryError):
@@ -112,6 +192,25 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
             raise UnreadableMedia(f"{path}: {found}; expected {KINDS}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _with_heic(path: Path, formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats, with that of HEIC if the file is one. Raises UnreadableMedia."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIC_BRANDS or b"avif" in head:
+        return formats
+    if formats != FORMATS:
+        raise UnreadableMedia(f"{path}: a HEIC picture; convert it to JPEG, or export it as one")
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableMedia(
+            f"{path}: a HEIC picture, for which pillow-heif is missing: "
+            "pip install 'talkingface[heic]', or convert it to JPEG"
+        ) from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -134,8 +233,13 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _decoded(image: Image.Image) -> Picture:
-    """RGB, upright; halved where its longer side is more than twice MAX_SIDE."""
+def _decoded(
+    image: Image.Image, background: tuple[int, ...]
+) -> tuple[Picture, NDArray[np.uint8] | None]:
+    """RGB on a background, and alpha; upright; halved where one side is above 2 MAX_SIDE.
+
+    Alpha is as large as `_at_most` makes the picture.
+    """
     from PIL import ImageOps
 
     width, height = image.size
@@ -147,7 +251,10 @@ def _decoded(image: Image.Image) -> Picture:
     image = _plain(image)
     image = image.reduce(2) if halved else image
     image = _to_srgb(image, profile) if profile else image
-    return np.array(_on_white(image))
+    alpha = None
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
+        alpha = _at_most(np.array(image.getchannel("A")), MAX_SIDE)
+    return np.array(_flattened(image, background)), alpha
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -174,14 +281,14 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         return image
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _flattened(image: Image.Image, background: tuple[int, ...]) -> Image.Image:
     from PIL import Image
 
     if image.mode != "RGBA":
         return image if image.mode == "RGB" else image.convert("RGB")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
+    behind = Image.new("RGB", image.size, background)
+    behind.paste(image, mask=image.getchannel("A"))
+    return behind
 
 
 def _at_most(picture: Picture, side: int) -> Picture:

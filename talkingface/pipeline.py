@@ -24,7 +24,7 @@ from talkingface.contract import Generator, moves_mesh
 from talkingface.controls import DEFAULTS, Controls
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
-from talkingface.face_preparation import LoadedImage, device_of, prepare_face
+from talkingface.face_preparation import ImageInput, LoadedImage, device_of, prepare_face
 from talkingface.faces import Aligned
 from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, PreparedFace
@@ -81,7 +81,7 @@ def find_device(name: str) -> torch.device:
 
 
 def align(
-    image: PathLike | Picture,
+    image: ImageInput,
     *,
     face: int | None = None,
     box: Box | None = None,
@@ -90,7 +90,8 @@ def align(
 ) -> Aligned:
     """Find a face and cut its aligned crop out of the picture, as models see it.
 
-    image: a picture file, or (H, W, 3) uint8 RGB.
+    image: a path, bytes, a file object, an image of Pillow, or (H, W, 3) uint8 RGB or (H, W, 4)
+    RGBA. Of an animation or a video the first frame is taken.
     face: number of the face, by size (`FaceOptions`).
     box: box of the face in pixels (`FaceOptions`).
     landmarks: the face's 68 points (`FaceOptions`).
@@ -177,7 +178,7 @@ class TalkingFace:
 
     def generate(
         self,
-        image: PathLike | Picture,
+        image: ImageInput,
         audio: AudioInput | Motion,
         *,
         controls: Controls | None = None,
@@ -191,7 +192,8 @@ class TalkingFace:
         Frames are generated when they are read. There are 25 per second of sound; the last,
         partial one counts.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: a path, bytes, a file object, an image of Pillow, or (H, W, 3) uint8 RGB or (H, W, 4)
+        RGBA. Of an animation or a video the first frame is taken.
         audio: a recording or a video, as a path, bytes or a file object; or samples: (samples,
         rate in Hz), or samples alone, which are taken as 16 kHz. Samples are floats in [-1, 1],
         int16, int32 or uint8, (N,) or with several channels (N, C). A `Motion` or a motion file
@@ -210,13 +212,13 @@ class TalkingFace:
 
     def prepare(
         self,
-        image: PathLike | Picture,
+        image: ImageInput,
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> PreparedFace:
         """Prepare the face of a picture once, for several videos by `animate`.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: a picture, as in `generate`.
         options: which face speaks, and how it is shown.
         keywords: changes to the options, by field.
 
@@ -309,7 +311,7 @@ class TalkingFace:
 
     def idle(
         self,
-        image: PathLike | Picture,
+        image: ImageInput,
         seconds: float,
         *,
         repeats: bool = True,
@@ -319,7 +321,7 @@ class TalkingFace:
     ) -> Video:
         """Return a silent video of a waiting face: it breathes, blinks and sways.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: a picture, as in `generate`.
         seconds: length of the video, 1 to 3600.
         repeats: True joins the end to the beginning, for playing in a loop.
         controls: how the face moves. The default is `Controls()`.
@@ -338,7 +340,7 @@ class TalkingFace:
 
     def open(
         self,
-        image: PathLike | Picture,
+        image: ImageInput,
         *,
         controls: Controls | None = None,
         resume: PathLike | None = None,
@@ -347,7 +349,7 @@ class TalkingFace:
     ) -> Stream:
         """Open a live video, to which sound is pushed. Its frames are those of `generate`.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: a picture, as in `generate`.
         controls: how the face moves. The default is `Controls()`.
         resume: a file of `Stream.save`, to continue that stream.
         options: which face speaks, and how it is shown.
@@ -363,14 +365,14 @@ class TalkingFace:
         return stream
 
     def stream(
-        self, image: PathLike | Picture, chunks: Iterable[Samples], **options: Any
+        self, image: ImageInput, chunks: Iterable[Samples], **options: Any
     ) -> Iterator[list[Picture]]:
         """Yield lists of new frames, (H, W, 3) uint8 RGB, as chunks of sound arrive.
 
         A frame needs `Stream.latency` seconds of sound after its own end. When the chunks end,
         silence stands in for missing sound. A list has at most 10 frames.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: a picture, as in `generate`.
         chunks: (N,) floats in [-1, 1], mono at 16 kHz, of any lengths.
         options: keyword arguments of `open`.
 
@@ -469,7 +471,7 @@ def _streamed(stream: Stream, chunks: Iterable[Samples]) -> Iterator[list[Pictur
 
 
 def stream(
-    portrait: PathLike | Picture,
+    portrait: ImageInput,
     chunks: Iterable[Samples],
     *,
     model: PathLike = "cran",
@@ -478,7 +480,7 @@ def stream(
 ) -> Iterator[list[Picture]]:
     """Load a model and yield lists of new frames, as chunks of sound arrive.
 
-    portrait: a picture file, or (H, W, 3) uint8 RGB.
+    portrait: a picture, as in `TalkingFace.generate`.
     chunks: (N,) floats in [-1, 1], mono at 16 kHz, of any lengths.
     model: see `load`.
     device: see `load`.

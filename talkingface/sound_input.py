@@ -117,7 +117,7 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def temporary(given: bytes | BinaryIO, expected: str) -> Any:
+def temporary(given: Any, expected: str) -> Any:
     """Write bytes, or what is left of a file object, to a temporary file. Raises BadRequest."""
     content = given if isinstance(given, (bytes, bytearray, memoryview)) else given.read()
     if not isinstance(content, (bytes, bytearray, memoryview)):

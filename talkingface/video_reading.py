@@ -78,6 +78,16 @@ def probe(path: Path) -> VideoInfo:
         )
 
 
+def first_frame(path: Path) -> Picture:
+    """The first frame of a video, (H, W, 3) uint8 RGB. Raises UnreadableMedia."""
+    with media.opened(path) as container:
+        stream = _required_stream(path, container)
+        frame = next(media.decoded(path, container, stream), None)
+        if frame is None:
+            raise UnreadableMedia(f"{path}: a video without a single frame")
+        return _upright(frame)
+
+
 def _required_stream(path: Path, container: InputContainer) -> VideoStream:
     stream = media.video_stream(container)
     if stream is None:

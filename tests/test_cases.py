@@ -2,6 +2,11 @@
 
 | kind | test |
 |---|---|
+| colour profiles, EXIF, 16 bits, CMYK, grey | `test_picture.py` |
+| EXIF with alpha in every kind | `test_alpha_lies_upright_on_a_colour_and_is_kept` |
+| GIF, AVIF, animated WebP and PNG, HEIC, a video, wrong suffix | `test_any_file_is_a_picture` |
+| HEIC without its package | `test_heic_without_its_package` |
+| images of Pillow, bytes, file objects, RGBA arrays | `test_pictures_of_any_type_are_one` |
 | 5.1, 7.1, odd layouts | `test_channels.py` |
 | channels that cancel, a dead channel | `test_channels_that_cancel_or_are_dead_are_heard` |
 | several audio tracks | `test_the_default_track_or_a_chosen_one_is_heard` |
@@ -14,7 +19,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +31,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from conftest import SENTENCE, Cli
+import talkingface
+from conftest import EXAMPLES, SENTENCE, Cli
 from helpers import media as recordings
-from talkingface import audio, media
+from talkingface import audio, decoding, media, picture
 from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.face_preparation import LoadedImage
 from talkingface.sound_analysis import NOISE, SILENT
 from talkingface.streaming import Speech
 
@@ -47,6 +59,133 @@ def heard(sound: Any, **options: Any) -> np.ndarray:
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     shorter = min(len(a), len(b))
     return float(np.corrcoef(a[:shorter], b[:shorter])[0, 1])
+
+
+# ---- pictures
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """A face of nobody, 256x256."""
+    return np.ascontiguousarray(picture.read(EXAMPLES / "portrait.jpg")[::3, ::3])
+
+
+def save(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    """Write a picture in the kind that the suffix names; "video.jpg" and the like by `kind`."""
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+ANIMATION = "an animation: its first frame is taken"
+VIDEO = "a video: its first frame is taken"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "frames", "note", "error"),
+    [
+        ("a.gif", "GIF", 3, ANIMATION, 8),
+        ("a.gif", "GIF", 1, None, 8),
+        ("a.webp", "WEBP", 3, ANIMATION, 4),
+        ("a.png", "PNG", 3, ANIMATION, 0),
+        ("a.avif", "AVIF", 3, ANIMATION, 4),
+        ("a.avif", "AVIF", 1, None, 4),
+        ("a.heic", "HEIF", 1, None, 4),
+        ("avif.jpg", "AVIF", 1, None, 4),
+        ("heic.jpg", "HEIF", 1, None, 4),
+        ("jpeg.png", "JPEG", 1, None, 4),
+        ("webp.mp4", "WEBP", 1, None, 4),
+        ("a.mp4", "video", 5, VIDEO, 4),
+        ("video.jpg", "video", 5, VIDEO, 4),
+    ],
+)
+def test_any_file_is_a_picture(
+    tmp_path: Path, pixels: np.ndarray, name: str, kind: str, frames: int, note: str, error: int
+) -> None:
+    path = tmp_path / name
+    if kind == "video":
+        shown = [(Fraction(k, 25), pixels if k == 0 else 255 - pixels) for k in range(frames)]
+        recordings.write_video(tmp_path / "written.mp4", shown, "libx264").rename(path)
+    else:
+        if kind == "HEIF":
+            pytest.importorskip("pillow_heif").register_heif_opener()
+        more = [Image.fromarray(255 - pixels)] * (frames - 1)
+        options: dict[str, Any] = {"save_all": True, "append_images": more} if more else {}
+        save(path, pixels, format=kind, **options)
+    found = picture.load(path)
+    assert (found.note, found.alpha) == (note, None)
+    assert np.abs(found.pixels.astype(int) - pixels).mean() <= error
+
+
+def test_heic_without_its_package(tmp_path: Path, pixels: np.ndarray) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    path = save(tmp_path / "a.jpg", pixels, format="HEIF")
+    code = "import sys; sys.modules['pillow_heif'] = None; from talkingface import picture; "
+    code += f"picture.load({str(path)!r})"
+    environment = {**os.environ, decoding.SWITCH: "direct"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    said = done.stderr.decode().strip().splitlines()[-1]
+    assert said.endswith(
+        "a.jpg: a HEIC picture, for which pillow-heif is missing: pip install 'talkingface[heic]', "
+        "or convert it to JPEG"
+    )
+    with pytest.raises(UnreadableMedia, match="a HEIC picture; convert it to JPEG"):
+        picture.open_size(path, picture.WEB_FORMATS)  # of a server's client
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "avif", "tiff"])
+def test_alpha_lies_upright_on_a_colour_and_is_kept(
+    tmp_path: Path, pixels: np.ndarray, kind: str
+) -> None:
+    alpha = np.tile(np.linspace(0, 255, 256).round(), (128, 1)).astype(np.uint8)
+    upright = np.dstack([pixels[:128], alpha])
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned clockwise
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(
+        path, exif=exif, **({"lossless": True} if kind == "webp" else {"quality": 95})
+    )
+    found = picture.load(path, "#0040ff")
+    near = 0.51 if kind in ("png", "webp", "tiff") else 20
+    assert found.size == (256, 128)
+    assert found.alpha is not None and np.abs(found.alpha.astype(int) - alpha).max() <= near
+    share = alpha[..., None] / 255
+    expected = pixels[:128] * share + np.array([0, 64, 255]) * (1 - share)
+    assert np.abs(found.pixels - expected).max() <= 0.51 if near < 1 else 40
+    with pytest.raises(BadRequest, match="'nocolour' is no colour: give a name"):
+        picture.load(path, "nocolour")
+
+
+def test_pictures_of_any_type_are_one(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = save(tmp_path / "a.png", pixels)
+    clear = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    with path.open("rb") as file:
+        for same in (
+            *(path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), file),
+            *(Image.open(path), Image.fromarray(pixels), clear, Image.fromarray(clear), pixels),
+        ):
+            loaded = LoadedImage.read(same)
+            assert np.array_equal(loaded.pixels, pixels) and loaded.alpha is None
+    clear[:, :100, 3] = 0
+    face = talkingface.load("cran-tiny").prepare(clear, background="black", max_size=128)
+    assert face.alpha is not None and face.alpha.shape == face.picture.shape[:2] == (128, 128)
+    assert not face.alpha[:, :49].any() and (face.alpha[:, 51:] == 255).all()
+    assert not face.picture[:, :49].any()
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((9, 9)), r"this array is \(9, 9\) float64"),
+        (np.zeros((64, 64, 3)), r"this array is \(64, 64, 3\) float64"),
+        (3, "this is a int"),
+        (None, "this is a NoneType"),
+        (io.StringIO("text"), "open it as 'rb'"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(image: Any, says: str) -> None:
+    with pytest.raises(BadRequest, match=says) as caught:
+        LoadedImage.read(image)
+    assert "\n" not in str(caught.value) and "--" not in str(caught.value)
 
 
 # ---- sound

@@ -105,7 +105,8 @@ def test_exif_orientation_is_honoured(tmp_path: Path, rgb: np.ndarray, orientati
     for suffix in (".png", ".webp", ".tiff"):  # with transparency, too
         turned = tmp_path / f"turned{suffix}"
         Image.fromarray(rgb).convert("RGBA").save(turned, exif=exif[6:], lossless=True)
-        pixels, size = picture.read_with_size(turned)
+        found = picture.load(turned)
+        pixels, size = found.pixels, found.size
         assert np.array_equal(pixels, TURNS[orientation](rgb))
         assert picture.open_size(turned) == size == pixels.shape[1::-1]
 
@@ -115,7 +116,8 @@ def test_the_header_tells_the_size(tmp_path: Path, suffix: str) -> None:
     for height, width in [(48, 64), (301, 33)]:
         path = save(tmp_path / f"a{suffix}", np.zeros((height, width, 3), np.uint8))
         assert picture.open_size(path) == (width, height)
-        pixels, size = picture.read_with_size(path)
+        found = picture.load(path)
+        pixels, size = found.pixels, found.size
         assert size == (width, height) and pixels.shape == (height, width, 3)
     path = save(tmp_path / f"one{suffix}", np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(UnreadableMedia, match="too small, 1x1 pixels; expected at least 32x32"):
@@ -162,7 +164,8 @@ def test_a_tiff_is_as_large_as_its_decoder_sees_it(tmp_path: Path) -> None:
     twice = [(256, 4, 1, 2000), (256, 4, 1, 64), (257, 3, 1, 2000), (257, 3, 1, 64)]
     for sizes in (twice, [(256, 16, 1, 0), (257, 16, 1, 0)]):  # 64-bit numbers, at an offset
         path.write_bytes(tiff(sizes, 2000))
-        pixels, size = picture.read_with_size(path)
+        found = picture.load(path)
+        pixels, size = found.pixels, found.size
         assert picture.open_size(path) == size == (2000, 2000) and pixels.shape == (2000, 2000, 3)
     for odd in (
         [(256, 4, 2, 2000), (257, 4, 2, 2000)],

@@ -11,6 +11,7 @@ import typer
 
 from talkingface.cli.options import (
     AsJson,
+    Background,
     Crop,
     CropSize,
     FaceChoice,
@@ -79,6 +80,7 @@ _SHOWN: dict[str, tuple[Any, Any]] = {
     "crop_size": (CropSize, DEFAULT_FACE.crop_size),
     "mark": (Mark, DEFAULT_FACE.mark),
     "max_size": (MaxSize, DEFAULT_FACE.max_size),
+    "background": (Background, DEFAULT_FACE.background),
 }
 _FACE = {"face": (FaceChoice, None), "landmarks": (Landmarks, None), **_SHOWN}
 

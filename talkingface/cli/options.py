@@ -38,6 +38,10 @@ CropSize = Annotated[int, typer.Option("--crop-size", help="pixels of --crop's s
 Mark = Annotated[
     bool, typer.Option("--mark", help="a small label in every frame says that it is synthetic")
 ]
+Background = Annotated[
+    str,
+    typer.Option(help="colour behind transparent parts of the picture: a name of CSS, or #rrggbb"),
+]
 MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="no progress bar, notes or results; errors stay")

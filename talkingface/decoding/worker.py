@@ -154,11 +154,12 @@ class _Server:
 # --- the tasks ------------------------------------------------------------------------------------
 
 
-def _picture(path: Path) -> Found:
+def _picture(path: Path, background: list[int]) -> Found:
     from talkingface import picture
 
-    pixels, size = picture.decode(path)
-    yield size, [pixels]
+    found = picture.decode(path, tuple(background))
+    alpha = [] if found.alpha is None else [found.alpha]
+    yield (found.size, found.note), [found.pixels, *alpha]
 
 
 def _picture_size(path: Path, formats: list[str]) -> Found:
