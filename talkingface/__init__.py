@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from talkingface.face_options import FaceOptions
     from talkingface.generated_video import Video
     from talkingface.jobs import Job, JobResult
+    from talkingface.live_clock import LiveClock
+    from talkingface.live_face import LiveFace, LiveFrame, LiveStatistics
     from talkingface.motion import Motion
     from talkingface.pipeline import TalkingFace, align, load, stream
     from talkingface.streaming import Stream
@@ -29,6 +31,10 @@ __all__ = [
     "FaceOptions",
     "Job",
     "JobResult",
+    "LiveClock",
+    "LiveFace",
+    "LiveFrame",
+    "LiveStatistics",
     "Motion",
     "Stream",
     "TalkingFace",
@@ -46,6 +52,10 @@ _MODULES = {  # of the names that are not in `pipeline`
     "FaceOptions": "face_options",
     "Job": "jobs",
     "JobResult": "jobs",
+    "LiveClock": "live_clock",
+    "LiveFace": "live_face",
+    "LiveFrame": "live_face",
+    "LiveStatistics": "live_face",
     "Motion": "motion",
     "Stream": "streaming",
     "TalkingFaceError": "errors",

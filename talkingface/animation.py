@@ -25,6 +25,7 @@ from talkingface.types import Array, Floats
 SMOOTHED = 2  # frames to either side; an even number keeps the encoder's blocks where they are
 WIDTH = 1.2  # frames: standard deviation of the smoothing at full strength
 LOOP = 50  # frames in which the end of a loop becomes its beginning
+JOINED = 6  # frames in which a motion that was cut off becomes the next one
 BEGIN = 12  # frames in which head and gaze leave the picture's own
 
 
@@ -199,7 +200,54 @@ class MotionPlayer:
         return self.motion[frames], (torch.tensor(clock + len(speech)),)
 
 
-Mover = Animator | MotionPlayer  # of a face, frame by frame
+class Transition:
+    """Motion of an animator, which can be joined softly to any motion that was shown before."""
+
+    def __init__(self, animator: Animator | MotionPlayer) -> None:
+        self._animator = animator
+        self._shown: Motion | None = None
+        self._done = JOINED  # frames since `begin`, at most JOINED
+        self._share = np.ones((0, 1), np.float32)  # of the animator's own motion, (T, 1)
+
+    def begin(self, shown: Motion) -> None:
+        """Join the next frames to a motion of one frame, which was shown just before them."""
+        self._shown, self._done = shown, 0
+
+    @property
+    def seed(self) -> int:
+        """See `Animator.seed`."""
+        return self._animator.seed
+
+    @property
+    def spec(self) -> SpeechSpec:
+        """See `Animator.spec`."""
+        return self._animator.spec
+
+    def model_windows(self, speech: Tensor) -> Tensor:
+        """See `Animator.model_windows`."""
+        return self._animator.model_windows(speech)
+
+    def __call__(self, speech: Tensor, state: State = None) -> tuple[Motion, State]:
+        """See `Animator`."""
+        motion, state = self._animator(speech, state)
+        frames = self._done + 1 + np.arange(len(motion), dtype=np.float32)
+        self._done = min(JOINED, self._done + len(motion))
+        self._share = smoothstep(np.minimum(frames / JOINED, 1)[:, None]).astype(np.float32)
+        if self._shown is None or (self._share == 1).all():
+            return motion, state
+        return motion.joined(self._shown, self._share), state
+
+    def with_moves(self, motion: Motion, moves: Floats, clock: int) -> Motion:
+        """See `Animator.with_moves`."""
+        moved = self._animator.with_moves(motion, moves, clock)
+        return replace(
+            moved,
+            head=motion.head + self._share * (moved.head - motion.head),
+            brows=motion.brows + self._share * (moved.brows - motion.brows),
+        )
+
+
+Mover = Animator | MotionPlayer | Transition  # of a face, frame by frame
 
 
 def loop(motion: Motion, count: int) -> Motion:

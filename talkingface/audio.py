@@ -247,9 +247,12 @@ class WindowStream:
         """
         self.buffer, self.pushed, self.given = buffer, pushed, given
         self._blocks: dict[int, Tensor] = {}  # of "encoder": made again where they are not here
+        self._assumed = False  # True while some of them are of silence that has not come
 
     def push(self, samples: Tensor) -> Tensor:
         """Append (N,) samples; (T, hops, coefficients) of the T >= 0 frames now complete."""
+        if self._assumed and samples.any():
+            self._drop_assumed()
         self.pushed += samples.shape[-1]
         self.buffer = torch.cat([self.buffer, samples.float()])
         ready = (self.buffer.shape[0] - self.spec.samples) // SAMPLES_PER_FRAME + 1
@@ -262,6 +265,26 @@ class WindowStream:
         missing = max(0, needed - self.buffer.shape[0])
         self.buffer = torch.nn.functional.pad(self.buffer, (0, missing))
         return self._take(owed)
+
+    def settle(self) -> Tensor:
+        """The sound pauses: the frames still owed, with silence in place of the sound after them.
+
+        Sound that comes later takes the place of that silence. A partial frame is filled up.
+        """
+        missing = -self.pushed % SAMPLES_PER_FRAME
+        self.pushed += missing
+        heard, given = torch.nn.functional.pad(self.buffer, (0, missing)), self.given
+        self.buffer = heard
+        speech = self.finish()
+        self.buffer = heard[(self.given - given) * SAMPLES_PER_FRAME :]
+        self._assumed = True
+        return speech
+
+    def _drop_assumed(self) -> None:
+        """Drop the tokens that depend on samples which have not come."""
+        reach, self._assumed = Reach(*self.spec.reach), False
+        last = (self.pushed - reach.samples + speech_encoder.MARGIN) / self.spec.hop + reach.before
+        self._blocks = {first: made for first, made in self._blocks.items() if first <= last}
 
     def _take(self, count: int) -> Tensor:
         if count <= 0:

@@ -480,30 +480,37 @@ class _Converter:
 
 
 class Resampler:
-    """One channel from one rate to another, chunk by chunk: (N,) float32 in, (n,) float32 out."""
+    """Sound of one rate and number of channels to another, chunk by chunk.
 
-    def __init__(self, rate: int, to: int) -> None:
+    The result is the one that `open_sound` reads from a file of the same samples.
+    """
+
+    def __init__(self, rate: int, to: int, channels: int = 1, outputs: int = 1) -> None:
+        """rate, to: Hz. channels, outputs: 1 or 2."""
         import av
 
-        self._rate, self._resampler = rate, av.AudioResampler("fltp", "mono", to)
-        self._pushed = 0
+        self._layout = "mono" if channels == 1 else "stereo"
+        self._converter = _Converter(av.AudioLayout(self._layout), to, outputs)
+        self._rate, self._pushed = rate, 0
+        self._nothing = np.zeros((outputs, 0), np.float32)
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Push samples; return those that are complete, some milliseconds less than was pushed."""
+        """Push (channels, N); return (outputs, n), some milliseconds less than was pushed."""
         import av
 
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), "fltp", "mono")
+        if samples.shape[1] == 0:
+            return self._nothing
+        packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, "flt", self._layout)
         frame.sample_rate, frame.pts = self._rate, self._pushed
-        self._pushed += len(samples)
-        return self._given(frame)
+        self._pushed += samples.shape[1]
+        return np.concatenate([self._nothing, *self._converter.push(frame)], axis=1)
 
     def finish(self) -> NDArray[np.float32]:
-        """The rest."""
-        return self._given(None) if self._pushed else np.zeros(0, np.float32)
-
-    def _given(self, frame: AudioFrame | None) -> NDArray[np.float32]:
-        out = [_samples(own)[0] for own in self._resampler.resample(frame)]
-        return np.concatenate([*out, np.zeros(0, np.float32)])
+        """Return the rest."""
+        if self._pushed == 0:
+            return self._nothing
+        return np.concatenate([self._nothing, *self._converter.finish()], axis=1)
 
 
 def _samples(frame: AudioFrame) -> NDArray[np.float32]:

@@ -49,6 +49,14 @@ class Motion:
     def __getitem__(self, frames: slice | NDArray[np.int64]) -> Motion:
         return Motion(*(getattr(self, part.name)[frames] for part in fields(self)))
 
+    def joined(self, before: Motion, share: Floats) -> Motion:
+        """Return the motion mixed with one frame, `before`; share: (T, 1) of its own."""
+        mixed = (
+            share * getattr(self, part.name) + (1 - share) * getattr(before, part.name)
+            for part in fields(self)
+        )
+        return Motion(*(np.asarray(values, np.float32) for values in mixed))
+
     @staticmethod
     def still(expression: Floats) -> Motion:
         """Return a motion of the lower face alone, from expressions (T, K)."""

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from talkingface import faces, media, motion_file, picture, visemes, weights
-from talkingface.animation import LOOP, Animator, MotionPlayer, Mover, loop, needs_head
+from talkingface.animation import (
+    LOOP,
+    Animator,
+    MotionPlayer,
+    Transition,
+    loop,
+    needs_head,
+)
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generator, moves_mesh
 from talkingface.controls import DEFAULTS, Controls
@@ -31,6 +38,7 @@ from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
 from talkingface.jobs import Job, JobResult, JobRunner
+from talkingface.live_face import LiveFace
 from talkingface.models.head_motion import HeadNet
 from talkingface.motion import Motion
 from talkingface.motion_file import Viseme
@@ -364,6 +372,36 @@ class TalkingFace:
             stream.restore(resume)
         return stream
 
+    def live(
+        self,
+        image: PathLike | Picture,
+        *,
+        rate: int = 24_000,
+        channels: int = 1,
+        controls: Controls | None = None,
+        options: FaceOptions = DEFAULT_FACE,
+        **keywords: Unpack[FaceKeywords],
+    ) -> LiveFace:
+        """Open a face for a conversation: sound of any format in, frames with their sound out.
+
+        The frames of an utterance are those of `generate`. While no sound comes, the face waits.
+
+        image: a picture file, or (H, W, 3) uint8 RGB.
+        rate: samples per second of the sound that comes out, a multiple of 25.
+        channels: its channels, 1 or 2.
+        controls: how the face moves. The default is `Controls()`.
+        options: which face speaks, and how it is shown. A small max_size saves time.
+        keywords: changes to the options, by field.
+
+        Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest.
+        """
+        face = self.prepare(image, options, **keywords)
+        painter, animator = FramePainter(face, self.info.name), self._animator(controls)
+        transition = None if animator is None else Transition(animator)
+        generator = FrameGenerator(self.model, self.info, face.identity, transition)
+        stream = Stream(generator, painter, face.note)
+        return LiveFace(stream, painter, transition, rate, channels)
+
     def stream(
         self, image: ImageInput, chunks: Iterable[Samples], **options: Any
     ) -> Iterator[list[Picture]]:
@@ -414,7 +452,9 @@ class TalkingFace:
         animator = self._animator(controls, motion)
         return FrameGenerator(self.model, self.info, face.identity, animator)
 
-    def _animator(self, controls: Controls | None, motion: Motion | None = None) -> Mover | None:
+    def _animator(
+        self, controls: Controls | None, motion: Motion | None = None
+    ) -> Animator | MotionPlayer | None:
         """Return the source of motion; None for models that move no mesh. Raises BadRequest."""
         model = self._mesh_model
         if model is None:

@@ -67,11 +67,10 @@ class ArraySound:
         if self._rate == SAMPLE_RATE:
             yield samples
             return
-        resamplers = [media.Resampler(self._rate, SAMPLE_RATE) for _ in samples]
+        resampler = media.Resampler(self._rate, SAMPLE_RATE, len(samples), len(samples))
         for start in range(0, samples.shape[1], self._rate):
-            part = samples[:, start : start + self._rate]
-            yield np.stack([r.push(own) for r, own in zip(resamplers, part, strict=True)])
-        yield np.stack([own.finish() for own in resamplers])
+            yield resampler.push(samples[:, start : start + self._rate])
+        yield resampler.finish()
 
     def parts(self, mix: tuple[float, float] | None) -> Iterator[Tensor]:
         """Yield (n,) samples at 16 kHz. mix: see `SoundAnalysis.mix`."""

@@ -160,6 +160,19 @@ class Stream:
         self._finished = True
         yield from self._output(self._windows.finish())
 
+    def settle(self) -> Iterator[OutputFrame]:
+        """Yield the remaining frames as `flush` does, and stay open: the sound only pauses.
+
+        Sound that is pushed later follows the last of these frames.
+        """
+        yield from self._output(self._windows.settle())
+
+    def forget(self) -> None:
+        """Drop the sound whose frames were not returned, and what was heard before them."""
+        given = self._windows.given
+        silence = torch.zeros(-self._windows.spec.first_sample)
+        self._windows.restore(silence, given * SAMPLES_PER_FRAME, given)
+
     def _output(self, speech: Tensor) -> Iterator[OutputFrame]:
         if len(speech):
             made, motion, self._state = self._generator.generate(

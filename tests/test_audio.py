@@ -93,13 +93,13 @@ def test_a_resampler_of_chunks_gives_the_whole_in_any_chunking(rate: int) -> Non
     own, exact = tones(rate), tones(audio.SAMPLE_RATE)
     for cuts in ([], [1, 2, 500, 501, 9000], range(997, 2 * rate, 997)):
         resampler = media.Resampler(rate, audio.SAMPLE_RATE)
-        parts = [resampler.push(part) for part in np.split(own, cuts)]
+        parts = [resampler.push(part[None])[0] for part in np.split(own, cuts)]
         assert cuts == [] or sum(map(len, parts)) > 1.98 * audio.SAMPLE_RATE  # at once, nearly
-        found = np.concatenate([*parts, resampler.finish()])
+        found = np.concatenate([*parts, resampler.finish()[0]])
         assert abs(len(found) - len(exact)) <= 2
         both = min(len(found), len(exact))
         assert np.abs(found[:both] - exact[:both]).max() < 2e-3
-    assert len(media.Resampler(rate, audio.SAMPLE_RATE).finish()) == 0
+    assert media.Resampler(rate, audio.SAMPLE_RATE).finish().size == 0
 
 
 def test_channels_are_averaged_and_never_clipped(tmp_path: Path) -> None:

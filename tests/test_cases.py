@@ -269,7 +269,7 @@ def test_samples_of_any_kind_are_one_sound(sentence: np.ndarray) -> None:
     ):
         assert np.abs(heard(same) - sentence).max() < 2 / 32768
     high = media.Resampler(RATE, 48_000)
-    fast = np.concatenate([high.push(sentence), high.finish()])
+    fast = np.concatenate([high.push(sentence[None]), high.finish()], axis=1)[0]
     for rate, samples in ((48_000, fast), (8_000, sentence[::2])):
         found = heard((samples, rate))
         assert len(Speech((samples, rate))) == len(Speech(sentence)) == 75

@@ -19,15 +19,17 @@ import talkingface
 from talkingface import errors, evaluation
 from talkingface.faces import Aligned
 from talkingface.frames import Maps, PreparedFace
+from talkingface.live_face import Percentiles
 from talkingface.weights import WeightsInfo
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "api.md"
 ORDER = (
     *("load", "TalkingFace", "Video", "FaceOptions", "Controls", "stream", "Stream", "Motion"),
+    *("LiveFace", "LiveFrame", "LiveStatistics", "LiveClock"),
     *("Job", "JobResult", "align"),
 )
 APART = ("TalkingFaceError", "__version__")
-RETURNED = (PreparedFace, Maps, Aligned, WeightsInfo)
+RETURNED = (PreparedFace, Maps, Aligned, WeightsInfo, Percentiles)
 WIDTH = 100  # columns of a signature in one line
 
 INTRODUCTION = """# Python API

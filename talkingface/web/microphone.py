@@ -74,10 +74,10 @@ class Microphone:
     def parts(self) -> Iterator[Tensor]:
         """Yield (n,) float32 at 16 kHz, n <= BLOCK, until the sound is over."""
         for data in self._messages:
-            samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
-            self._unplayed.append(samples[None])
-            yield from torch.from_numpy(self._resampler.push(samples)).split(BLOCK)
-        yield torch.from_numpy(self._resampler.finish())
+            samples = np.frombuffer(data, "<i2").astype(np.float32)[None] / np.float32(32768)
+            self._unplayed.append(samples)
+            yield from torch.from_numpy(self._resampler.push(samples)[0]).split(BLOCK)
+        yield torch.from_numpy(self._resampler.finish()[0])
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return self
