@@ -17,7 +17,7 @@ from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from talkingface.controls import EXPRESSIONS
-from talkingface.web import schemas, uploads
+from talkingface.web import rtc, schemas, uploads
 from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError
 from talkingface.web.generate_options import (
@@ -166,7 +166,11 @@ class Api:
 
     async def models(self) -> schemas.Models:
         """Return the models to choose from, the default first, and the expressions."""
-        return schemas.Models(models=self._service.models(), expressions=sorted(EXPRESSIONS))
+        return schemas.Models(
+            models=self._service.models(),
+            expressions=sorted(EXPRESSIONS),
+            webrtc=rtc.available(),
+        )
 
     async def limits(self) -> Limits:
         """Return the limits of this server."""

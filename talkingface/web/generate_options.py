@@ -38,7 +38,7 @@ LONGEST_LEASE, LONGEST_WAIT = 3600, 30  # seconds
 
 _EXPECTED = {  # what an error text asks for
     "show": " or ".join(get_args(Show)),
-    **dict.fromkeys(("mark", "still", "idle"), "true or false"),
+    **dict.fromkeys(("mark", "still", "idle", "rtc"), "true or false"),
     "face": "a number from 1, the N-th largest face",
     "box": "x,y,width,height in pixels",
     **{name: f"a number from {low:g} to {high:g}" for name, (low, high) in RANGES.items()},
@@ -195,6 +195,7 @@ class LiveOptions(GenerateOptions):
     """Options of a live video."""
 
     idle: Switch = Field(default=False, description="go on moving while no sound comes")
+    rtc: Switch = Field(default=False, description="send the video by WebRTC, not as an mp4")
 
 
 NAMES = tuple(GenerateOptions.model_fields)

@@ -1,8 +1,8 @@
 """Live video over one WebSocket: sound goes in, video comes out.
 
 The client sends a picture, then a recording or the sound of a microphone as it is recorded. The
-server sends an mp4 in pieces. All files are removed when the socket closes. docs/serving.md
-describes the messages.
+server sends an mp4 in pieces, or frames by WebRTC. All files are removed when the socket closes.
+docs/serving.md describes the messages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, closing
+from contextlib import AsyncExitStack, aclosing, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -26,7 +26,7 @@ from torch import Tensor
 from talkingface import audio, media, video_writing
 from talkingface.audio import FPS
 from talkingface.media import Sound
-from talkingface.web import uploads
+from talkingface.web import rtc, uploads
 from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError, storage_error
@@ -45,10 +45,14 @@ from talkingface.web.worker_pool import Cancelled, Slot, result
 
 SOUND_RATE = 48_000  # Hz of a recording's sound in the video: short AAC frames, small delay
 AHEAD = 2.0  # seconds that a recording's video may be ahead of its playback
+_RTC_AHEAD = 0.1  # the same by WebRTC: browsers play what comes
 QUEUE_SIZE = 32  # messages in a queue; more wait for a slow client or worker
+_RTC_QUEUE_SIZE = 8  # the same where messages are frames
 _REPORT_EVERY = FPS // 2  # frames between two progress messages
+_LAST_PACKETS = 0.5  # seconds for the last frames to be encoded and sent by WebRTC
 
-OutputQueue = BoundedQueue[bytes | dict[str, Any] | None]
+Piece = bytes | rtc.TimedFrame
+OutputQueue = BoundedQueue[Piece | dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,10 @@ class Live:
             options = parse_options(dict(websocket.query_params), self._models, LiveOptions)
             client = client_key(websocket)
             async with self._service.request(self._service.live_pool, client) as (folder, slot):
-                session = await self._receive_files(websocket, options, folder)
-                await self._run(websocket, session, slot)
+                peer = await self._connect(websocket, options)
+                async with aclosing(peer) if peer else nullcontext():
+                    session = await self._receive_files(websocket, options, folder)
+                    await self._run(websocket, session, slot, peer)
             await websocket.close()
         except ApiError as error:
             await self._reject(websocket, error)
@@ -93,6 +99,21 @@ class Live:
             await websocket.close(1013 if error.status == 429 else 1008)
         except WebSocketDisconnect:
             return
+
+    async def _connect(self, websocket: WebSocket, options: LiveOptions) -> rtc.Peer | None:
+        """Answer the client's WebRTC offer, if the video shall go that way. Raises ApiError."""
+        if not options.rtc:
+            return None
+        if not rtc.available():
+            raise ApiError(400, "this server sends no WebRTC: leave rtc out, or make a file")
+        async with aclosing(uploads.timed(_messages(websocket), self._limits, False)) as messages:
+            offer = _parse_json(await anext(messages), "the WebRTC offer").get("offer")
+        if not isinstance(offer, str) or len(offer) > rtc.LARGEST_OFFER:
+            raise ApiError(400, f'send first {{"offer": SDP}}, at most {rtc.LARGEST_OFFER} letters')
+        peer = rtc.Peer()
+        answer = await peer.answer(offer, websocket.scope["server"][0])
+        await _send(websocket, {"answer": answer}, self._limits)
+        return peer
 
     async def _receive_files(
         self, websocket: WebSocket, options: LiveOptions, folder: Path
@@ -119,16 +140,19 @@ class Live:
             raise ApiError(400, f"a microphone's rate must be one of these, in Hz: {known}")
         return _Session(options, folder, rate)
 
-    async def _run(self, websocket: WebSocket, session: _Session, slot: Slot) -> None:
+    async def _run(
+        self, websocket: WebSocket, session: _Session, slot: Slot, peer: rtc.Peer | None
+    ) -> None:
         """Run worker, reader and writer until one ends. Raises ApiError, WebSocketDisconnect."""
-        outgoing: OutputQueue = BoundedQueue(QUEUE_SIZE, self._limits.patience)
+        size = _RTC_QUEUE_SIZE if peer else QUEUE_SIZE
+        outgoing: OutputQueue = BoundedQueue(size, self._limits.patience)
         incoming: SoundQueue = BoundedQueue(QUEUE_SIZE, self._limits.patience)
         work = slot.start(
             partial(self._generate, session=session, outgoing=outgoing, incoming=incoming)
         )
         worker: asyncio.Future[Any] = asyncio.wrap_future(work)
         reader = asyncio.create_task(_read(websocket, session, incoming))
-        writer = asyncio.create_task(_write(websocket, outgoing, self._limits))
+        writer = asyncio.create_task(_write(websocket, outgoing, self._limits, peer))
         try:
             await asyncio.wait([worker, reader, writer], return_when=asyncio.FIRST_COMPLETED)
             if worker.done():
@@ -161,9 +185,10 @@ class Live:
             if first is None:
                 raise ApiError(400, "there was no sound: speak, or send a longer recording")
             tag = self._service.speakers[session.options.model].tag
-            with closing(video_writing.Fragments(first, sound, tag=tag)) as mp4:
+            fragments = partial(video_writing.Fragments, first, sound, tag=tag)
+            with closing(rtc.FramePairs(sound) if session.options.rtc else fragments()) as pieces:
                 start = {
-                    "mime": mp4.mime,
+                    "mime": pieces.mime,
                     "width": first.shape[1],
                     "height": first.shape[0],
                     "fps": FPS,
@@ -172,8 +197,9 @@ class Live:
                     "note": stream.note,
                 }
                 outgoing.put({"start": start})
-                count = _send_frames(chain([first], spoken), mp4, outgoing, slot, session)
-                outgoing.put(mp4.finish())
+                count = _send_frames(chain([first], spoken), pieces, outgoing, slot, session)
+                if rest := pieces.finish():
+                    outgoing.put(rest)
         outgoing.put({"done": {"frames": count}})
         outgoing.put(None)
 
@@ -195,25 +221,26 @@ class Live:
 
 def _send_frames(
     pictures: Iterator[Any],
-    mp4: video_writing.Fragments,
+    pieces: video_writing.Fragments | rtc.FramePairs,
     outgoing: OutputQueue,
     slot: Slot,
     session: _Session,
 ) -> int:
     """Queue every frame for the client; return their number.
 
-    Frames of a recording are generated at most `AHEAD` seconds before their playback.
+    Frames of a recording are queued at most `AHEAD` seconds before their playback.
     """
     began, count = time.monotonic(), 0
+    ahead = _RTC_AHEAD if session.options.rtc else AHEAD
     for picture in pictures:
-        piece = mp4.add(picture)
+        piece = pieces.add(picture)
         count += 1
         if piece:
             outgoing.put(piece)
         if count % _REPORT_EVERY == 0:
             outgoing.put({"frames": count, "of": slot.total})
         if session.rate is None:
-            slot.pause(count / FPS - AHEAD - (time.monotonic() - began))
+            slot.pause(count / FPS - ahead - (time.monotonic() - began))
     return count
 
 
@@ -278,9 +305,18 @@ async def _read(websocket: WebSocket, session: _Session, incoming: SoundQueue) -
             raise ApiError(400, "what comes now must be 16-bit sound of the microphone, or its end")
 
 
-async def _write(websocket: WebSocket, outgoing: OutputQueue, limits: Limits) -> None:
+async def _write(
+    websocket: WebSocket, outgoing: OutputQueue, limits: Limits, peer: rtc.Peer | None
+) -> None:
     """Send the queued items to the client, until None. Raises WebSocketDisconnect, ApiError."""
     while (item := await outgoing.receive()) is not None:
+        if isinstance(item, rtc.TimedFrame):
+            assert peer is not None
+            await peer.send(item)
+            continue
+        if peer is not None and isinstance(item, dict) and "done" in item:
+            await peer.drain()
+            await asyncio.sleep(_LAST_PACKETS)
         await _send(websocket, item, limits)
 
 

@@ -82,6 +82,7 @@ class Models(BaseModel):
 
     models: list[Model]
     expressions: list[str]
+    webrtc: bool = Field(description="whether live video can be sent by WebRTC")
 
 
 class Load(BaseModel):

@@ -34,12 +34,12 @@ _DECODED_SOUND = 1 << 29  # bytes that decoding anything else takes at most
 _DECODING_SECONDS = 20  # of a processor, for a picture or a block of sound
 IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # file names in a request's folder
 
-# One line per model or family; the numbers are in docs/results.
+# One line per model or family, for people; the numbers are in docs/results.
 _GOOD_AT = {
-    "cran": "corrects small faces more sharply; a recurrent network trained with discriminators",
-    "atvg": "the same lips, small faces corrected by an attention network; smaller",
-    "cran-natural": "the head moves as one person moves his (Song et al., Sec. 5)",
-    "still": "nothing moves: for comparison",
+    "cran": "small faces come out sharper",
+    "atvg": "the same lips; small faces are drawn in another way",
+    "cran-natural": "the head moves as one person moved it",
+    "still": "nothing moves, for comparison",
 }
 
 

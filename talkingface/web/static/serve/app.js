@@ -2,33 +2,31 @@
 
 import { byId, setStatus, show, UserError } from "../common.js";
 import { FileVideo } from "./file.js";
-import { canPlayLive, LiveVideo } from "./live.js";
+import { Gallery } from "./gallery.js";
+import { LevelMeter } from "./level.js";
+import { livePlayer, LiveVideo } from "./live.js";
 import { listen } from "./microphone.js";
 import { Motion } from "./motion.js";
-import { clock, refuseStrayDrops } from "./page.js";
+import { clock, refuseStrayDrops, videoName } from "./page.js";
 import { Picture } from "./picture.js";
 import { Sound } from "./sound.js";
+import { Stage } from "./stage.js";
 
 const FPS = 25;
 const NO_LIVE =
   "This browser cannot play a video while it is made, so it is made as a file; it plays when it is finished.";
 const SHOWN = {
-  picture: "The face is put back into its picture.",
-  face: "Only the face, 128 pixels wide, as the model draws it.",
-  maps: "How the model works: where it draws anew (white), the new colour, and the face.",
+  picture: "The picture as it is, with its face speaking.",
+  face: "Only the face, cut out of its picture, upright and always of the same size: for other programs.",
 };
 const MARKED = "People who see the video then know what it is.";
 const UNMARKED =
   "Without it, nothing in the picture says that this person never said it. You take it on yourself to tell everyone you show it to.";
-// Texts for the numbers in a model's header.
-const NUMBERS = {
-  head_correlation: (value) => `mouth opening follows real speakers on unheard sentences: r = ${value.toFixed(2)}`,
-  head_amplitude: (value) => `opens ${Math.round(100 * value)} % as wide`,
-};
 
 let running = null; // what can be cancelled
-let address = null; // of the finished video
 const video = byId("video");
+
+const status = (text) => setStatus(byId("status"), text);
 
 // Numbers that change all the time; screen readers do not read them.
 function setProgressText(text) {
@@ -51,9 +49,9 @@ function setRunning(what, speaking = false) {
   running = what;
   const focused = document.activeElement?.closest(".actions, .examples");
   for (const id of ["live", "file", "speak"]) show(byId(id), !what);
+  for (const own of byId("examples").children) own.disabled = Boolean(what);
   show(byId("cancel"), Boolean(what));
-  show(byId("done"), Boolean(what) && speaking);
-  show(byId("hear-row"), Boolean(what) && speaking);
+  for (const id of ["done", "hear-row", "live-level-row"]) show(byId(id), Boolean(what) && speaking);
   show(byId("progress"), Boolean(what) && !speaking);
   byId("stage").setAttribute("aria-busy", String(Boolean(what)));
   setProgressText("");
@@ -61,33 +59,12 @@ function setRunning(what, speaking = false) {
     byId("watch").scrollIntoView({ block: "nearest" });
     setProgress(null);
     showError("");
-    show(byId("download"), false);
   }
   // The button that had the focus may be gone.
-  if (focused) [...byId("actions").children].find((button) => !button.hidden && button.id !== "done")?.focus();
-}
-
-function offerDownload(blob) {
-  if (address) URL.revokeObjectURL(address);
-  address = URL.createObjectURL(blob);
-  byId("download").href = address;
-  show(byId("download"), true);
-}
-
-function stageFor(choices) {
-  byId("stage").classList.toggle("wide", choices.show === "maps");
-  show(byId("empty"), false);
-  show(video, true);
-  video.controls = true;
-  video.playbackRate = 1;
-}
-
-function clearStage() {
-  video.pause();
-  video.removeAttribute("src");
-  video.load();
-  show(video, false);
-  show(byId("empty"), true);
+  if (focused) {
+    const usable = (own) => !own.hidden && own.id !== "done" && own.ariaDisabled !== "true";
+    [...byId("actions").children].find(usable)?.focus();
+  }
 }
 
 function seconds(frames) {
@@ -95,18 +72,19 @@ function seconds(frames) {
 }
 
 class Page {
-  constructor(limits, models, expressions) {
-    this.limits = limits;
+  constructor(limits, { models, expressions, voice, webrtc }) {
+    this.Player = livePlayer(webrtc);
     this.motion = new Motion(expressions);
     const moves = () => this.motion.enable(models.find(({ name }) => name === this.choices.model).moves);
     byId("models").addEventListener("change", moves);
-    this.picture = new Picture(limits, () => this.#ready());
-    this.sound = new Sound(limits, () => this.#ready());
+    this.stage = new Stage(video);
+    this.picture = new Picture(limits, () => this.#changed());
+    this.sound = new Sound(limits, Boolean(voice), () => this.#changed());
+    this.gallery = new Gallery(this.picture, this.sound, () => this.watch());
     byId("live").addEventListener("click", () => this.watch());
     byId("file").addEventListener("click", () => this.file());
     byId("speak").addEventListener("click", () => this.speak());
     byId("cancel").addEventListener("click", () => running?.cancel());
-    byId("examples").addEventListener("click", (event) => this.#example(event.target.closest(".example")));
     byId("hear").addEventListener("change", (event) => {
       video.muted = !event.target.checked;
     });
@@ -119,7 +97,13 @@ class Page {
         byId("show-about").textContent = SHOWN[radio.value];
       });
     }
+    for (const kind of ["change", "click"]) {
+      document.querySelector(".settings").addEventListener(kind, () => this.#compare());
+    }
+    const { live_size: live, file_size: file } = limits;
+    byId("sizes").textContent = `“Watch now” begins at once, with up to ${live} pixels. A file takes longer and has up to ${file}.`;
     moves();
+    this.#changed();
   }
 
   get choices() {
@@ -132,67 +116,88 @@ class Page {
     };
   }
 
-  #ready() {
+  // Everything a video is made from, to be compared with what is chosen later.
+  get #made() {
+    return { picture: this.picture.blob, sound: this.sound.value, settings: JSON.stringify(this.choices) };
+  }
+
+  #compare() {
+    if (!running) this.stage.compare(this.#made);
+  }
+
+  #changed() {
+    this.gallery?.show(this.picture.file, this.sound.file);
     if (running) return;
     showError("");
-    const { blob: picture } = this.picture;
-    const { blob: sound } = this.sound;
-    if (picture && sound) setStatus(byId("status"), "Ready: watch it live, or make a file.");
-    else if (picture) setStatus(byId("status"), "Now a voice: choose one, record one, or speak live.");
-    else if (sound) setStatus(byId("status"), "Now a picture of a face.");
-    else setStatus(byId("status"), "Choose a picture and a voice, or an example.");
+    this.#compare();
+    status(this.#next());
+  }
+
+  // What to do next.
+  #next() {
+    const { picture, sound } = this;
+    if (!picture.blob && !sound.value) return "Choose a face and a voice, or an example.";
+    if (!picture.blob) return "Now a face.";
+    if (picture.isAsking) return "Looking for a face …";
+    if (picture.problem) return picture.problem;
+    if (!sound.value) return "Now a voice: choose one, record one, or speak live.";
+    return picture.chosen ? `Ready: ${picture.chosen} will speak.` : "Ready: watch it now, or make a file.";
   }
 
   // Return whether the input is complete; else show what is missing and focus it.
   #has(needSound) {
     this.sound.stop();
     byId("sound-preview").pause();
-    const missing = !this.picture.blob ? "picture" : needSound && !this.sound.blob ? "sound" : null;
-    if (!missing) return true;
-    showError(missing === "picture" ? "Choose a picture first, in step 1." : "Choose or record a voice first, in step 2.");
-    byId(`${missing}-file`).focus();
+    const { problem } = this.picture;
+    if (!problem && (this.sound.value || !needSound)) return true;
+    showError(problem || "Choose or record a voice first, in step 2.");
+    byId(problem ? "picture-file" : "sound-file").focus();
     return false;
   }
 
-  async #example(button) {
-    if (!button || running) return;
-    const fetched = (name) => fetch(`/static/examples/${name}`).then((answer) => answer.blob());
-    const { picture, sound, name, voice } = button.dataset;
-    const [image, speech] = await Promise.all([fetched(picture), fetched(sound)]);
-    this.sound.take(speech, voice);
-    this.picture.take(image, name);
-    await this.watch();
-  }
-
   async watch() {
-    if (!this.#has(true)) return;
-    if (!canPlayLive()) {
+    if (running || !this.#has(true)) return;
+    if (!this.Player) {
       await this.file(NO_LIVE);
       return;
     }
-    const live = new LiveVideo(video, (news) => this.#showNews(news));
-    await this.#play(live, this.sound.blob, false);
+    if (typeof this.sound.value === "string") {
+      await this.file();
+      return;
+    }
+    const live = new LiveVideo(this.Player, video, (news) => this.#showNews(news));
+    await this.#play(live, this.sound.value, false);
   }
 
   async speak() {
-    if (!this.#has(false)) return;
-    if (!canPlayLive()) {
+    if (running || !this.#has(false)) return;
+    if (!this.Player) {
       showError("This browser cannot play a video while it is made. Record your voice in step 2, then make a file.");
       return;
     }
-    const live = new LiveVideo(video, (news) => this.#showNews(news, true));
+    const live = new LiveVideo(this.Player, video, (news) => this.#showNews(news, true));
+    let meter = null; // there are blocks before it is
     let microphone;
     try {
-      microphone = await listen((block) => live.sendSound(block));
+      microphone = await listen((block) => {
+        meter?.push(block);
+        live.sendSound(block);
+      });
     } catch (error) {
       showError(error.message);
       return;
     }
-    const done = () => {
+    meter = new LevelMeter(byId("live-level"), byId("silent"));
+    const stop = () => {
       microphone.stop();
+      meter.stop();
+    };
+    const done = () => {
+      stop();
       live.endSpeech();
       show(byId("done"), false);
-      setStatus(byId("status"), "One moment: the last frames …");
+      show(byId("live-level-row"), false);
+      status("One moment: the last frames …");
     };
     byId("done").addEventListener("click", done, { once: true });
     video.muted = !byId("hear").checked;
@@ -200,38 +205,42 @@ class Page {
       await this.#play(live, { rate: microphone.rate }, true);
     } finally {
       byId("done").removeEventListener("click", done);
-      microphone.stop();
+      stop();
       video.muted = false;
     }
   }
 
   async #play(live, sound, speaking) {
-    const { choices } = this;
+    const made = this.#made;
+    const name = videoName(this.picture.file, speaking ? "live" : this.sound.file);
+    if (speaking) delete made.sound;
     setRunning(live, speaking);
-    setStatus(byId("status"), "Looking at the picture …");
-    stageFor(choices);
-    live.start(this.picture.blob, sound, { ...choices, idle: String(speaking) });
+    status("Looking at the picture …");
+    this.stage.begin(speaking, this.Player.keeps);
+    live.start(this.picture.blob, sound, { ...this.choices, idle: String(speaking) });
     try {
       const blob = await live.finished;
       if (blob) {
-        offerDownload(blob);
-        setStatus(byId("status"), "That is all of it. You can watch it again, or save it.");
+        this.stage.finish({ blob, name, made }, true);
+        status("That is all of it. You can watch it again, or save it.");
       } else {
-        clearStage();
-        setStatus(byId("status"), "Cancelled.");
+        this.stage.back();
+        status(live.isCancelled ? "Cancelled." : "That is all of it. To watch it again, or to save it, make a file.");
       }
     } catch (error) {
+      this.stage.back();
       this.#failed(error);
     } finally {
       setRunning(null);
+      this.#compare();
     }
   }
 
   #showNews(news, speaking = false) {
-    if (news.left) setStatus(byId("status"), "Sending …");
-    else if (news.left === 0) setStatus(byId("status"), "Looking at the picture …");
+    if (news.left) status("Sending …");
+    else if (news.left === 0) status("Looking at the picture …");
     else if (news.started) {
-      setStatus(byId("status"), speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
+      status(speaking ? "Speak: the face speaks with you." : `Playing${this.#note(news.started.note)} …`);
     } else if (speaking) setProgressText(seconds(news.frames));
     else {
       setProgress(news.of ? news.frames / news.of : null);
@@ -244,77 +253,69 @@ class Page {
   }
 
   async file(before = "") {
-    if (!this.#has(true)) return;
-    const { choices } = this;
-    const lead = typeof before === "string" && before ? `${before} ` : "";
+    if (running || !this.#has(true)) return;
+    const made = this.#made;
+    const name = videoName(this.picture.file, this.sound.file);
+    const lead = before && `${before} `;
     const job = new FileVideo((news) => {
       if ("sent" in news) {
         setProgress(news.sent < 1 ? news.sent : null);
         setProgressText(`${Math.round(100 * news.sent)} %`);
       } else if (news.state === "waiting") {
         setProgress(null);
-        setStatus(byId("status"), `${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
+        status(`${lead}Waiting: ${news.ahead ? `${news.ahead} before you` : "you are next"}.`);
         setProgressText("");
       } else {
         setProgress(news.of ? news.frames / news.of : null);
         const left = news.seconds_left === null ? "" : `, ${clock(news.seconds_left)} left`;
-        setStatus(byId("status"), `${lead}Making the file …`);
+        status(`${lead}Making the file …`);
         setProgressText(`Made so far: ${seconds(news.frames)} of ${seconds(news.of)}${left}.`);
       }
     });
     setRunning(job);
-    setStatus(byId("status"), `${lead}Sending …`);
+    status(`${lead}Sending …`);
     try {
-      const made = await job.make(this.picture.blob, this.sound.blob, choices);
-      if (made) {
-        offerDownload(made.blob);
-        stageFor(choices);
-        video.src = address;
-        video.play().catch(() => {}); // the controls are there
-        setStatus(byId("status"), `Finished${this.#note(made.note)}. Save it, or watch it here.`);
-      } else setStatus(byId("status"), "Cancelled.");
+      const answer = await job.make(this.picture.blob, this.sound.value, this.choices);
+      if (answer) {
+        this.stage.finish({ blob: answer.blob, name, made }, false);
+        status(`Finished${this.#note(answer.note)}. Save it, or watch it here.`);
+      } else status("Cancelled.");
     } catch (error) {
       this.#failed(error);
     } finally {
       setRunning(null);
+      this.#compare();
     }
   }
 
   #failed(error) {
-    clearStage();
-    setStatus(byId("status"), "");
+    status("");
     showError(error instanceof UserError ? error.message : `Something went wrong in this page: ${error.message}`);
   }
 }
 
 function offerModels(models) {
-  const list = byId("models");
-  models.forEach((model, k) => {
+  for (const [k, model] of models.entries()) {
     const label = document.createElement("label");
     label.className = "model";
     const radio = document.createElement("input");
     Object.assign(radio, { type: "radio", name: "model", value: model.name, checked: k === 0 });
-    const text = document.createElement("span");
     const name = document.createElement("strong");
     name.textContent = model.name;
-    const more = document.createElement("small");
-    const measured = Object.entries(NUMBERS)
-      .filter(([key]) => key in model.metrics)
-      .map(([key, said]) => said(model.metrics[key]));
-    more.textContent = [`${(model.parameters / 1e6).toFixed(1)} million parameters`, ...measured].join("; ");
-    text.append(name, model.good_at ? `: ${model.good_at}` : "", more);
+    const text = document.createElement("span");
+    text.append(name, model.good_at ? `: ${model.good_at}` : "");
     label.append(radio, text);
-    list.append(label);
-  });
+    byId("models").append(label);
+  }
 }
 
 async function begin() {
   refuseStrayDrops();
   const asked = async (path) => (await fetch(path)).json();
   try {
-    const [{ models, expressions }, limits] = await Promise.all([asked("/v1/models"), asked("/v1/limits")]);
-    offerModels(models);
-    new Page(limits, models, expressions);
+    const [offers, limits] = await Promise.all([asked("/v1/models"), asked("/v1/limits")]);
+    offerModels(offers.models);
+    new Page(limits, offers);
     document.body.dataset.ready = "true";
   } catch {
     showError("The server does not answer. Load the page again when it runs.");

@@ -16,7 +16,7 @@ export class FileVideo {
     this.#report = report;
   }
 
-  // Resolves to the video as a Blob; null when it was cancelled.
+  // Resolves to {blob, note}; null when it was cancelled. sound: a Blob, or a sentence to be spoken.
   async make(image, sound, choices) {
     const forget = () => this.#forget();
     window.addEventListener("pagehide", forget);
@@ -52,7 +52,8 @@ export class FileVideo {
     const form = new FormData();
     for (const [name, value] of Object.entries({ ...choices, lease: LEASE })) form.append(name, value);
     form.append("image", image, "picture");
-    form.append("audio", sound, "recording");
+    if (sound instanceof Blob) form.append("audio", sound, "recording");
+    else form.append("text", sound);
     const request = this.#request;
     return new Promise((resolve, reject) => {
       request.upload.onprogress = ({ loaded, total }) => this.#report({ sent: loaded / total });

@@ -1,35 +1,34 @@
-// Live video: messages of the socket, playback by MediaSource.
+// Live video: messages of the socket, uploads, and the sound of the microphone.
 
 import { sentence, UserError } from "../common.js";
+import { canPlayPieces, PiecePlayer } from "./pieces.js";
+import { canPlayRtc, RtcPlayer } from "./rtc.js";
 
 const SLICE = 256 * 1024; // bytes of a file per message
 const MOST_WAITING = 4 * SLICE; // bytes that may wait in the socket
-const BEHIND = 10; // seconds kept before the current time when the buffer is full
-const MOST_LAG = 1.2; // seconds that live playback may be behind the newest frame
 
-const Source = window.ManagedMediaSource ?? window.MediaSource;
-const KIND = 'video/mp4; codecs="avc1.64001F, mp4a.40.2"';
-
-export const canPlayLive = () => Boolean(Source?.isTypeSupported(KIND));
+// Return the class that plays live video in this browser; null if nothing does.
+// webrtc: whether the server sends WebRTC.
+export function livePlayer(webrtc) {
+  if (canPlayPieces()) return PiecePlayer;
+  return webrtc && canPlayRtc() ? RtcPlayer : null;
+}
 
 // One live video. `report` is called with {started}, {frames, of} or {left} (bytes to send).
 export class LiveVideo {
-  #video;
+  isCancelled = false;
+  #player;
   #report;
   #socket = null;
-  #pieces = []; // the whole video, for the download
-  #waiting = []; // pieces that are not yet in the buffer
-  #source = null;
-  #buffer = null;
   #over = false;
-  #speaking = false;
   #listening = false; // the server expects the microphone's sound
   #settle;
 
-  constructor(video, report) {
-    this.#video = video;
+  // Player: a class that `livePlayer` returned.
+  constructor(Player, video, report) {
+    this.#player = new Player(video, (error) => this.#settle.reject(error));
     this.#report = report;
-    // Resolves to the whole video as a Blob; null when it was cancelled.
+    // Resolves to the whole video as a Blob; null when it was cancelled or is not kept.
     this.finished = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
@@ -37,14 +36,11 @@ export class LiveVideo {
 
   // Call from a click, so that the browser plays sound. sound: a Blob, or {rate} of a microphone.
   start(image, sound, choices) {
-    this.#speaking = !(sound instanceof Blob);
-    this.#source = new Source();
-    this.#video.disableRemotePlayback = true; // ManagedMediaSource demands it
-    this.#video.src = URL.createObjectURL(this.#source);
-    this.#video.play().catch(() => {}); // begins when there is something; the controls are there
+    const speaking = !(sound instanceof Blob);
+    this.#player.start(speaking);
     const address = new URL("/v1/live", location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    address.search = new URLSearchParams(choices);
+    address.search = new URLSearchParams({ ...choices, ...this.#player.choices });
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#send(image, sound);
@@ -63,15 +59,20 @@ export class LiveVideo {
   }
 
   cancel() {
+    this.isCancelled = true;
     this.#settle.resolve(null);
     this.#socket?.close();
+    this.#player.stop();
   }
 
   async #send(image, sound) {
+    const offer = await this.#player.offer();
+    if (offer) this.#socket.send(JSON.stringify({ offer }));
     await this.#upload("image", image);
-    if (sound instanceof Blob) await this.#upload("audio", sound);
+    const speaking = !(sound instanceof Blob);
+    if (!speaking) await this.#upload("audio", sound);
     else this.#socket.send(JSON.stringify({ microphone: sound.rate }));
-    this.#listening = this.#speaking;
+    this.#listening = speaking;
     this.#report({ left: 0 });
   }
 
@@ -86,62 +87,29 @@ export class LiveVideo {
     }
   }
 
-  #receive(data) {
+  async #receive(data) {
     if (data instanceof ArrayBuffer) {
-      this.#pieces.push(data);
-      this.#waiting.push(data);
-      this.#feed();
+      this.#player.push(data);
       return;
     }
     const message = JSON.parse(data);
-    if (message.start) this.#open(message.start);
-    else if (message.done) {
+    if (message.answer) await this.#player.accept(message.answer).catch(this.#settle.reject);
+    else if (message.start) {
+      this.#player.open(message.start);
+      this.#report({ started: message.start });
+    } else if (message.done) {
       this.#over = true;
-      this.#feed();
-      this.#settle.resolve(new Blob(this.#pieces, { type: "video/mp4" }));
-    } else if (message.error) this.#settle.reject(new UserError(sentence(message.error)));
-    else this.#report(message);
-  }
-
-  #open(start) {
-    const ready = () => {
-      this.#buffer = this.#source.addSourceBuffer(start.mime);
-      this.#buffer.addEventListener("updateend", () => this.#feed());
-      this.#feed();
-    };
-    if (this.#source.readyState === "open") ready();
-    else this.#source.addEventListener("sourceopen", ready, { once: true });
-    this.#report({ started: start });
-  }
-
-  // Append the next piece to the buffer.
-  #feed() {
-    const buffer = this.#buffer;
-    if (!buffer || buffer.updating || this.#source.readyState !== "open") return;
-    if (this.#waiting.length) {
-      try {
-        buffer.appendBuffer(this.#waiting[0]);
-        this.#waiting.shift();
-      } catch (error) {
-        const old = this.#video.currentTime - BEHIND;
-        if (error.name !== "QuotaExceededError") this.#settle.reject(error);
-        else if (old > 0) buffer.remove(0, old);
-        else setTimeout(() => this.#feed(), 1000);
-      }
-    } else if (this.#over) this.#source.endOfStream();
-    if (this.#speaking) this.#catchUp();
-  }
-
-  // Play a little faster when a speaking person's video lags behind.
-  #catchUp() {
-    const { buffered, currentTime } = this.#video;
-    const lag = buffered.length ? buffered.end(buffered.length - 1) - currentTime : 0;
-    this.#video.playbackRate = !this.#over && lag > MOST_LAG ? 1.1 : 1;
+      this.#settle.resolve(await this.#player.finish());
+    } else if (message.error) {
+      this.#settle.reject(new UserError(sentence(message.error)));
+      this.#player.stop();
+    } else this.#report(message);
   }
 
   #closed(code) {
     if (this.#over) return;
     const why = code === 1009 ? "A message was too large." : "The connection to the server was lost.";
     this.#settle.reject(new UserError(why)); // nothing happens if it is settled already
+    this.#player.stop();
   }
 }

@@ -1,4 +1,4 @@
-// Step 3: options of the face's motion.
+// Settings: options of the face's motion.
 
 import { byId, setStatus, show } from "../common.js";
 
@@ -14,16 +14,16 @@ const SLIDERS = {
 const NOT_WHEN_STILL = ["head", "blinks", "seed", "seed-new"]; // they have no effect then
 const SEEDS = 10_000; // of the button; the field takes larger ones
 
-const ABOUT = "The same seed gives the same performance; another one moves head, eyelids and gaze differently.";
-const STILL = "Head, brows, eyelids and gaze stay as they are in the picture.";
-const FIXED = "This model draws whole faces: how they move cannot be chosen. Choose another model for that.";
+const ABOUT = "The same take moves head, eyelids and gaze in the same way again; another take moves them differently.";
+const STILL = "Head, eyebrows, eyelids and gaze stay as they are in the picture.";
+const FIXED = "This method moves the face in its own way. To choose how, take another method under “More”.";
 
 export class Motion {
   #group = byId("motion");
 
   constructor(expressions) {
     for (const name of expressions) {
-      const text = name.replaceAll("-", " ");
+      const text = name.replace("brows", "eyebrows").replaceAll("-", " ");
       byId("express").append(new Option(text, name));
     }
     this.#group.addEventListener("input", () => this.#update());

@@ -12,6 +12,16 @@ export function size(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
+// Name of a video's file: videoName("anna.jpg", "hello.wav") is "anna-hello.mp4".
+export function videoName(...files) {
+  const stems = files.map((file) => {
+    const stem = file.replace(/^.*\//, "").replace(/\.\w{1,5}$/, "");
+    const words = stem.replace(/[^\p{L}\p{M}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "");
+    return [...words].slice(0, 40).join("");
+  });
+  return `${stems.filter(Boolean).join("-") || "talking"}.mp4`;
+}
+
 // Files dropped on `zone` go to `take`; the page around it must not open them.
 export function acceptDrops(zone, take) {
   const over = (event, on) => {

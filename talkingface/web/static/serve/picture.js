@@ -17,13 +17,21 @@ export function typedBox(values) {
   return values.every(Number.isFinite) && values[2] > 0 && values[3] > 0 ? values : null;
 }
 
+// Where a face is among several: "left", "middle" or "right".
+export function sideOf([x, , width], whole) {
+  const share = (x + width / 2) / whole;
+  return share < 0.4 ? "left" : share > 0.6 ? "right" : "middle";
+}
+
 export class Picture {
   blob = null;
+  file = ""; // its name, for the name of the video
   #limits;
   #found = null; // the server's answer: width, height, faces
   #box = null; // x, y, width, height in picture pixels
   #name = "";
   #asking = null;
+  #failed = false; // the server did not look at it
   #address = null;
   #changed;
 
@@ -37,15 +45,17 @@ export class Picture {
     });
     acceptDrops(byId("picture-drop"), (file) => this.take(file, file.name));
     for (const name of BOX) byId(`box-${name}`).addEventListener("input", () => this.#typed());
-    byId("box-clear").addEventListener("click", () => this.#setBox(null));
+    byId("box-clear").addEventListener("click", () => {
+      this.#setBox(null);
+      this.#changed();
+    });
     byId("mark-face").addEventListener("toggle", () => this.#marking());
     this.#enableDrawing(byId("picture-frame"));
     prepareCamera({
-      take: (blob) => this.take(blob, "The camera's picture"),
+      take: (blob) => this.take(blob, "The camera's picture", "camera"),
       failed: (text) => this.#about(text, true),
     });
-    const most = `up to ${limits.picture_mb} MB and ${limits.megapixels} megapixels`;
-    this.#about(`One face, seen from the front, works best; ${most}.`);
+    this.#about(`One face, seen from the front, works best. Pictures have up to ${limits.picture_mb} MB.`);
   }
 
   // Options of the face for the server.
@@ -55,11 +65,25 @@ export class Picture {
     return chosen ? { face: chosen.value } : {};
   }
 
-  async take(blob, name) {
+  // What keeps the picture from being used: a text for the user; "" for nothing.
+  get problem() {
+    if (!this.blob) return "Choose a picture first, in step 1.";
+    if (this.#box || this.#found?.faces.length) return "";
+    if (this.#found) return "No face was found in the picture. Mark it in step 1, or choose another picture.";
+    return this.#failed ? "The picture could not be looked at. Choose it again." : "";
+  }
+
+  // Whether the server still looks for faces.
+  get isAsking() {
+    return Boolean(this.blob) && !this.#found && !this.#failed;
+  }
+
+  async take(blob, name, file = name) {
     this.#asking?.abort();
     const asking = new AbortController();
     this.#asking = asking;
     this.#found = null;
+    this.#failed = false;
     this.#setBox(null);
     show(byId("which-face"), false);
     byId("which-face-list").replaceChildren();
@@ -73,6 +97,7 @@ export class Picture {
       return;
     }
     this.blob = blob;
+    this.file = file;
     this.#name = name;
     this.#preview(blob);
     this.#about(`${name}: looking for faces …`);
@@ -88,6 +113,7 @@ export class Picture {
       this.#present(await answer.json());
     } catch (error) {
       if (error.name === "AbortError") return;
+      this.#failed = true;
       if (!this.blob) this.#preview(null);
       this.#about(error instanceof UserError ? error.message : "The server does not answer.", true);
     }
@@ -95,33 +121,45 @@ export class Picture {
   }
 
   #describe() {
-    const { length: count } = this.#found.faces;
+    const { faces } = this.#found;
     const name = this.#name;
     const texts = {
       0: `${name}: no face was found. Draw a box around it on the picture, or choose another picture.`,
       1: `${name}: one face found.`,
     };
     if (this.#box) this.#about(`${name}: the face is where you marked it.`);
-    else this.#about(texts[count] ?? `${name}: ${count} faces found.`, count === 0);
+    else this.#about(texts[faces.length] ?? `${name}: ${faces.length} faces found. ${this.chosen} speaks.`, !faces.length);
+  }
+
+  // The face that speaks, of a picture with several: "Face 2 (right)"; else "".
+  get chosen() {
+    const faces = this.#found?.faces ?? [];
+    if (this.#box || faces.length < 2) return "";
+    const number = Number(document.querySelector("input[name=face]:checked")?.value ?? 1);
+    const side = sideOf(faces[number - 1].box, this.#found.width);
+    return `Face ${number} (${side})`;
   }
 
   #present(found) {
     this.#found = found;
     const count = found.faces.length;
-    this.#describe();
     show(byId("mark-face"), true);
     byId("mark-face").open = count === 0;
     show(byId("which-face"), count > 1);
     const list = byId("which-face-list");
     list.replaceChildren();
-    for (const { number } of count > 1 ? found.faces : []) {
+    for (const { number, box } of count > 1 ? found.faces : []) {
       const label = document.createElement("label");
       const radio = document.createElement("input");
       Object.assign(radio, { type: "radio", name: "face", value: number, checked: number === 1 });
-      radio.addEventListener("change", () => this.#setBox(null));
-      label.append(radio, ` Face ${number}`);
+      radio.addEventListener("change", () => {
+        this.#setBox(null);
+        this.#changed();
+      });
+      label.append(radio, ` Face ${number} (${sideOf(box, found.width)})`);
       list.append(label);
     }
+    this.#describe();
     this.#draw();
   }
 

@@ -1,17 +1,20 @@
 // Step 2: the voice, as a file or recorded here.
 
 import { byId, setStatus, show, UserError } from "../common.js";
-import { listen, loudness, wav } from "./microphone.js";
+import { LevelMeter } from "./level.js";
+import { listen, wav } from "./microphone.js";
 import { acceptDrops, clock, size } from "./page.js";
 
 export class Sound {
-  blob = null;
+  value = null; // a recording as a Blob, or a sentence as a string
+  file = ""; // its name, for the name of the video
   #limits;
   #changed;
   #address = null;
   #recording = null;
 
-  constructor(limits, changed) {
+  // speaks: whether the server has a voice for sentences.
+  constructor(limits, speaks, changed) {
     this.#limits = limits;
     this.#changed = changed;
     byId("sound-file").addEventListener("change", (event) => {
@@ -23,15 +26,32 @@ export class Sound {
     const most = `up to ${limits.live_minutes} minutes live, ${limits.file_minutes} as a file`;
     this.#about(`Speech, ${most}. Or skip this step and press “Speak live”.`);
     byId("record").addEventListener("click", () => (this.#recording ? this.stop() : this.#record()));
+    show(byId("sentence"), speaks);
+    byId("sentence").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#type(byId("text").value.trim());
+    });
   }
 
-  take(blob, name) {
+  #type(text) {
+    if (!text) return;
+    this.value = text;
+    this.file = text;
+    byId("sound-preview").pause();
+    show(byId("sound-preview"), false);
+    show(byId("sound-invite"), true);
+    this.#about(`A synthetic voice says: “${text}”`);
+    this.#changed();
+  }
+
+  take(blob, name, file = name) {
     const most = this.#limits.sound_mb * 1e6;
     if (blob.size > most) {
       this.#about(`${name} has ${size(blob.size)}; at most ${size(most)} are taken. Cut it or compress it.`, true);
       return;
     }
-    this.blob = blob;
+    this.value = blob;
+    this.file = file;
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.#address = URL.createObjectURL(blob);
     const preview = byId("sound-preview");
@@ -42,6 +62,9 @@ export class Sound {
     preview.src = this.#address;
     show(preview, true);
     show(byId("sound-invite"), false);
+    preview.onloadedmetadata = () => {
+      if (Number.isFinite(preview.duration)) this.#about(`${name}, ${clock(Math.max(1, preview.duration))}.`);
+    };
     this.#about(`${name}, ${size(blob.size)}.`);
     this.#changed();
   }
@@ -49,16 +72,18 @@ export class Sound {
   async #record() {
     byId("sound-preview").pause();
     const blocks = [];
+    let meter = null; // there are blocks before it is
     try {
       this.#recording = { blocks };
       const microphone = await listen((block) => {
         blocks.push(block);
-        byId("level").value = loudness(block);
+        meter?.push(block);
         const seconds = (blocks.length * block.length) / microphone.rate;
         byId("level-time").textContent = clock(seconds);
         if (seconds >= 60 * this.#limits.live_minutes) this.stop();
       });
-      Object.assign(this.#recording, microphone);
+      meter = new LevelMeter(byId("level"), byId("record-silent"));
+      Object.assign(this.#recording, microphone, { meter });
     } catch (error) {
       this.#recording = null;
       this.#about(error instanceof UserError ? error.message : String(error), true);
@@ -75,11 +100,12 @@ export class Sound {
     if (!recording?.stop) return;
     this.#recording = null;
     recording.stop();
+    recording.meter.stop();
     byId("record").textContent = "Record again";
     byId("record").classList.remove("recording");
     show(byId("level-row"), false);
-    if (recording.blocks.length) this.take(wav(recording.blocks, recording.rate), "Your recording");
-    else this.#about("Nothing was recorded.", true);
+    if (recording.meter.heard) this.take(wav(recording.blocks, recording.rate), "Your recording", "recording");
+    else this.#about("I heard nothing. Check the microphone, then record again.", true);
   }
 
   #about(text, bad = false) {
