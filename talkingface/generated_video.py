@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -145,7 +145,7 @@ class Video:
         return video.sheet_of_frames(pictures, seconds=seconds, every=every, columns=columns)
 
 
-def ahead(items: Iterator[Item], threads: int) -> Iterator[Item]:
+def ahead(items: Iterator[Item], threads: int) -> Generator[Item, None, None]:
     """Yield the items, each computed in a thread of its own while the one before is in use.
 
     threads: that torch may use in there (a fresh thread would take them all).

@@ -29,6 +29,9 @@ from talkingface.animation import (
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generator, moves_mesh
 from talkingface.controls import DEFAULTS, Controls
+from talkingface.dubbing.dubbed_video import DubbedVideo
+from talkingface.dubbing.timeline import Length
+from talkingface.dubbing.tracking import TrackOptions
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import ImageInput, LoadedImage, device_of, prepare_face
@@ -178,9 +181,12 @@ class TalkingFace:
     @property
     def tag(self) -> str:
         """Metadata comment of every written video."""
+        return self._tag("one picture")
+
+    def _tag(self, source: str) -> str:
         file = f", weights sha256 {self.info.sha256[:16]}" if self.info.sha256 else ""
         return (
-            f"Synthetic video: generated from one picture and a sound by talkingface "
+            f"Synthetic video: generated from {source} and a sound by talkingface "
             f"{__version__}, model {self.info.name}{file}"
         )
 
@@ -271,7 +277,10 @@ class TalkingFace:
         Raises UnreadableMedia, BadRequest (also for a model that moves no mesh, or whose head's
         motion depends on its pictures).
         """
-        return Motion.join([part for part, _ in self._animated(audio, controls, audio_track)])
+        return self._spoken(Speech(audio, audio_track), controls)
+
+    def _spoken(self, speech: Speech, controls: Controls | None) -> Motion:
+        return Motion.join([part for part, _ in self._animated(speech, controls)])
 
     def motion_and_visemes(
         self,
@@ -292,17 +301,17 @@ class TalkingFace:
         model = self._mesh_model
         readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
-        for part, windows in self._animated(audio, controls, audio_track):
+        for part, windows in self._animated(Speech(audio, audio_track), controls):
             parts.append(part)
             if readout is not None:
                 scores.append(visemes.scores(readout, windows))
         return Motion.join(parts), visemes.segments(np.concatenate(scores)) if scores else []
 
     def _animated(
-        self, audio: AudioInput, controls: Controls | None, track: int | None
+        self, sound: Speech, controls: Controls | None
     ) -> Iterator[tuple[Motion, Tensor]]:
         """Yield the motion of a sound in parts, each with the model's windows of speech."""
-        sound, animator, state = Speech(audio, track), self._animator(controls), None
+        animator, state = self._animator(controls), None
         if animator is None:
             raise BadRequest(f"model {self.info.name} moves no mesh: give cran or atvg")
         if self.samples_head:
@@ -316,6 +325,42 @@ class TalkingFace:
             for chunk in speech.to(self._device).split(CHUNK) if len(speech) else ():
                 part, state = animator(chunk, state)
                 yield part, animator.model_windows(chunk)
+
+    def dub(
+        self,
+        video: PathLike,
+        audio: AudioInput,
+        *,
+        controls: Controls | None = None,
+        length: Length | None = None,
+        face: int | None = None,
+        box: Box | None = None,
+        time: float = 0.0,
+        audio_track: int | None = None,
+    ) -> DubbedVideo:
+        """Return the video with the lips of a person moved by another sound.
+
+        Head, eyes and all else stay the video's own, and so do frames without a usable face.
+
+        video: a video file.
+        audio: a recording, a video or samples, as in `generate`.
+        controls: mouth, smooth and expressions count. The default is `Controls()`.
+        length: where the result ends and what it shows after the video's end: "video", "sound",
+        "loop", "bounce" or "freeze" (`dubbing.timeline`). The default is "video", and "bounce"
+        where the sound is longer.
+        face, box, time: the person who is dubbed, as number or box of a face at a time in seconds
+        (`dubbing.tracking.TrackOptions`). The default is the one who speaks, else the largest.
+        audio_track: as in `generate`.
+
+        Raises UnreadableMedia, BadRequest (also for a model that moves no mesh).
+        """
+        speech = Speech(audio, audio_track)
+        motion = self._spoken(speech, replace(controls or DEFAULTS, still=True))
+        model = self._mesh_model
+        assert model is not None  # else there is no motion
+        options = TrackOptions(face, box, time)
+        space = model.readout.space
+        return DubbedVideo(video, speech, motion, space, options, length, self._tag("a video"))
 
     def idle(
         self,

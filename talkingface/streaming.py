@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Speech:
 
     def __init__(self, sound: AudioInput, track: int | None = None) -> None:
         """sound: see `sound_input.open_input`; track: of a file, see `media.open_sound`.
+        `seconds` is its exact length.
 
         Raises UnreadableMedia (the file, read to its end), BadRequest (no sound).
         """
@@ -63,6 +65,7 @@ class Speech:
                 f"16 kHz), this array has {analysis.samples}"
             )
         self._frames = audio.frame_count(analysis.samples)
+        self.seconds = Fraction(analysis.samples, audio.SAMPLE_RATE)
 
     @property
     def path(self) -> Path | None:

@@ -259,6 +259,7 @@ class VideoWriter:
         coding: Coding = H264,
         fps: Rate = FPS,
         time_base: Fraction | None = None,
+        aspect: Fraction | None = None,
         sound: SoundTrack | None = None,
         subtitles: SubtitleTrack | None = None,
         tag: str | None = None,
@@ -268,6 +269,7 @@ class VideoWriter:
         size: (height, width) of the frames; an odd size is padded by one row or column where the
         pixel format needs it. fps: the rate of frames without a time, and of a video without
         `time_base`. time_base: unit in which the file keeps the times of frames, for any times.
+        aspect: width / height of a pixel.
         sound: as much of it is taken as belongs beside the frames. tag: the file's comment. Raises
         OutputError.
         """
@@ -290,13 +292,13 @@ class VideoWriter:
             self._container = av.open(name, "w", format=container.format, container_options=options)
             if tag is not None:
                 self._container.metadata["comment"] = tag
-            self._video = self._add_video(time_base)
+            self._video = self._add_video(time_base, aspect)
             for track in (sound, subtitles):
                 if track is not None:
                     track.add_to(self._container)
             self._container.start_encoding()
 
-    def _add_video(self, time_base: Fraction | None) -> VideoStream:
+    def _add_video(self, time_base: Fraction | None, aspect: Fraction | None) -> VideoStream:
         coding, colours = self._coding, self._coding.colours
         options = dict(coding.options)
         found = self._container.add_stream(coding.encoder, rate=self._fps, options=options)
@@ -306,6 +308,8 @@ class VideoWriter:
         context = stream.codec_context
         if time_base is not None:
             context.time_base = time_base
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
         if coding.tag is not None:
             context.codec_tag = coding.tag
         context.color_primaries, context.color_trc = colours.primaries, colours.transfer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from talkingface.cli import evaluate, generate, prepare, reproduce, serve, study, train
+from talkingface.cli import dub, evaluate, generate, prepare, reproduce, serve, study, train
 from talkingface.cli.app import app, study_app, train_app
 from talkingface.cli.options import parse_face, print_error
 from talkingface.cli.signals import Stopped, stopping
@@ -16,6 +16,7 @@ from talkingface.errors import TalkingFaceError
 
 __all__ = [
     "app",
+    "dub",
     "evaluate",
     "generate",
     "main",
@@ -33,7 +34,7 @@ app.add_typer(study_app, name="study")
 
 # What goes on after a stop, by command.
 _NEXT = {
-    **dict.fromkeys(("prepare", "train", "evaluate"), ": the same command goes on"),
+    **dict.fromkeys(("dub", "prepare", "train", "evaluate"), ": the same command goes on"),
     "batch": ": the same command with --skip-existing goes on",
 }
 

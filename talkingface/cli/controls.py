@@ -99,6 +99,12 @@ def takes_controls(command: Command) -> Command:
     return with_options(command, "controls", _CONTROLS, _controls)
 
 
+def takes_mouth(command: Command) -> Command:
+    """Give a command the options of `Controls` that move the mouth, as its argument `controls`."""
+    options = {name: _CONTROLS[name] for name in ("mouth", "smooth", "express")}
+    return with_options(command, "controls", options, _controls)
+
+
 def takes_face(command: Command) -> Command:
     """Give a command the options of `FaceOptions`, which reach it as its argument `options`."""
     return with_options(command, "options", _FACE, _face_options)

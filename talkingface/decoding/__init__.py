@@ -47,6 +47,7 @@ _LARGE = 16 << 20  # bytes: so much is given back to the system after the file
 _PATIENCE = 1.0  # seconds for a decoder that should stop
 _DTYPES: dict[object, np.dtype[Any]] = {
     "uint8": np.dtype(np.uint8),
+    "uint16": np.dtype(np.uint16),
     "float32": np.dtype(np.float32),
 }
 

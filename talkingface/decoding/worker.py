@@ -70,7 +70,14 @@ def _import_readers() -> None:
     import av  # noqa: F401
     from PIL import Image, ImageCms, ImageOps  # noqa: F401
 
-    from talkingface import media, picture, sound_packets, video_reading  # noqa: F401
+    from talkingface import (  # noqa: F401
+        media,
+        picture,
+        sound_packets,
+        stored_tracks,
+        stored_video,
+        video_reading,
+    )
 
 
 def _set_limits(most: int) -> None:
@@ -248,6 +255,29 @@ def _stripped(path: Path) -> Found:
         yield None, [mp4[start : start + _BLOCK]]
 
 
+def _stored_video(path: Path) -> Found:
+    from talkingface import stored_video
+
+    yield stored_video.as_json(stored_video.probe(path)), []
+
+
+def _stored_frames(path: Path, layout: dict[str, Any], **options: Any) -> Found:
+    """Time and length of each frame; its picture, and its planes where they are wanted."""
+    from talkingface import stored_video
+    from talkingface.planes import Layout
+
+    known = Layout(**layout)
+    for frame in stored_video.decode_stored(path, known, **options):
+        yield [frame.time, frame.length], [frame.picture, *frame.planes]
+
+
+def _stored_tracks(path: Path) -> Found:
+    from talkingface import stored_tracks
+
+    for part in stored_tracks.decode_tracks(path):
+        yield part, []
+
+
 TASKS: dict[str, Callable[..., Found]] = {
     "picture": _picture,
     "picture_size": _picture_size,
@@ -260,4 +290,7 @@ TASKS: dict[str, Callable[..., Found]] = {
     "is_whole": _is_whole,
     "codecs": _codecs,
     "stripped": _stripped,
+    "stored_video": _stored_video,
+    "stored_frames": _stored_frames,
+    "stored_tracks": _stored_tracks,
 }

@@ -1,0 +1,147 @@
+"""A dubbed video. Its source is tracked, drawn and encoded when it is saved, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from talkingface import media, sound_writing, stored_tracks
+from talkingface.dubbing import coding as codings
+from talkingface.dubbing import timeline as timelines
+from talkingface.dubbing.coding import DubCoding
+from talkingface.dubbing.face import DubbedFace
+from talkingface.dubbing.joining import Joined, join
+from talkingface.dubbing.passes import Passes
+from talkingface.dubbing.timeline import Length
+from talkingface.dubbing.track import TrackReport
+from talkingface.dubbing.tracking import TrackOptions
+from talkingface.dubbing.work_folder import work_folder
+from talkingface.generated_video import Progress
+from talkingface.models.expression import ExpressionSpace
+from talkingface.motion import Motion
+from talkingface.stored_tracks import StoredTracks
+from talkingface.stored_video import open_stored
+from talkingface.streaming import Speech
+from talkingface.types import PathLike
+from talkingface.version import __version__
+
+_HEARD = 0.05  # seconds of sound whose loss is worth a note
+
+
+@dataclass(frozen=True)
+class DubResult:
+    """Result of a dubbing.
+
+    frames: number of frames written. seconds: length of the output. source: numbers of the source's
+    frames, by what became of them. resumed: frames that an earlier run had encoded. notes: what is
+    not as in the source.
+    """
+
+    frames: int
+    seconds: float
+    source: TrackReport
+    resumed: int
+    notes: list[str]
+
+
+class DubbedVideo:
+    """A video whose person speaks another recording. Made by `TalkingFace.dub`."""
+
+    def __init__(
+        self,
+        source: PathLike,
+        speech: Speech,
+        motion: Motion,
+        space: ExpressionSpace,
+        options: TrackOptions,
+        length: Length | None,
+        tag: str,
+    ) -> None:
+        """motion: of the speech, in expressions of `space`. tag: comment of the files.
+
+        Raises UnreadableMedia, BadRequest.
+        """
+        options.check()
+        timelines.parse(length)
+        self._path, self._speech, self._motion = Path(source), speech, motion
+        self._space, self._options, self._length, self._tag = space, options, length, tag
+        self._video = open_stored(self._path)
+
+    def save(
+        self, path: PathLike, *, overwrite: bool = False, progress: Progress | None = None
+    ) -> DubResult:
+        """Write the video with the new sound, coded as its source.
+
+        What is outside the face keeps its pixels, but for the encoding. The file's metadata says
+        that it is synthetic. A run that was stopped goes on where it was when it is called again
+        with the same files and options; until then a hidden folder is beside the output.
+
+        path: the .mp4, .mov or .webm to write.
+        overwrite: True replaces an existing file.
+        progress: function to call with (frames done, frames in all), in the two passes together.
+
+        Raises NoFaceFound (in no frame), OutputError, UnreadableMedia.
+        """
+        path = Path(path)
+        codings.require_name(path)
+        media.check_names([self._path, self._speech.path], [path])
+        media.check_output(path, overwrite)
+        chosen = codings.dub_coding(path, self._video)
+        with work_folder(path, self._key(chosen)) as folder:
+            with media.replacing(path, overwrite) as part:
+                return self._write(path, part, chosen, Passes(self._path, chosen, folder, progress))
+
+    def _write(self, path: Path, part: Path, chosen: DubCoding, passes: Passes) -> DubResult:
+        track, stamps, starts, end = passes.track(self._options)
+        unit, sound = chosen.video.time_base, self._speech.seconds
+        shown = timelines.timeline(starts, end, sound / unit, self._length)
+        parts = passes.encode(DubbedFace(self._space, track, self._motion), stamps, shown)
+        tracks = stored_tracks.read_tracks(self._path)
+        whole = Joined(
+            parts=parts,
+            count=passes.count,
+            timeline=shown,
+            unit=unit,
+            display=chosen.video.display,
+            codec_tag=chosen.coding.tag,
+            sound=sound_writing.sound_track(self._speech, chosen.kind),
+            tracks=tracks,
+            tag=self._tag,
+        )
+        join(path, part, chosen.kind, whole)
+        length = shown.end * unit
+        notes = [*chosen.notes, *_notes(tracks, sound - length, chosen)]
+        return DubResult(len(shown), float(length), track.report(), passes.resumed, notes)
+
+    def _key(self, chosen: DubCoding) -> str:
+        """16 hexadecimal digits of everything on which the frames depend."""
+        found = self._path.stat()
+        motion = np.ascontiguousarray(self._motion.expression)
+        known = {
+            "version": __version__,
+            "source": [str(self._path.resolve()), found.st_size, found.st_mtime_ns],
+            "sound": str(self._speech.seconds),
+            "motion": hashlib.sha256(motion.tobytes()).hexdigest(),
+            "options": asdict(self._options),
+            "length": self._length,
+            "coding": repr(chosen.coding),
+            "layout": asdict(chosen.video.layout),
+        }
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _notes(tracks: StoredTracks, cut: Fraction, chosen: DubCoding) -> list[str]:
+    """Return what of source and sound is not in the output. cut: seconds of the sound."""
+    notes = []
+    if cut > _HEARD:
+        notes.append(f"the last {float(cut):.2f} s of the sound are cut: see the length")
+    if tracks.sounds > 1:
+        notes.append(f"the {tracks.sounds} sound tracks of the video are left out")
+    if tracks.left:
+        notes.append(f"tracks of the video that are left out: {', '.join(tracks.left)}")
+    return notes

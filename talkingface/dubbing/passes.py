@@ -1,0 +1,201 @@
+"""Pass over a video twice to dub it: track its faces, then draw and encode it in parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from talkingface import media, video_writing
+from talkingface.audio import SAMPLE_RATE
+from talkingface.dubbing.coding import DubCoding
+from talkingface.dubbing.face import DubbedFace
+from talkingface.dubbing.source import read_order
+from talkingface.dubbing.speaking import loudness
+from talkingface.dubbing.timeline import FrameClock, Timeline
+from talkingface.dubbing.track import FaceTrack
+from talkingface.dubbing.tracking import FaceTracker, TrackOptions
+from talkingface.dubbing.work_folder import WorkFolder
+from talkingface.errors import UnreadableMedia
+from talkingface.generated_video import Progress, ahead
+from talkingface.planes import Plane, change_planes
+from talkingface.stored_video import StoredFrame, read_stored
+from talkingface.types import Floats
+from talkingface.video_formats import Container
+
+_PART = 10  # seconds of video that are encoded as a part: a hard stop loses that much at most
+_SAVED = 30.0  # seconds of work after which the tracking is saved
+_TRACKER, _TRACK, _STAMPS = "tracker.safetensors", "track.safetensors", "stamps.npy"
+_NONE = np.iinfo(np.int64).min  # in place of a missing stamp
+_BLOCK = 60.0  # seconds of sound that are in memory
+_MARGIN = 1.0  # seconds of sound beside it
+
+Stamps = list[int | None]
+
+
+class Passes:
+    """Both passes over a source; what an earlier run has done is kept."""
+
+    def __init__(
+        self, path: Path, chosen: DubCoding, folder: WorkFolder, progress: Progress | None
+    ) -> None:
+        """progress: called with (frames done, frames in all) of both passes."""
+        self._path, self._chosen, self._folder = path, chosen, folder
+        self._progress = progress or (lambda done, total: None)
+        self._tracked = 0
+        self.count = max(1, round(_PART * chosen.video.rate))  # frames of a part
+        self.resumed = 0
+
+    # --- the first pass ---
+
+    def track(self, options: TrackOptions) -> tuple[FaceTrack, Stamps, list[int], int]:
+        """Return the face's track; the frames' stamps; their starts, and their end, in ticks.
+
+        Raises NoFaceFound, UnreadableMedia.
+        """
+        times, done = self._folder.file(_STAMPS), self._folder.file(_TRACK)
+        if done.exists():
+            found, track = np.load(times), FaceTrack.load(done)
+        else:
+            found, track = self._track(options)
+            self._save_stamps(found)
+            with self._folder.writing(_TRACK) as part:
+                track.save(part)
+        self._tracked = len(found)
+        stamps = [None if stamp == _NONE else int(stamp) for stamp in found[:, 0]]
+        clock = FrameClock(self._step)
+        starts = [clock.add(stamp) for stamp in stamps]
+        return track, stamps, starts, starts[-1] + (int(found[-1, 1]) or max(1, round(self._step)))
+
+    @property
+    def _step(self) -> Fraction:
+        """Ticks from frame to frame, usually."""
+        video = self._chosen.video
+        return 1 / (video.rate * video.time_base)
+
+    def _track(self, options: TrackOptions) -> tuple[NDArray[np.int64], FaceTrack]:
+        tracker, rows = self._saved_tracker(options)
+        video, saved = self._chosen.video, time.monotonic()
+        clock, unit = FrameClock(self._step), video.time_base
+        times = [float(clock.add(None if stamp == _NONE else stamp) * unit) for stamp, _ in rows]
+        frames = read_stored(self._path, video.layout, planes=False, first=len(rows))
+        with closing(frames):
+            for frame in frames:
+                rows.append((_NONE if frame.time is None else frame.time, frame.length))
+                times.append(float(clock.add(frame.time) * unit))
+                tracker.add(times[-1], frame.picture)
+                self._progress(len(rows), 2 * max(video.frames, len(rows)))
+                if time.monotonic() - saved > _SAVED:
+                    self._save_stamps(np.array(rows, np.int64))
+                    with self._folder.writing(_TRACKER) as part:
+                        tracker.save(part)
+                    saved = time.monotonic()
+        found = np.array(rows, np.int64)
+        return found, tracker.finish(self._loudness(times))
+
+    def _saved_tracker(self, options: TrackOptions) -> tuple[FaceTracker, list[tuple[int, int]]]:
+        """Return the tracker of an earlier run, or a new one; stamp and length of its frames."""
+        path = self._folder.file(_TRACKER)
+        if not path.exists():
+            return FaceTracker(options), []
+        tracker = FaceTracker.load(path, options)
+        rows = np.load(self._folder.file(_STAMPS))[: tracker.count]
+        return tracker, [(int(stamp), int(length)) for stamp, length in rows]
+
+    def _save_stamps(self, rows: NDArray[np.int64]) -> None:
+        with self._folder.writing(_STAMPS) as part, part.open("wb") as file:
+            np.save(file, rows)
+
+    def _loudness(self, times: Sequence[float]) -> Floats | None:
+        """The loudness of the video's own sound in each frame; None without sound."""
+        try:
+            chunks = media.open_sound(self._path, SAMPLE_RATE, 1).chunks
+        except UnreadableMedia:
+            return None
+        return _loudness_of((chunk[0] for chunk in chunks), np.asarray(times, np.float64))
+
+    # --- the second pass ---
+
+    def encode(self, face: DubbedFace, stamps: Stamps, shown: Timeline) -> list[Path]:
+        """Draw and encode all frames, in parts that are whole or not there; return the parts.
+
+        Raises UnreadableMedia, OutputError.
+        """
+        names = [f"{n:05d}.mp4" for n in range(-(-len(shown) // self.count))]
+        have = 0
+        while have < len(names) and self._folder.file(names[have]).exists():
+            have += 1
+        self.resumed = min(have * self.count, len(shown))
+        frames = self._drawn(face, stamps, shown, self.resumed)
+        threads = max(1, torch.get_num_threads() - 1)
+        with closing(frames), closing(ahead(frames, threads)) as drawn:
+            for number in range(have, len(names)):
+                self._encode_part(names[number], drawn, shown, number * self.count)
+        return [self._folder.file(name) for name in names]
+
+    def _drawn(
+        self, face: DubbedFace, stamps: Stamps, shown: Timeline, first: int
+    ) -> Generator[list[Plane], None, None]:
+        """The planes of each frame from number `first` on."""
+        video, order = self._chosen.video, shown.sources[first:]
+        for number, frame in enumerate(read_order(self._path, video, stamps, order), start=first):
+            seconds = float(shown.starts[number] * video.time_base)
+            yield self._draw(face, shown.sources[number], seconds, frame)
+
+    def _draw(
+        self, face: DubbedFace, number: int, seconds: float, frame: StoredFrame
+    ) -> list[Plane]:
+        drawn = face.draw(number, seconds, frame.picture)
+        if drawn is None:
+            return frame.planes
+        picture, bounds = drawn
+        return change_planes(
+            frame.planes, self._chosen.video.layout, frame.picture, picture, bounds
+        )
+
+    def _encode_part(
+        self, name: str, drawn: Iterator[list[Plane]], shown: Timeline, first: int
+    ) -> None:
+        video, coding = self._chosen.video, self._chosen.coding
+        starts = shown.starts[first : first + self.count]
+        with self._folder.writing(name) as part:
+            with video_writing.VideoWriter(
+                part,
+                part,
+                (video.layout.height, video.layout.width),
+                container=Container("mp4"),
+                coding=coding,
+                fps=video.rate,
+                time_base=video.time_base,
+                aspect=video.aspect,
+            ) as writer:
+                for start, planes in zip(starts, islice(drawn, len(starts)), strict=True):
+                    writer.add_planes(planes, (start - starts[0]) * video.time_base)
+                    done = self._tracked + first + writer.frames
+                    self._progress(done, self._tracked + len(shown))
+                writer.finish()
+
+
+def _loudness_of(chunks: Iterator[Floats], times: NDArray[np.float64]) -> Floats:
+    """The loudness at these times, block by block: an hour of sound is not in memory."""
+    sound, start = np.zeros(0, np.float32), 0.0  # start: the time of sound[0]
+    parts, given = [], 0
+    while given < len(times):
+        chunk = next(chunks, None)
+        if chunk is not None:
+            sound = np.concatenate([sound, chunk])
+        end = start + len(sound) / SAMPLE_RATE
+        if chunk is not None and end - start < _BLOCK + 2 * _MARGIN:
+            continue
+        until = len(times) if chunk is None else int(np.searchsorted(times, end - _MARGIN))
+        parts.append(loudness(sound, times[given:until] - start))
+        drop = max(0, len(sound) - round(2 * _MARGIN * SAMPLE_RATE))
+        sound, start, given = sound[drop:], start + drop / SAMPLE_RATE, until
+    return np.concatenate(parts)
