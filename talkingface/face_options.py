@@ -48,7 +48,8 @@ class FaceOptions:
     in a drawing, the mean face is laid into the box.
     landmarks: the face's 68 iBUG points: a JSON file as `talkingface landmarks` writes it, or
     (68, 2) pixels.
-    max_size: longest side of the video in pixels, at least 64. A larger picture is shrunk.
+    max_size: longest side of the video in pixels, at least 64. A larger picture is shrunk. 0 keeps
+    the picture's own size.
     crop_size: side of the bare face in pixels, 64 to 2048. An odd number is made even.
     show: "picture" is the whole picture, "face" the bare aligned face, "maps" what the model
     computes beside it: attention, colour and face, side by side.
@@ -82,8 +83,11 @@ class FaceOptions:
                 "x,y,width,height or --landmarks points.json, not both"
             )
         picture.colour(self.background)
-        if self.max_size < SMALLEST_SIDE:
-            raise BadRequest(f"max_size is {self.max_size}: give at least {SMALLEST_SIDE} pixels")
+        if self.max_size != 0 and self.max_size < SMALLEST_SIDE:
+            raise BadRequest(
+                f"max_size is {self.max_size}: give at least {SMALLEST_SIDE} pixels, or 0 for the "
+                "picture's own size"
+            )
         if not SMALLEST_SIDE <= self.crop_size <= LARGEST_CROP:
             raise BadRequest(
                 f"crop_size is {self.crop_size}: give {SMALLEST_SIDE} to {LARGEST_CROP} pixels"

@@ -113,6 +113,7 @@ def prepare_face(
         located.note,
         identity_warning(info, aligned.crop, device_of(model)),
         open_mouth(aligned.mesh),
+        shrink_note(loaded.size, shown.shape[1::-1]) if options.show == "picture" else None,
     )
     return PreparedFace(
         identity=identity,
@@ -148,17 +149,26 @@ def shrink(
 ) -> tuple[Picture, NDArray[np.float64]]:
     """The picture with its long side at most `max_size`, both sides even, and its crop matrix.
 
-    A picture that is small enough stays as it is (the mp4 pads an odd side by one pixel).
+    A picture that is small enough stays as it is (the mp4 pads an odd side by one pixel), and every
+    picture where `max_size` is 0.
     """
     height, width = whole.shape[:2]
     scale = max_size / max(height, width)
-    if scale >= 1:
+    if scale >= 1 or max_size == 0:
         return whole, matrix
     size = tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
     small = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     # One similarity for both axes: rounding the sides moves it by under a pixel.
     scale = float(np.sqrt(size[0] * size[1] / (width * height)))
     return small, compose(resized(1 / scale), matrix)
+
+
+def shrink_note(size: tuple[int, int], shown: tuple[int, ...]) -> str | None:
+    """Return a note where a picture of that size is shown smaller, (width, height) both."""
+    if max(shown) >= max(size):
+        return None
+    (width, height), (small, low) = size, shown
+    return f"shrunk from {width} x {height} to {small} x {low}; max size 0 keeps its own size"
 
 
 def identity_warning(info: WeightsInfo, crop: Picture, device: torch.device) -> str | None:

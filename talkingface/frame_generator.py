@@ -33,6 +33,11 @@ class FrameGenerator:
         self._model, self._identity = model, identity
 
     @property
+    def moves_mesh(self) -> bool:
+        """Return whether it moves a mesh; else it draws whole crops."""
+        return self.animator is not None
+
+    @property
     def spec(self) -> SpeechSpec:
         """Windows of speech that `generate` takes."""
         spec: SpeechSpec = self._model.config.speech

@@ -19,6 +19,7 @@ from talkingface.geometry import compose, invert, resized, transform, warp_crop
 from talkingface.landmarks import eye_distance
 from talkingface.models.lips import Mouth
 from talkingface.motion import Motion
+from talkingface.render.alpha import AlphaRenderer, unmixed
 from talkingface.render.blend import Blender
 from talkingface.render.eyes import EyeRenderer
 from talkingface.render.face import FaceRenderer
@@ -26,7 +27,7 @@ from talkingface.render.glasses import wears_glasses
 from talkingface.render.head import HeadRenderer
 from talkingface.render.mouth import MouthInterior
 from talkingface.render.warp import MeshWarp
-from talkingface.types import Picture
+from talkingface.types import Floats, Picture
 
 # Pixels between the eyes: up to the first a picture gets all of a correction, from the second on
 # none. It was learned at 40 and would veil teeth that are sharper (docs/log.md).
@@ -128,7 +129,7 @@ class PreparedFace:
     @cached_property
     def renderer(self) -> FrameRenderer:
         """Draws frames into the whole picture."""
-        return FrameRenderer(self.picture, self.matrix, self)
+        return FrameRenderer(self.picture, self.matrix, self, self.alpha)
 
     def face_renderer(self, side: int) -> FrameRenderer:
         """Draws the bare face, `side` pixels wide.
@@ -139,17 +140,24 @@ class PreparedFace:
         placed = compose(self.matrix, resized(side / self.crop.shape[0]))
         placed[:, 2] += margin
         shown = warp_crop(self.picture, placed, side + 2 * margin)
-        return FrameRenderer(shown, compose(invert(placed), self.matrix), self, margin)
+        alpha = None if self.alpha is None else warp_crop(self.alpha, placed, side + 2 * margin)
+        return FrameRenderer(shown, compose(invert(placed), self.matrix), self, alpha, margin)
 
 
 class FrameRenderer:
     """Draws what a model makes of one face into one picture of it."""
 
     def __init__(
-        self, shown: Picture, matrix: NDArray[np.float64], face: PreparedFace, margin: int = 0
+        self,
+        shown: Picture,
+        matrix: NDArray[np.float64],
+        face: PreparedFace,
+        alpha: NDArray[np.uint8] | None,
+        margin: int = 0,
     ) -> None:
         """shown: (H, W, 3), the picture or a crop of it; matrix: from its pixels to the crop's.
-        margin: pixels to cut away on each side of what is drawn."""
+        alpha: (H, W) of it, or None. margin: pixels to cut away on each side of what is drawn."""
+        self._alpha, self._alpha_renderer = alpha, None
         self._picture, self._crop, self._size = shown, face.crop, face.crop.shape[0]
         self._margin = margin
         self._blender = Blender(shown.shape, matrix, self._size)
@@ -162,9 +170,10 @@ class FrameRenderer:
                 self._placed(_array(part[0])) for part in (face.mouth.mesh, face.mouth.neutral)
             )
             self._mesh = mesh
-            self._face = FaceRenderer(
-                shown, MeshWarp(mesh, face.moving), MouthInterior(shown, mesh, rest)
-            )
+            warp = MeshWarp(mesh, face.moving)
+            self._face = FaceRenderer(shown, warp, MouthInterior(shown, mesh, rest))
+            if alpha is not None:
+                self._alpha_renderer = AlphaRenderer(alpha, warp)
             blurred, sharp = CORRECTED
             self._share = float(np.clip((sharp - eye_distance(mesh)) / (sharp - blurred), 0, 1))
 
@@ -188,10 +197,26 @@ class FrameRenderer:
 
     def __call__(self, frame: OutputFrame) -> Picture:
         """The picture (H, W, 3), without its margin, as it is in that frame."""
-        out, margin = self._draw(frame), self._margin
+        return self._cut(self._draw(frame))
+
+    def opacity(self, frame: OutputFrame) -> NDArray[np.uint8] | None:
+        """Return the opacity (H, W) in that frame, which moves with the head; None without any."""
+        if self._alpha is None:
+            return None
+        made, motion, t = frame.made, frame.motion, frame.t
+        if self._alpha_renderer is None or made.mesh is None:
+            return self._cut(self._alpha)
+        levels = self._alpha_renderer.draw(self._placed(_array(made.mesh[0, t])))
+        if motion is not None:
+            levels = self._with_head(levels, motion.head[t], motion.brows[t])
+        return self._cut(levels[..., 0])
+
+    def _cut(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut the margin away."""
+        margin = self._margin
         if margin == 0:
-            return out
-        return np.ascontiguousarray(out[margin:-margin, margin:-margin])
+            return drawn
+        return np.ascontiguousarray(drawn[margin:-margin, margin:-margin])
 
     def _draw(self, frame: OutputFrame) -> Picture:
         made, t = frame.made, frame.t
@@ -214,6 +239,10 @@ class FrameRenderer:
         )
         if self._has_eyes and (lids.any() or gaze.any()):
             self._eyes.draw(out, lids, gaze)
+        return self._with_head(out, head, brows)
+
+    def _with_head(self, out: Picture, head: Floats, brows: Floats) -> Picture:
+        """Move the head in a frame, with all that is in it."""
         if self._glasses:
             brows = np.zeros_like(brows)  # a rim would bend with them
         return self._head.draw(out, head, brows) if head.any() or brows.any() else out
@@ -226,9 +255,18 @@ class FrameRenderer:
 class FramePainter:
     """Draws the frames of a face as its options say: whole picture, bare face or maps."""
 
-    def __init__(self, face: PreparedFace, model: str, options: FaceOptions | None = None) -> None:
-        """model: its name, for the error of one without maps. options: instead of the face's."""
+    def __init__(
+        self,
+        face: PreparedFace,
+        model: str,
+        options: FaceOptions | None = None,
+        alpha: bool = False,
+    ) -> None:
+        """model: its name, for the error of one without maps. options: instead of the face's.
+        alpha: draw the opacity too, if the face has one: RGBA."""
         options = options or face.options
+        self._background = picture.colour(options.background)
+        self._alpha = alpha and face.alpha is not None and options.show != "maps"
         self._show, self._mark, self._model = options.show, options.mark, model
         if options.show == "picture":
             self._renderer = face.renderer
@@ -241,8 +279,14 @@ class FramePainter:
         return self._show == "picture" and self._renderer.bends_alone
 
     def __call__(self, frame: OutputFrame) -> Picture:
-        """Draw a frame, (H, W, 3) uint8 RGB. Raises BadRequest (the model makes no maps)."""
+        """Draw a frame, (H, W, 3) uint8 RGB, or (H, W, 4) RGBA, see `__init__`.
+
+        Raises BadRequest (the model makes no maps).
+        """
         shown = self._panels(frame) if self._show == "maps" else self._renderer(frame)
+        opacity = self._renderer.opacity(frame) if self._alpha else None
+        if opacity is not None:
+            shown = unmixed(shown, opacity, self._background)
         return picture.label(shown) if self._mark else shown
 
     def _panels(self, frame: OutputFrame) -> Picture:

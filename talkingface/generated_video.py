@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from talkingface import video, video_writing
+from talkingface import frame_rates, video, video_formats, video_writing
 from talkingface.audio import FPS
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
@@ -18,9 +19,12 @@ from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, Maps, OutputFrame, PreparedFace, output_frames
 from talkingface.media import check_names
 from talkingface.motion import Motion
-from talkingface.output_options import DEFAULT_OUTPUT
+from talkingface.output_options import DEFAULT_OUTPUT, OutputKeywords, OutputOptions
 from talkingface.streaming import CHUNK, Speech, Stream
 from talkingface.types import PathLike, Picture
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # called with (frames done, frames in all)
@@ -42,8 +46,8 @@ class Video:
         self._face, self._generator, self._source, self._tag = face, generator, source, tag
         self._painter = self._painter_of(face.options)
 
-    def _painter_of(self, options: FaceOptions) -> FramePainter:
-        return FramePainter(self._face, self._generator.info.name, options)
+    def _painter_of(self, options: FaceOptions, alpha: bool = False) -> FramePainter:
+        return FramePainter(self._face, self._generator.info.name, options, alpha)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -93,43 +97,77 @@ class Video:
         maps: PathLike | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
+        output: OutputOptions = DEFAULT_OUTPUT,
+        **keywords: Unpack[OutputKeywords],
     ) -> int:
-        """Write an mp4 (H.264, AAC) with the sound; return the number of frames.
+        """Write a video with the sound; return the number of frames.
 
-        The file's metadata says that it is synthetic. After an error no new file is left, and an
-        earlier one is unchanged.
+        The name decides the format: .mp4, .mov, .webm, .gif, .webp, numbered PNG files as frames/
+        or frames/%05d.png, or "-", raw frames on standard output. Transparent parts of the picture
+        stay transparent in webm, mov, gif, webp and PNG files. The metadata says that it is
+        synthetic. After an error no new file is left, and an earlier one is unchanged.
 
         path: the file to write.
         maps: a second mp4 to write in the same pass, with the model's maps of every frame.
         overwrite: True replaces existing files.
         progress: function to call with (frames done, frames in all) after every frame.
+        output: frame rate, codec, sound and subtitles of the file.
+        keywords: changes to them, by field: fps=50, codec="h265", subtitles="words.srt".
 
-        Raises OutputError, BadRequest (the model makes no maps).
+        Raises OutputError, BadRequest (options that the format cannot have; the model makes no
+        maps), UnreadableMedia (the subtitles).
         """
+        output = output.updated(**keywords)
+        video_formats.check(path, output)
         speech = None if isinstance(self._source, Motion) else self._source
-        paths, painters = [path], [self._painter]
+        alpha = video_formats.keeps_alpha(path, output)
+        paths, painters = [path], [self._painter_of(self._face.options, alpha)]
         if maps is not None:
             paths.append(maps)
             painters.append(self._painter_of(replace(self._face.options, show="maps")))
-        check_names([speech.path if speech else None], paths)
-        pictures = self._painted(painters, progress)
+        check_names([speech.path if speech else None, output.subtitles], paths)
+        pictures = self._painted(painters, output.rate, progress)
         return video_writing.write_together(
             paths,
             pictures,
             speech,
-            options=[DEFAULT_OUTPUT] * len(paths),
+            options=[output, output.of_second()][: len(paths)],
             tag=self._tag,
             overwrite=overwrite,
         )
 
     def _painted(
-        self, painters: list[FramePainter], progress: Progress | None
+        self, painters: list[FramePainter], rate: Fraction, progress: Progress | None
     ) -> Iterator[list[Picture]]:
         """Every frame as each painter draws it."""
-        for done, frame in enumerate(self._frames(whole=len(painters) > 1), start=1):
+        count, frames = len(self), self._frames(whole=len(painters) > 1)
+        if rate != FPS:
+            count = frame_rates.frame_count(self._seconds, rate)
+            frames = frame_rates.at_rate(frames, count, rate)
+        for done, frame in enumerate(frames, start=1):
             yield [paint(frame) for paint in painters]
             if progress is not None:
-                progress(done, len(self))
+                progress(done, count)
+
+    @property
+    def _seconds(self) -> Fraction:
+        return (
+            Fraction(len(self), FPS) if isinstance(self._source, Motion) else self._source.seconds
+        )
+
+    def output_notes(self, path: PathLike, output: OutputOptions = DEFAULT_OUTPUT) -> list[str]:
+        """Return what of this video a file of that name and these options leaves out.
+
+        Raises OutputError, BadRequest.
+        """
+        sound = not isinstance(self._source, Motion)
+        notes = video_formats.notes(path, output, sound, self._face.alpha is not None)
+        if output.rate != FPS and not self._generator.moves_mesh:
+            notes.append(
+                f"model {self._generator.info.name} draws whole faces, {FPS} a second: frames are "
+                "shown twice or left out"
+            )
+        return notes
 
     def contact_sheet(self, *, seconds: float = 3.0, every: int = 3, columns: int = 13) -> Picture:
         """Draw frames of the bare face side by side, with their times; return (H, W, 3) uint8.

@@ -14,6 +14,7 @@ from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.frames import PreparedFace
 from talkingface.generated_video import Progress, Video
+from talkingface.output_options import DEFAULT_OUTPUT, OutputOptions
 from talkingface.types import PathLike
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ class Job:
 
     image: the picture.
     audio: the recording, or a motion file.
-    output: the mp4 to write.
+    output: the video to write; its name decides the format (`Video.save`).
     options: which face speaks, and how it is shown.
     controls: how the face moves.
     motion: a motion file, drawn instead of the motion that the sound gives.
     sheet: a PNG to write, with frames side by side (`Video.contact_sheet`).
     maps: a second mp4 to write, with the model's maps of every frame.
     overwrite: True replaces existing files.
+    output_options: frame rate, codec, sound and subtitles of the output.
     audio_track: number of the audio track of `audio`, from 1, or None (`TalkingFace.generate`).
     """
 
@@ -46,6 +48,7 @@ class Job:
     maps: PathLike | None = None
     overwrite: bool = False
     audio_track: int | None = None
+    output_options: OutputOptions = DEFAULT_OUTPUT
 
     def check(self) -> None:
         """Check options, controls and output files before any work.
@@ -57,10 +60,12 @@ class Job:
         landmarks = self.options.landmarks
         given = landmarks if isinstance(landmarks, (str, Path)) else None
         media.check_names(
-            [self.image, self.audio, self.motion, given], [self.output, self.maps, self.sheet]
+            [self.image, self.audio, self.motion, given, self.output_options.subtitles],
+            [self.output, self.maps, self.sheet],
         )
-        for path in [self.output] if self.maps is None else [self.output, self.maps]:
-            video_writing.check_output(path, self.overwrite)
+        video_writing.check_output(self.output, self.overwrite, self.output_options)
+        if self.maps is not None:
+            video_writing.check_output(self.maps, self.overwrite)
         if self.sheet is not None:
             media.check_output(self.sheet, self.overwrite)
 
@@ -73,7 +78,7 @@ class JobResult:
     frames: number of frames written.
     seconds: time taken.
     error: the error, or None if the job succeeded.
-    note: note on the face that was found, or None.
+    note: note on the face that was found, the sound and the output, or None.
     """
 
     job: Job
@@ -145,10 +150,18 @@ class JobRunner:
             motion=job.motion,
             audio_track=job.audio_track,
         )
-        frames = made.save(job.output, maps=job.maps, overwrite=job.overwrite, progress=progress)
+        frames = made.save(
+            job.output,
+            maps=job.maps,
+            overwrite=job.overwrite,
+            progress=progress,
+            output=job.output_options,
+        )
         if job.sheet is not None:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
-        return JobResult(job, frames, time.monotonic() - start, note=made.note)
+        notes = [made.note, *made.output_notes(job.output, job.output_options)]
+        note = "; ".join(own for own in notes if own) or None
+        return JobResult(job, frames, time.monotonic() - start, note=note)
 
     def attempt(self, job: Job, progress: Progress | None = None) -> JobResult:
         """`run`, with a user's error as the result."""

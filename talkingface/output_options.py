@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from talkingface.types import PathLike
 
 Codec = Literal["h264", "h265", "av1", "vp9", "prores"]
@@ -18,6 +20,17 @@ FPS = (10, 60)  # frames per second
 BITRATE = (6_000, 1_000_000)  # bits per second of a sound
 # What is called 29.97 is 30000 / 1001, and so on.
 _NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "59.94": 60}
+
+
+class OutputKeywords(TypedDict, total=False):
+    """The fields of `OutputOptions` as keyword arguments."""
+
+    fps: float | str | Fraction
+    codec: Codec | None
+    audio_bitrate: int | None
+    subtitles: PathLike | None
+    burn_subtitles: bool
+    pipe: PipeFormat
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,14 @@ class OutputOptions:
     subtitles: PathLike | None = None
     burn_subtitles: bool = False
     pipe: PipeFormat = "y4m"
+
+    def updated(self, **keywords: Unpack[OutputKeywords]) -> OutputOptions:
+        """Return a copy with changed fields. Raises TypeError for an unknown name."""
+        known = [field.name for field in fields(OutputOptions)]
+        for name in keywords:
+            if name not in known:
+                raise TypeError(f"{name!r} is no option of an output; known: {', '.join(known)}")
+        return replace(self, **keywords)
 
     @property
     def rate(self) -> Fraction:
@@ -72,9 +93,9 @@ class OutputOptions:
         if self.burn_subtitles and self.subtitles is None:
             raise BadRequest("burn_subtitles draws subtitles: give their SRT file too")
 
-    def silent(self) -> OutputOptions:
-        """Return the options of a second file of the same frames, without subtitles."""
-        return replace(self, subtitles=None, burn_subtitles=False, codec=None)
+    def of_second(self) -> OutputOptions:
+        """Return the options of a second file of other pictures: the same rate, no subtitles."""
+        return OutputOptions(fps=self.fps)
 
 
 DEFAULT_OUTPUT = OutputOptions()

@@ -329,7 +329,7 @@ def _label(height: int, width: int, text: str) -> tuple[NDArray[np.float32], NDA
 
 
 def label(picture: Picture, text: str = "synthetic") -> Picture:
-    """A copy of (H, W, 3) uint8 with a small label in its lower left corner, for people to see."""
+    """A copy of (H, W, 3 or 4) uint8 with a small label in its lower left corner, for people."""
     height, width = picture.shape[:2]
     opacity, ink = _label(height, width, text)
     margin = min(height, width) // 64
@@ -342,5 +342,6 @@ def label(picture: Picture, text: str = "synthetic") -> Picture:
     below = out[place].astype(np.float32)
     part = np.s_[: below.shape[0], : below.shape[1]]
     mixed = below * (1 - opacity[part]) + 255 * ink[part] * opacity[part]
+    mixed[..., 3:] = 255  # of RGBA: it is seen everywhere
     out[place] = np.rint(mixed).astype(np.uint8)
     return out

@@ -102,8 +102,7 @@ _CODINGS: dict[str, tuple[Coding, ...]] = {
         ),
     ),
     "gif": (Coding("gif", pixels="pal8"),),
-    "webp": (Coding("libwebp_anim", _WEBP, "yuv420p"),),
-    "webp with alpha": (Coding("libwebp_anim", _WEBP, "yuva420p"),),
+    "webp": (Coding("libwebp_anim", _WEBP, "bgra"),),
     "png": (Coding("png", pixels="rgba"),),
     "y4m": (Coding("wrapped_avframe"),),
     "rgb24": (Coding("rawvideo", pixels="rgb24"),),
@@ -129,7 +128,7 @@ FORMATS = {
         "webvtt",
     ),
     ".gif": VideoFormat("gif", Container("gif"), ("gif",), "gif", fastest=50),
-    ".webp": VideoFormat("webp", Container("webp", {"loop": "0"}), ("webp",), "webp with alpha"),
+    ".webp": VideoFormat("webp", Container("webp", {"loop": "0"}), ("webp",), "webp"),
 }
 PNGS = VideoFormat("PNG files", Container("image2"), ("png",), "png")
 PIPES = {

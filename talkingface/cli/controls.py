@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -21,10 +22,12 @@ from talkingface.cli.options import (
     Quiet,
     Reporter,
     parse_face,
+    parse_size,
 )
 from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, Controls
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceOptions
+from talkingface.output_options import OutputOptions
 
 Command = Callable[..., None]
 REQUIRED = inspect.Parameter.empty  # default of an option that has none
@@ -79,8 +82,28 @@ _SHOWN: dict[str, tuple[Any, Any]] = {
     "crop": (Crop, False),
     "crop_size": (CropSize, DEFAULT_FACE.crop_size),
     "mark": (Mark, DEFAULT_FACE.mark),
-    "max_size": (MaxSize, DEFAULT_FACE.max_size),
+    "max_size": (MaxSize, str(DEFAULT_FACE.max_size)),
     "background": (Background, DEFAULT_FACE.background),
+}
+_OUTPUT: dict[str, tuple[Any, Any]] = {
+    "fps": option(str, "25", help="frames per second, as 24, 29.97 or 60", metavar="RATE"),
+    "codec": option(
+        str | None,
+        None,
+        help="h264, h265 or av1 in mp4; also prores in mov; vp9 or av1 in webm",
+        metavar="NAME",
+    ),
+    "audio_bitrate": option(
+        int | None,
+        None,
+        help="bits per second; the sound is encoded then, not copied",
+        metavar="BITS",
+    ),
+    "subtitles": option(Path | None, None, help="an .srt file, for a track of its own"),
+    "burn_subtitles": option(
+        bool, False, "--burn-subtitles", help="draw the subtitles into the frames instead"
+    ),
+    "format": option(str, "y4m", help="of frames on standard output (-o -): y4m or rgb24"),
 }
 _FACE = {"face": (FaceChoice, None), "landmarks": (Landmarks, None), **_SHOWN}
 
@@ -91,7 +114,14 @@ def _controls(express: Sequence[str] | None, **given: Any) -> Controls:
 
 def _face_options(face: str | None, crop: bool, **given: Any) -> FaceOptions:
     number, box = parse_face(face)
+    given["max_size"] = parse_size(given["max_size"])
     return FaceOptions(number, box, show="face" if crop else "picture", **given)
+
+
+def _output_options(format: str, **given: Any) -> OutputOptions:
+    options = OutputOptions(**given, pipe=format)  # type: ignore[arg-type]
+    options.check()
+    return options
 
 
 def takes_controls(command: Command) -> Command:
@@ -113,6 +143,11 @@ def takes_face(command: Command) -> Command:
 def takes_display(command: Command) -> Command:
     """Give a command the options of `FaceOptions` but for those that choose one face."""
     return with_options(command, "options", _SHOWN, functools.partial(_face_options, None))
+
+
+def takes_output(command: Command) -> Command:
+    """Give a command the options of `OutputOptions`, which reach it as `output_options`."""
+    return with_options(command, "output_options", _OUTPUT, _output_options)
 
 
 def takes_report(command: Command) -> Command:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.controls import takes_controls, takes_display, takes_face, takes_report
+from talkingface.cli.controls import (
+    takes_controls,
+    takes_display,
+    takes_face,
+    takes_output,
+    takes_report,
+)
 from talkingface.cli.options import (
     AsJson,
     AudioTrack,
@@ -28,12 +34,21 @@ from talkingface.cli.options import (
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
+from talkingface.output_options import OutputOptions
 from talkingface.version import __version__
 
 if TYPE_CHECKING:
     from talkingface.jobs import Job
 
-Mp4 = Annotated[Path, typer.Option("--output", "-o", help="the .mp4 to write")]
+VideoFile = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        help="the .mp4, .mov, .webm, .gif or .webp to write; frames/ or frames/%05d.png for PNG "
+        "files; - for frames on standard output",
+    ),
+]
 PortraitFile = Annotated[Path, typer.Argument(help="a picture with a face")]
 SpeechOrMotion = Annotated[
     Path, typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)")
@@ -55,14 +70,16 @@ SkipExisting = Annotated[
 @app.command()
 @takes_report
 @takes_controls
+@takes_output
 @takes_face
 def generate(
     portrait: PortraitFile,
     speech: SpeechOrMotion,
-    output: Mp4,
+    output: VideoFile,
     report: Reporter,
     controls: Controls,
     options: FaceOptions,
+    output_options: OutputOptions,
     motion: OtherMotion = None,
     audio_track: AudioTrack = None,
     model: Model = "cran",
@@ -86,7 +103,17 @@ def generate(
     from talkingface.jobs import Job
 
     job = Job(
-        portrait, speech, output, options, controls, motion, sheet, maps, overwrite, audio_track
+        portrait,
+        speech,
+        output,
+        options,
+        controls,
+        motion,
+        sheet,
+        maps,
+        overwrite,
+        audio_track,
+        output_options,
     )
     job.check()
     speaker = pipeline.load(model, device)
@@ -102,13 +129,15 @@ def generate(
 @app.command()
 @takes_report
 @takes_controls
+@takes_output
 @takes_face
 def idle(
     portrait: PortraitFile,
-    output: Mp4,
+    output: VideoFile,
     report: Reporter,
     controls: Controls,
     options: FaceOptions,
+    output_options: OutputOptions,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="how long")] = 10.0,
     loop: Annotated[
         bool, typer.Option("--loop/--no-loop", help="the end joins the beginning")
@@ -126,12 +155,14 @@ def idle(
     start_decoding()
     from talkingface import pipeline, video_writing
 
-    video_writing.check_output(output, overwrite)
+    video_writing.check_output(output, overwrite, output_options)
     speaker = pipeline.load(model, device)
     made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, options=options)
     with report.progress("frames") as progress:
-        frames = made.save(output, overwrite=overwrite, progress=progress)
-    report.video(portrait, output, frames, made.note)
+        frames = made.save(output, overwrite=overwrite, progress=progress, output=output_options)
+    notes = [made.note, *made.output_notes(output, output_options)]
+    note = "; ".join(own for own in notes if own) or None
+    report.video(portrait, output, frames, note, fps=float(output_options.rate))
 
 
 @app.command()

@@ -42,7 +42,12 @@ Background = Annotated[
     str,
     typer.Option(help="colour behind transparent parts of the picture: a name of CSS, or #rrggbb"),
 ]
-MaxSize = Annotated[int, typer.Option(help="pixels of the long side, at most")]
+MaxSize = Annotated[
+    str,
+    typer.Option(
+        help="pixels of the long side, at most; none: the picture's own", metavar="N|none"
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="no progress bar, notes or results; errors stay")
 ]
@@ -92,6 +97,15 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="print results as JSON, for programs; notes are in it")
 ]
 Results = Annotated[Path, typer.Option("--out", "-o", help="folder for results and tables")]
+
+
+def parse_size(text: str) -> int:
+    """`--max-size`: "none" -> 0, else a whole number. Raises BadRequest."""
+    if text.lower() == "none":
+        return 0
+    if not text.isascii() or not text.isdigit():
+        raise BadRequest(f"--max-size {text!r}: give pixels, or none for the picture's own size")
+    return int(text)
 
 
 def parse_face(text: str | None) -> tuple[int | None, Box | None]:
@@ -212,10 +226,11 @@ class Reporter:
     def result(self, output: Path | str, text: str, **facts: Any) -> None:
         """Report a file that was written. facts: of its JSON object; those that are None go."""
         known = {name: value for name, value in facts.items() if value is not None}
+        file = sys.stderr if str(output) == "-" else sys.stdout  # frames are on standard output
         if self.json:
-            print(json.dumps(_plain({"output": output, **known})))
+            print(json.dumps(_plain({"output": output, **known})), file=file)
         elif not self.quiet:
-            print(printable(f"{output}: {text}"))
+            print(printable(f"{output}: {text}"), file=file)
 
     def existing(self, output: Path | str) -> None:
         """Report a file of an earlier run that is kept."""
@@ -230,7 +245,15 @@ class Reporter:
         """Report a job that is done, or why it failed."""
         job, error = result.job, result.error
         if error is None:
-            self.video(job.image, job.output, result.frames, result.note, result.seconds)
+            self.video(
+                job.image,
+                job.output,
+                result.frames,
+                result.note,
+                result.seconds,
+                float(job.output_options.rate),
+                audio=job.audio,
+            )
             return
         print_error(error)
         if self.json:
@@ -243,11 +266,14 @@ class Reporter:
         frames: int,
         note: str | None,
         took: float | None = None,
+        fps: float = 25,
+        **facts: Any,
     ) -> None:
-        """Report a video. note: on its picture. took: seconds of work."""
+        """Report a video. note: on it. took: seconds of work. facts: of its JSON object."""
         if note is not None:
             self.note(f"{image}: {note}")
-        seconds = frames / 25
+        seconds = round(frames / fps, 6)
         text = f"{seconds:.2f} s, {frames} frames" + (f", in {took:.1f} s" if took else "")
         took = None if took is None else round(took, 3)
-        self.result(output, text, frames=frames, seconds=seconds, took=took, note=note)
+        known: dict[str, Any] = {"frames": frames, "seconds": seconds, "took": took, "note": note}
+        self.result(output, text, **known, image=image, fps=fps, **facts)
