@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from talkingface import faces, picture, video, weights
 from talkingface.contract import Generator, Portrait, moves_mesh
 from talkingface.errors import BadRequest
-from talkingface.face_options import FaceOptions
+from talkingface.face_options import DEFAULT_FACE, FaceOptions
 from talkingface.faces import Aligned, Located
 from talkingface.frames import PreparedFace
 from talkingface.geometry import compose, resized
@@ -113,7 +113,7 @@ def prepare_face(
         located.note,
         identity_warning(info, aligned.crop, device_of(model)),
         open_mouth(aligned.mesh),
-        shrink_note(loaded.size, shown.shape[1::-1]) if options.show == "picture" else None,
+        shrink_note(loaded.size, shown.shape[1::-1], options),
     )
     return PreparedFace(
         identity=identity,
@@ -163,12 +163,16 @@ def shrink(
     return small, compose(resized(1 / scale), matrix)
 
 
-def shrink_note(size: tuple[int, int], shown: tuple[int, ...]) -> str | None:
-    """Return a note where a picture of that size is shown smaller, (width, height) both."""
-    if max(shown) >= max(size):
+def shrink_note(size: tuple[int, int], shown: tuple[int, ...], options: FaceOptions) -> str | None:
+    """Return a note where a picture is shown smaller and nobody asked for it, else None.
+
+    size, shown: (width, height) of the picture, and as it is shown.
+    """
+    asked = options.show != "picture" or options.max_size != DEFAULT_FACE.max_size
+    if asked or max(shown) >= max(size):
         return None
     (width, height), (small, low) = size, shown
-    return f"shrunk from {width} x {height} to {small} x {low}; max size 0 keeps its own size"
+    return f"shrunk from {width} x {height} to {small} x {low}; max_size 0 (--max-size none) keeps its size"
 
 
 def identity_warning(info: WeightsInfo, crop: Picture, device: torch.device) -> str | None:

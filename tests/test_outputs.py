@@ -14,9 +14,17 @@ import torch
 from PIL import Image
 
 from helpers import media as recordings
-from talkingface import frame_rates, picture_sequences, subtitles, video_formats, video_writing
+from talkingface import (
+    face_preparation,
+    frame_rates,
+    picture_sequences,
+    subtitles,
+    video_formats,
+    video_writing,
+)
 from talkingface.contract import Generated
 from talkingface.errors import BadRequest, OutputError, UnreadableMedia
+from talkingface.face_options import FaceOptions
 from talkingface.frames import OutputFrame
 from talkingface.motion import Motion
 from talkingface.output_options import OutputOptions
@@ -369,3 +377,14 @@ def test_colours_behind_an_edge_are_taken_out() -> None:
     out = unmixed(mixed, alpha, behind)
     assert np.array_equal(out[..., 3], alpha)
     assert np.abs(out[0, 1:, :3] - colour).max() <= 2.5  # rounding, divided by the share
+
+
+def test_a_note_says_when_a_picture_is_shrunk() -> None:
+    note = face_preparation.shrink_note
+    assert note((3000, 2000), (1280, 853), FaceOptions()) == (
+        "shrunk from 3000 x 2000 to 1280 x 853; max_size 0 (--max-size none) keeps its size"
+    )
+    assert note((1280, 853), (1280, 853), FaceOptions()) is None
+    assert note((3000, 2000), (256, 170), FaceOptions(max_size=256)) is None  # it was asked for
+    wide = np.zeros((40, 1500, 3), np.uint8)
+    assert face_preparation.shrink(wide, np.eye(2, 3), 0)[0] is wide
