@@ -7,6 +7,10 @@
 | GIF, AVIF, animated WebP and PNG, HEIC, a video, wrong suffix | `test_any_file_is_a_picture` |
 | HEIC without its package | `test_heic_without_its_package` |
 | images of Pillow, bytes, file objects, RGBA arrays | `test_pictures_of_any_type_are_one` |
+| turned faces, upside down | `test_a_face_is_found_at_any_angle` |
+| meshes that are no face | `test_a_mesh_that_does_not_fit_is_refused` |
+| several people | `test_of_several_faces_a_note_names_the_one_that_speaks` |
+| a box outside the picture | `test_a_box_outside_the_picture_is_refused` |
 | 5.1, 7.1, odd layouts | `test_channels.py` |
 | channels that cancel, a dead channel | `test_channels_that_cancel_or_are_dead_are_heard` |
 | several audio tracks | `test_the_default_track_or_a_chosen_one_is_heard` |
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -37,8 +43,10 @@ import talkingface
 from conftest import EXAMPLES, SENTENCE, Cli
 from helpers import media as recordings
 from talkingface import audio, decoding, media, picture
-from talkingface.errors import BadRequest, UnreadableMedia
+from talkingface.errors import BadRequest, NoFaceFound, UnreadableMedia
 from talkingface.face_preparation import LoadedImage
+from talkingface.faces import find_faces, locate
+from talkingface.geometry import transform
 from talkingface.sound_analysis import NOISE, SILENT
 from talkingface.streaming import Speech
 
@@ -186,6 +194,80 @@ def test_what_is_no_picture_is_one_line(image: Any, says: str) -> None:
     with pytest.raises(BadRequest, match=says) as caught:
         LoadedImage.read(image)
     assert "\n" not in str(caught.value) and "--" not in str(caught.value)
+
+
+# ---- faces
+
+
+def turned(pixels: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture turned clockwise on a grey ground, and the matrix of its points."""
+    side, middle = 400, pixels.shape[0] / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), -degrees, 1)
+    matrix[:, 2] += side / 2 - middle
+    grey = (127, 127, 127)
+    out = cv2.warpAffine(pixels, matrix, (side, side), borderValue=grey)
+    return np.asarray(out, np.uint8), np.asarray(matrix)
+
+
+@pytest.mark.parametrize("degrees", [45, 120, 180, 270])
+def test_a_face_is_found_at_any_angle(pixels: np.ndarray, degrees: float) -> None:
+    upright = find_faces(turned(pixels, 0)[0])[0].mesh[:, :2] - (400 - 256) / 2
+    shown, matrix = turned(pixels, degrees)
+    expected = transform(upright, matrix)
+    located = locate(shown)
+    assert located.mesh is not None
+    off = np.linalg.norm(located.mesh[:, :2] - expected, axis=1).mean()
+    assert off < 0.05 * np.linalg.norm(upright[33] - upright[263])
+    x, y = expected.min(0)
+    wide, high = np.ptp(expected, axis=0)
+    assert locate(shown, box=(x, y, wide, high)).origin == "detector"
+
+
+def test_a_mesh_that_does_not_fit_is_refused(pixels: np.ndarray) -> None:
+    face = find_faces(pixels)[0]
+    x, y, wide, high = (round(value) for value in face.box)
+    broken = pixels.copy()
+    inside = pixels[y : y + high, x : x + wide]
+    broken[y : y + high, x : x + wide] = np.roll(inside, (high // 2, wide // 3), (0, 1))
+    with pytest.raises(NoFaceFound, match=r"me\.png: no face found in 256x256 pixels"):
+        locate(broken, name="me.png")
+
+
+def test_of_several_faces_a_note_names_the_one_that_speaks(pixels: np.ndarray) -> None:
+    small = cv2.resize(pixels, (180, 180), interpolation=cv2.INTER_AREA)
+    both = np.full((256, 456, 3), 127, np.uint8)
+    both[:180, :180], both[:, 200:] = small, pixels
+    located = locate(both)
+    assert located.note is not None
+    found = re.fullmatch(
+        r"2 faces were found: the largest one speaks, at (\d+),(\d+),(\d+),(\d+); "
+        r"--face N \(face=N\) takes the N-th largest",
+        located.note,
+    )
+    assert found is not None
+    x, y, wide, high = map(int, found.groups())
+    inside = (located.landmarks > [x - 2, y - 2]) & (located.landmarks < [x + wide, y + high + 2])
+    assert x > 200 and inside.all()
+    assert locate(both, number=2).note is None and locate(both, number=2).landmarks.max() < 180
+    assert locate(pixels).note is None
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        (
+            (0, 0, 9999, 99),
+            "0,0,9999,99 is for the most part outside the picture, which is 256x256",
+        ),
+        ((200, 200, 100, 100), "200,200,100,100 is for the most part outside the picture"),
+        ((256, 0, 64, 64), "256,0,64,64 is outside the picture, which is 256x256 pixels"),
+    ],
+)
+def test_a_box_outside_the_picture_is_refused(
+    pixels: np.ndarray, box: tuple[float, float, float, float], says: str
+) -> None:
+    with pytest.raises(NoFaceFound, match=says):
+        locate(pixels, box=box)
 
 
 # ---- sound

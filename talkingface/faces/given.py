@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from talkingface import media
 from talkingface.contract import LANDMARKS
 from talkingface.errors import BadLandmarks, NoFaceFound
-from talkingface.faces.detect import Face, choose_face, face_in_box
+from talkingface.faces.detect import choose_of, face_in_box, find_faces
 from talkingface.landmarks import MEAN_FACE
 from talkingface.types import Array, Box, Picture
 
 FORMAT = 'a JSON list of 68 [x, y] pairs, or an object {"landmarks": [...]}'
 ORDER = "iBUG: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67"
+_INSIDE = 0.5  # least part of a box that lies in the picture
 SMALLEST_BOX = 16  # pixels: in less, a crop would be all blur
 
 _FOREHEAD = -0.82  # where a mesh begins above the mean face's eyes: median of 14 portraits
@@ -43,19 +44,13 @@ class Located:
     """A face's place. landmarks: (68, 2) picture pixels, iBUG order; origin: their source.
 
     mesh: (478, 3) picture pixels, the third is depth (less is nearer); None where only the
-    landmarks are known.
+    landmarks are known. note: for the user; None where there is nothing to say.
     """
 
     landmarks: Array
     origin: Literal["detector", "mean face", "given"]
     mesh: Array | None = None
-
-    @property
-    def note(self) -> str | None:
-        """Note for the user; None where there is nothing to say."""
-        if self.origin != "mean face":
-            return None
-        return "the box shows no face that the finder knows: the mean face was laid into it"
+    note: str | None = None
 
 
 def locate(
@@ -81,17 +76,23 @@ def locate(
         points = given_landmarks(landmarks, width, height)
         return Located(points / scale + (0.5 / scale - 0.5), "given")
     if box is None:
-        return _found(choose_face(picture, number, name))
+        faces = find_faces(picture)
+        face = choose_of(faces, picture, number, name)
+        note = None
+        if number is None and len(faces) > 1:
+            shown = ",".join(f"{value * scale:.0f}" for value in face.box)
+            note = (
+                f"{len(faces)} faces were found: the largest one speaks, at {shown}; --face N "
+                "(face=N) takes the N-th largest"
+            )
+        return Located(face.landmarks, "detector", face.mesh, note)
     _check_box(box, width, height, name)
     x, y, wide, high = (value / scale for value in box)
-    face = face_in_box(picture, (x, y, wide, high))
-    if face is None:
-        return Located(mean_face_in((x, y, wide, high)), "mean face")
-    return _found(face)
-
-
-def _found(face: Face) -> Located:
-    return Located(face.landmarks, "detector", face.mesh)
+    seen = face_in_box(picture, (x, y, wide, high))
+    if seen is None:
+        note = "the box shows no face that the finder knows: the mean face was laid into it"
+        return Located(mean_face_in((x, y, wide, high)), "mean face", None, note)
+    return Located(seen.landmarks, "detector", seen.mesh)
 
 
 def _check_box(box: Box, width: int, height: int, name: str) -> None:
@@ -102,9 +103,14 @@ def _check_box(box: Box, width: int, height: int, name: str) -> None:
             f"{name}: the face box {shown} is too small: give x,y,width,height of at least "
             f"{SMALLEST_BOX}x{SMALLEST_BOX} pixels"
         )
-    if x >= width or y >= height or x + wide <= 0 or y + high <= 0:
+    inside = [
+        max(0.0, min(start + side, most) - max(start, 0.0)) / side
+        for start, side, most in ((x, wide, width), (y, high, height))
+    ]
+    if inside[0] * inside[1] < _INSIDE:
+        part = "" if min(inside) == 0 else "for the most part "
         raise NoFaceFound(
-            f"{name}: the face box {shown} is outside the picture, which is {width}x{height} "
+            f"{name}: the face box {shown} is {part}outside the picture, which is {width}x{height} "
             "pixels: give x,y,width,height in pixels from the top left corner"
         )
 
