@@ -38,7 +38,7 @@ from conftest import Cli
 from helpers import matroska
 from helpers import media as recordings
 from helpers.served import Served, serving, until
-from talkingface import decoding, picture, pipeline, video
+from talkingface import decoding, picture, pipeline, video, video_writing
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest, OutputError
 from talkingface.streaming import Stream
@@ -533,7 +533,7 @@ def test_a_client_that_does_not_take_its_video(
     def large(path: Path, *_: object, **__: object) -> int:
         return path.write_bytes(bytes(30_000_000))  # no buffer on the way holds it
 
-    monkeypatch.setattr(video, "write", large)
+    monkeypatch.setattr(video_writing, "write", large)
     body = form_bytes(files)
     with half_a_request(served, body, len(body)):
         until(lambda: served.service.file_pool.counts() == (1, 0), 5)
@@ -798,7 +798,7 @@ def test_a_full_disk_is_said(
     def full_at_once(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(video, "write", full)
+    monkeypatch.setattr(video_writing, "write", full)
     assert "disk is full" in error(client.post("/v1/generate", files=files), 507)
     monkeypatch.setattr(uploads, "_feed", full_at_once)
     assert "disk is full" in error(client.post("/v1/generate", files=files), 507)
@@ -963,7 +963,7 @@ def test_a_decoder_that_crashes_is_an_error_of_one_request(
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     decoding.set_limits(decoding.Limits())
     for field, path, expected in (
-        ("image", portrait, "the picture is not a JPEG"),
+        ("image", portrait, f"the picture: its decoder crashed (SIGSEGV); {decoding.ADVICE}"),
         ("audio", speech, f"the recording: its decoder crashed (SIGSEGV); {decoding.ADVICE}"),
     ):
         content = path.read_bytes() + b"\nfault: crash"

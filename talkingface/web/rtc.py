@@ -65,14 +65,13 @@ class FramePairs:
     def __init__(self, sound: Sound) -> None:
         """sound: as much of its chunks is taken as belongs under the frames so far."""
         self._chunks = sound.chunks
-        self._resampler = media.Resampler(sound.rate, _RATE)
+        self._resampler = media.Resampler(sound.rate, _RATE, sound.channels)
         self._samples = np.zeros(0, np.float32)
 
     def add(self, picture: Picture) -> TimedFrame:
         """Return a frame and its 40 ms of sound; silence where the sound has ended."""
         while len(self._samples) < _UNDER and (chunk := next(self._chunks, None)) is not None:
-            more = self._resampler.push(np.ascontiguousarray(chunk.mean(axis=0)))
-            self._samples = np.concatenate([self._samples, more])
+            self._samples = np.concatenate([self._samples, self._resampler.push(chunk)[0]])
         under, self._samples = self._samples[:_UNDER], self._samples[_UNDER:]
         padded = np.pad(under, (0, _UNDER - len(under)))
         height, width = (side // 2 * 2 for side in picture.shape[:2])  # what codecs take
