@@ -27,7 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 TALKINGFACE = (sys.executable, "-m", "talkingface.cli")
-MOST_KILLS = 4  # of one run
+MOST_KILLS = 4  # of one run, at most
 TINY = ("--model", "cran-tiny", "--crop")
 _CACHE = (
     "import sys; from pathlib import Path; from talkingface.data import shards; "
@@ -73,7 +73,7 @@ def tasks(inputs: Path) -> list[Task]:
     from helpers.corpus import write_cache
 
     write_cache(inputs / "cache")
-    sync = ("train", "sync", inputs / "cache", "--preset", "sync-tiny", "--set", "steps=200")
+    sync = ("train", "sync", inputs / "cache", "--preset", "sync-tiny", "--set", "steps=60")
     sounds = [inputs / f"{name}.wav" for name in "abc"]
     for sound in sounds:
         sound.write_bytes(speech.read_bytes())
@@ -83,7 +83,7 @@ def tasks(inputs: Path) -> list[Task]:
     return [
         Task("prepare", lambda out: (*prepare, "-o", out, "--jobs", 2)),
         Task("cache", lambda out: (sys.executable, "-c", _CACHE, prepared, out)),
-        Task("train", lambda out: (*TALKINGFACE, *sync, "-o", out, "--save-every", 20)),
+        Task("train", lambda out: (*TALKINGFACE, *sync, "-o", out, "--save-every", 10)),
         Task("generate", lambda out: (*generate, "-o", out / "a.mp4", "--sheet", out / "a.png")),
         Task("batch", lambda out: (*batch, "--out-dir", out), ("--skip-existing",)),
     ]
@@ -147,10 +147,10 @@ def _killed(command: Sequence[object], after: float) -> bool:
     raise RuntimeError(f"processes are left ten seconds after the kill: {left}")
 
 
-def disturb(task: Task, folder: Path, seconds: float, rng: random.Random) -> int:
+def disturb(task: Task, folder: Path, seconds: float, rng: random.Random, most: int) -> int:
     """Kill a task some times while it writes into a folder, and let it end; return the kills."""
     kills, again = 0, ()
-    for _ in range(rng.randint(1, MOST_KILLS)):
+    for _ in range(rng.randint(1, min(most, MOST_KILLS))):
         if not _killed((*task.command(folder), *again), rng.uniform(0.1, 1.05 * seconds)):
             break
         kills += 1
@@ -169,7 +169,7 @@ def check(task: Task, folder: Path, kills: int, rng: random.Random, limit: float
     while count.kills < kills and time.monotonic() < limit:
         out = folder / str(count.runs)
         out.mkdir()
-        count.kills += disturb(task, out, seconds, rng)
+        count.kills += disturb(task, out, seconds, rng, kills - count.kills)
         count.runs += 1
         found = contents(out)
         if found != expected:

@@ -132,7 +132,8 @@ def odd_film(rng: random.Random, path: Path) -> None:
 
 def _film(rng: random.Random, path: Path, codec: str, size: tuple[int, int], rate: int) -> None:
     with av.open(str(path), "w") as file:
-        stream: Any = file.add_stream(codec, rate=rate)
+        options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        stream: Any = file.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = size
         kinds = {"mjpeg": "yuvj420p", "prores": "yuv422p10le"}
         stream.pix_fmt = rng.choice(
