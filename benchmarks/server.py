@@ -1,111 +1,57 @@
-"""Number of live streams that one machine serves: python benchmarks/server.py [--clients 1,2,4,8]
+"""Live streams that one machine serves, and the speed of two versions of the server.
+
+    python benchmarks/server.py [--clients 1,2,4,8]
+    python benchmarks/server.py --compare OTHER/CHECKOUT [--times 20]
 
 Starts `talkingface serve` and lets so many clients at once speak into it for some seconds, in real
 time as a microphone does. A stream is held at 25 frames per second when its last frame comes
 within half a second of its last sound. Latency: from the first sound sent to the first piece of
 video that comes back, so half a window of sound, the first frames, and the network are in it.
+
+--compare posts the same request (a file of 7.4 s) in turn to the server of this checkout and to
+that of another, and prints the quartiles of the seconds and of the ratio of neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import re
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
+import httpx
 import numpy as np
 from line import EXAMPLES, SENTENCE, Line, append, context, table
-from websockets.asyncio.client import ClientConnection, connect
 
 from talkingface import audio
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from helpers.live_viewer import Viewing, view  # noqa: E402
+from helpers.server_process import server_process  # noqa: E402
+
 COLUMNS = ["model", "show", "clients", "held", "frames_per_second", "first_p50", "first_p95",
            "first_p99", "last_p50", "last_max"]  # fmt: skip
+COMPARED = ["source", "times", "seconds_p25", "seconds_p50", "seconds_p75", "ratio_p25",
+            "ratio_p50", "ratio_p75"]  # fmt: skip
 HELD = 0.5  # seconds that the last frame may come after the last sound
-STEP = 1600  # samples per message: 100 ms
 
 
-@dataclass
-class Watched:
-    """Delays of one client in seconds. first: after its first sound; last: after its last."""
-
-    first: float = float("nan")
-    last: float = float("nan")
-    frames: int = 0
-
-
-@contextlib.contextmanager
-def serving(model: str, streams: int) -> Iterator[str]:
-    """Start a server; yield its address."""
-    command = [sys.executable, "-m", "talkingface", "serve", "--port", "0", "--model", model]
-    with subprocess.Popen(
-        [*command, "--streams", str(streams)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://(\S+?)/", process.stdout.readline())
-            assert found is not None, "the server did not start"
-            yield found[1]
-        finally:
-            process.terminate()
-
-
-async def speak(address: str, query: str, picture: bytes, sound: bytes) -> Watched:
-    """Run one client: a picture, then sound in real time, until the video is complete."""
-    watched = Watched()
-    async with connect(f"ws://{address}/v1/live?{query}", max_size=None) as socket:
-        await socket.send(json.dumps({"image": len(picture)}))
-        for start in range(0, len(picture), 1 << 19):
-            await socket.send(picture[start : start + (1 << 19)])
-        await socket.send(json.dumps({"microphone": audio.SAMPLE_RATE}))
-        began = perf_counter()
-        ended = asyncio.create_task(_talk(socket, sound, began))
-        async for message in socket:
-            now = perf_counter()
-            if isinstance(message, bytes):
-                watched.first = now - began if np.isnan(watched.first) else watched.first
-                continue
-            told = json.loads(message)
-            if "error" in told:
-                raise RuntimeError(told["error"])
-            if "done" in told:
-                watched.frames = told["done"]["frames"]
-                watched.last = now - await ended
-    return watched
-
-
-async def _talk(socket: ClientConnection, sound: bytes, began: float) -> float:
-    """Send the sound in real time; return the time at which the last of it was sent."""
-    for number, start in enumerate(range(0, len(sound), 2 * STEP), start=1):
-        await asyncio.sleep(began + number * STEP / audio.SAMPLE_RATE - perf_counter())
-        await socket.send(sound[start : start + 2 * STEP])
-    await socket.send(json.dumps({"end": True}))
-    return perf_counter()
-
-
-async def crowd(
-    address: str, query: str, clients: int, rounds: int, seconds: float
-) -> list[Watched]:
+def crowd(url: str, query: str, clients: int, rounds: int, seconds: float) -> list[Viewing]:
     """Run several clients at once, with staggered starts, for several rounds."""
     picture = (EXAMPLES / "portrait.jpg").read_bytes()
-    spoken = np.resize(audio.load(SENTENCE).numpy(), round(seconds * 16_000))
+    spoken = np.resize(audio.load(SENTENCE).numpy(), round(seconds * audio.SAMPLE_RATE))
     sound = (spoken * 32767).astype("<i2").tobytes()
 
-    async def late(delay: float) -> Watched:
-        await asyncio.sleep(delay)
-        return await speak(address, query, picture, sound)
+    def late(number: int) -> Viewing:
+        sleep(0.13 * number)
+        return view(url, query, picture, sound)
 
-    seen: list[Watched] = []
-    for _ in range(rounds):
-        seen += await asyncio.gather(*(late(0.13 * number) for number in range(clients)))
-    return seen
+    with ThreadPoolExecutor(clients) as threads:
+        return [own for _ in range(rounds) for own in threads.map(late, range(clients))]
 
 
 def measure(
@@ -113,17 +59,17 @@ def measure(
 ) -> list[Line]:
     """Measure; return a line for each number of clients."""
     lines = []
-    with serving(model, max(counts)) as address:
+    streams = ("--model", model, "--streams", str(max(counts)))
+    with tempfile.TemporaryDirectory() as temp, server_process(Path(temp), *streams) as server:
         query = f"model={model}&show={show}"
-        asyncio.run(crowd(address, query, 1, 1, 2.0))  # warm
+        crowd(server.url, query, 1, 1, 2.0)  # warm
         for clients in counts:
-            seen = asyncio.run(crowd(address, query, clients, rounds, seconds))
-            first, last = (
-                np.array([getattr(one, key) for one in seen]) for key in ("first", "last")
-            )
+            seen = crowd(server.url, query, clients, rounds, seconds)
+            first = np.array([own.first for own in seen])
+            last = np.array([own.frames[-1] - own.sound for own in seen])
             line: Line = {"benchmark": "server", "model": model, "show": show, "clients": clients}
             line["held"] = float((last < HELD).mean())
-            rates = [one.frames / (seconds + one.last) for one in seen]
+            rates = [len(own.frames) / own.frames[-1] for own in seen]
             line["frames_per_second"] = float(np.median(rates))
             for name, share in (("p50", 50), ("p95", 95), ("p99", 99)):
                 line[f"first_{name}"] = float(np.percentile(first, share))
@@ -132,18 +78,57 @@ def measure(
     return lines
 
 
+def compare(model: str, other: Path, times: int) -> list[Line]:
+    """Post the same request to the servers of two checkouts in turn; return a line for each.
+
+    ratio: of this checkout's seconds to the other's, of two neighbouring requests.
+    """
+    files = {"image": EXAMPLES / "portrait.jpg", "audio": EXAMPLES / "speech.wav"}
+    sources, taken = (ROOT, other.resolve()), np.zeros((2, times))
+    with ExitStack() as stack:
+        clients = []
+        for source in sources:
+            temp = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(server_process(temp, "--model", model, source=source))
+            clients.append(stack.enter_context(httpx.Client(base_url=server.url, timeout=600)))
+        for number in range(-1, times):  # the first is to warm up
+            for which in ((0, 1), (1, 0))[number % 2]:
+                began = perf_counter()
+                forms = {name: ("x", path.read_bytes()) for name, path in files.items()}
+                clients[which].post("/v1/generate", files=forms).raise_for_status()
+                if number >= 0:
+                    taken[which, number] = perf_counter() - began
+    lines = []
+    for source, own, ratio in zip(sources, taken, (taken[0] / taken[1], None), strict=True):
+        line: Line = {"benchmark": "server", "model": model, "source": str(source), "times": times}
+        line |= _quartiles("seconds", own) | ({} if ratio is None else _quartiles("ratio", ratio))
+        lines.append({**line, **context(1)})
+    return lines
+
+
+def _quartiles(name: str, values: np.ndarray) -> Line:
+    return {f"{name}_p{k}": float(np.percentile(values, k)) for k in (25, 50, 75)}
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="cran")
     parser.add_argument("--show", default="face", choices=["face", "picture", "maps"])
     parser.add_argument("--clients", default="1,2,4,8", help="at once, with commas between")
     parser.add_argument("--seconds", type=float, default=10.0, help="that each client speaks")
+    parser.add_argument("--compare", type=Path, help="another checkout, to compare files with")
+    parser.add_argument("--times", type=int, default=20, help="requests to each of the two")
     parser.add_argument("--out", type=Path, help="a .jsonl to append to")
     options = parser.parse_args()
-    counts = [int(part) for part in options.clients.split(",")]
-    lines = measure(options.model, options.show, counts, options.seconds)
-    print(table(lines, COLUMNS))
+    if options.compare is not None:
+        lines = compare(options.model, options.compare, options.times)
+    else:
+        counts = [int(part) for part in options.clients.split(",")]
+        lines = measure(options.model, options.show, counts, options.seconds)
+    print(table(lines, COLUMNS if options.compare is None else COMPARED))
     if options.out is not None:
         append(options.out, lines)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -260,6 +262,40 @@ def test_one_process_serves_one_caller(portrait: Path, speech: Path) -> None:
     audio.load(speech)
     video.probe(CLIP)
     assert process_ids() == before and len(before) == 1
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_process_is_replaced_after_an_unforeseen_failure_and_after_many_files(
+    tmp_path: Path, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture.read(portrait)
+    first = process_ids()
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(UnreadableMedia, match="not a JPEG"):  # foreseen
+        picture.read(tmp_path / "text.jpg")
+    assert process_ids() == first
+    with pytest.raises(UnreadableMedia, match="LookupError"):
+        picture.read(shutil.copy(portrait, tmp_path / "fail.jpg"))
+    assert process_ids() == set()
+    monkeypatch.setattr(decoding, "_MOST_TASKS", 2)
+    seen = []
+    for _ in range(3):
+        picture.open_size(portrait)
+        seen.append(process_ids())
+    assert seen[1] == set() and seen[0] != seen[2] and len(seen[2]) == 1
+
+
+def test_a_picture_that_hides_its_size_gets_no_more_memory(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(out, "AVIF", speed=10)
+    content = out.getvalue()
+    begin = content.index(b"ispe") + 8
+    path = tmp_path / "a.avif"
+    path.write_bytes(content[:begin] + struct.pack(">II", 64, 64) + content[begin + 8 :])
+    assert picture.open_size(path) == (64, 64)
+    decoding.set_limits(Limits(memory=30_000_000))
+    with pytest.raises(UnreadableMedia, match=r"a\.avif: "):
+        picture.read(path)
 
 
 def test_a_stream_that_is_given_up_keeps_its_process(tmp_path: Path, portrait: Path) -> None:

@@ -783,6 +783,32 @@ def test_a_folder_that_a_cleaner_took_is_made_again(
         assert httpx.get(f"{served.url}/v1/health").status_code == 200
 
 
+@pytest.mark.usefixtures("slow")
+def test_work_whose_files_a_cleaner_took_is_to_be_sent_again(
+    tmp_path: Path, files: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(LIMITS, tmp_path) as served, httpx.Client(base_url=served.url) as client:
+        waiting = [client.post("/v1/jobs", files=files).headers["location"] for _ in range(2)]
+        until(lambda: client.get(waiting[0]).json()["frames"] > 2, 30)
+        shutil.rmtree(served.service.temp_store.root)
+        client.delete(waiting[0])  # its video would go on into a file without a name
+        state = client.get(waiting[1], params={"wait": 20}, timeout=30).json()
+        assert (state["state"], state["status"]) == ("failed", 503)
+        assert "temporary files were removed" in state["error"]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_video_that_a_cleaner_took_is_not_there(
+    client: httpx.Client, files: dict[str, Any], served: Served
+) -> None:
+    job = client.post("/v1/jobs", files=files, data={"show": "face"}).headers["location"]
+    assert client.get(job, params={"wait": 20}).json()["state"] == "done"
+    (folder,) = served.service.temp_store.folders()
+    shutil.rmtree(folder)
+    assert "temporary files were removed" in error(client.get(f"{job}/video"), 503)
+    client.delete(job)
+
+
 def test_a_full_disk_is_said(
     client: httpx.Client,
     files: dict[str, Any],
@@ -854,6 +880,21 @@ def test_odd_requests_are_errors_of_the_client(
     for body in (b"nonsense", b"--b\r\n\r\n\r\n--b--", form_bytes(files) + b"more"):
         client.post("/v1/faces", content=body, headers=kind)
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_a_request_that_breaks_the_rules_in_its_body_is_not_logged(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/v1/jobs", "/v1/health"):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as own:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked"
+            own.sendall(f"{head}\r\n\r\nnot a number\r\n".encode())
+            received = b""
+            while data := own.recv(4000):
+                received += data
+        assert received.startswith(b"HTTP/1.1 400 ")
+    served.wait_until_idle()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_failed_accepts_are_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -705,3 +706,14 @@ def test_the_commands_take_shards_and_join_the_other_processes(
     assert ran.code == 0, ran.err
     assert len(joined) == 1 and opened == [tmp_path / "shards"]
     assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_without_a_folder_for_temporary_files_it_is_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cache(tmp_path / "cache")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    ran = cli("train", "sync", tmp_path / "cache", "-o", tmp_path / "run", "--preset", "sync-tiny")
+    assert ran.code == 2 and ran.err.count("\n") == 1
+    assert "no folder for temporary files can be written" in ran.err and "TMPDIR" in ran.err

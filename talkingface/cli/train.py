@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from talkingface.cli.options import (
     Shards,
     Workers,
 )
+from talkingface.errors import OutputError
 from talkingface.training.trainers import TRAINERS, Trainer
 
 if TYPE_CHECKING:
@@ -242,10 +244,20 @@ def _learned_from(everyone: bool) -> tuple[str, ...]:
 
 @contextmanager
 def _processes(device: str) -> Iterator[torch.device]:
-    """Join the other processes of a `torchrun` launch; yield this process's device."""
+    """Join the other processes of a `torchrun` launch; yield this process's device.
+
+    Raises OutputError where no temporary file can be written: torch's optimisers need some.
+    """
     from talkingface import pipeline
     from talkingface.training import parallel
 
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "no folder for temporary files can be written (TMPDIR, /tmp, /var/tmp, this folder): "
+            "set TMPDIR to one that can"
+        ) from error
     yield parallel.start_processes(pipeline.find_device(device))
     parallel.end_processes()
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cv2
 import torch
@@ -100,7 +100,7 @@ def in_order(
     """Yield work(task) of each task, in order; a few are computed in advance, to bound memory.
 
     jobs: processes; 1 works in this process. A process that dies takes its pool with it: what was
-    not done is done again, task by task, each in a process of its own. crashed(task): the result of
+    not done is done again, one task at a time in a process of its own. crashed(task): the result of
     a task at which that process died too, twice.
     """
     if jobs == 1:
@@ -108,7 +108,7 @@ def in_order(
             yield from map(work, tasks)
         return
     source, waiting = iter(tasks), deque[tuple[Task, Future[Result]]]()
-    pool = process_pool(jobs)
+    pool, alone = process_pool(jobs), _Alone(work, crashed)
     try:
         while True:
             for task in itertools.islice(source, 2 * jobs + 2 - len(waiting)):
@@ -125,18 +125,34 @@ def in_order(
             try:
                 result = future.result()
             except BrokenProcessPool:
-                result = _alone(work, task, crashed)
+                result = alone.run(task)
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        alone.close()
 
 
-def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task], Result]) -> Result:
-    """Return work(task), done in a process of its own; crashed(task) where that dies each time."""
-    for _ in range(_TRIES):
-        with process_pool(1) as pool, suppress(BrokenProcessPool):
-            return pool.submit(work, task).result()
-    return crashed(task)
+class _Alone(Generic[Task, Result]):
+    """A process that does one task at a time, so that it is known at which task it dies."""
+
+    def __init__(self, work: Callable[[Task], Result], crashed: Callable[[Task], Result]) -> None:
+        self._work, self._crashed = work, crashed
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, task: Task) -> Result:
+        """Return work(task), or crashed(task) where a process dies at it each time."""
+        for _ in range(_TRIES):
+            self._pool = self._pool or process_pool(1)
+            with suppress(BrokenProcessPool):
+                return self._pool.submit(self._work, task).result()
+            self.close()
+        return self._crashed(task)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
 
 @contextmanager

@@ -45,6 +45,7 @@ _KEPT_ENVIRONMENT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
 _LONGEST_MESSAGE = 1 << 20  # bytes
 _LARGE = 16 << 20  # bytes: so much is given back to the system after the file
 _PATIENCE = 1.0  # seconds for a decoder that should stop
+_MOST_TASKS = 100  # of one process, so that what a file did to it does not last
 _DTYPES: dict[object, np.dtype[Any]] = {
     "uint8": np.dtype(np.uint8),
     "uint16": np.dtype(np.uint16),
@@ -129,6 +130,7 @@ class _Worker:
     def __init__(self, limits: Limits) -> None:
         self._limits, self._path = limits, Path()
         self._busy, self._used, self._number, self._unread = False, 0, 0, b""
+        self._tasks = 0
         memory = os.memfd_create("decoded", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._socket, theirs = socket.socketpair()
         life, self._life = os.pipe()  # closed by the end of this process, which ends the other
@@ -158,12 +160,13 @@ class _Worker:
         _workers.add(self)
 
     def is_ready(self) -> bool:
-        """Return whether it lives and has no task."""
-        return not self._busy and self.process.poll() is None
+        """Return whether it lives, has no task, and may have another."""
+        return not self._busy and self._tasks < _MOST_TASKS and self.process.poll() is None
 
     def ask(self, path: Path, request: dict[str, Any]) -> None:
         """Begin a task. Raises UnreadableMedia."""
         self._path, self._number, self._busy = path, 0, True
+        self._tasks += 1
         folder = None if path.is_absolute() else os.getcwd()
         self._send({**request, "path": str(path), "folder": folder})
 
@@ -175,6 +178,7 @@ class _Worker:
             if "error" in reply:
                 raise UnreadableMedia(_one_line(reply["error"]))
             if "failure" in reply:
+                self._tasks = _MOST_TASKS  # nobody knows what the file did to it
                 raise self._error(_one_line(reply["failure"]))
             return None
         try:

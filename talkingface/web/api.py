@@ -31,6 +31,7 @@ from talkingface.web.jobs import Jobs
 from talkingface.web.limits import Limits
 from talkingface.web.schemas import errors, form
 from talkingface.web.service import IMAGE, GeneratedFile, Service
+from talkingface.web.temp_store import still_there
 from talkingface.web.worker_pool import Work, WorkerPool, result
 
 Result = TypeVar("Result")
@@ -41,7 +42,10 @@ _MP4 = "H.264 and AAC, 25 frames per second; its comment says that it is synthet
 
 
 class VideoResponse(FileResponse):
-    """Response with a finished video. It closes `stack` when the video is sent or times out."""
+    """Response with a finished video. It closes `stack` when the video is sent or times out.
+
+    Raises ApiError when the video is no longer there.
+    """
 
     media_type = "video/mp4"
 
@@ -49,6 +53,8 @@ class VideoResponse(FileResponse):
         self, made: GeneratedFile, timeout: float, stack: AsyncExitStack | None = None
     ) -> None:
         headers = {"Cache-Control": "no-store"}
+        with still_there(made.path):
+            made.path.stat()
         if made.note is not None:
             headers["Talkingface-Note"] = made.note
         super().__init__(made.path, filename="talking.mp4", headers=headers)

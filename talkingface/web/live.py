@@ -31,14 +31,14 @@ from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError, storage_error
 from talkingface.web.generate_options import LiveOptions, parse_options
-from talkingface.web.limits import Limits, api_errors, check_sound
+from talkingface.web.limits import Limits, check_sound
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
     AUDIO,
     BLOCK,
     IMAGE,
     Service,
-    client_names,
+    client_errors,
     frames,
 )
 from talkingface.web.worker_pool import Cancelled, Slot, result
@@ -175,7 +175,7 @@ class Live:
         self, slot: Slot, session: _Session, outgoing: OutputQueue, incoming: SoundQueue
     ) -> None:
         """Generate and queue the video, in a worker thread. Raises ApiError, Cancelled."""
-        with api_errors(client_names(session.folder)):
+        with client_errors(session.folder):
             total, parts, sound = self._open_sound(slot, session, incoming)
             stream = self._service.open(
                 session.folder / IMAGE, session.options, self._limits.live_size
@@ -327,5 +327,5 @@ async def _send(websocket: WebSocket, item: bytes | dict[str, Any], limits: Limi
                 await websocket.send_bytes(item)
             else:
                 await websocket.send_json(item)
-    except TimeoutError:
+    except (TimeoutError, RuntimeError):  # uvicorn has closed it: the client broke the protocol
         raise WebSocketDisconnect(1006) from None

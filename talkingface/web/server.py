@@ -132,6 +132,7 @@ def make_server(
     import uvicorn
 
     logging.getLogger("asyncio").addFilter(_accept_errors)
+    logging.getLogger("uvicorn.error").addFilter(_is_of_server)
     config = uvicorn.Config(
         app,
         log_level="error",  # anybody can cause warnings
@@ -144,6 +145,7 @@ def make_server(
         server_header=False,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # video and sound do not shrink
+        ws_ping_timeout=None,  # the answer may wait behind sound; see TCP_USER_TIMEOUT
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
     server = uvicorn.Server(config)
@@ -240,3 +242,14 @@ class _AcceptErrors(logging.Filter):
 
 
 _accept_errors = _AcceptErrors()
+
+
+def _is_of_server(record: logging.LogRecord) -> bool:
+    """Return False for the error of an answer to a request that broke HTTP's rules in its body.
+
+    uvicorn has already answered 400 by itself.
+    """
+    import h11
+
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, h11.LocalProtocolError)

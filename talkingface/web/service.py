@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from talkingface.web.limits import (
     sound_too_long,
 )
 from talkingface.web.schemas import Face, Faces, Model
-from talkingface.web.temp_store import TempStore
+from talkingface.web.temp_store import TempStore, still_there
 from talkingface.web.worker_pool import Slot, WorkerPool
 
 BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled between two
@@ -95,7 +95,8 @@ class Service:
         """
         with self._clients.hold(client), pool.slot() as slot, self.temp_store.folder() as folder:
             try:
-                yield folder, slot
+                with still_there(folder):
+                    yield folder, slot
             finally:
                 await slot.stop()
 
@@ -141,7 +142,7 @@ class Service:
         Raises ApiError, Cancelled.
         """
         image, sound, output = folder / IMAGE, folder / AUDIO, folder / VIDEO
-        with api_errors(client_names(folder)):
+        with client_errors(folder):
             total = check_sound(sound, self.limits.file_minutes, slot.check)
             stream = self.open(image, options, self.limits.file_size)
             spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
@@ -162,7 +163,7 @@ class Service:
         They are numbered as the option `face` counts them. Raises ApiError, Cancelled.
         """
         slot.check()
-        with api_errors(client_names(folder)):
+        with client_errors(folder):
             longest = check_picture(folder / IMAGE, self.limits)
             seen = picture.read(folder / IMAGE)
             found = faces.find_faces(seen)
@@ -192,9 +193,12 @@ def _decoding_limits(limits: Limits) -> decoding.Limits:
     return decoding.Limits(memory, _DECODING_SECONDS, limits.jobs + limits.streams + 1)
 
 
-def client_names(folder: Path) -> dict[Path, str]:
-    """Return the client's names of the files in a request's folder."""
-    return {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
+@contextmanager
+def client_errors(folder: Path) -> Iterator[None]:
+    """Raise the errors of the files in a request's folder as ApiError, with the client's names."""
+    names = {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
+    with still_there(folder), api_errors(names):
+        yield
 
 
 def frames(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from talkingface.errors import BadRequest
-from talkingface.web.errors import ApiError, storage_error
+from talkingface.errors import BadRequest, TalkingFaceError
+from talkingface.web.errors import RETRY_AFTER, ApiError, storage_error
 
 PREFIX = "talkingface-serve-"
 _log = logging.getLogger("talkingface.web")
@@ -88,6 +88,21 @@ class TempStore:
         """Remove all files and release the lock."""
         _remove(self.root)
         os.close(self._lock)
+
+
+@contextmanager
+def still_there(path: Path) -> Iterator[None]:
+    """Raise ApiError (503) instead of the block's error if `path` is no longer there.
+
+    path: a request's folder or file, which somebody, as a cleaner of old files, may remove.
+    """
+    try:
+        yield
+    except (OSError, TalkingFaceError, ApiError) as error:
+        if path.exists():
+            raise
+        text = "the server's temporary files were removed: send it again"
+        raise ApiError(503, text, RETRY_AFTER) from error
 
 
 def _remove(folder: Path) -> None:

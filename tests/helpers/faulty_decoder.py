@@ -20,6 +20,10 @@ def crash(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def killed(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory is short
+
+
 def hang(_: Path) -> None:
     time.sleep(3600)
 
@@ -49,7 +53,7 @@ def connect(_: Path) -> None:
 
 
 FAULTS: dict[str, Callable[[Path], None]] = {
-    own.__name__: own for own in (crash, hang, spin, eat, fail, write, connect)
+    own.__name__: own for own in (crash, killed, hang, spin, eat, fail, write, connect)
 }
 
 
