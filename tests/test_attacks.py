@@ -16,7 +16,14 @@ from helpers.server_process import ServerProcess, server_process
 ROOT = Path(__file__).parents[1]
 OPTIONS = ("--model", "cran-tiny", "--proxy", "127.0.0.1", "--patience", "3", "--streams", "4",
            "--keep-minutes", "0.1", "--megapixels", "16")  # fmt: skip
-ON_THEIR_OWN = {"nothing", "eight-channels", "full-disk"}  # they need other servers
+GROUPS = [  # attacks at the same time
+    ["decoder-crashes", "decoder-killed", "decoder-hangs", "decoder-eats", "odd-files"],
+    ["silent-connections", "after-the-end", "broken-forms", "vanishing", "odd-requests"],
+    ["flood", "forgotten-jobs"],
+    ["live-vanishing", "live-not-reading", "live-nonsense"],
+    ["removed-folder"],
+]
+OWN_SERVERS = ["eight-channels", "full-disk"]
 SECONDS = 1.0
 
 
@@ -29,20 +36,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert list(temp.iterdir()) == []
 
 
+def test_every_attack_is_tried() -> None:
+    tried = [name for group in GROUPS for name in group] + OWN_SERVERS
+    assert sorted([*tried, "nothing", "slow-connections"]) == sorted(ATTACKS)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(ATTACKS) - ON_THEIR_OWN))
-def test_the_server_answers_during_an_attack_and_after_it(name: str, server: ServerProcess) -> None:
-    report = runner.run(server, {name: ATTACKS[name]}, SECONDS, clients=1, viewers=0, pause=0.05)
+@pytest.mark.parametrize("names", GROUPS, ids="+".join)
+def test_the_server_answers_during_attacks_and_after_them(
+    names: list[str], server: ServerProcess
+) -> None:
+    attacks = {name: ATTACKS[name] for name in names}
+    report = runner.run(server, attacks, SECONDS, clients=1, viewers=0, pause=0.05)
     assert report.wrong == []
     assert report.outcomes.total() > 0 and report.crowd.served.total() > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["eight-channels", "full-disk"]])
-def test_attacks_that_need_another_server(names: list[str]) -> None:
-    command = [sys.executable, "tools/attack.py", *names, "--model", "cran-tiny", "--seconds", "1"]
+def test_attacks_that_need_another_server() -> None:
+    command = [sys.executable, "tools/attack.py", *OWN_SERVERS, "--model", "cran-tiny"]
     ran = subprocess.run(
-        [*command, "--clients", "1", "--viewers", "0"],
+        [*command, "--seconds", "1", "--clients", "1", "--viewers", "0"],
         cwd=ROOT,
         capture_output=True,
         text=True,

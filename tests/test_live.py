@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
+from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -24,9 +26,8 @@ from helpers.served import Flashes, Served, serving, until
 from talkingface import video, video_writing
 from talkingface.streaming import Stream
 from talkingface.web.limits import Limits
-from talkingface.web.live import AHEAD, QUEUE_SIZE
+from talkingface.web.live import AHEAD, _send
 from talkingface.web.microphone import PAUSE, sound_or_silence
-from talkingface.web.server import MAX_MESSAGE
 from talkingface.web.service import Service
 
 LIMITS = Limits(
@@ -184,33 +185,15 @@ def test_a_microphone_is_answered_while_it_speaks(
     assert said[-1] == {"done": {"frames": 25}}
 
 
-def test_a_client_that_breaks_the_protocol_is_not_logged(
-    served: Served,
-    small: bytes,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(Service, "open", lambda *_: SlowFlashes())
-    with socket_to(served, "show=face") as own, suppress(ConnectionClosed):
-        send_files(own, image=small)
-        say(own, microphone=16_000)
-        for _ in range(QUEUE_SIZE + 12):  # the reader waits for the worker
-            own.send(bytes(16_000))
-        own.send(bytes(MAX_MESSAGE + 1))
-        while True:
-            own.recv(timeout=30)
-    served.wait_until_idle(30)
-    assert own.close_code == 1009
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+def test_a_socket_that_the_server_has_closed_is_gone() -> None:
+    class Closed:
+        """A socket as uvicorn has it after a client broke the protocol."""
 
+        async def send_json(self, _: object) -> None:
+            raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'.")
 
-class SlowFlashes(Flashes):
-    """A stream that takes 50 ms for a frame."""
-
-    def push(self, samples: Any) -> Iterator[np.ndarray]:  # type: ignore[override]
-        for frame in super().push(samples):
-            time.sleep(0.05)
-            yield frame
+    with pytest.raises(WebSocketDisconnect):
+        asyncio.run(_send(cast(Any, Closed()), {"frames": 12}, LIMITS))
 
 
 class PretendedQueue:

@@ -51,14 +51,14 @@ def _table() -> dict[str, Attack]:
         "broken-forms": Attack(forms.broken, _right("400", "413", "415")),
         "vanishing": Attack(forms.vanish, _right("left")),
         "odd-requests": Attack(
-            requests.odd, _right("400", "403", "404", "405", "414", "421", "431", "closed")
+            requests.odd, _right("400", "403", "404", "405", "414", "415", "421", "431", "closed")
         ),
         "flood": Attack(requests.flood, _right("200")),
         "forgotten-jobs": Attack(requests.forget, _right("202")),
         "live-vanishing": Attack(live.vanish, _right("left")),
         "live-not-reading": Attack(live.not_reading, _right("left")),
         "live-nonsense": Attack(live.nonsense, _right("400", "413", "closed")),
-        "full-disk": Attack(storage.full, _right("507", "200"), small_disk=True),
+        "full-disk": Attack(storage.full, _right("507", "200", "closed"), small_disk=True),
         "removed-folder": Attack(storage.removed, _right("200", "503")),
     }
 

@@ -6,8 +6,6 @@ import threading
 import time
 from collections import Counter
 
-import httpx
-
 from attacks.target import Target, form, head, status_of
 from helpers.honest_clients import FILES
 
@@ -78,13 +76,13 @@ def flood(target: Target, end: float) -> Counter[str]:
 
 def forget(target: Target, end: float) -> Counter[str]:
     """Start jobs; forget every second one, and cancel the others while they work."""
-    with target.client() as client:
 
-        def once(number: int) -> str:
-            answer: httpx.Response = client.post("/v1/jobs", files=FILES, data={"lease": "1"})
+    def once(number: int) -> str:
+        with target.client() as client:
+            answer = client.post("/v1/jobs", files=FILES, data={"lease": "1"})
             if number % 2 and answer.status_code == 202:
                 time.sleep(0.1 * (number % 20))
                 client.delete(answer.headers["location"])
             return str(answer.status_code)
 
-        return target.repeat(end, once)
+    return target.repeat(end, once)

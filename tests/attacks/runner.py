@@ -16,6 +16,7 @@ from attacks.target import Target
 from helpers.honest_clients import TRY_AGAIN, Client, Crowd, LostError
 from helpers.server_process import ServerProcess, Vitals
 
+_CLOSED = 10.0  # seconds until the last connections are closed
 _SETTLE = 90.0  # seconds until everything must be idle and removed
 _LATE = 0.5  # seconds after which a frame is too late
 _GROWN = 150  # megabytes of memory that may stay: of pools and caches
@@ -135,9 +136,11 @@ def _judge(server: ServerProcess, report: Report) -> None:
         Client(server.url, "198.51.100.200").whole()
     except (LostError, httpx.HTTPError) as error:
         report.wrong.append(f"no answer afterwards: {error}")
-    time.sleep(2)  # the connection is closed
+    began = time.monotonic()
+    while _has_open_files(server, report.before) and time.monotonic() - began < _CLOSED:
+        time.sleep(0.2)
     report.after = server.vitals()
-    if report.after.files > report.before.files + _FILES:
+    if _has_open_files(server, report.before):
         report.wrong.append(f"open files: {report.before.files}, then {report.after.files}")
     if report.after.memory > report.before.memory + _GROWN:
         report.wrong.append(f"memory: {report.before.memory}, then {report.after.memory} MB")
@@ -145,6 +148,10 @@ def _judge(server: ServerProcess, report: Report) -> None:
         report.wrong.append(f"memory grew by {report.health.growth:.0f} MB")
     if "Traceback" in (log := server.log()):
         report.wrong.append(f"unforeseen: {log[log.index('Traceback') :][-2000:]}")
+
+
+def _has_open_files(server: ServerProcess, before: Vitals) -> bool:
+    return server.vitals().files > before.files + _FILES
 
 
 def _is_idle(server: ServerProcess, client: httpx.Client) -> bool:

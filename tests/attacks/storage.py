@@ -18,18 +18,20 @@ _ROOM = 20  # pauses between two times
 
 def full(target: Target, end: float) -> Counter[str]:
     """Fill the disk, send requests, make room, and see that the server answers again."""
-    counts: Counter[str] = Counter()
-    with target.client() as client:
-        while not counts or time.monotonic() < end:
-            try:
-                _fill(target.temp / _FILLER)
-                for _ in range(_TRIES):
-                    counts[str(client.post("/v1/generate", files=FILES).status_code)] += 1
-                    time.sleep(target.pause)
-            finally:
-                (target.temp / _FILLER).unlink(missing_ok=True)
-            counts[str(client.get("/v1/health").status_code)] += 1
-            time.sleep(_ROOM * target.pause)
+
+    def once(number: int) -> str:
+        if number % (_TRIES + 1) == 0:
+            _fill(target.temp / _FILLER)
+        with target.client() as client:
+            if number % (_TRIES + 1) < _TRIES:
+                return str(client.post("/v1/generate", files=FILES).status_code)
+            (target.temp / _FILLER).unlink()
+            answer = client.get("/v1/health")
+        time.sleep(_ROOM * target.pause)
+        return str(answer.status_code)
+
+    counts = target.repeat(end, once)
+    (target.temp / _FILLER).unlink(missing_ok=True)
     return counts
 
 
