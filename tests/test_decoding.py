@@ -27,7 +27,7 @@ from conftest import Cli
 from helpers import media as recordings
 from talkingface import audio, decoding, media, picture, video
 from talkingface.data import report
-from talkingface.decoding import Limits
+from talkingface.decoding import Limits, worker
 from talkingface.errors import UnreadableMedia
 
 Read = TypeVar("Read")
@@ -151,6 +151,12 @@ def test_errors_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
             assert len(set(both(error, monkeypatch))) == 1
             assert error().startswith(name)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_a_slice_is_sent_as_its_bytes(columns: int) -> None:
+    part = np.arange(10, dtype=np.float32).reshape(2, 5)[:, -columns:]
+    assert bytes(worker._bytes_of(part)) == part.tobytes()
 
 
 # ---- failures

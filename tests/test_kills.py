@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill_test.py"
+TASKS = ("prepare", "train", "batch")  # caches and single videos are written in the same ways
 
 
 @pytest.mark.slow
 def test_killed_commands_end_as_if_nothing_had_been() -> None:
-    """Each is killed once; `tools/kill_test.py --kills 200` takes half an hour."""
-    options = ("--kills", "5", "--seed", "7")
+    """Three commands are killed once; `tools/kill_test.py --kills 200` kills all, at length."""
+    options = ["--kills", "3", "--seed", "7"]
+    options += [word for name in TASKS for word in ("--task", name)]
     ran = subprocess.run(
-        [sys.executable, str(TOOL), *options], capture_output=True, text=True, timeout=900
+        [sys.executable, str(TOOL), *options], capture_output=True, text=True, timeout=1800
     )
     lines = ran.stdout.splitlines()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert len(lines) == 5 and all(" 0 differ" in line for line in lines), ran.stdout
+    assert len(lines) == len(TASKS) and all(" 0 differ" in line for line in lines), ran.stdout

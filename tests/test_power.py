@@ -18,8 +18,8 @@ from helpers.power import ForgetfulDisk
 from talkingface import models, video_writing, weights
 from talkingface.data import report, shards
 from talkingface.data.extraction import ExtractedClip
-from talkingface.data.prepare import write_shard
 from talkingface.data.filters import KEPT
+from talkingface.data.prepare import write_shard
 from talkingface.data.report import Outcome
 from talkingface.evaluation.files import ResultCache
 from talkingface.evaluation.results import Result
@@ -66,6 +66,7 @@ def test_the_disk_forgets_what_was_not_synced(tmp_path: Path) -> None:
         say()
 
     found = set()
+
     def prepare(folder: Path) -> None:
         (folder / "a.txt").write_text("old")
 

@@ -12,7 +12,7 @@ by one; of each file the worst outcome of its readers counts:
     contained  the decoding process failed, and we said so
     wrong      another exception, or one that does not name the file
     left       a file was left in the folder for temporary files or beside the file
-    hang       it took longer than --limit seconds
+    hang       reading took longer than --limit seconds
     crash      the process ended
 
 Prints a table, and the growth of the process's memory. Exit code 1 for wrong, left, hang or crash,
@@ -55,6 +55,7 @@ CLASSES = ("read", "refused", "contained", "wrong", "left", "hang", "crash")  # 
 BAD = CLASSES[3:]
 MEMORY = 300  # MB: a decoded picture of the largest size, twice, and a little
 LIMITS = Limits(memory=2 << 30, seconds=10)  # of decoding
+_TO_MAKE = 600.0  # seconds for the process to start, and to make a file
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -122,17 +123,18 @@ class Reader:
         if self._process is None:
             self._start()
         self._ours.send((number, odd))
-        return kind, self._outcome()
+        made = self._outcome(_TO_MAKE)
+        return kind, made if made.what != "read" else self._outcome(self._limit)
 
-    def _outcome(self) -> Outcome:
-        """Wait for the outcome of a file, or of the first one: the process is warm then."""
+    def _outcome(self, limit: float) -> Outcome:
+        """Wait for the outcome of a file, or for "read" when it is made, or the process is warm."""
         try:
-            if self._ours.poll(self._limit):
+            if self._ours.poll(limit):
                 found: Outcome = self._ours.recv()
                 self.most = max(self.most, found.memory)
                 return found
             self.end()
-            return Outcome("hang", f"longer than {self._limit:g} s")
+            return Outcome("hang", f"longer than {limit:g} s")
         except EOFError:
             code = self._process.join() or self._process.exitcode
             self._process = None
@@ -144,7 +146,7 @@ class Reader:
         self._process = _FORK.Process(target=self._serve, args=(theirs,))
         self._process.start()
         theirs.close()
-        warm = self._outcome()
+        warm = self._outcome(_TO_MAKE)
         self.first = self.first or warm.memory
 
     def _serve(self, connection: Connection) -> None:
@@ -166,6 +168,7 @@ class Reader:
                 kind = self._kinds[number % len(self._kinds)]
                 path = self._path(kind)
                 change(kind, rng, path, datas, odd)
+                connection.send(Outcome("read"))
                 connection.send(read(kind, path, self._temporary))
         os._exit(0)
 
@@ -241,7 +244,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--structured", type=int, default=200, help="odd, well-formed files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one file")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one file")
     parser.add_argument("--kind", action="append", help="only this file name; repeat for more")
     parser.add_argument("--keep", type=Path, help="folder for files that something is wrong with")
     return parser.parse_args(arguments)

@@ -140,7 +140,7 @@ class _Server:
                 raise MemoryError
             begin = number % SLOTS * SLOT
             for array in arrays:
-                self._shared[begin : begin + array.nbytes] = array.reshape(-1).view("uint8").data
+                self._shared[begin : begin + array.nbytes] = _bytes_of(array)
                 begin += array.nbytes
             described = [(array.dtype.name, array.shape) for array in arrays]
             self._send({"value": value, "arrays": described})
@@ -156,6 +156,12 @@ class _Server:
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array; a slice is copied."""
+    flat = array.reshape(-1)
+    return (flat if flat.flags.c_contiguous else flat.copy()).view("uint8").data
 
 
 # --- the tasks ------------------------------------------------------------------------------------

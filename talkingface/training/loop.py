@@ -44,6 +44,8 @@ _UNREADABLE = (
     *(OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, AttributeError),
     *(MemoryError, NotImplementedError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
 )
+# What a line of a log that is none raises.
+_NO_ROW = (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError)
 
 
 def configure_malloc() -> None:
@@ -352,7 +354,7 @@ class _Log:
         """Yield the lines with their step and the names of their values."""
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         for line in text.splitlines():
-            with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            with suppress(*_NO_ROW):
                 row = json.loads(line)
                 yield line, int(row.pop("step")), set(row)
 

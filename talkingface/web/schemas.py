@@ -143,7 +143,17 @@ def document(app: FastAPI, models: Sequence[str]) -> dict[str, Any]:
         if "model" in properties:
             properties["model"] |= {"enum": list(models), "default": models[0]}
         schemas[name] = {"type": "object", "required": list(files), "properties": properties}
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            _describe_errors_as_json(operation["responses"])
     return described
+
+
+def _describe_errors_as_json(responses: dict[str, Any]) -> None:
+    """Change the type of errors to JSON: FastAPI describes them as it does the video."""
+    for status, answer in responses.items():
+        if not status.startswith("2") and "content" in answer:
+            answer["content"] = {"application/json": next(iter(answer["content"].values()))}
 
 
 def _as_text(schema: dict[str, Any]) -> dict[str, Any]:

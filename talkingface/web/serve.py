@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
+from starlette.routing import Match, Route
 
 from talkingface.version import __version__
 from talkingface.web.api import Api
@@ -113,8 +114,17 @@ async def _invalid_request(_: Request, error: Exception) -> Response:
     return error_response(400, error_text(error.errors()))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answer = error_response(error.status_code, f"{error.detail}: see /openapi.json")
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # Starlette names the methods of one route alone
+        answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of all routes of a request's path."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in found for method in route.methods or ()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -92,13 +93,13 @@ def odd_json(rng: random.Random, text: bytes | str) -> bytes:
 def _odd_value(rng: random.Random, tree: Any, depth: int = 0) -> Any:
     """Return a tree of which one branch is changed."""
     if not isinstance(tree, (dict, list)) or not tree or rng.random() < 0.1 * depth:
-        return rng.choice(_VALUES)
+        return copy.deepcopy(rng.choice(_VALUES))
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
     key, how = rng.choice(keys), rng.random()
     if how < 0.1:
         del tree[key]
     elif how < 0.15 and isinstance(tree, list):
-        tree.append(tree[key])
+        tree.append(copy.deepcopy(tree[key]))
     else:
         tree[key] = _odd_value(rng, tree[key], depth + 1)
     return tree
@@ -152,25 +153,26 @@ class Part:
 def odd_parts(rng: random.Random, data: bytes, container: Container) -> bytes:
     """Return a well-formed file whose parts are changed, repeated, removed, mixed up or nested."""
     parts = container.split(data)
-    for _ in range(rng.choice((1, 1, 2, 3, 5))):
-        _change_parts(rng, parts)
+    count = rng.choice((1, 1, 2, 3, 5))
+    for _ in range(count):
+        _change_parts(rng, parts, 1000 if count == 1 else 3)
     return container.join(parts)[:MOST]
 
 
-def _change_parts(rng: random.Random, parts: list[Part]) -> None:
-    """Change one part in place, at any depth."""
+def _change_parts(rng: random.Random, parts: list[Part], most: int) -> None:
+    """Change one part in place, at any depth. most: how often it may be repeated."""
     if not parts:
         return
     place = rng.randrange(len(parts))
     part = parts[place]
     if isinstance(part.body, list) and part.body and rng.random() < 0.85:
-        _change_parts(rng, part.body)
+        _change_parts(rng, part.body, most)
         return
     how = rng.random()
     if how < 0.65 and isinstance(part.body, bytes):
         parts[place] = Part(part.name, _odd_fields(rng, part.body))
     elif how < 0.75:
-        parts[place : place + 1] = [part] * rng.choice((0, 2, 10, 1000))
+        parts[place : place + 1] = [part] * rng.choice((0, 2, most))
     elif how < 0.85:
         rng.shuffle(parts)
     elif how < 0.92:
