@@ -265,8 +265,19 @@ def jpeg_of(side: int) -> Callable[[bytes], bytes]:
     return change
 
 
+def two_sizes(data: bytes) -> bytes:
+    """A JPEG of 20,000 x 20,000, with a marker without length, and a small frame header after it.
+
+    Readers that skip markers by their lengths find the small one.
+    """
+    large = jpeg_of(20_000)(data)
+    claimed = b"\xff\xc0\x00\x0b\x08" + data[data.index(b"\xff\xc0") + 5 :][:4] + b"\1\1\x11\0"
+    return large[:2] + b"\xff\x01" + large[2:] + claimed
+
+
 MEMBERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "a large JPEG": ("jpg", jpeg_of(20_000)),
+    "a JPEG of two sizes": ("jpg", two_sizes),
     "no JPEG": ("jpg", lambda data: b"\xff\xd8" + bytes(100)),
     "a PNG": ("jpg", lambda data: b"\x89PNG\r\n\x1a\n" + bytes(100)),
     "a huge shape": (

@@ -286,6 +286,20 @@ def test_the_next_write_removes_what_dead_processes_left(tmp_path: Path) -> None
         assert foreign.exists() and others.exists()
 
 
+def test_a_folder_appears_whole_and_parts_of_killed_runs_go(tmp_path: Path) -> None:
+    left = media.part_name(tmp_path / "a")
+    dead = left.with_name(left.name.replace(f"-{os.getpid()}-", "-4194305-"))  # above Linux's most
+    (dead / "inside").mkdir(parents=True)
+    with media.making_folder(tmp_path / "a") as part:
+        assert not dead.exists() and part.stat().st_mode & 0o777 == 0o700
+        (part / "b.txt").write_text("b")
+        assert not (tmp_path / "a").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b.txt"]
+    with pytest.raises(RuntimeError), media.making_folder(tmp_path / "c") as part:
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_file_and_folder_are_on_the_disk_before_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

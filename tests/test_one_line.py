@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli
-from talkingface.cli.options import printable
+from talkingface.cli.options import print_json, printable
 from talkingface.video_writing import write
 
 OUT = ("-o", "OUT")
+
+
+def test_json_of_odd_names_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"a\x9b31m": ["é 面\x85", "\udcff", "\u202e", "\U000e0001", 1.5, float("nan")]}
+    print_json(facts)
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and "é 面" in said
+    assert json.loads(said) == {"a\x9b31m": [*facts["a\x9b31m"][:5], None]}
 
 
 @pytest.mark.parametrize(
