@@ -79,7 +79,7 @@ def opened(browser: Any, served: Served) -> Iterator[Opened]:
         context = browser.new_context(**{"viewport": size, "reduced_motion": "reduce"} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.add_init_script(script)
         page.on("request", watch)
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -94,7 +94,7 @@ def opened(browser: Any, served: Served) -> Iterator[Opened]:
     assert troubles == []
 
 
-def until(page: Any, expression: str, seconds: float = 20.0) -> None:
+def until(page: Any, expression: str, seconds: float = 60.0) -> None:
     """Wait for an expression in the page by polling; its policy forbids playwright's own way."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"() => Boolean({expression})"):
@@ -536,7 +536,7 @@ def test_a_result_stays_until_another_replaces_it(
     page.uncheck("#mark")
     said(page, "made with other settings", "#old")
     page.check("#mark")
-    said(page, "^$", "#old")
+    until(page, "!document.getElementById('old').textContent")
     choose(page, portrait, long_speech)
     said(page, "made with another picture and another voice", "#old")
     for button in ("file", "live"):
@@ -759,6 +759,67 @@ def test_a_browser_without_media_source_plays_by_webrtc(
     until(page, f"{PLAYED} > 1")
     page.click("#done")
     said(page, "That is all of it. To watch it again")
+
+
+def stub_jobs(page: Any, address: str, film: bytes) -> list[bytes]:
+    """Answer jobs posted to `address` with a finished video. Return the forms that are posted."""
+    posted: list[bytes] = []
+    state = {"id": "1", "frames": 1, "of": 1, "state": "done", "video": "/v1/jobs/1/video"}
+
+    def create(route: Any) -> None:
+        posted.append(route.request.post_data_buffer)
+        route.fulfill(status=202, json=state)
+
+    page.route("**/v1/jobs/1?*", lambda route: route.fulfill(json=state))
+    page.route("**/v1/jobs/1/video", lambda route: route.fulfill(body=film))
+    page.route(address, create)
+    return posted
+
+
+def fields(form: bytes) -> dict[str, str]:
+    """Return the text fields of a posted form."""
+    found = re.findall(rb'name="(\w+)"\r\n\r\n(.*?)\r\n--', form, re.DOTALL)
+    return {name.decode(): value.decode() for name, value in found}
+
+
+CLIP = Path(__file__).parent / "clips" / "s1_bbaf2n.mp4"
+
+
+def test_a_sentence_is_typed_where_the_server_has_a_voice(opened: Opened, portrait: Path) -> None:
+    page = opened()
+    assert page.is_hidden("#sentence")
+    offers = page.evaluate("async () => (await fetch('/v1/models')).json()")
+    page.route("**/v1/models", lambda route: route.fulfill(json=offers | {"voice": True}))
+    posted = stub_jobs(page, "**/v1/jobs", CLIP.read_bytes())
+    page.reload()
+    choose(page, portrait)
+    page.fill("#text", " Good morning, everybody! ")
+    page.click("#sentence button")
+    said(page, "Good morning", "#sound-about")
+    page.click("#live")
+    said(page, "Finished")
+    assert fields(posted[0])["text"] == "Good morning, everybody!"
+    assert page.get_attribute("#download", "download") == "portrait-Good-morning-everybody.mp4"
+
+
+def test_a_video_is_taken_where_the_server_dubs(opened: Opened, speech: Path) -> None:
+    page = opened()
+    paths = page.evaluate("async () => (await (await fetch('/openapi.json')).json()).paths")
+    page.route(
+        "**/openapi.json", lambda route: route.fulfill(json={"paths": paths | {"/v1/dub/jobs": {}}})
+    )
+    posted = stub_jobs(page, "**/v1/dub/jobs", CLIP.read_bytes())
+    page.set_input_files("#picture-file", CLIP)
+    said(page, "Its mouth will follow the voice", "#picture-about")
+    choose(page, sound=speech)
+    said(page, "Ready: make a file")
+    page.click("#speak")
+    said(page, "A video cannot speak live", "#error")
+    page.click("#file")
+    said(page, "Finished")
+    assert set(fields(posted[0])) <= {"model", "mark", "mouth", "smooth", "lease"}
+    assert b'name="video"; filename' in posted[0]
+    assert page.get_attribute("#download", "download") == "s1_bbaf2n-sentence.mp4"
 
 
 def test_a_server_that_goes_away(

@@ -141,6 +141,7 @@ class Page {
     if (picture.isAsking) return "Looking for a face …";
     if (picture.problem) return picture.problem;
     if (!sound.value) return "Now a voice: choose one, record one, or speak live.";
+    if (picture.isVideo || typeof sound.value === "string") return "Ready: make a file.";
     return picture.chosen ? `Ready: ${picture.chosen} will speak.` : "Ready: watch it now, or make a file.";
   }
 
@@ -150,6 +151,7 @@ class Page {
     byId("sound-preview").pause();
     const { problem } = this.picture;
     if (!problem && (this.sound.value || !needSound)) return true;
+    status("");
     showError(problem || "Choose or record a voice first, in step 2.");
     byId(problem ? "picture-file" : "sound-file").focus();
     return false;
@@ -161,7 +163,7 @@ class Page {
       await this.file(NO_LIVE);
       return;
     }
-    if (typeof this.sound.value === "string") {
+    if (this.picture.isVideo || typeof this.sound.value === "string") {
       await this.file();
       return;
     }
@@ -171,6 +173,10 @@ class Page {
 
   async speak() {
     if (running || !this.#has(false)) return;
+    if (this.picture.isVideo) {
+      showError("A video cannot speak live. Record your voice in step 2, then make a file.");
+      return;
+    }
     if (!this.Player) {
       showError("This browser cannot play a video while it is made. Record your voice in step 2, then make a file.");
       return;

@@ -3,6 +3,7 @@
 import { sentence, UserError, userErrorOf } from "../common.js";
 
 const LEASE = 60; // seconds without a request after which the server cancels a job
+const DUBBING = ["model", "mark", "mouth", "smooth", "lease"]; // choices that count for a video
 const PAUSE = 0.5; // seconds that the server may wait before it answers
 
 // `report` is called with {sent} (a share of the upload), then with the server's state of the job.
@@ -16,7 +17,8 @@ export class FileVideo {
     this.#report = report;
   }
 
-  // Resolves to {blob, note}; null when it was cancelled. sound: a Blob, or a sentence to be spoken.
+  // Resolves to {blob, note}; null when it was cancelled.
+  // image: a picture, or a video whose mouth changes. sound: a Blob, or a sentence to be spoken.
   async make(image, sound, choices) {
     const forget = () => this.#forget();
     window.addEventListener("pagehide", forget);
@@ -50,8 +52,11 @@ export class FileVideo {
   // XMLHttpRequest, because it reports the progress of an upload.
   #begin(image, sound, choices) {
     const form = new FormData();
-    for (const [name, value] of Object.entries({ ...choices, lease: LEASE })) form.append(name, value);
-    form.append("image", image, "picture");
+    const filmed = image.type.startsWith("video/");
+    for (const [name, value] of Object.entries({ ...choices, lease: LEASE })) {
+      if (!filmed || DUBBING.includes(name)) form.append(name, value);
+    }
+    form.append(filmed ? "video" : "image", image, "picture");
     if (sound instanceof Blob) form.append("audio", sound, "recording");
     else form.append("text", sound);
     const request = this.#request;
@@ -63,7 +68,7 @@ export class FileVideo {
         if (request.status === 202) resolve(request.response.id);
         else reject(new UserError(sentence(request.response?.error ?? `the server answered ${request.status}`)));
       };
-      request.open("POST", "/v1/jobs");
+      request.open("POST", filmed ? "/v1/dub/jobs" : "/v1/jobs");
       request.responseType = "json";
       request.send(form);
     });

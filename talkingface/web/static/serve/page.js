@@ -16,7 +16,7 @@ export function size(bytes) {
 export function videoName(...files) {
   const stems = files.map((file) => {
     const stem = file.replace(/^.*\//, "").replace(/\.\w{1,5}$/, "");
-    const words = stem.replace(/[^\p{L}\p{M}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "");
+    const words = stem.replace(/[^\p{L}\p{M}\p{N}_]+/gu, "-").replace(/^-+|-+$/g, "");
     return [...words].slice(0, 40).join("");
   });
   return `${stems.filter(Boolean).join("-") || "talking"}.mp4`;

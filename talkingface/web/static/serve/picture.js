@@ -23,9 +23,16 @@ export function sideOf([x, , width], whole) {
   return share < 0.4 ? "left" : share > 0.6 ? "right" : "middle";
 }
 
+// Whether the server changes the mouth in a video.
+async function takesVideos() {
+  const { paths } = await (await fetch("/openapi.json")).json();
+  return "/v1/dub/jobs" in paths;
+}
+
 export class Picture {
   blob = null;
   file = ""; // its name, for the name of the video
+  isVideo = false; // a video whose mouth follows the voice
   #limits;
   #found = null; // the server's answer: width, height, faces
   #box = null; // x, y, width, height in picture pixels
@@ -68,14 +75,14 @@ export class Picture {
   // What keeps the picture from being used: a text for the user; "" for nothing.
   get problem() {
     if (!this.blob) return "Choose a picture first, in step 1.";
-    if (this.#box || this.#found?.faces.length) return "";
+    if (this.isVideo || this.#box || this.#found?.faces.length) return "";
     if (this.#found) return "No face was found in the picture. Mark it in step 1, or choose another picture.";
     return this.#failed ? "The picture could not be looked at. Choose it again." : "";
   }
 
   // Whether the server still looks for faces.
   get isAsking() {
-    return Boolean(this.blob) && !this.#found && !this.#failed;
+    return Boolean(this.blob) && !this.isVideo && !this.#found && !this.#failed;
   }
 
   async take(blob, name, file = name) {
@@ -88,7 +95,8 @@ export class Picture {
     show(byId("which-face"), false);
     byId("which-face-list").replaceChildren();
     show(byId("mark-face"), false);
-    const most = this.#limits.picture_mb * 1e6;
+    this.isVideo = blob.type.startsWith("video/");
+    const most = (this.isVideo ? this.#limits.sound_mb : this.#limits.picture_mb) * 1e6;
     if (blob.size > most) {
       this.blob = null;
       this.#changed();
@@ -96,12 +104,22 @@ export class Picture {
       this.#about(`${name} has ${size(blob.size)}; at most ${size(most)} are taken. Shrink it first.`, true);
       return;
     }
+    if (this.isVideo && !(await takesVideos())) {
+      this.blob = null;
+      this.isVideo = false;
+      this.#changed();
+      this.#preview(null);
+      this.#about("This server takes no videos: choose a picture.", true);
+      return;
+    }
     this.blob = blob;
     this.file = file;
     this.#name = name;
     this.#preview(blob);
-    this.#about(`${name}: looking for faces …`);
+    if (this.isVideo) this.#about(`${name}: a video. Its mouth will follow the voice, and all else stays.`);
+    else this.#about(`${name}: looking for faces …`);
     this.#changed();
+    if (this.isVideo) return;
     try {
       const form = new FormData();
       form.append("image", blob, "picture");
@@ -166,9 +184,13 @@ export class Picture {
   #preview(blob) {
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.#address = blob && URL.createObjectURL(blob);
-    const image = byId("picture-preview");
-    image.onerror = () => show(byId("picture-frame"), false); // sent all the same
-    if (this.#address) image.src = this.#address;
+    const shown = byId(this.isVideo ? "video-preview" : "picture-preview");
+    const other = byId(this.isVideo ? "picture-preview" : "video-preview");
+    show(shown, true);
+    show(other, false);
+    other.removeAttribute("src");
+    shown.onerror = () => show(byId("picture-frame"), false); // sent all the same
+    if (this.#address) shown.src = this.#address;
     show(byId("picture-frame"), Boolean(blob));
     show(byId("picture-invite"), !blob);
     byId("picture-faces").replaceChildren();
