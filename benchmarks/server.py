@@ -9,7 +9,8 @@ within half a second of its last sound. Latency: from the first sound sent to th
 video that comes back, so half a window of sound, the first frames, and the network are in it.
 
 --compare posts the same request (a file of 7.4 s) in turn to the server of this checkout and to
-that of another, and prints the quartiles of the seconds and of the ratio of neighbours.
+that of another, and prints the medians of the seconds, by the clock and of processors, and the
+quartiles of the ratio of neighbours. On a busy machine those of processors say more.
 """
 
 from __future__ import annotations
@@ -31,12 +32,11 @@ from talkingface import audio
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from helpers.live_viewer import Viewing, view  # noqa: E402
-from helpers.server_process import server_process  # noqa: E402
+from helpers.server_process import ServerProcess, server_process  # noqa: E402
 
 COLUMNS = ["model", "show", "clients", "held", "frames_per_second", "first_p50", "first_p95",
            "first_p99", "last_p50", "last_max"]  # fmt: skip
-COMPARED = ["source", "times", "seconds_p25", "seconds_p50", "seconds_p75", "ratio_p25",
-            "ratio_p50", "ratio_p75"]  # fmt: skip
+COMPARED = ["measure", "this_p50", "other_p50", "ratio_p25", "ratio_p50", "ratio_p75"]
 HELD = 0.5  # seconds that the last frame may come after the last sound
 
 
@@ -79,35 +79,39 @@ def measure(
 
 
 def compare(model: str, other: Path, times: int) -> list[Line]:
-    """Post the same request to the servers of two checkouts in turn; return a line for each.
+    """Post the same request to the servers of two checkouts in turn; return a line per measure.
 
     ratio: of this checkout's seconds to the other's, of two neighbouring requests.
     """
-    files = {"image": EXAMPLES / "portrait.jpg", "audio": EXAMPLES / "speech.wav"}
-    sources, taken = (ROOT, other.resolve()), np.zeros((2, times))
+    taken = np.zeros((2, times + 1, 2))  # of this and the other: by the clock, of processors
     with ExitStack() as stack:
-        clients = []
-        for source in sources:
+        servers = []
+        for source in (ROOT, other.resolve()):
             temp = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = stack.enter_context(server_process(temp, "--model", model, source=source))
-            clients.append(stack.enter_context(httpx.Client(base_url=server.url, timeout=600)))
-        for number in range(-1, times):  # the first is to warm up
+            options = ("--model", model)
+            servers.append(stack.enter_context(server_process(temp, *options, source=source)))
+        for number in range(times + 1):
             for which in ((0, 1), (1, 0))[number % 2]:
-                began = perf_counter()
-                forms = {name: ("x", path.read_bytes()) for name, path in files.items()}
-                clients[which].post("/v1/generate", files=forms).raise_for_status()
-                if number >= 0:
-                    taken[which, number] = perf_counter() - began
+                taken[which, number] = _generate(servers[which])
+    taken = taken[:, 1:]  # the first is to warm up
     lines = []
-    for source, own, ratio in zip(sources, taken, (taken[0] / taken[1], None), strict=True):
-        line: Line = {"benchmark": "server", "model": model, "source": str(source), "times": times}
-        line |= _quartiles("seconds", own) | ({} if ratio is None else _quartiles("ratio", ratio))
+    for measure, (this, that) in zip(
+        ("clock", "processors"), taken.transpose(2, 0, 1), strict=True
+    ):
+        line: Line = {"benchmark": "server", "model": model, "measure": measure, "times": times}
+        line |= {"this_p50": float(np.median(this)), "other_p50": float(np.median(that))}
+        line |= {f"ratio_p{k}": float(np.percentile(this / that, k)) for k in (25, 50, 75)}
         lines.append({**line, **context(1)})
     return lines
 
 
-def _quartiles(name: str, values: np.ndarray) -> Line:
-    return {f"{name}_p{k}": float(np.percentile(values, k)) for k in (25, 50, 75)}
+def _generate(server: ServerProcess) -> tuple[float, float]:
+    """Post a request; return its seconds by the clock and of processors."""
+    files = {"image": EXAMPLES / "portrait.jpg", "audio": EXAMPLES / "speech.wav"}
+    forms = {name: ("x", path.read_bytes()) for name, path in files.items()}
+    began, used = perf_counter(), server.processor_seconds()
+    httpx.post(f"{server.url}/v1/generate", files=forms, timeout=600).raise_for_status()
+    return perf_counter() - began, server.processor_seconds() - used
 
 
 def main() -> None:

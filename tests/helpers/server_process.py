@@ -55,6 +55,18 @@ class ServerProcess:
         self.errors.seek(0)
         return self.errors.read()
 
+    def processor_seconds(self) -> float:
+        """Return the time of processors that it and its decoders have taken."""
+        pids = [str(self.process.pid), *self._decoders()]
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+        ticks = sum(int(own[11]) + int(own[12]) for own in fields)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _decoders(self) -> list[str]:
+        """Return the process ids of its decoders."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [pid for path in threads if path.exists() for pid in path.read_text().split()]
+
     def vitals(self) -> Vitals:
         """Return what it uses now."""
         home = Path(f"/proc/{self.process.pid}")
@@ -62,9 +74,7 @@ class ServerProcess:
         memory, threads = (
             int(re.findall(rf"{key}:\s+(\d+)", status)[0]) for key in ("VmRSS", "Threads")
         )
-        decoders = sum(
-            len(path.read_text().split()) for path in home.glob("task/*/children") if path.exists()
-        )
+        decoders = len(self._decoders())
         files = len(os.listdir(home / "fd")) - _FILES_OF_DECODER * decoders
         folders = sum(path.is_dir() for path in self.temp.glob("*/*"))
         return Vitals(memory // 1024, threads, files, decoders, folders)
