@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image
 
@@ -37,6 +38,7 @@ from talkingface.evaluation.files import ResultCache
 from talkingface.faces.given import given_landmarks
 from talkingface.motion import SIZES, Motion
 from talkingface.study import creation
+from talkingface.subtitles import read_srt
 from talkingface.training import loop
 from talkingface.web import limits
 
@@ -93,8 +95,9 @@ def _pictures() -> list[Kind]:
     image = Image.fromarray(noise)
     check = partial(limits.check_picture, limits=limits.Limits())
     kinds = []
-    for suffix in ("png", "jpg", "webp", "gif", "avif", "tif", "bmp"):
-        readers = (picture.read, picture.open_size if suffix in ("tif", "bmp") else check)
+    for suffix in ("png", "jpg", "webp", "gif", "avif", "tif", "bmp", "heic"):
+        of_web = suffix not in ("tif", "bmp", "heic")
+        readers = (picture.read, check if of_web else picture.open_size)
         data = _image(image, suffix)
         kinds.append(Kind(f"a.{suffix}", data, readers, _odd_picture(f".{suffix}", data)))
     return kinds
@@ -102,7 +105,10 @@ def _pictures() -> list[Kind]:
 
 def _image(image: Image.Image, suffix: str) -> bytes:
     out = io.BytesIO()
-    image.save(out, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
+    if suffix == "heic":
+        pillow_heif.from_pillow(image).save(out)
+    else:
+        image.save(out, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
     return out.getvalue()
 
 
@@ -321,6 +327,7 @@ Object class = "TextGrid"
 1
 "blue"
 """
+_SRT = "1\n00:00:00,000 --> 00:00:01,500\nbin blue\n\n2\n00:00:02,000 --> 00:00:03,000\nat f two\n"
 _MLF = '#!MLF!#\n"*/30M/Clips/straightcam/sa1.rec"\n0 100000 sil\n100000 200000 ah\n.\n'
 
 
@@ -329,6 +336,7 @@ def _labels(folder: Path) -> list[Kind]:
     phones = [{"phone": "b_B", "offset": 0.1, "duration": 0.2}, {"phone": "n_E", "offset": 0.3}]
     texts = {
         "a.TextGrid": (_TEXTGRID, read_textgrid),
+        "a.srt": (_SRT, read_srt),
         "a.align": ("0 100 sil\n100 2000 bin\n2000 4000 blue\n", read_alignment),
         "a_labelfiles.mlf": (_MLF, read_master_labels),
     }

@@ -385,6 +385,7 @@ CONTAINERS = {
     ".m4a": Container(_split_boxes, _join_boxes),
     ".mov": Container(_split_boxes, _join_boxes),
     ".avif": Container(_split_boxes, _join_boxes),
+    ".heic": Container(_split_boxes, _join_boxes),
     ".wav": Container(_split_riff, _join_riff),
     ".avi": Container(_split_riff, _join_riff),
     ".webp": Container(_split_riff, _join_riff),
