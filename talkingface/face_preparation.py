@@ -172,7 +172,8 @@ def shrink_note(size: tuple[int, int], shown: tuple[int, ...], options: FaceOpti
     if asked or max(shown) >= max(size):
         return None
     (width, height), (small, low) = size, shown
-    return f"shrunk from {width} x {height} to {small} x {low}; max_size 0 (--max-size none) keeps its size"
+    sizes = f"{width} x {height} to {small} x {low}"
+    return f"shrunk from {sizes}; max_size 0 (--max-size none) keeps its size"
 
 
 def identity_warning(info: WeightsInfo, crop: Picture, device: torch.device) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -25,17 +26,24 @@ def frame_count(seconds: Fraction, rate: Fraction) -> int:
     return max(1, -int(-seconds * rate // 1))
 
 
-def at_rate(frames: Iterator[OutputFrame], count: int, rate: Fraction) -> Iterator[OutputFrame]:
+def at_rate(
+    frames: Iterator[OutputFrame], count: int | None, rate: Fraction
+) -> Iterator[OutputFrame]:
     """Yield `count` frames at `rate` per second, of frames at 25 per second.
+
+    count: None for as many as begin before the end of the last given one.
 
     A frame shows the middle of its time. Meshes and motion run through those of the frames around
     it without overshooting (Fritsch and Carlson 1980), so closed lips stay closed; a model's
     corrections are mixed linearly. Whole crops are those of the nearest frame.
     """
     window = _Window(frames)
-    for number in range(count):
+    for number in range(count) if count is not None else itertools.count():
         place = max((number + Fraction(1, 2)) * FPS / rate - Fraction(1, 2), Fraction(0))
-        yield window.at(place)
+        frame = window.at(place)
+        if count is None and window.length is not None and number * FPS / rate >= window.length:
+            return
+        yield frame
 
 
 class _Window:
@@ -45,6 +53,8 @@ class _Window:
         self._frames = frames
         self._held: deque[OutputFrame] = deque(maxlen=4)
         self._first = 0  # number of the second one
+        self._read = 0
+        self.length: int | None = None  # number of all frames, once it is known
         for _ in range(3):
             self._advance()
         self._held.appendleft(self._held[0])
@@ -52,7 +62,10 @@ class _Window:
     def _advance(self) -> None:
         new = next(self._frames, None)
         if new is None:
+            self.length = self._read
             new = self._held[-1]  # the last one is held
+        else:
+            self._read += 1
         self._held.append(new)
 
     def at(self, place: Fraction) -> OutputFrame:

@@ -100,17 +100,46 @@ def plan(
 ) -> list[Job]:
     """Return a job for every portrait with every recording: folder/<portrait>-<recording>.mp4.
 
+    Files of one name are told apart by their folders (a-anna, b-anna), or else by their suffixes.
+
     keywords: changes to the options. Raises BadRequest if two outputs have the same name.
     """
     options = options.updated(**keywords)
     jobs: dict[Path, Job] = {}
-    for image in portraits:
-        for sound in recordings:
-            output = Path(folder) / f"{Path(image).stem}-{Path(sound).stem}.mp4"
+    faces, voices = distinct_names(portraits), distinct_names(recordings)
+    for image, face in zip(portraits, faces, strict=True):
+        for sound, voice in zip(recordings, voices, strict=True):
+            output = Path(folder) / f"{face}-{voice}.mp4"
             if output in jobs:
-                raise BadRequest(f"{output} would be written twice: give files of different names")
+                raise BadRequest(f"{output} would be written twice: give each file once")
             jobs[output] = Job(image, sound, output, options, controls, overwrite=overwrite)
     return list(jobs.values())
+
+
+def distinct_names(files: Sequence[PathLike]) -> list[str]:
+    """Return a name for each file: its stem, with as many folders before it as tell it apart.
+
+    Files that only their suffixes tell apart get these: anna-jpg, anna-png.
+    """
+    paths = [Path(file).absolute() for file in files]
+    stems = [path.stem for path in paths]
+    names = []
+    for path, stem in zip(paths, stems, strict=True):
+        others = [own for own in paths if own.stem == stem and own != path]
+        folders = path.parent.parts[1:]
+        beside = [own for own in others if own.parent == path.parent]
+        depth = 0
+        while any(_tail(own, depth) == _tail(path, depth) for own in others if own not in beside):
+            depth += 1
+        kind = [path.suffix[1:]] if beside else []
+        names.append("-".join([*folders[len(folders) - depth :], stem, *kind]))
+    return names
+
+
+def _tail(path: Path, depth: int) -> tuple[str, ...]:
+    """Return the last folders of a path, so many."""
+    parts = path.parent.parts[1:]
+    return parts[max(0, len(parts) - depth) :] if depth else ()
 
 
 class Speaker(Protocol):

@@ -122,6 +122,10 @@ class Stream:
         """Number of frames returned so far."""
         return self._windows.given
 
+    def paint(self, frame: OutputFrame) -> Picture:
+        """Draw a frame of `output` or `flush`, (H, W, 3) uint8 RGB."""
+        return self._painter(frame)
+
     def push(self, samples: Samples) -> list[Picture]:
         """Push sound; return the frames, (H, W, 3) uint8 RGB, that are complete now.
 

@@ -17,6 +17,7 @@ from helpers import media as recordings
 from talkingface import (
     face_preparation,
     frame_rates,
+    jobs,
     picture_sequences,
     subtitles,
     video_formats,
@@ -364,6 +365,13 @@ def test_interpolated_motion_stays_between_its_neighbours() -> None:
     assert (found <= np.maximum(below, above) + 1e-6).all()
 
 
+@pytest.mark.parametrize("rate", [Fraction(24), Fraction(50), Fraction(60)])
+def test_a_stream_of_unknown_length_ends_with_its_frames(rate: Fraction) -> None:
+    given = moved(np.arange(10.0))
+    frames = list(frame_rates.at_rate(iter(given), None, rate))
+    assert len(frames) == frame_rates.frame_count(Fraction(10, 25), rate)
+
+
 def test_one_frame_at_another_rate() -> None:
     frames = list(frame_rates.at_rate(iter(moved(np.array([0.5]))), 3, Fraction(60)))
     assert seen(frames).tolist() == [0.5] * 3
@@ -388,3 +396,25 @@ def test_a_note_says_when_a_picture_is_shrunk() -> None:
     assert note((3000, 2000), (256, 170), FaceOptions(max_size=256)) is None  # it was asked for
     wide = np.zeros((40, 1500, 3), np.uint8)
     assert face_preparation.shrink(wide, np.eye(2, 3), 0)[0] is wide
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["anna.jpg", "ben.jpg"], ["anna", "ben"]),
+        (["a/x.jpg", "b/x.jpg", "c.jpg"], ["a-x", "b-x", "c"]),
+        (["p/a/x.jpg", "q/a/x.jpg"], ["p-a-x", "q-a-x"]),
+        (["x.jpg", "x.png"], ["x-jpg", "x-png"]),
+        (["x.jpg", "a/x.jpg", "a/x.png"], ["here-x", "a-x-jpg", "a-x-png"]),
+    ],
+)
+def test_files_of_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], names: list[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert jobs.distinct_names(files) == names
+    planned = jobs.plan(files, ["hello.wav"], "out")
+    assert [Path(job.output).name for job in planned] == [f"{name}-hello.mp4" for name in names]
+    with pytest.raises(BadRequest, match="would be written twice: give each file once"):
+        jobs.plan([files[0], files[0]], ["hello.wav"], "out")

@@ -587,7 +587,7 @@ def test_every_portrait_with_every_recording() -> None:
     ]
     assert all(job.options.show == "face" for job in jobs)
     with pytest.raises(BadRequest, match="written twice"):
-        plan(["x/anna.jpg", "y/anna.jpg"], ["hello.wav"], "out")
+        plan(["x/anna.jpg", "x/anna.jpg"], ["hello.wav"], "out")
 
 
 def test_a_contact_sheet_has_a_place_for_every_frame(face: np.ndarray, sound: np.ndarray) -> None:

@@ -108,6 +108,24 @@ def test_one_request_one_video(
     assert len(list(video.read_frames(path))) == 75
 
 
+def test_other_formats_and_rates(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    answer = client.post("/v1/generate", files=files, data={"format": "webm", "fps": "50"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "video/webm")
+    path = tmp_path / "a.webm"
+    path.write_bytes(answer.content)
+    assert video.probe(path).fps == 50
+    assert len(list(video.read_frames(path, fps=50))) == 150
+    for data, said in (
+        ({"format": "avi"}, "format is 'avi': give mp4, mov, webm, gif or webp"),
+        ({"fps": "7"}, "fps is '7': give 10 to 60 frames per second"),
+        ({"format": "gif", "fps": "60"}, "gif shows at most 50 frames per second"),
+    ):
+        refused = client.post("/v1/generate", files=files, data=data)
+        assert refused.status_code == 400 and said in refused.json()["error"]
+
+
 @pytest.mark.parametrize(("show", "size"), [("face", (256, 256)), ("maps", (768, 256))])
 def test_what_is_shown(
     client: httpx.Client, files: dict[str, Any], tmp_path: Path, show: str, size: tuple[int, int]

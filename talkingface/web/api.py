@@ -22,7 +22,7 @@ from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError
 from talkingface.web.generate_options import (
     LONGEST_WAIT,
-    GenerateOptions,
+    FileOptions,
     JobOptions,
     Options,
     parse_options,
@@ -38,7 +38,17 @@ Result = TypeVar("Result")
 
 _UPLOAD = errors(400, 403, 408, 413, 415, 422, 429, 500, 503, 507)
 _VIDEO_ERRORS = errors(404, 409, 413, 415, 422, 500, 503, 507)
-_MP4 = "H.264 and AAC, 25 frames per second; its comment says that it is synthetic"
+_MP4 = (
+    "H.264 and AAC, 25 frames per second, unless format and fps say otherwise; its comment says "
+    "that it is synthetic"
+)
+_MIME = {
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
 
 
 class VideoResponse(FileResponse):
@@ -47,7 +57,7 @@ class VideoResponse(FileResponse):
     Raises ApiError when the video is no longer there.
     """
 
-    media_type = "video/mp4"
+    media_type = "video/mp4"  # unless the file is of another kind
 
     def __init__(
         self, made: GeneratedFile, timeout: float, stack: AsyncExitStack | None = None
@@ -57,7 +67,9 @@ class VideoResponse(FileResponse):
             made.path.stat()
         if made.note is not None:
             headers["Talkingface-Note"] = made.note
-        super().__init__(made.path, filename="talking.mp4", headers=headers)
+        suffix = made.path.suffix
+        kind, name = _MIME[suffix], f"talking{suffix}"
+        super().__init__(made.path, media_type=kind, filename=name, headers=headers)
         self._timeout, self._stack = timeout, stack or AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +130,7 @@ class Api:
             folder, slot = await stack.enter_async_context(
                 self._service.request(self._service.file_pool, client_key(request))
             )
-            options = await self._receive_form(request, folder, GenerateOptions)
+            options = await self._receive_form(request, folder, FileOptions)
             work = slot.start(partial(self._service.run, folder=folder, options=options))
             made = await _wait_for_result(request, work)
             return VideoResponse(made, self._limits.patience, stack.pop_all())

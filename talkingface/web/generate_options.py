@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from fractions import Fraction
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -29,6 +30,7 @@ from talkingface.controls import (
 )
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions, Show
+from talkingface.output_options import OutputOptions
 from talkingface.types import Box
 from talkingface.web.errors import ApiError
 
@@ -44,6 +46,8 @@ _EXPECTED = {  # what an error text asks for
     **{name: f"a number from {low:g} to {high:g}" for name, (low, high) in RANGES.items()},
     "seed": f"a whole number from 0 to {SEEDS - 1}",
     "express": "NAME=STRENGTH, several with commas, as smile=0.5,brows-up=1",
+    "format": "mp4, mov, webm, gif or webp",
+    "fps": "10 to 60 frames per second, as 25, 29.97 or 60",
     "lease": f"seconds, from 0 to {LONGEST_LEASE}",
     "wait": f"seconds, from 0 to {LONGEST_WAIT}",
 }
@@ -59,6 +63,13 @@ def _parse_digits(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 20:
         raise ValueError
     return int(text)
+
+
+def _parse_rate(text: str) -> Fraction:
+    try:
+        return OutputOptions(fps=text).rate
+    except BadRequest as error:
+        raise ValueError from error
 
 
 def _parse_box(text: str) -> Box:
@@ -95,6 +106,12 @@ FaceBox = Annotated[
     Box | None,
     BeforeValidator(_parse_box),
     WithJsonSchema({"type": "string", "pattern": r"^[-0-9.]+(,[-0-9.]+){3}$"}),
+]
+FileFormat = Literal["mp4", "mov", "webm", "gif", "webp"]
+FrameRate = Annotated[
+    Fraction,
+    BeforeValidator(_parse_rate),
+    WithJsonSchema({"type": "string", "default": "25", "examples": ["30", "29.97"]}),
 ]
 Seed = Annotated[int, BeforeValidator(_parse_digits)]
 Strengths = Annotated[
@@ -180,7 +197,25 @@ class GenerateOptions(BaseModel):
         return Controls(**numbers, still=self.still, seed=self.seed, expressions=self.express)
 
 
-class JobOptions(GenerateOptions):
+class FileOptions(GenerateOptions):
+    """Options of a video as a file."""
+
+    format: FileFormat = Field(
+        default="mp4", description="container of the file; gif and webp have no sound"
+    )
+    fps: FrameRate = Field(
+        default=Fraction(25),
+        description="frames per second, 10 to 60; 29.97 stands for 30000/1001",
+        examples=[30],
+    )
+
+    @property
+    def output(self) -> OutputOptions:
+        """Return how the file is written. Raises BadRequest."""
+        return OutputOptions(fps=self.fps)
+
+
+class JobOptions(FileOptions):
     """Options of a job."""
 
     lease: float | None = Field(
@@ -198,7 +233,7 @@ class LiveOptions(GenerateOptions):
     rtc: Switch = Field(default=False, description="send the video by WebRTC, not as an mp4")
 
 
-NAMES = tuple(GenerateOptions.model_fields)
+NAMES = tuple(FileOptions.model_fields)
 Options = TypeVar("Options", bound=GenerateOptions)
 
 

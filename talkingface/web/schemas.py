@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from talkingface.web.generate_options import GenerateOptions, JobOptions
+from talkingface.web.generate_options import FileOptions, JobOptions
 
 FORM = "multipart/form-data"
 _FILES: dict[str, dict[str, Any]] = {
@@ -20,7 +20,7 @@ _FILES: dict[str, dict[str, Any]] = {
 }
 # Forms and their files. uploads.py reads them while they come, so FastAPI does not know them.
 FORMS: dict[str, tuple[type[BaseModel] | None, tuple[str, ...]]] = {
-    "Video": (GenerateOptions, ("image", "audio")),
+    "Video": (FileOptions, ("image", "audio")),
     "JobVideo": (JobOptions, ("image", "audio")),
     "Picture": (None, ("image",)),
 }

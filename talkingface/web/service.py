@@ -6,16 +6,26 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from talkingface import audio, decoding, faces, picture, pipeline, video_writing
+from talkingface import (
+    audio,
+    decoding,
+    faces,
+    frame_rates,
+    picture,
+    pipeline,
+    video_formats,
+    video_writing,
+)
 from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import ByteBudget, Quota
-from talkingface.web.generate_options import GenerateOptions
+from talkingface.web.generate_options import FileOptions, GenerateOptions
 from talkingface.web.limits import (
     MEGA,
     Limits,
@@ -32,7 +42,7 @@ BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled 
 _DECODED_PIXEL = 24  # bytes that decoding a pixel takes at most: 16 bits, transparent, turned
 _DECODED_SOUND = 1 << 29  # bytes that decoding anything else takes at most
 _DECODING_SECONDS = 20  # of a processor, for a picture or a block of sound
-IMAGE, AUDIO, VIDEO = "image", "audio", "video.mp4"  # file names in a request's folder
+IMAGE, AUDIO, VIDEO = "image", "audio", "video"  # file names in a request's folder
 
 # One line per model or family, for people; the numbers are in docs/results.
 _GOOD_AT = {
@@ -123,12 +133,12 @@ class Service:
             await pool.close()
         self.temp_store.close()
 
-    def run(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
+    def run(self, slot: Slot, folder: Path, options: FileOptions) -> GeneratedFile:
         """Call `generate`; remove the uploads at its end, and everything when it fails."""
         keep: tuple[str, ...] = ()
         try:
             made = self.generate(slot, folder, options)
-            keep = (VIDEO,)
+            keep = (made.path.name,)
             return made
         finally:
             with suppress(OSError):  # somebody else removes it too
@@ -136,18 +146,26 @@ class Service:
                     if path.name not in keep:
                         path.unlink()
 
-    def generate(self, slot: Slot, folder: Path, options: GenerateOptions) -> GeneratedFile:
+    def generate(self, slot: Slot, folder: Path, options: FileOptions) -> GeneratedFile:
         """Generate the video of the picture and the recording in `folder`, in a worker thread.
 
         Raises ApiError, Cancelled.
         """
-        image, sound, output = folder / IMAGE, folder / AUDIO, folder / VIDEO
+        image, sound = folder / IMAGE, folder / AUDIO
+        output = folder / f"{VIDEO}.{options.format}"
         with client_errors(folder):
             total = check_sound(sound, self.limits.file_minutes, slot.check)
             stream = self.open(image, options, self.limits.file_size)
-            spoken = frames(stream, audio.read(sound, BLOCK), slot, total, self.limits.file_minutes)
+            video_formats.check(output, options.output)
+            parts, minutes = audio.read(sound, BLOCK), self.limits.file_minutes
+            spoken: Iterator[Picture]
+            if options.fps == audio.FPS:
+                spoken = frames(stream, parts, slot, total, minutes)
+            else:
+                undrawn = frames(_Undrawn(stream), parts, slot, total, minutes)
+                spoken = map(stream.paint, frame_rates.at_rate(undrawn, None, options.fps))
             tag = self.speakers[options.model].tag
-            count = video_writing.write(output, spoken, sound, tag=tag)
+            count = video_writing.write(output, spoken, sound, options=options.output, tag=tag)
             return GeneratedFile(output, count, stream.note)
 
     def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
@@ -201,9 +219,29 @@ def client_errors(folder: Path) -> Iterator[None]:
         yield
 
 
+Frame = TypeVar("Frame", covariant=True)
+
+
+class FrameSource(Protocol[Frame]):
+    """The part of a `Stream` that `frames` needs."""
+
+    def push(self, samples: Tensor) -> Iterable[Frame]:
+        """Push sound; return the frames that are complete now."""
+
+    def finish(self) -> Iterable[Frame]:
+        """End the sound; return the remaining frames."""
+
+
+class _Undrawn:
+    """A stream whose frames are drawn later."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.push, self.finish = stream.output, stream.flush
+
+
 def frames(
-    stream: Stream, parts: Iterable[Tensor], slot: Slot, total: int, minutes: float
-) -> Iterator[Picture]:
+    stream: FrameSource[Frame], parts: Iterable[Tensor], slot: Slot, total: int, minutes: float
+) -> Iterator[Frame]:
     """Yield every frame of a sound and report the progress to the slot, in a worker thread.
 
     parts: the sound, in blocks. total: the expected number of frames, 0 if unknown. Raises
