@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from talkingface.live_clock import LiveClock
     from talkingface.live_face import LiveFace, LiveFrame, LiveStatistics
     from talkingface.motion import Motion
+    from talkingface.output_options import OutputOptions
     from talkingface.pipeline import TalkingFace, align, load, stream
     from talkingface.streaming import Stream
 
@@ -36,6 +37,7 @@ __all__ = [
     "LiveFrame",
     "LiveStatistics",
     "Motion",
+    "OutputOptions",
     "Stream",
     "TalkingFace",
     "TalkingFaceError",
@@ -57,6 +59,7 @@ _MODULES = {  # of the names that are not in `pipeline`
     "LiveFrame": "live_face",
     "LiveStatistics": "live_face",
     "Motion": "motion",
+    "OutputOptions": "output_options",
     "Stream": "streaming",
     "TalkingFaceError": "errors",
     "Video": "generated_video",

@@ -38,6 +38,7 @@ def test_exported_names() -> None:
         "LiveFrame",
         "LiveStatistics",
         "Motion",
+        "OutputOptions",
         "Stream",
         "TalkingFace",
         "TalkingFaceError",

@@ -24,7 +24,17 @@ from talkingface.weights import WeightsInfo
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "api.md"
 ORDER = (
-    *("load", "TalkingFace", "Video", "FaceOptions", "Controls", "stream", "Stream", "Motion"),
+    *(
+        "load",
+        "TalkingFace",
+        "Video",
+        "FaceOptions",
+        "OutputOptions",
+        "Controls",
+        "stream",
+        "Stream",
+        "Motion",
+    ),
     *("LiveFace", "LiveFrame", "LiveStatistics", "LiveClock"),
     *("Job", "JobResult", "align"),
 )
@@ -49,7 +59,8 @@ video.save("talking.mp4")
   per second.
 - `PathLike` is `str` or `pathlib.Path`, `Picture` is the array of a picture, `Samples` is an array
   or a torch tensor of sound.
-- Arguments called `keywords` are fields of `FaceOptions`: `face=2`, `show="face"`, `mark=True`.
+- Arguments called `keywords` are fields of `FaceOptions`: `face=2`, `show="face"`, `mark=True`; of `Video.save`, of
+  `OutputOptions`: `fps=50`, `codec="h265"`.
 - Errors that a user can cause are subclasses of `TalkingFaceError` ([below](#errors)).
 """
 
