@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
-from talkingface import picture
 from talkingface.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -76,6 +75,8 @@ class FaceOptions:
 
     def check(self) -> None:
         """Check all ranges, and that at most one choice of a face is given. Raises BadRequest."""
+        from talkingface import picture
+
         chosen = (self.face, self.box, self.landmarks)
         if sum(choice is not None for choice in chosen) > 1:
             raise BadRequest(

@@ -59,8 +59,8 @@ video.save("talking.mp4")
   per second.
 - `PathLike` is `str` or `pathlib.Path`, `Picture` is the array of a picture, `Samples` is an array
   or a torch tensor of sound.
-- Arguments called `keywords` are fields of `FaceOptions`: `face=2`, `show="face"`, `mark=True`; of `Video.save`, of
-  `OutputOptions`: `fps=50`, `codec="h265"`.
+- Arguments called `keywords` are fields of `FaceOptions`: `face=2`, `show="face"`, `mark=True`;
+  those of `Video.save` are fields of `OutputOptions`: `fps=50`, `codec="h265"`.
 - Errors that a user can cause are subclasses of `TalkingFaceError` ([below](#errors)).
 """
 
