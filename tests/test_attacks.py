@@ -30,7 +30,7 @@ SECONDS = 1.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     temp = tmp_path_factory.mktemp("temp")
-    with server_process(temp, *OPTIONS, faulty=3) as own:
+    with server_process(temp, *OPTIONS, faulty=5) as own:
         runner.warm(own)
         yield own
     assert list(temp.iterdir()) == []

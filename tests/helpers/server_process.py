@@ -16,7 +16,7 @@ from typing import IO
 
 TESTS = Path(__file__).parents[1]
 _FILES_OF_DECODER = 3  # open files of the server for each decoding process that it keeps
-_END = 20.0  # seconds that it may take to end
+_END = 60.0  # seconds that it may take to end
 
 
 @dataclass(frozen=True)
