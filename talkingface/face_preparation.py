@@ -113,6 +113,7 @@ def prepare_face(
         located.note,
         identity_warning(info, aligned.crop, device_of(model)),
         open_mouth(aligned.mesh),
+        faces.covered_mouth(aligned.crop, aligned.mesh) if located.mesh is not None else None,
         shrink_note(loaded.size, shown.shape[1::-1], options),
     )
     return PreparedFace(

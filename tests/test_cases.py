@@ -9,6 +9,7 @@
 | images of Pillow, bytes, file objects, RGBA arrays | `test_pictures_of_any_type_are_one` |
 | turned faces, upside down | `test_a_face_is_found_at_any_angle` |
 | meshes that are no face | `test_a_mesh_that_does_not_fit_is_refused` |
+| something before the mouth | `test_something_before_the_mouth_is_noted` |
 | several people | `test_of_several_faces_a_note_names_the_one_that_speaks` |
 | a box outside the picture | `test_a_box_outside_the_picture_is_refused` |
 | 5.1, 7.1, odd layouts | `test_channels.py` |
@@ -45,8 +46,9 @@ from helpers import media as recordings
 from talkingface import audio, decoding, media, picture
 from talkingface.errors import BadRequest, NoFaceFound, UnreadableMedia
 from talkingface.face_preparation import LoadedImage
-from talkingface.faces import find_faces, locate
-from talkingface.geometry import transform
+from talkingface.faces import align, covered_mouth, find_faces, locate
+from talkingface.faces.covered import NOTE
+from talkingface.geometry import CropSpec, transform
 from talkingface.sound_analysis import NOISE, SILENT
 from talkingface.streaming import Speech
 
@@ -268,6 +270,24 @@ def test_a_box_outside_the_picture_is_refused(
 ) -> None:
     with pytest.raises(NoFaceFound, match=says):
         locate(pixels, box=box)
+
+
+def test_something_before_the_mouth_is_noted(pixels: np.ndarray) -> None:
+    mesh = find_faces(pixels)[0].mesh[:, :2]
+    unit = np.linalg.norm(mesh[33] - mesh[263])
+    x, y = np.rint(mesh[13]).astype(int)
+    skin = [int(value) for value in pixels[tuple(np.rint(mesh[50, ::-1]).astype(int))]]
+    ball, mask, hand = pixels.copy(), pixels.copy(), pixels.copy()
+    cv2.circle(ball, (x, y), round(0.4 * unit), (40, 40, 40), -1, cv2.LINE_AA)
+    outline = mesh[[234, 58, 172, 150, 152, 379, 397, 288, 454, 195]]
+    cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], (225, 235, 240), cv2.LINE_AA)
+    size = (round(0.8 * unit), round(0.45 * unit))
+    cv2.ellipse(hand, (x, y), size, 10, 0, 360, skin, -1, cv2.LINE_AA)
+    for picture_, note in ((pixels, None), (ball, NOTE), (mask, NOTE), (hand, NOTE)):
+        face = find_faces(picture_)[0]
+        for shown in (picture_, (picture_ * 0.4).astype(np.uint8)):  # in dim light, too
+            aligned = align(shown, face, CropSpec())
+            assert covered_mouth(aligned.crop, aligned.mesh) == note
 
 
 # ---- sound

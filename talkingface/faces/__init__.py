@@ -4,6 +4,7 @@ Importing this is cheap; the two networks are loaded when the first face is look
 """
 
 from talkingface.faces.align import Aligned, Track, align, pose, track
+from talkingface.faces.covered import covered_mouth
 from talkingface.faces.detect import (
     Face,
     Tracker,
@@ -24,6 +25,7 @@ __all__ = [
     "Tracker",
     "align",
     "choose_face",
+    "covered_mouth",
     "face_in_box",
     "find_faces",
     "find_quickly",
