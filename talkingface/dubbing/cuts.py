@@ -8,6 +8,7 @@ import numpy as np
 from talkingface.types import Array, Picture
 
 _SIZE = (32, 18)  # columns and rows of the small picture
+_READ = 180  # rows that are read for it, at least
 _LEAST, _TIMES = 16.0, 4.0  # levels of 255; of the usual difference of two frames
 _USUAL = 0.9  # how slowly the usual difference follows
 
@@ -27,7 +28,9 @@ class CutDetector:
 
         The first frame begins none.
         """
-        small = cv2.resize(picture, _SIZE, interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
+        step = max(1, min(picture.shape[:2]) // _READ)
+        part = np.ascontiguousarray(picture[::step, ::step])
+        small = cv2.resize(part, _SIZE, interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
         if self._before is None:
             self._before = small
             return False

@@ -14,6 +14,8 @@ from talkingface.render.mouth import MouthInterior
 from talkingface.render.teeth import face_light
 from talkingface.types import Array, Bounds, Floats
 
+ENOUGH = 0.002  # score of a view whose teeth are used
+_UNCLEAR = 0.4  # share of the score of a view whose teeth have no clear edge
 _DARKEST, _BRIGHTEST = 0.4, 2.5  # factors by which a mouth's light may differ from its picture's
 
 
@@ -32,9 +34,15 @@ class MouthSource:
     @classmethod
     def of(cls, views: list[MouthView], neutral: NeutralFace) -> MouthSource:
         """Choose the picture that shows most teeth, else one with closed lips."""
-        every = [cls._of_view(view, neutral) for view in views]
-        best = max(range(len(every)), key=lambda k: (every[k].interior.own_teeth, views[k].score))
-        return every[best]
+        closed = min(views, key=lambda view: view.score)
+        best, score = cls._of_view(closed, neutral), ENOUGH
+        for view in views:
+            if view.score > score:
+                source = cls._of_view(view, neutral)
+                clear = source.interior.own_teeth > 0
+                if view.score * (1 if clear else _UNCLEAR) > score:
+                    best, score = source, view.score * (1 if clear else _UNCLEAR)
+        return best
 
     @classmethod
     def _of_view(cls, view: MouthView, neutral: NeutralFace) -> MouthSource:

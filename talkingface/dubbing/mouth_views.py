@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.faces import Face
-from talkingface.landmarks import INNER_LIPS, aperture, eye_distance
+from talkingface.landmarks import INNER_LIPS, OUTER_LIPS, aperture, eye_distance
 from talkingface.raster import bounds_around
 from talkingface.render.teeth import LUMA
 from talkingface.types import Array, Picture
 
 KEPT = 6  # pictures with an open mouth, and one with a closed one
 _APART = 10  # frames between two of them
-_LEAST_GAP, _ENOUGH = 0.06, 0.22  # eye distances
+_LEAST_GAP = 0.06  # eye distances
+_BRIGHT = 0.6  # of the light of the lips
+_PALE, _RED = 0.93, 1.0  # of the lips' red beside green and blue
+_LIPS = (INNER_LIPS, OUTER_LIPS)
 _TURNED = 25.0  # degrees
 _BORDER = 0.25  # of a face's sides, around its mesh
 _LARGEST = 640  # pixels: side of a kept picture
@@ -66,7 +69,7 @@ class MouthViews:
         angles: yaw, pitch and roll in degrees.
         """
         mesh = face.mesh[:, :2]
-        score = _score(picture, mesh) * float(np.abs(angles[:2]).max() < _TURNED)
+        score = tooth_score(picture, mesh) * float(np.abs(angles[:2]).max() < _TURNED)
         near = [v for v in self.views if v.score * score > 0 and frame - v.frame < _APART]
         rivals = near or [v for v in self.views if v.score * score > 0]
         full = bool(near) or len(rivals) >= (KEPT if score > 0 else 1)
@@ -78,22 +81,35 @@ class MouthViews:
         self.views.append(_cut(frame, score, picture, mesh))
 
 
-def _score(picture: Picture, mesh: Array) -> float:
-    """Return how much of the teeth is seen and how clearly; for closed lips how clearly, less 1."""
-    unit = float(eye_distance(mesh))
-    gap = float(aperture(mesh)) / max(unit, 1.0)
-    y0, y1, x0, x1 = bounds_around(mesh[INNER_LIPS], picture.shape)
-    light = np.asarray(picture[y0:y1, x0:x1].astype(np.float32) @ LUMA, np.float32)
-    detail = float(np.abs(cv2.Laplacian(light, -1)).mean()) / (float(light.mean()) + 8)
-    if gap < _LEAST_GAP:
-        return -1 + min(detail, 0.9)
-    inside = np.zeros(light.shape, np.uint8)
-    ring = np.rint((mesh[INNER_LIPS] - [x0, y0]) * 16).astype(np.int32)
-    cv2.fillPoly(inside, [ring], 1, cv2.LINE_8, 4)
-    if not inside.any():
+def tooth_score(picture: Picture, mesh: Array) -> float:
+    """Return how much of the teeth is seen and how clearly; for closed lips how clearly, less 1.
+
+    Teeth are the bright pixels between the lips that are less red than the lips; those as red, of
+    gums and tongue, or of lips that were taken for the opening, count against them.
+    """
+    unit = max(1.0, float(eye_distance(mesh)))
+    y0, y1, x0, x1 = bounds_around(mesh[OUTER_LIPS], picture.shape)
+    part = picture[y0:y1, x0:x1].astype(np.float32)
+    light, red = part @ LUMA, part[..., 0] / (part[..., 1:].sum(-1) + 1)
+    inner, outer = (_inside(mesh[ring] - [x0, y0], light.shape) for ring in _LIPS)
+    lips = outer & ~inner
+    around = light[outer]
+    if not lips.any():
         return 0.0
-    bright = float(np.percentile(light[inside > 0], 85)) / 255
-    return min(gap / _ENOUGH, 1.0) * bright * (0.2 + detail)
+    detail = float(np.abs(cv2.Laplacian(light, -1))[outer].mean()) / (float(around.mean()) + 8)
+    if float(aperture(mesh)) < _LEAST_GAP * unit:
+        return -1 + min(detail, 0.9)
+    bright = inner & (light > _BRIGHT * float(np.median(light[lips])))
+    beside = red / float(np.median(red[lips]))
+    seen = float((bright & (beside < _PALE)).sum()) - float((bright & (beside > _RED)).sum())
+    return max(0.0, seen) / unit**2 * (0.2 + detail)
+
+
+def _inside(ring: Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the pixels inside a polygon."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [np.rint(ring * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+    return np.asarray(mask > 0)
 
 
 def _cut(frame: int, score: float, picture: Picture, mesh: Array) -> MouthView:

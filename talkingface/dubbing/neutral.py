@@ -15,7 +15,14 @@ import torch
 
 from talkingface.faces.head_pose import RIGID
 from talkingface.geometry import fit_similarity, transform
-from talkingface.landmarks import LEFT_EYE, RIGHT_EYE, STABLE_MESH, reference_depth, reference_mesh
+from talkingface.landmarks import (
+    INNER_PAIRS,
+    LEFT_EYE,
+    RIGHT_EYE,
+    STABLE_MESH,
+    reference_depth,
+    reference_mesh,
+)
 from talkingface.models.expression import ExpressionSpace
 from talkingface.types import Array
 
@@ -42,8 +49,9 @@ class NeutralFace:
         front = front[turned <= max(_EVEN, float(np.median(turned)))]
         meshes = torch.from_numpy(front[..., :2]).float()
         neutral, _ = space.fit(meshes)
-        flat = np.median(neutral.double().numpy(), 0)
-        return cls(np.column_stack([flat, np.median(front[..., 2], 0)]))
+        flat, depth = np.median(neutral.double().numpy(), 0), np.median(front[..., 2], 0)
+        depth[INNER_PAIRS] = depth[INNER_PAIRS].mean(1, keepdims=True)  # they touch
+        return cls(np.column_stack([flat, depth]))
 
     def camera(self, mesh: Array) -> Array:
         """Return [A | b] (2, 4), from the face to the pixels of a mesh (478, 2) of it."""

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from talkingface.contract import MESH_POINTS
 from talkingface.faces import Face, pose
-from talkingface.landmarks import CHIN, EARS, NOSE_BASE
-from talkingface.raster import bounds_around
-from talkingface.render.teeth import LUMA, face_light
-from talkingface.types import Array, Bounds, Floats, Picture
+from talkingface.geometry import transform, warp_crop
+from talkingface.raster import remap
+from talkingface.render.teeth import face_light
+from talkingface.types import Array, Floats, Picture
 
-PATCH = 8  # pixels: side of the small picture of the lower face
+_SIDE = 96  # pixels of the small picture in which colours are read
 _STEPS = 65535  # of a square's side, in which points are measured
 _BLOCK = 512
 
+# Points at which a face's colours are compared: the middle of the lips, what is around them, and
+# the cheeks.
+COLOURED = np.array([
+    *(76, 184, 74, 73, 72, 11, 302, 303, 304, 408, 306, 307, 320, 404, 315, 16, 85, 180, 90, 77),
+    *(164, 167, 393, 165, 391, 92, 322, 186, 410, 57, 287, 43, 273, 106, 335, 182, 406, 83, 313),
+    *(18, 200, 199, 201, 421, 194, 418, 204, 424, 202, 422, 212, 432, 216, 436, 206, 426, 203, 423),
+])  # fmt: skip
+
 # Facts of a face. frame: its number. corner, side: of the square that holds the mesh, in pixels;
 # points: the mesh in steps of it. score: presence in [0, 1]. angles: yaw, pitch and roll in
-# degrees. skin: of the cheeks, RGB in [0, 255]. patch: small picture of the lower face.
+# degrees. skin: of the cheeks, RGB in [0, 255]. colours: RGB of the face at COLOURED.
 RECORD = np.dtype([
     ("frame", "<i4"), ("corner", "<f8", 2), ("side", "<f8"), ("points", "<u2", (MESH_POINTS, 2)),
-    ("score", "<f4"), ("angles", "<f4", 3), ("skin", "<f4", 3), ("patch", "u1", (PATCH, PATCH, 3)),
+    ("score", "<f4"), ("angles", "<f4", 3), ("skin", "<f4", 3),
+    ("colours", "u1", (len(COLOURED), 3)),
 ])  # fmt: skip
 Record = NDArray[Any]  # of RECORD
 
@@ -34,9 +42,7 @@ def make_record(frame: int, face: Face, picture: Picture) -> Record:
     record = np.zeros(1, RECORD)
     record["frame"], record["score"] = frame, face.score
     record["angles"], record["skin"] = pose(face.mesh), face_light(picture, face.mesh[:, :2]).skin
-    y0, y1, x0, x1 = lower_face(face.mesh, picture.shape)
-    small = cv2.resize(picture[y0:y1, x0:x1], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
-    record["patch"] = small
+    record["colours"] = _colours(picture, face.mesh[:, :2])
     return with_mesh(record, face.mesh[None, :, :2])
 
 
@@ -57,23 +63,26 @@ def meshes_of(records: Record) -> Array:
     return np.asarray(records["points"] * scale + records["corner"][:, None])
 
 
-def lower_face(mesh: Array, shape: tuple[int, ...]) -> Bounds:
-    """Return the bounds of what lies between the ears, from the nose to the chin."""
-    points = mesh[[*EARS, NOSE_BASE, CHIN], :2].copy()
-    points[:2] = (points[:2] * 2 + points[2]) / 3
-    points[:2, 1] = points[2:, 1].mean()
-    return bounds_around(points, shape)
+def _colours(picture: Picture, mesh: Array) -> Picture:
+    """The colours of a face at COLOURED, (N, 3), each the mean of a few pixels around it."""
+    x0, y0 = np.floor(mesh.min(0))
+    scale = _SIDE / max(1.0, float(np.ptp(mesh, axis=0).max()))
+    corner = 0.5 * (1 - scale)  # pixels are squares
+    matrix = np.array([[scale, 0, -scale * x0 - corner], [0, scale, -scale * y0 - corner]])
+    small = warp_crop(picture, matrix, _SIDE)
+    points = transform(mesh[COLOURED], matrix).astype(np.float32)
+    return np.asarray(remap(small, points[None, :, 0], points[None, :, 1])[0], np.uint8)
 
 
-def patch_distances(records: Record) -> Floats:
-    """Return how far the lower faces of records (T,) look from their median: (T,).
+def strangeness(records: Record) -> Floats:
+    """Return how far the colours of the faces of records (T,) are from the usual ones: (T,).
 
-    Differences of brightness, each picture's light removed, beside their usual spread.
+    The mean difference of their logarithms from each point's median, each frame's light removed.
     """
-    light = np.log(records["patch"].astype(np.float32) @ LUMA + 8).reshape(len(records), -1)
-    light -= np.median(light, 1, keepdims=True)
-    off = np.abs(light - np.median(light, 0)).mean(1)
-    return np.asarray(off, np.float32)
+    colours = np.log(records["colours"].astype(np.float32) + 16)
+    colours -= np.median(colours, 1, keepdims=True)
+    off = np.abs(colours - np.median(colours, 0))
+    return np.asarray(off.mean((1, 2)), np.float32)
 
 
 class Records:

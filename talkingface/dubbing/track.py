@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from talkingface.dubbing import storage
 from talkingface.dubbing.mouth_views import MouthView, view_tensors, views_of
 from talkingface.dubbing.people import Person
-from talkingface.dubbing.records import RECORD, Record, meshes_of, patch_distances, with_mesh
+from talkingface.dubbing.records import RECORD, Record, meshes_of, strangeness, with_mesh
 from talkingface.geometry import fit_similarity, invert, transform
 from talkingface.landmarks import OUTER_LIPS, STABLE_MESH, reference_mesh
 from talkingface.types import Array, Floats, PathLike
 
 SMALLEST = 40.0  # pixels: width of a face
-MOST_TURNED = 50.0  # degrees of yaw
+MOST_TURNED = 45.0  # degrees of yaw
 MOST_NODDED = 40.0  # degrees of pitch
 LEAST_SCORE = 0.8  # presence of a face that is seen whole
 FADE = 0.16  # seconds in which dubbing sets in and ends
 FILLED = 0.13  # seconds without a face that are filled between two frames with it
-_COVERED, _COVERED_TIMES = 0.45, 5.0  # how far a lower face may look from the usual one
+_COVERED, _COVERED_TIMES = 0.075, 3.0  # strangeness of a lower face, and beside the usual one
+_STEADY = 5  # frames: shorter changes of use are left out
 
 # Smoothing: standard deviations in time (seconds), of the shape and of the place; beyond a change
 # of so much (interocular) a neighbouring frame does not count.
@@ -193,17 +194,23 @@ def _states(records: Record, count: int) -> NDArray[np.uint8]:
     yaw, pitch = np.abs(records["angles"][:, :2].T)
     found = np.full(len(records), State.DUBBED, np.uint8)
     found[_covered(records)] = State.COVERED
-    found[(yaw > MOST_TURNED) | (pitch > MOST_NODDED)] = State.TURNED
-    found[width < SMALLEST] = State.TOO_SMALL
+    found[_steady((yaw > MOST_TURNED) | (pitch > MOST_NODDED))] = State.TURNED
+    found[_steady(width < SMALLEST)] = State.TOO_SMALL
     states[records["frame"]] = found
     return states
 
 
 def _covered(records: Record) -> NDArray[np.bool_]:
     """Return where the lower face looks unlike its usual self, or is hardly a face: (R,)."""
-    off = patch_distances(records)
-    usual = float(np.median(off))
-    return (off > max(_COVERED, _COVERED_TIMES * usual)) | (records["score"] < LEAST_SCORE)
+    off = strangeness(records)
+    strange = off > max(_COVERED, _COVERED_TIMES * float(np.median(off)))
+    return _steady(strange | (records["score"] < LEAST_SCORE))
+
+
+def _steady(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return flags (R,) as most of the frames around each have them."""
+    beside = np.pad(flags, _STEADY // 2, mode="edge").astype(np.float64)
+    return np.asarray(np.convolve(beside, np.ones(_STEADY), "valid") > _STEADY / 2)
 
 
 def _weights(dubbed: NDArray[np.bool_], shot_of: NDArray[np.int64], step: float) -> Floats:

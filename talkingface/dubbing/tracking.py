@@ -18,6 +18,7 @@ from talkingface.faces import Face, find_faces, find_quickly, same_face
 from talkingface.types import Array, Box, Floats, PathLike, Picture
 
 PEOPLE = 8  # who are told apart; others are left out
+FEWEST = 5  # frames that show a person who is counted
 SEARCH_EVERY = 1.0  # seconds between two looks for other faces
 SEARCH_LOST = 0.2  # the same where a face was lost, or none is there
 REMEMBERED = 1.5  # seconds after which a face that was lost is not known by its place
@@ -145,7 +146,8 @@ class FaceTracker:
             person = self._chosen(times)
         else:
             person = choose_person(self._people, len(times), loudness)
-        return FaceTrack.of(times, np.array(self._shots), person, len(self._people))
+        people = sum(len(one.records) >= FEWEST for one in self._people)
+        return FaceTrack.of(times, np.array(self._shots), person, max(1, people))
 
     def _chosen(self, times: Array) -> Person:
         """Return the person whom the options name. Raises NoFaceFound."""

@@ -228,9 +228,7 @@ class FaceGrid:
         it.
         """
         face = transform(self.region.nodes().astype(np.float64), self.to_face)
-        edge = transform(mesh[side], self.to_face)
-        order = np.argsort(edge[:, 0], kind="stable")
-        x, y = edge[order].T
+        x, y = _unfolded(transform(mesh[side], self.to_face)).T
         line = np.interp(face[..., 0], x, y)
         between = (face[..., 0] > x[0]) & (face[..., 0] < x[-1])
         off = face[..., 1] - line if side is UPPER_INNER else line - face[..., 1]
@@ -238,7 +236,7 @@ class FaceGrid:
         near = beyond & (off < BESIDE * self.region.step / self.unit)
         out, known = plain.copy(), (inside & ~beyond) | near
         shares = np.stack([np.interp(face[near, 0], x, one) for one in np.eye(len(side))], 1)
-        out[near] = shares @ values[side[order]]
+        out[near] = shares @ values[side]
         return extended(out, known)
 
     def _fade(self, mesh: Array, inside: NDArray[np.bool_]) -> Floats:
@@ -253,6 +251,14 @@ class FaceGrid:
         part = smoothstep(1 - distance * self.region.step / (REACH * self.unit))
         fade: Floats = part[..., None].astype(np.float32)
         return fade
+
+
+def _unfolded(edge: Array) -> Array:
+    """A lip's edge (N, 2) from left to right, without the far end that a turned head hides."""
+    x, middle = edge[:, 0], len(edge) // 2
+    left = np.minimum.accumulate(x[middle::-1])[::-1]
+    right = np.maximum.accumulate(x[middle:])
+    return np.column_stack([np.concatenate([left, right[1:]]), edge[:, 1]])
 
 
 class MeshWarp(FaceGrid):
@@ -338,7 +344,8 @@ class BackwardWarp(FaceGrid):
         back[UPPER_INNER[1:-1]] -= overlap
         back[LOWER_INNER[1:-1]] += overlap
         values = back.astype(np.float32)
-        corners = triangles()[np.isin(triangles(), self.moving).any(1)]
+        reached = np.isin(triangles(), self.moving).any(1)
+        corners = triangles()[reached & _facing(mesh)]
         which, rows, columns, shares = barycentric(mesh[corners], self.region)
         inside = np.zeros(self.region.shape, bool)
         plain = np.zeros((*self.region.shape, 2), np.float32)
@@ -347,6 +354,18 @@ class BackwardWarp(FaceGrid):
         fade = self._fade(mesh, inside)
         upper, lower = (self._layer(mesh, inside, plain, values, side) * fade for side in LIPS)
         return upper, lower
+
+
+def _facing(mesh: Array) -> NDArray[np.bool_]:
+    """Return which triangles of a mesh are not turned away, as on the far side of a face: (N,)."""
+    seen, front = (_area(points[triangles()]) for points in (mesh, reference_mesh()))
+    return np.asarray(seen * np.sign(front) >= 0)
+
+
+def _area(corners: Array) -> Array:
+    """Twice the areas of triangles (N, 3, 2), with the sign of their direction."""
+    first, second = (corners[:, k] - corners[:, 0] for k in (1, 2))
+    return np.asarray(first[:, 0] * second[:, 1] - second[:, 0] * first[:, 1])
 
 
 def barycentric(
