@@ -136,6 +136,14 @@ class LiveFace:
         return self._stream.latency
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures; draws the first one, if there is none."""
+        if self._picture is None:
+            self.read()
+        assert self._picture is not None
+        return self._picture.shape[1], self._picture.shape[0]
+
+    @property
     def waiting(self) -> float:
         """Seconds of sound that were pushed and not read."""
         return sum(utterance.seconds for utterance in tuple(self._utterances))

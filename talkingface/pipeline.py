@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkingface import faces, media, motion_file, picture, visemes, weights
+from talkingface import faces, media, motion_file, picture, visemes, voice, weights
 from talkingface.animation import (
     LOOP,
     Animator,
@@ -224,6 +224,32 @@ class TalkingFace:
         face = self.prepare(image, options, **keywords)
         return self.animate(face, audio, controls=controls, motion=motion, audio_track=audio_track)
 
+    def say(
+        self,
+        image: ImageInput,
+        text: str,
+        *,
+        voice_command: str | None = None,
+        controls: Controls | None = None,
+        options: FaceOptions = DEFAULT_FACE,
+        **keywords: Unpack[FaceKeywords],
+    ) -> Video:
+        """Return a video of the face that says a text, with a synthetic voice, offline.
+
+        image: as in `generate`.
+        text: English, 1 to 5,000 characters.
+        voice_command: another voice, a program with its arguments, run without a shell. It reads
+        the text on its standard input and writes a WAV to its standard output, or to the file
+        whose name replaces {output}. The default is the voice of `talkingface[voice]`.
+        controls: how the face moves. The default is `Controls()`.
+        options: which face speaks, and how it is shown.
+        keywords: changes to the options, by field.
+
+        Raises BadRequest (no text or no voice), and the errors of `generate`.
+        """
+        sound = voice.speak(text, voice_command)
+        return self.generate(image, sound, controls=controls, options=options, **keywords)
+
     def prepare(
         self,
         image: ImageInput,
@@ -419,7 +445,7 @@ class TalkingFace:
 
     def live(
         self,
-        image: PathLike | Picture,
+        image: ImageInput,
         *,
         rate: int = 24_000,
         channels: int = 1,
@@ -431,7 +457,7 @@ class TalkingFace:
 
         The frames of an utterance are those of `generate`. While no sound comes, the face waits.
 
-        image: a picture file, or (H, W, 3) uint8 RGB.
+        image: as in `generate`.
         rate: samples per second of the sound that comes out, a multiple of 25.
         channels: its channels, 1 or 2.
         controls: how the face moves. The default is `Controls()`.

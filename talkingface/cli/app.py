@@ -14,7 +14,7 @@ from talkingface.version import __version__
 # The commands of `talkingface --help` by heading, in the order of use.
 SECTIONS = {
     "Make videos": (
-        *("generate", "batch", "dub", "idle", "motion", "landmarks", "sheet", "models"),
+        *("generate", "say", "batch", "dub", "idle", "motion", "landmarks", "sheet", "models"),
     ),
     "Serve": ("serve",),
     "Data and training": ("prepare", "inspect", "landmark-space", "expression-space", "train"),

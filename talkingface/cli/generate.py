@@ -38,6 +38,7 @@ from talkingface.output_options import OutputOptions
 from talkingface.version import __version__
 
 if TYPE_CHECKING:
+    from talkingface.generated_video import Video
     from talkingface.jobs import Job
 
 VideoFile = Annotated[
@@ -131,6 +132,64 @@ def generate(
 @takes_controls
 @takes_output
 @takes_face
+def say(
+    portrait: PortraitFile,
+    text: Annotated[str, typer.Argument(help="what the face says, in English")],
+    output: VideoFile,
+    report: Reporter,
+    controls: Controls,
+    options: FaceOptions,
+    output_options: OutputOptions,
+    voice_command: Annotated[
+        str | None,
+        typer.Option(
+            help="another voice: a program that reads the text on its standard input and writes a "
+            "WAV to its standard output, or to the file {output}"
+        ),
+    ] = None,
+    model: Model = "cran",
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    """Make a face say a text, with a synthetic voice.
+
+    The voice is made on this machine, without a network. It needs the extra `talkingface[voice]`,
+    or --voice-command. The lips follow its sound, as they follow any recording.
+
+    Example: talkingface say portrait.jpg "Good morning. How are you?" -o out.mp4
+    """
+    start_decoding()
+    from talkingface import pipeline, video_writing
+
+    video_writing.check_output(output, overwrite, output_options)
+    speaker = pipeline.load(model, device)
+    made = speaker.say(
+        portrait, text, voice_command=voice_command, controls=controls, options=options
+    )
+    _save(made, portrait, output, overwrite, output_options, report)
+
+
+def _save(
+    made: Video,
+    portrait: Path,
+    output: str,
+    overwrite: bool,
+    output_options: OutputOptions,
+    report: Reporter,
+) -> None:
+    """Write a video and report it."""
+    with report.progress("frames") as progress:
+        frames = made.save(output, overwrite=overwrite, progress=progress, output=output_options)
+    notes = [made.note, *made.output_notes(output, output_options)]
+    note = "; ".join(own for own in notes if own) or None
+    report.video(portrait, output, frames, note, fps=float(output_options.rate))
+
+
+@app.command()
+@takes_report
+@takes_controls
+@takes_output
+@takes_face
 def idle(
     portrait: PortraitFile,
     output: VideoFile,
@@ -158,11 +217,7 @@ def idle(
     video_writing.check_output(output, overwrite, output_options)
     speaker = pipeline.load(model, device)
     made = speaker.idle(portrait, seconds, repeats=loop, controls=controls, options=options)
-    with report.progress("frames") as progress:
-        frames = made.save(output, overwrite=overwrite, progress=progress, output=output_options)
-    notes = [made.note, *made.output_notes(output, output_options)]
-    note = "; ".join(own for own in notes if own) or None
-    report.video(portrait, output, frames, note, fps=float(output_options.rate))
+    _save(made, portrait, output, overwrite, output_options, report)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Adapters for frameworks of voice agents. Each is an extra: `pipecat`, `livekit`."""
