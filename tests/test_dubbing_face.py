@@ -11,11 +11,21 @@ import torch
 
 from talkingface import picture
 from talkingface.dubbing.face import DubbedFace
+from talkingface.dubbing.people import Person
+from talkingface.dubbing.records import RECORD, Record, Records, with_mesh
+from talkingface.dubbing.speaking import choose_person
 from talkingface.dubbing.track import FaceTrack, State
 from talkingface.dubbing.tracking import FaceTracker, TrackOptions
 from talkingface.errors import BadRequest, NoFaceFound
 from talkingface.faces import find_faces
-from talkingface.landmarks import OUTER_LIPS, aperture, eye_distance
+from talkingface.landmarks import (
+    GAP_BOTTOM,
+    GAP_TOP,
+    OUTER_LIPS,
+    aperture,
+    eye_distance,
+    reference_mesh,
+)
 from talkingface.models.expression import ExpressionSpace
 from talkingface.motion import Motion
 from talkingface.types import Floats, Picture
@@ -201,3 +211,43 @@ def test_the_face_that_is_asked_for_is_tracked(face: Picture) -> None:
         tracker.finish()
     with pytest.raises(BadRequest, match="not both"):
         TrackOptions(face=1, box=(0.0, 0.0, 9.0, 9.0)).check()
+
+
+def records_of(gaps: Floats) -> Record:
+    """Records of a mean face in frames 0, 1, ..., with its lips so far apart, interocular."""
+    meshes = np.repeat(reference_mesh()[None] * 100 + 300, len(gaps), 0)
+    meshes[:, GAP_BOTTOM, 1] = meshes[:, GAP_TOP, 1] + 100 * gaps
+    records = np.zeros(len(gaps), RECORD)
+    records["frame"], records["score"] = np.arange(len(gaps)), 1
+    records["colours"] = 128
+    return with_mesh(records, meshes)
+
+
+def person_with(gaps: Floats) -> Person:
+    person = Person(np.zeros(4))
+    person.records = Records(records_of(gaps))
+    return person
+
+
+def test_the_speaker_is_the_one_whose_lips_move_while_it_is_loud() -> None:
+    frames = np.arange(100)
+    loud = np.asarray(frames % 50 < 25, np.float32)
+    talking = np.asarray(0.1 + 0.1 * np.sin(frames * 1.3) * loud, np.float32)
+    listening = np.asarray(0.1 + 0.1 * np.sin(frames * 1.3) * (1 - loud), np.float32)
+    people = [person_with(listening), person_with(talking)]
+    assert choose_person(people, 100, loud) is people[1]
+    assert choose_person(people[::-1], 100, loud) is people[1]
+
+
+def test_dubbing_fades_beside_frames_that_are_left_alone_but_not_at_a_cut() -> None:
+    """Frames 10 to 19 are covered; the second shot begins with frame 30."""
+    records = records_of(np.full(40, 0.1, np.float32))
+    records["colours"][10:20, :30] = 10
+    records = np.delete(records, np.arange(30, 34))  # the second shot begins without the face
+    times = np.asarray(np.arange(40) * STEP, np.float64)
+    track = FaceTrack(times, np.array([0, 30]), records, np.zeros((0, 478, 3)), [], 1)
+    assert track.report().covered == 10
+    assert track.report().no_face == 4
+    fade = [0.2, 0.4, 0.6, 0.8]
+    expected = [*[1.0] * 6, *fade[::-1], *[0.0] * 10, *fade, *[1.0] * 6, *[0.0] * 4, *fade, 1, 1]
+    assert track.weights.tolist() == pytest.approx(expected)
