@@ -184,7 +184,7 @@ def test_an_offer_of_other_media_is_refused(served: Served, kinds: list[str], da
 
 def test_a_server_without_webrtc_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtc, "available", lambda: False)
-    answer = asyncio.run(refused(served, {"offer": "any"}))
+    answer = asyncio.run(refused(served))  # before any offer
     assert answer["status"] == 400 and "no WebRTC" in answer["error"]
 
 
