@@ -362,6 +362,7 @@ class TalkingFace:
         face: int | None = None,
         box: Box | None = None,
         time: float = 0.0,
+        mark: bool = False,
         audio_track: int | None = None,
     ) -> DubbedVideo:
         """Return the video with the lips of a person moved by another sound.
@@ -376,6 +377,7 @@ class TalkingFace:
         where the sound is longer.
         face, box, time: the person who is dubbed, as number or box of a face at a time in seconds
         (`dubbing.tracking.TrackOptions`). The default is the one who speaks, else the largest.
+        mark: True writes a small label "synthetic" into every frame.
         audio_track: as in `generate`.
 
         Raises UnreadableMedia, BadRequest (also for a model that moves no mesh).
@@ -386,7 +388,8 @@ class TalkingFace:
         assert model is not None  # else there is no motion
         options = TrackOptions(face, box, time)
         space = model.readout.space
-        return DubbedVideo(video, speech, motion, space, options, length, self._tag("a video"))
+        tag = self._tag("a video")
+        return DubbedVideo(video, speech, motion, space, options, length, tag, mark)
 
     def idle(
         self,

@@ -61,6 +61,8 @@ def change_planes(
     which they are the same.
     """
     y0, y1, x0, x1 = _stored_bounds(bounds, layout)
+    if y0 >= y1 or x0 >= x1:
+        return planes
     turned = [np.rot90(own, -layout.turns)[y0:y1, x0:x1] for own in (before, after)]
     wide, high, bits = LAYOUTS[layout.pixels]
     delta = np.subtract(turned[1], turned[0], dtype=np.int16).astype(np.float32)

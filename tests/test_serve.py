@@ -608,8 +608,46 @@ def check(value: Any, schema: Any, schemas: dict[str, Any]) -> None:
         check(inner, schema["items"], schemas)
 
 
+DUB = {"model": "atvg-tiny", "length": "video"}
+
+
+@pytest.fixture(scope="module")
+def to_dub(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> dict[str, Any]:
+    """A form with eight frames of a talking person, and a recording."""
+    path = tmp_path_factory.mktemp("dub") / "a.mp4"
+    clip = video.read_frames(Path(__file__).parent / "clips" / "s1_bbaf2n.mp4")
+    video_writing.write(path, itertools.islice(clip, 8), None)
+    return {"video": ("a.mp4", path.read_bytes()), "audio": ("x.wav", speech.read_bytes())}
+
+
+def test_a_video_is_dubbed(client: httpx.Client, to_dub: dict[str, Any], tmp_path: Path) -> None:
+    """With the video's length, the mark unless it is turned off, and a note on the cut sound."""
+    shown = {}
+    for mark in ("true", "false"):
+        answer = client.post("/v1/dub", files=to_dub, data={**DUB, "mark": mark}, timeout=120)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
+        assert "of the sound are cut" in answer.headers["talkingface-note"]
+        path = tmp_path / f"{mark}.mp4"
+        path.write_bytes(answer.content)
+        assert "from a video" in str(video.probe(path).tag)
+        shown[mark] = np.stack(list(video.read_frames(path))).astype(int)
+    assert shown["true"].shape == shown["false"].shape == (8, 224, 224, 3)
+    different = np.abs(shown["true"] - shown["false"]).max((0, 3)) > 40
+    assert different[-30:, :100].any() and not different[:-40].any()
+
+
+def test_videos_that_are_not_dubbed(client: httpx.Client, to_dub: dict[str, Any]) -> None:
+    sound = to_dub["audio"]
+    said = client.post("/v1/dub", files={"video": sound, "audio": sound}, data=DUB)
+    assert "the video" in error(said, 415)
+    assert "length" in error(client.post("/v1/dub", files=to_dub, data={"length": "all"}), 400)
+    assert "video" in error(client.post("/v1/dub", files={"audio": sound}), 400)
+    both = {"face": "1", "box": "1,2,30,40"}
+    assert "not both" in error(client.post("/v1/dub", files=to_dub, data=both), 400)
+
+
 def test_the_document_describes_what_is_there(
-    client: httpx.Client, files: dict[str, Any], served: Served
+    client: httpx.Client, files: dict[str, Any], to_dub: dict[str, Any], served: Served
 ) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
@@ -621,7 +659,7 @@ def test_the_document_describes_what_is_there(
         for method in (route.methods or set()) - {"HEAD"}
     }
     documented = {(path, method) for path, item in document["paths"].items() for method in item}
-    assert documented == routes and len(routes) == 10
+    assert documented == routes and len(routes) == 12
     schemas = document["components"]["schemas"]
     assert set(schemas["Video"]["properties"]) == {"image", "audio", *NAMES}
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
@@ -634,6 +672,8 @@ def test_the_document_describes_what_is_there(
         "/v1/generate": client.post("/v1/generate", files=files, data={"show": "face"}),
         "/v1/faces": client.post("/v1/faces", files={"image": files["image"]}),
         "/v1/jobs": where,
+        "/v1/dub": client.post("/v1/dub", files=to_dub, data=DUB, timeout=120),
+        "/v1/dub/jobs": client.post("/v1/dub/jobs", files=to_dub, data=DUB),
         "/v1/jobs/{id}": client.get(where.headers["location"], params={"wait": 20}),
         "/v1/jobs/{id}/video": client.get(where.headers["location"] + "/video"),
         **{path: client.get(path) for path in ("/v1/models", "/v1/limits", "/v1/health")},

@@ -14,6 +14,7 @@ from talkingface.cli.options import (
     AudioTrack,
     Device,
     FaceChoice,
+    Mark,
     Model,
     Overwrite,
     Reporter,
@@ -58,6 +59,7 @@ def dub(
     at: Annotated[
         float, typer.Option(min=0, help="seconds from the beginning where --face is seen")
     ] = 0.0,
+    mark: Mark = False,
     audio_track: AudioTrack = None,
     model: Model = "cran",
     overwrite: Overwrite = False,
@@ -90,6 +92,7 @@ def dub(
         face=number,
         box=box,
         time=at,
+        mark=mark,
         audio_track=audio_track,
     )
     with report.progress("frames") as progress:

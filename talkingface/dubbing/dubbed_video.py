@@ -61,15 +61,18 @@ class DubbedVideo:
         options: TrackOptions,
         length: Length | None,
         tag: str,
+        mark: bool = False,
     ) -> None:
         """motion: of the speech, in expressions of `space`. tag: comment of the files.
+        mark: whether a small label in every frame says "synthetic".
 
         Raises UnreadableMedia, BadRequest.
         """
         options.check()
         timelines.parse(length)
         self._path, self._speech, self._motion = Path(source), speech, motion
-        self._space, self._options, self._length, self._tag = space, options, length, tag
+        self._space, self._options, self._length = space, options, length
+        self._tag, self._mark = tag, mark
         self._video = open_stored(self._path)
 
     def save(
@@ -93,8 +96,9 @@ class DubbedVideo:
         media.check_output(path, overwrite)
         chosen = codings.dub_coding(path, self._video)
         with work_folder(path, self._key(chosen)) as folder:
+            passes = Passes(self._path, chosen, folder, progress, self._mark)
             with media.replacing(path, overwrite) as part:
-                return self._write(path, part, chosen, Passes(self._path, chosen, folder, progress))
+                return self._write(path, part, chosen, passes)
 
     def _write(self, path: Path, part: Path, chosen: DubCoding, passes: Passes) -> DubResult:
         track, stamps, starts, end = passes.track(self._options)
@@ -129,6 +133,7 @@ class DubbedVideo:
             "motion": hashlib.sha256(motion.tobytes()).hexdigest(),
             "options": asdict(self._options),
             "length": self._length,
+            "mark": self._mark,
             "coding": repr(chosen.coding),
             "layout": asdict(chosen.video.layout),
         }

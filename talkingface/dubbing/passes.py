@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkingface import media, video_writing
+from talkingface import media, picture, video_writing
 from talkingface.audio import SAMPLE_RATE
 from talkingface.dubbing.coding import DubCoding
 from talkingface.dubbing.face import DubbedFace
@@ -27,7 +27,7 @@ from talkingface.errors import UnreadableMedia
 from talkingface.generated_video import Progress, ahead
 from talkingface.planes import Plane, change_planes
 from talkingface.stored_video import StoredFrame, read_stored
-from talkingface.types import Floats
+from talkingface.types import Bounds, Floats, Picture
 from talkingface.video_formats import Container
 
 _PART = 10  # seconds of video that are encoded as a part: a hard stop loses that much at most
@@ -44,10 +44,15 @@ class Passes:
     """Both passes over a source; what an earlier run has done is kept."""
 
     def __init__(
-        self, path: Path, chosen: DubCoding, folder: WorkFolder, progress: Progress | None
+        self,
+        path: Path,
+        chosen: DubCoding,
+        folder: WorkFolder,
+        progress: Progress | None,
+        mark: bool,
     ) -> None:
-        """progress: called with (frames done, frames in all) of both passes."""
-        self._path, self._chosen, self._folder = path, chosen, folder
+        """progress: called with (frames done, frames in all) of both passes. mark: label frames."""
+        self._path, self._chosen, self._folder, self._mark = path, chosen, folder, mark
         self._progress = progress or (lambda done, total: None)
         self._tracked = 0
         self.count = max(1, round(_PART * chosen.video.rate))  # frames of a part
@@ -153,12 +158,15 @@ class Passes:
         self, face: DubbedFace, number: int, seconds: float, frame: StoredFrame
     ) -> list[Plane]:
         drawn = face.draw(number, seconds, frame.picture)
-        if drawn is None:
-            return frame.planes
-        picture, bounds = drawn
-        return change_planes(
-            frame.planes, self._chosen.video.layout, frame.picture, picture, bounds
-        )
+        layout, planes, shown = self._chosen.video.layout, frame.planes, frame.picture
+        if drawn is not None:
+            shown, bounds = drawn
+            planes = change_planes(planes, layout, frame.picture, shown, bounds)
+        if self._mark:
+            marked = picture.label(shown)
+            bounds = _changed(shown, marked)
+            planes = change_planes(planes, layout, shown, marked, bounds)
+        return planes
 
     def _encode_part(
         self, name: str, drawn: Iterator[list[Plane]], shown: Timeline, first: int
@@ -181,6 +189,15 @@ class Passes:
                     done = self._tracked + first + writer.frames
                     self._progress(done, self._tracked + len(shown))
                 writer.finish()
+
+
+def _changed(before: Picture, after: Picture) -> Bounds:
+    """The rows and columns in which two pictures differ."""
+    different = before[..., 0] != after[..., 0]
+    rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def _loudness_of(chunks: Iterator[Floats], times: NDArray[np.float64]) -> Floats:

@@ -22,6 +22,7 @@ from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError
 from talkingface.web.generate_options import (
     LONGEST_WAIT,
+    DubOptions,
     FileOptions,
     JobOptions,
     Options,
@@ -108,6 +109,10 @@ class Api:
         post(
             "/v1/jobs", status_code=202, openapi_extra=form("JobVideo"), responses=_UPLOAD, **state
         )(self.create_job)
+        post("/v1/dub", openapi_extra=form("Dub"), responses=_UPLOAD, **video)(self.dub)
+        post(
+            "/v1/dub/jobs", status_code=202, openapi_extra=form("Dub"), responses=_UPLOAD, **state
+        )(self.create_dub_job)
         get("/v1/jobs/{id}", responses=errors(400, 404), **state)(self.job)
         get("/v1/jobs/{id}/video", responses=_VIDEO_ERRORS, **video)(self.job_video)
         app.delete("/v1/jobs/{id}", status_code=204, responses=errors(403, 404))(self.delete_job)
@@ -126,23 +131,42 @@ class Api:
 
         A client that disconnects cancels the work.
         """
+        return await self._make(request, FileOptions)
+
+    async def dub(self, request: Request) -> Response:
+        """Make the person of a video speak a recording, and wait for it.
+
+        A client that disconnects cancels the work.
+        """
+        return await self._make(request, DubOptions)
+
+    async def create_job(self, request: Request, response: Response) -> schemas.JobState:
+        """Begin a video. Location says where to ask for it."""
+        return await self._begin(request, response, JobOptions)
+
+    async def create_dub_job(self, request: Request, response: Response) -> schemas.JobState:
+        """Begin to dub a video. Location says where to ask for it."""
+        return await self._begin(request, response, DubOptions)
+
+    async def _make(self, request: Request, kind: type[FileOptions | DubOptions]) -> Response:
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
                 self._service.request(self._service.file_pool, client_key(request))
             )
-            options = await self._receive_form(request, folder, FileOptions)
+            options = await self._receive_form(request, folder, kind)
             work = slot.start(partial(self._service.run, folder=folder, options=options))
             made = await _wait_for_result(request, work)
             return VideoResponse(made, self._limits.patience, stack.pop_all())
 
-    async def create_job(self, request: Request, response: Response) -> schemas.JobState:
-        """Begin a video. Location says where to ask for it."""
+    async def _begin(
+        self, request: Request, response: Response, kind: type[JobOptions | DubOptions]
+    ) -> schemas.JobState:
         self._jobs.check_capacity()
         async with AsyncExitStack() as stack:
             folder, slot = await stack.enter_async_context(
                 self._service.request(self._service.file_pool, client_key(request))
             )
-            options = await self._receive_form(request, folder, JobOptions)
+            options = await self._receive_form(request, folder, kind)
             slot.start(partial(self._service.run, folder=folder, options=options))
             job = self._jobs.add(slot, stack.pop_all(), options.lease)
         response.headers["Location"] = f"/v1/jobs/{job.name}"
@@ -208,7 +232,8 @@ class Api:
 
     async def _receive_form(self, request: Request, folder: Path, kind: type[Options]) -> Options:
         """Read the form and return its options. The uploaded files are written to `folder`."""
-        received = await self._receive(request, folder, uploads.sizes(self._limits))
+        sizes = uploads.dub_sizes if kind is DubOptions else uploads.sizes
+        received = await self._receive(request, folder, sizes(self._limits))
         return parse_options(received.fields, self._models, kind)
 
     async def _receive(self, request: Request, folder: Path, most: dict[str, int]) -> uploads.Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,7 @@ from talkingface.controls import (
     STRENGTH,
     Controls,
 )
+from talkingface.dubbing.timeline import LENGTHS, Length
 from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions, Show
 from talkingface.output_options import OutputOptions
@@ -48,9 +49,18 @@ _EXPECTED = {  # what an error text asks for
     "express": "NAME=STRENGTH, several with commas, as smile=0.5,brows-up=1",
     "format": "mp4, mov, webm, gif or webp",
     "fps": "10 to 60 frames per second, as 25, 29.97 or 60",
+    "length": " or ".join(LENGTHS),
+    "at": "seconds, from 0",
     "lease": f"seconds, from 0 to {LONGEST_LEASE}",
     "wait": f"seconds, from 0 to {LONGEST_WAIT}",
 }
+
+
+_LENGTH = (
+    "video: it ends with the video; sound: with the sound, at the latest with the video; loop, "
+    "bounce, freeze: with the sound, while the video begins again, runs back and forth, or stays; "
+    "left out: video, and bounce where the sound is longer"
+)
 
 
 def _parse_switch(text: str) -> bool:
@@ -233,8 +243,44 @@ class LiveOptions(GenerateOptions):
     rtc: Switch = Field(default=False, description="send the video by WebRTC, not as an mp4")
 
 
+class DubOptions(BaseModel):
+    """Options of a dubbed video. At most one of face and box is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="name of a model that moves a mesh")
+    length: Length | None = Field(default=None, description=_LENGTH)
+    face: FaceNumber = Field(default=None, description="the N-th largest face")
+    box: FaceBox = Field(
+        default=None, description="where the face is, instead: x,y,width,height in pixels"
+    )
+    at: float = Field(
+        default=0, ge=0, allow_inf_nan=False, description="seconds at which the face is there"
+    )
+    mark: Switch = Field(default=True, description='a small visible "synthetic" in the picture')
+    mouth: float = _control("mouth", "strength of the lips' motion; closed lips stay closed", 1.2)
+    smooth: float = _control("smooth", "smoothing of the mouth's motion", 0.5)
+    lease: float | None = Field(
+        default=None,
+        ge=0,
+        le=LONGEST_LEASE,
+        description="seconds: cancel the job when nobody asks for it for so long",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DubOptions:
+        if self.face is not None and self.box is not None:
+            raise ApiError(400, "give the face's number or its box, not both")
+        return self
+
+    @property
+    def controls(self) -> Controls:
+        """Return how the mouth moves."""
+        return Controls(mouth=self.mouth, smooth=self.smooth)
+
+
 NAMES = tuple(FileOptions.model_fields)
-Options = TypeVar("Options", bound=GenerateOptions)
+Options = TypeVar("Options", bound=GenerateOptions | DubOptions)
 
 
 def parse_options(
@@ -254,7 +300,7 @@ def parse_options(
     if model not in models:
         raise ApiError(400, f"model is {model[:40]!r}: give {' or '.join(models)}")
     try:
-        return kind.model_validate(given)
+        return cast(Options, kind.model_validate(given))
     except ValidationError as error:
         raise ApiError(400, error_text(error.errors(), list(kind.model_fields))) from None
 

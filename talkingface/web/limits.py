@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from talkingface import media, picture
+from talkingface import media, picture, stored_video
 from talkingface.audio import FPS
 from talkingface.errors import (
     BadLandmarks,
@@ -127,6 +127,23 @@ def check_picture(path: Path, limits: Limits) -> int:
             "are taken: shrink it first",
         )
     return max(width, height)
+
+
+def check_video(path: Path, limits: Limits) -> None:
+    """Raise ApiError for a video of too many pixels or frames; and UnreadableMedia."""
+    found = stored_video.open_stored(path)
+    width, height = found.layout.width, found.layout.height
+    if width * height > limits.megapixels * MEGA:
+        raise ApiError(
+            413,
+            f"the video has {width}x{height} pixels, at most {limits.megapixels:g} megapixels are "
+            "taken: shrink it first",
+        )
+    if found.frames > 60 * limits.file_minutes * found.rate + 1:
+        raise ApiError(
+            413,
+            f"the video is longer than {limits.file_minutes:g} minutes, which is the most: cut it",
+        )
 
 
 def check_sound(path: Path, minutes: float, check: Callable[[], None] = lambda: None) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from talkingface.web.generate_options import FileOptions, JobOptions
+from talkingface.web.generate_options import DubOptions, FileOptions, JobOptions
 
 FORM = "multipart/form-data"
 _FILES: dict[str, dict[str, Any]] = {
@@ -16,6 +16,7 @@ _FILES: dict[str, dict[str, Any]] = {
     for name, description in (
         ("image", "JPEG, PNG, WebP, AVIF or GIF"),
         ("audio", "a recording, or a video with sound"),
+        ("video", "a video with a face"),
     )
 }
 # Forms and their files. uploads.py reads them while they come, so FastAPI does not know them.
@@ -23,6 +24,7 @@ FORMS: dict[str, tuple[type[BaseModel] | None, tuple[str, ...]]] = {
     "Video": (FileOptions, ("image", "audio")),
     "JobVideo": (JobOptions, ("image", "audio")),
     "Picture": (None, ("image",)),
+    "Dub": (DubOptions, ("video", "audio")),
 }
 
 

@@ -25,13 +25,14 @@ from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import ByteBudget, Quota
-from talkingface.web.generate_options import FileOptions, GenerateOptions
+from talkingface.web.generate_options import DubOptions, FileOptions, GenerateOptions
 from talkingface.web.limits import (
     MEGA,
     Limits,
     api_errors,
     check_picture,
     check_sound,
+    check_video,
     sound_too_long,
 )
 from talkingface.web.schemas import Face, Faces, Model
@@ -42,7 +43,8 @@ BLOCK = 5 * audio.SAMPLES_PER_FRAME  # samples per push; a job can be cancelled 
 _DECODED_PIXEL = 24  # bytes that decoding a pixel takes at most: 16 bits, transparent, turned
 _DECODED_SOUND = 1 << 29  # bytes that decoding anything else takes at most
 _DECODING_SECONDS = 20  # of a processor, for a picture or a block of sound
-IMAGE, AUDIO, VIDEO = "image", "audio", "video"  # file names in a request's folder
+# File names in a request's folder: uploads, and what is made of them without its suffix.
+IMAGE, AUDIO, SOURCE, VIDEO = "image", "audio", "video", "video"
 
 # One line per model or family, for people; the numbers are in docs/results.
 _GOOD_AT = {
@@ -133,11 +135,14 @@ class Service:
             await pool.close()
         self.temp_store.close()
 
-    def run(self, slot: Slot, folder: Path, options: FileOptions) -> GeneratedFile:
-        """Call `generate`; remove the uploads at its end, and everything when it fails."""
+    def run(self, slot: Slot, folder: Path, options: FileOptions | DubOptions) -> GeneratedFile:
+        """Generate or dub; remove the uploads at the end, and everything when it fails."""
         keep: tuple[str, ...] = ()
         try:
-            made = self.generate(slot, folder, options)
+            if isinstance(options, DubOptions):
+                made = self.dub(slot, folder, options)
+            else:
+                made = self.generate(slot, folder, options)
             keep = (made.path.name,)
             return made
         finally:
@@ -167,6 +172,36 @@ class Service:
             tag = self.speakers[options.model].tag
             count = video_writing.write(output, spoken, sound, options=options.output, tag=tag)
             return GeneratedFile(output, count, stream.note)
+
+    def dub(self, slot: Slot, folder: Path, options: DubOptions) -> GeneratedFile:
+        """Dub the video in `folder` with the recording beside it, in a worker thread.
+
+        Raises ApiError, Cancelled.
+        """
+        source, sound, output = folder / SOURCE, folder / AUDIO, folder / f"{VIDEO}.mp4"
+
+        def progress(done: int, total: int) -> None:
+            slot.check()
+            slot.report(done, total)
+
+        with client_errors(folder):
+            check_video(source, self.limits)
+            check_sound(sound, self.limits.file_minutes, slot.check)
+            made = self.speakers[options.model].dub(
+                source,
+                sound,
+                controls=options.controls,
+                length=options.length,
+                face=options.face,
+                box=options.box,
+                time=options.at,
+                mark=options.mark,
+            )
+            result = made.save(output, progress=progress)
+        report = result.source
+        left = report.frames - report.dubbed
+        notes = [*result.notes, *([f"{left} frames have no usable face"] if left else [])]
+        return GeneratedFile(output, result.frames, "; ".join(notes) or None)
 
     def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
         """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError."""
@@ -214,7 +249,8 @@ def _decoding_limits(limits: Limits) -> decoding.Limits:
 @contextmanager
 def client_errors(folder: Path) -> Iterator[None]:
     """Raise the errors of the files in a request's folder as ApiError, with the client's names."""
-    names = {folder / IMAGE: "the picture", folder / AUDIO: "the recording"}
+    named = {IMAGE: "the picture", AUDIO: "the recording", SOURCE: "the video"}
+    names = {folder / name: text for name, text in named.items()}
     with still_there(folder), api_errors(names):
         yield
 

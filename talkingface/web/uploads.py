@@ -48,6 +48,12 @@ def sizes(limits: Limits) -> dict[str, int]:
     }
 
 
+def dub_sizes(limits: Limits) -> dict[str, int]:
+    """Return the same of a form to dub a video."""
+    most = round(limits.sound_mb * MEGA)
+    return {"video": most, "audio": most}
+
+
 async def receive(
     request: Request, folder: Path, most: Mapping[str, int], limits: Limits, budget: ByteBudget
 ) -> Form:
