@@ -9,9 +9,11 @@ import io
 import shlex
 import subprocess
 import tempfile
+import threading
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +27,36 @@ LONGEST = 5_000  # characters of a text
 _NAME = "heart"  # the voice that is in the package: others would be downloaded
 _SECONDS = 600  # that a command may take
 _OUTPUT = "{output}"
+_LOCK = threading.Lock()  # one thread at a time uses the synthesizer
 
 
-def speak(text: str, command: str | None = None) -> bytes:
+def name() -> str | None:
+    """Return the name of the offline voice, None where the extra `voice` is not installed."""
+    return None if find_spec("hibari") is None else f"hibari {_NAME}"
+
+
+def speak(
+    text: str, command: str | None = None, *, check: Callable[[], None] = lambda: None
+) -> bytes:
     """Return a text as the content of a WAV file.
 
     text: English, 1 to 5,000 characters; with a command what that one knows.
     command: a program with its arguments. It reads the text on its standard input and writes a WAV
     to its standard output, or to the file whose name replaces {output}. No shell is involved.
+    check: called after each sentence; what it raises ends the work.
 
     Raises BadRequest (no text, the extra is not installed, or the command fails).
     """
     if command is not None:
         return _run(_checked(text), command)
-    sound = np.concatenate(list(sentences(text)))
+    parts: list[Floats] = []
+    for part in sentences(text):
+        parts.append(part)
+        check()
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setparams((1, 2, RATE, 0, "NONE", ""))
-        out.writeframes(np.asarray(np.rint(sound * 32767), "<i2").tobytes())
+        out.writeframes(np.asarray(np.rint(np.concatenate(parts) * 32767), "<i2").tobytes())
     return file.getvalue()
 
 
@@ -51,12 +65,21 @@ def sentences(text: str) -> Iterator[Floats]:
 
     The same text gives the same samples. Raises BadRequest (see `speak`).
     """
-    spoken = 0
-    for sound in _synthesizer().stream(_checked(text), seed=0):
+    spoken, made = 0, _synthesizer().stream(_checked(text), seed=0)
+    while (sound := _next(made)) is not None:
         spoken += len(sound)
         yield np.asarray(sound, np.float32).clip(-1, 1)
     if spoken < RATE // 25:
         raise BadRequest(f"nothing in the text {text[:40]!r} can be spoken: give words")
+
+
+def _next(made: Iterator[Floats]) -> Floats | None:
+    """Return the speech of the next sentence, None after the last. Raises BadRequest."""
+    try:
+        with _LOCK:
+            return next(made, None)
+    except (ArithmeticError, LookupError, ValueError) as error:  # as for a number of 1,000 digits
+        raise BadRequest(f"the voice cannot speak this text ({error}): give plain words") from error
 
 
 def _checked(text: str) -> str:

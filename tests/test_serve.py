@@ -38,7 +38,7 @@ from conftest import Cli
 from helpers import matroska
 from helpers import media as recordings
 from helpers.served import Served, serving, until
-from talkingface import decoding, picture, pipeline, video, video_writing
+from talkingface import audio, decoding, picture, pipeline, video, video_writing, voice
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest, OutputError
 from talkingface.streaming import Stream
@@ -415,6 +415,85 @@ def test_a_job_that_fails_says_why(client: httpx.Client, files: dict[str, Any]) 
     client.delete(where)
 
 
+class Tone:
+    """A voice that hums a second of 200 Hz for each word."""
+
+    def stream(self, text: str, seed: int) -> Iterator[np.ndarray]:
+        for _ in text.split():
+            yield 0.5 * np.sin(2 * np.pi * 200 * np.arange(voice.RATE) / voice.RATE)
+
+
+@pytest.fixture
+def hums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voice, "name", lambda: "tone")
+    monkeypatch.setattr(voice, "_synthesizer", Tone)
+
+
+def loudest(path: Path) -> float:
+    """Return the frequency in Hz that is strongest in the sound of a video."""
+    sound = np.concatenate([part.numpy() for part in audio.read(path, audio.SAMPLE_RATE)])
+    spectrum = np.abs(np.fft.rfft(sound))
+    return float(spectrum.argmax() / len(sound) * audio.SAMPLE_RATE)
+
+
+@pytest.mark.usefixtures("hums")
+def test_a_text_is_spoken_in_place_of_a_recording(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    assert client.get("/v1/models").json()["voice"] == "tone"
+    image = {"image": files["image"]}
+    begun = client.post("/v1/jobs", files=image, data={"text": "Good morning."})
+    assert begun.status_code == 202
+    where = begun.headers["location"]
+    done = client.get(where, params={"wait": 20}).json()
+    assert (done["state"], done["frames"]) == ("done", 50)
+    (tmp_path / "a.mp4").write_bytes(client.get(done["video"]).content)
+    client.delete(where)
+    assert loudest(tmp_path / "a.mp4") == pytest.approx(200, abs=1)
+    most = client.post("/v1/generate", files=image, data={"text": "é" * 1000})
+    assert most.status_code == 200
+    (tmp_path / "b.mp4").write_bytes(most.content)
+    assert video.probe(tmp_path / "b.mp4").seconds == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.usefixtures("hums")
+def test_texts_that_are_refused(client: httpx.Client, files: dict[str, Any]) -> None:
+    image = {"image": files["image"]}
+    for given, data, said in (
+        (files, {"text": "Hello."}, "the form has audio and text: give one of them"),
+        (image, {}, "the form lacks audio: send it as a file"),
+        (image, {"text": ""}, "the form lacks audio"),
+        (image, {"text": " \n"}, "the text is empty"),
+        (image, {"text": "é" * 1001}, "text is 'é+': give at most 1000 characters"),
+        (image, {"text": "a" * 10_000}, "text is too long: give at most 1000 characters"),
+        (image, {"text": "a", "voice_command": "touch x"}, "'voice_command' is no option"),
+    ):
+        assert re.search(said, error(client.post("/v1/generate", files=given, data=data), 400))
+    assert "is no option" in error(client.post("/v1/faces", files=image, data={"text": "a"}), 400)
+
+
+def test_a_text_without_a_voice(
+    client: httpx.Client, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    assert client.get("/v1/models").json()["voice"] is None
+    answer = client.post("/v1/jobs", files={"image": files["image"]}, data={"text": "Hello."})
+    assert "this server has no voice for a text: send audio" in error(answer, 400)
+
+
+def test_the_voice_of_the_extra_speaks_a_text(
+    client: httpx.Client, files: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("hibari", reason="needs talkingface[voice]")
+    assert client.get("/v1/models").json()["voice"] == "hibari heart"
+    data = {"text": "Good morning. How are you today?"}
+    answer = client.post("/v1/generate", files={"image": files["image"]}, data=data)
+    assert answer.status_code == 200
+    (tmp_path / "a.mp4").write_bytes(answer.content)
+    assert 1.5 < video.probe(tmp_path / "a.mp4").seconds < 4
+    assert 60 < loudest(tmp_path / "a.mp4") < 1000  # a voice, neither silence nor hum of mains
+
+
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow down frames: 75 of them take a quarter of a minute."""
@@ -618,6 +697,17 @@ def to_dub(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> dict[str, 
     clip = video.read_frames(Path(__file__).parent / "clips" / "s1_bbaf2n.mp4")
     video_writing.write(path, itertools.islice(clip, 8), None)
     return {"video": ("a.mp4", path.read_bytes()), "audio": ("x.wav", speech.read_bytes())}
+
+
+@pytest.mark.usefixtures("hums")
+def test_a_video_is_dubbed_with_a_text(
+    client: httpx.Client, to_dub: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {**DUB, "text": "Hello."}
+    answer = client.post("/v1/dub", files={"video": to_dub["video"]}, data=data, timeout=120)
+    assert answer.status_code == 200
+    (tmp_path / "a.mp4").write_bytes(answer.content)
+    assert loudest(tmp_path / "a.mp4") == pytest.approx(200, abs=3)
 
 
 def test_a_video_is_dubbed(client: httpx.Client, to_dub: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,23 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         voice.speak("Hello.")
 
 
+def test_a_text_at_which_the_voice_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails:
+        def stream(self, text: str, seed: int) -> Iterator[np.ndarray]:
+            yield np.zeros(9)
+            raise IndexError("list index out of range")
+
+    monkeypatch.setattr(voice, "_synthesizer", Fails)
+    with pytest.raises(BadRequest, match="cannot speak this text .*: give plain words"):
+        voice.speak("9" * 1000)
+
+
 def test_the_extras_voice_speaks_the_same_each_time() -> None:
     pytest.importorskip("hibari", reason="needs talkingface[voice]")
     first = list(voice.sentences("Good morning. How are you today?"))
     again = list(voice.sentences("Good morning. How are you today?"))
     assert len(first) == 2 and all(map(np.array_equal, first, again))
     assert all(0.4 < len(part) / voice.RATE < 3 and np.abs(part).max() > 0.1 for part in first)
-    with pytest.raises(BadRequest, match="can be spoken"):
-        voice.speak("你好")
+    for text, says in (("你好", "can be spoken"), ("9" * 400, "cannot speak this text")):
+        with pytest.raises(BadRequest, match=says):
+            voice.speak(text)

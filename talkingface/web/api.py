@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from talkingface import voice
 from talkingface.controls import EXPRESSIONS
 from talkingface.web import rtc, schemas, uploads
 from talkingface.web.client_quota import client_key
@@ -212,6 +213,7 @@ class Api:
             models=self._service.models(),
             expressions=sorted(EXPRESSIONS),
             webrtc=rtc.available(),
+            voice=voice.name(),
         )
 
     async def limits(self) -> Limits:
@@ -234,7 +236,10 @@ class Api:
         """Read the form and return its options. The uploaded files are written to `folder`."""
         sizes = uploads.dub_sizes if kind is DubOptions else uploads.sizes
         received = await self._receive(request, folder, sizes(self._limits))
-        return parse_options(received.fields, self._models, kind)
+        options = parse_options(received.fields, self._models, kind)
+        if received.fields.get("text") and voice.name() is None:
+            raise ApiError(400, "this server has no voice for a text: send audio")
+        return options
 
     async def _receive(self, request: Request, folder: Path, most: dict[str, int]) -> uploads.Form:
         return await uploads.receive(request, folder, most, self._limits, self._service.uploads)

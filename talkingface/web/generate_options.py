@@ -38,6 +38,7 @@ from talkingface.web.errors import ApiError
 # Names of `Controls` that are numbers, and their ranges.
 RANGES = {"mouth": MOUTH, "smooth": SMOOTH, "head": HEAD, "blinks": BLINKS}
 LONGEST_LEASE, LONGEST_WAIT = 3600, 30  # seconds
+LONGEST_TEXT = 1000  # characters
 
 _EXPECTED = {  # what an error text asks for
     "show": " or ".join(get_args(Show)),
@@ -51,6 +52,7 @@ _EXPECTED = {  # what an error text asks for
     "fps": "10 to 60 frames per second, as 25, 29.97 or 60",
     "length": " or ".join(LENGTHS),
     "at": "seconds, from 0",
+    "text": f"at most {LONGEST_TEXT} characters",
     "lease": f"seconds, from 0 to {LONGEST_LEASE}",
     "wait": f"seconds, from 0 to {LONGEST_WAIT}",
 }
@@ -61,6 +63,7 @@ _LENGTH = (
     "bounce, freeze: with the sound, while the video begins again, runs back and forth, or stays; "
     "left out: video, and bounce where the sound is longer"
 )
+_TEXT = "English, in place of audio, where /v1/models names a voice: that one speaks it"
 
 
 def _parse_switch(text: str) -> bool:
@@ -124,6 +127,11 @@ FrameRate = Annotated[
     WithJsonSchema({"type": "string", "default": "25", "examples": ["30", "29.97"]}),
 ]
 Seed = Annotated[int, BeforeValidator(_parse_digits)]
+Text = Annotated[
+    str | None,
+    Field(max_length=LONGEST_TEXT),
+    WithJsonSchema({"type": "string", "maxLength": LONGEST_TEXT}),
+]
 Strengths = Annotated[
     dict[str, float],
     BeforeValidator(_parse_expressions),
@@ -210,6 +218,7 @@ class GenerateOptions(BaseModel):
 class FileOptions(GenerateOptions):
     """Options of a video as a file."""
 
+    text: Text = Field(default=None, description=_TEXT)
     format: FileFormat = Field(
         default="mp4", description="container of the file; gif and webp have no sound"
     )
@@ -249,6 +258,7 @@ class DubOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="name of a model that moves a mesh")
+    text: Text = Field(default=None, description=_TEXT)
     length: Length | None = Field(default=None, description=_LENGTH)
     face: FaceNumber = Field(default=None, description="the N-th largest face")
     box: FaceBox = Field(

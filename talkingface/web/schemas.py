@@ -85,6 +85,7 @@ class Models(BaseModel):
     models: list[Model]
     expressions: list[str]
     webrtc: bool = Field(description="whether live video can be sent by WebRTC")
+    voice: str | None = Field(description="the voice that speaks a text; null where there is none")
 
 
 class Load(BaseModel):
@@ -144,11 +145,19 @@ def document(app: FastAPI, models: Sequence[str]) -> dict[str, Any]:
         properties |= {field: _as_text(schema) for field, schema in given.items()}
         if "model" in properties:
             properties["model"] |= {"enum": list(models), "default": models[0]}
-        schemas[name] = {"type": "object", "required": list(files), "properties": properties}
+        schemas[name] = {"type": "object", "properties": properties, **_required(files, properties)}
     for operations in described["paths"].values():
         for operation in operations.values():
             _describe_errors_as_json(operation["responses"])
     return described
+
+
+def _required(files: Sequence[str], properties: dict[str, Any]) -> dict[str, Any]:
+    """Return which fields a form must have: its files, or a text in place of the audio."""
+    if "text" not in properties:
+        return {"required": list(files)}
+    others = [name for name in files if name != "audio"]
+    return {"required": others, "oneOf": [{"required": ["audio"]}, {"required": ["text"]}]}
 
 
 def _describe_errors_as_json(responses: dict[str, Any]) -> None:

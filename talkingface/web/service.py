@@ -19,6 +19,7 @@ from talkingface import (
     pipeline,
     video_formats,
     video_writing,
+    voice,
 )
 from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
@@ -159,6 +160,7 @@ class Service:
         image, sound = folder / IMAGE, folder / AUDIO
         output = folder / f"{VIDEO}.{options.format}"
         with client_errors(folder):
+            self.speak(slot, sound, options.text)
             total = check_sound(sound, self.limits.file_minutes, slot.check)
             stream = self.open(image, options, self.limits.file_size)
             video_formats.check(output, options.output)
@@ -186,6 +188,7 @@ class Service:
 
         with client_errors(folder):
             check_video(source, self.limits)
+            self.speak(slot, sound, options.text)
             check_sound(sound, self.limits.file_minutes, slot.check)
             made = self.speakers[options.model].dub(
                 source,
@@ -202,6 +205,12 @@ class Service:
         left = report.frames - report.dubbed
         notes = [*result.notes, *([f"{left} frames have no usable face"] if left else [])]
         return GeneratedFile(output, result.frames, "; ".join(notes) or None)
+
+    @staticmethod
+    def speak(slot: Slot, sound: Path, text: str | None) -> None:
+        """Write the speech of a text, if there is one, as the recording. Raises BadRequest."""
+        if text is not None:
+            sound.write_bytes(voice.speak(text, check=slot.check))
 
     def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
         """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError."""

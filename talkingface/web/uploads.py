@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from talkingface.web.client_quota import ByteBudget
 from talkingface.web.errors import ApiError
+from talkingface.web.generate_options import LONGEST_TEXT
 from talkingface.web.limits import MEGA, Limits
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _END: Any = object()
 _LARGEST_FIELD = 1000  # bytes of a field that is no file
+_LARGEST_TEXT = 4 * LONGEST_TEXT  # bytes of a text, as UTF-8
+_INSTEAD = {"audio": "text"}  # a field in place of a file
 _LARGEST_HEADERS = 4000  # bytes of all headers of one part
 _MOST_PARTS = 20
 _KILO = 1000
@@ -84,10 +87,21 @@ async def receive(
                 await run_in_threadpool(_feed, parser, chunk)
         if not parts.complete:
             raise ApiError(400, "the form breaks off before its end")
-    missing = [name for name in most if name not in parts.form.files]
+    _check_complete(parts.form, most)
+    return parts.form
+
+
+def _check_complete(form: Form, most: Mapping[str, int]) -> None:
+    """Raise ApiError (400) when a file is missing, or is there and replaced by a text too."""
+    missing = []
+    for name in most:
+        instead = _INSTEAD.get(name, "")
+        if name in form.files and form.fields.get(instead):
+            raise ApiError(400, f"the form has {name} and {instead}: give one of them")
+        if name not in form.files and not form.fields.get(instead):
+            missing.append(name)
     if missing:
         raise ApiError(400, f"the form lacks {' and '.join(missing)}: send it as a file")
-    return parts.form
 
 
 async def timed(
@@ -222,10 +236,13 @@ class _FormReader:
             self.form.files[self._name] = self._folder / self._name
             self._file = self.form.files[self._name].open("wb")
         else:
-            self._bytes_left, self._text = _LARGEST_FIELD, b""
+            self._bytes_left = _LARGEST_TEXT if self._name == "text" else _LARGEST_FIELD
+            self._text = b""
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._bytes_left -= end - start
+        if self._bytes_left < 0 and self._name == "text":
+            raise ApiError(400, f"text is too long: give at most {LONGEST_TEXT} characters")
         if self._bytes_left < 0:
             most = self._most.get(self._name, _LARGEST_FIELD)
             raise upload_too_large(f"{self._name[:40]!r}", most)
