@@ -81,7 +81,7 @@ def test_a_text_at_which_the_voice_fails_is_one_line(monkeypatch: pytest.MonkeyP
             raise IndexError("list index out of range")
 
     monkeypatch.setattr(voice, "_synthesizer", Fails)
-    with pytest.raises(BadRequest, match="cannot speak this text .*: give plain words"):
+    with pytest.raises(BadRequest, match=r"cannot speak this text .*: give plain words"):
         voice.speak("9" * 1000)
 
 
