@@ -105,7 +105,8 @@ class Video:
         The name decides the format: .mp4, .mov, .webm, .gif, .webp, numbered PNG files as frames/
         or frames/%05d.png, or "-", raw frames on standard output. Transparent parts of the picture
         stay transparent in webm, mov, gif, webp and PNG files. The metadata says that it is
-        synthetic. After an error no new file is left, and an earlier one is unchanged.
+        synthetic; raw frames have none. After an error no new file is left, and an earlier one is
+        unchanged.
 
         path: the file to write.
         maps: a second mp4 to write in the same pass, with the model's maps of every frame.

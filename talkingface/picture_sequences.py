@@ -5,13 +5,14 @@ Pillow is imported when needed.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from talkingface import media
 from talkingface.errors import OutputError
@@ -103,8 +104,49 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
 
 
-def standard_output() -> BinaryIO:
-    """Return standard output for bytes. Raises OutputError where it is a terminal or closed."""
+def check_standard_output() -> None:
+    """Raise OutputError where standard output is a terminal or closed."""
     if sys.stdout is None or sys.stdout.isatty():
         raise OutputError("-: standard output is a terminal: send it to a program or a file")
-    return sys.stdout.buffer
+
+
+@contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """Standard output, for bytes. Raises OutputError, also when its reader has ended."""
+    check_standard_output()
+    pipe = _Pipe(sys.stdout.buffer)
+    try:
+        yield cast("BinaryIO", pipe)
+        with media.writing(Path("-"), OSError):
+            pipe.flush()
+    except OutputError as error:
+        if not pipe.closed_by_reader:
+            raise
+        # Python would try once more at its end to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(
+            "-: the program that reads standard output closed it before the end"
+        ) from error
+
+
+class _Pipe:
+    """A file, for FFmpeg, that knows whether its reader is gone."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.closed_by_reader = file, False
+
+    def write(self, data: bytes) -> int:
+        """Write all of it. Raises OSError."""
+        try:
+            return self._file.write(data)
+        except BrokenPipeError:
+            self.closed_by_reader = True
+            raise
+
+    def flush(self) -> None:
+        """Write what is buffered. Raises OSError."""
+        try:
+            self._file.flush()
+        except BrokenPipeError:
+            self.closed_by_reader = True
+            raise

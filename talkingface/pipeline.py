@@ -426,6 +426,7 @@ class TalkingFace:
         *,
         controls: Controls | None = None,
         resume: PathLike | None = None,
+        alpha: bool = False,
         options: FaceOptions = DEFAULT_FACE,
         **keywords: Unpack[FaceKeywords],
     ) -> Stream:
@@ -434,13 +435,14 @@ class TalkingFace:
         image: a picture, as in `generate`.
         controls: how the face moves. The default is `Controls()`.
         resume: a file of `Stream.save`, to continue that stream.
+        alpha: True keeps transparent parts of the picture: its frames are (H, W, 4) uint8 RGBA.
         options: which face speaks, and how it is shown.
         keywords: changes to the options, by field.
 
         Raises UnreadableMedia, NoFaceFound, BadLandmarks, BadRequest, BadWeights (the file).
         """
         face = self.prepare(image, options, **keywords)
-        painter = FramePainter(face, self.info.name)
+        painter = FramePainter(face, self.info.name, alpha=alpha)
         stream = Stream(self._generator(face, controls), painter, face.note)
         if resume is not None:
             stream.restore(resume)

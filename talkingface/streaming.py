@@ -123,11 +123,13 @@ class Stream:
         return self._windows.given
 
     def paint(self, frame: OutputFrame) -> Picture:
-        """Draw a frame of `output` or `flush`, (H, W, 3) uint8 RGB."""
+        """Draw a frame of `output` or `flush`, as `push` does."""
         return self._painter(frame)
 
     def push(self, samples: Samples) -> list[Picture]:
         """Push sound; return the frames, (H, W, 3) uint8 RGB, that are complete now.
+
+        They are (H, W, 4) RGBA if the stream was opened with alpha and the picture has it.
 
         samples: (N,) floats in [-1, 1], mono at 16 kHz, any N.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from talkingface import (
     decoding,
+    file_comments,
     media,
     picture_sequences,
     sound_writing,
@@ -62,7 +63,7 @@ def check_output(
     """Call before the work starts: raises OutputError, BadRequest when `write` would."""
     video_formats.check(path, options)
     if str(path) == PIPE:
-        picture_sequences.standard_output()
+        picture_sequences.check_standard_output()
     elif video_formats.is_sequence(path):
         picture_sequences.check_sequence(path, overwrite)
     else:
@@ -171,11 +172,16 @@ def _open_sink(
     kind = video_formats.format_of(path, options)
     if texts and kind.subtitles and not burnt:
         as_track = SubtitleTrack(kind.subtitles, texts)
-    piped = str(path) == PIPE
-    target: Any = picture_sequences.standard_output() if piped else None
+    if str(path) == PIPE:
+        target: Any = renaming.enter_context(picture_sequences.standard_output())
+    else:
+        target = renaming.enter_context(media.replacing(Path(path), overwrite))
+        if tag is not None:
+            name, size = kind.container.format, first.shape[:2]
+            renaming.enter_context(file_comments.adding(Path(path), target, name, size, tag))
     writer = VideoWriter(
         Path(path),
-        target or renaming.enter_context(media.replacing(Path(path), overwrite)),
+        target,
         first.shape[:2],
         container=kind.container,
         coding=video_formats.coding_of(path, options, alpha=first.shape[2] == 4),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
+import types
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import av
 import numpy as np
@@ -18,7 +23,6 @@ from talkingface import (
     face_preparation,
     frame_rates,
     jobs,
-    picture_sequences,
     subtitles,
     video_formats,
     video_writing,
@@ -66,10 +70,11 @@ def shown(path: Path, decoder: str | None = None) -> list[tuple[float, np.ndarra
             return found
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        frames: list[Any]
         if decoder is None:
             frames = list(container.decode(stream))
         else:
-            context = av.CodecContext.create(decoder, "r")
+            context: Any = av.CodecContext.create(decoder, "r")
             frames = [f for p in container.demux(stream) if p.size for f in context.decode(p)]
             frames += context.decode(None)
         return [
@@ -148,7 +153,7 @@ def test_raw_frames_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, kind: str, start: bytes
 ) -> None:
     out = io.BytesIO()
-    monkeypatch.setattr(picture_sequences, "standard_output", lambda: out)
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(buffer=out, isatty=lambda: False))
     frames = [disc(k, False) for k in range(3)]
     options = OutputOptions(fps=24, pipe=kind)  # type: ignore[arg-type]
     video_writing.write("-", frames, None, options=options)
@@ -158,6 +163,34 @@ def test_raw_frames_on_standard_output(
         assert data == b"".join(frame.tobytes() for frame in frames)
     else:
         assert data.count(b"FRAME\n") == 3 and len(data) > 3 * 96 * 64 * 3 // 2
+
+
+def test_a_reader_that_goes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        with pytest.raises(OutputError, match="-: the program that reads standard output closed"):
+            video_writing.write("-", [disc(k, False) for k in range(30)], None)
+        gone.write("what Python writes at its end goes nowhere")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_gif_and_webp_say_in_their_metadata_what_they_are(tmp_path: Path, frames: int) -> None:
+    tag = "Synthetic <face> & speech, " + "long " * 80
+    given = [disc(5 * k, True) for k in range(frames)]
+    for name in ("a.gif", "a.webp"):
+        video_writing.write(tmp_path / name, given, None)
+        plain = [picture for _, picture in shown(tmp_path / name)]
+        video_writing.write(tmp_path / name, given, None, tag=tag, overwrite=True)
+        assert np.array_equal(plain, [picture for _, picture in shown(tmp_path / name)])
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.info["comment"].decode() == tag
+    with Image.open(tmp_path / "a.webp") as image:
+        xmp = ElementTree.fromstring(image.info["xmp"])
+        assert [own.text for own in xmp.iter() if own.tag.endswith("}li")] == [tag]
+    size = int.from_bytes((tmp_path / "a.webp").read_bytes()[4:8], "little")
+    assert size + 8 == (tmp_path / "a.webp").stat().st_size
 
 
 def test_what_a_format_cannot_have() -> None:
@@ -269,16 +302,11 @@ def test_subtitles_are_a_track_with_their_times(tmp_path: Path, name: str) -> No
     options = OutputOptions(subtitles=file)
     video_writing.write(path, [disc(0, False)] * 50, None, options=options)
     with av.open(str(path)) as container:
-        found = [
-            (float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p))
-            for p in container.demux(subtitles=0)
-            if p.size > 2
-        ]
-    assert [(start, length) for start, length, _ in found] == [
-        (pytest.approx(0.2), pytest.approx(0.4)),
-        (pytest.approx(1.0), pytest.approx(1.0)),  # it ends with the video
-    ]
-    assert b"One" in found[0][2] and b"<i>" not in found[0][2] and b"two\nlines" in found[1][2]
+        packets: list[Any] = [p for p in container.demux(subtitles=0) if p.size > 2]
+        found = [bytes(p) for p in packets]
+        times = [float(t * p.time_base) for p in packets for t in (p.pts, p.duration)]
+    assert times == pytest.approx([0.2, 0.4, 1.0, 1.0])  # the last ends with the video
+    assert b"One" in found[0] and b"<i>" not in found[0] and b"two\nlines" in found[1]
 
 
 def test_burnt_subtitles_are_at_the_bottom_and_only_in_their_time() -> None:

@@ -126,6 +126,23 @@ def test_other_formats_and_rates(
         assert refused.status_code == 400 and said in refused.json()["error"]
 
 
+def test_transparent_parts_stay_so_where_the_format_can_have_them(
+    client: httpx.Client, files: dict[str, Any], small: bytes
+) -> None:
+    with Image.open(io.BytesIO(small)) as image:
+        seen = Image.new("L", image.size, 255)
+        seen.paste(0, (0, 0, 40, image.height))
+        image.putalpha(seen)
+        image.save(made := io.BytesIO(), "PNG")
+    given = files | {"image": ("x.png", made.getvalue())}
+    answer = client.post("/v1/generate", files=given, data={"format": "gif", "mark": "false"})
+    with Image.open(io.BytesIO(answer.content)) as image:
+        levels = np.array(image.convert("RGBA"))[..., 3]
+    assert not levels[:, :32].any() and (levels[:, 48:] == 255).all()
+    answer = client.post("/v1/generate", files=given)  # mp4: filled
+    assert answer.headers["content-type"] == "video/mp4"
+
+
 @pytest.mark.parametrize(("show", "size"), [("face", (256, 256)), ("maps", (768, 256))])
 def test_what_is_shown(
     client: httpx.Client, files: dict[str, Any], tmp_path: Path, show: str, size: tuple[int, int]

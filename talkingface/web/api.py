@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 _UPLOAD = errors(400, 403, 408, 413, 415, 422, 429, 500, 503, 507)
 _VIDEO_ERRORS = errors(404, 409, 413, 415, 422, 500, 503, 507)
 _MP4 = (
-    "H.264 and AAC, 25 frames per second, unless format and fps say otherwise; its comment says "
+    "H.264 and AAC, 25 frames per second, unless format and fps say otherwise; its metadata says "
     "that it is synthetic"
 )
 _MIME = {

@@ -162,8 +162,9 @@ class Service:
         with client_errors(folder):
             self.speak(slot, sound, options.text)
             total = check_sound(sound, self.limits.file_minutes, slot.check)
-            stream = self.open(image, options, self.limits.file_size)
             video_formats.check(output, options.output)
+            alpha = video_formats.keeps_alpha(output, options.output)
+            stream = self.open(image, options, self.limits.file_size, alpha)
             parts, minutes = audio.read(sound, BLOCK), self.limits.file_minutes
             spoken: Iterator[Picture]
             if options.fps == audio.FPS:
@@ -212,11 +213,18 @@ class Service:
         if text is not None:
             sound.write_bytes(voice.speak(text, check=slot.check))
 
-    def open(self, image: Path, options: GenerateOptions, size: int) -> Stream:
-        """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError."""
+    def open(self, image: Path, options: GenerateOptions, size: int, alpha: bool = False) -> Stream:
+        """Open a stream for the face of a picture. Raises ApiError, TalkingFaceError.
+
+        size: longest side of its frames. alpha: transparent parts are kept.
+        """
         check_picture(image, self.limits)
         return self.speakers[options.model].open(
-            image, controls=options.controls, options=options.face_options, max_size=size
+            image,
+            controls=options.controls,
+            options=options.face_options,
+            alpha=alpha,
+            max_size=size,
         )
 
     def find_faces(self, slot: Slot, folder: Path) -> Faces:
