@@ -26,6 +26,7 @@ from talkingface.models.lips import LipsConfig
 from talkingface.models.mouth_region import correct
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.render.warp import MeshWarp
 
 PRESETS = models.PRESETS
 TINY = PRESETS["cran-tiny"]
@@ -312,7 +313,8 @@ def _drawn(portrait: Portrait, meshes: Tensor, model: Any) -> Tensor:
     neutral = rest[0].double().numpy() * 128
     picture = ((portrait.image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     own = portrait.mesh[0].double().numpy() * 128
-    face = FaceRenderer(picture, own, model.moving.numpy(), MouthInterior(picture, own, neutral))
+    warp = MeshWarp(own, model.moving.numpy())
+    face = FaceRenderer(picture, warp, MouthInterior(picture, own, neutral))
     frames = np.stack([face.draw(mesh.double().numpy() * 128) for mesh in meshes[0]])
     return torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
 

@@ -28,6 +28,7 @@ from talkingface.models.lips import LipsConfig
 from talkingface.pipeline import TalkingFace
 from talkingface.render.face import FaceRenderer
 from talkingface.render.mouth import MouthInterior
+from talkingface.render.warp import MeshWarp
 from talkingface.streaming import Stream
 
 SPACE = Path(__file__).parent / "fixtures" / "expression_space.safetensors"
@@ -222,7 +223,8 @@ def test_a_frame_is_the_picture_bent_and_what_the_model_adds(face: np.ndarray) -
             for points in (prepared.mouth.mesh, prepared.mouth.neutral, mesh)
         )
         behind = MouthInterior(whole, own, rest)
-        expected = FaceRenderer(whole, own, prepared.moving, behind).draw(moved)[cut]
+        warp = MeshWarp(own, prepared.moving)
+        expected = FaceRenderer(whole, warp, behind).draw(moved)[cut]
         made = Generated(torch.zeros(1, 1, 3, 128, 128), mesh=mesh[:, None])
         bent = renderer(OutputFrame(crop, made, 0))
         assert levels_apart([bent], [expected]) <= 1 and not np.array_equal(bent, whole[cut])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +23,8 @@ def planes(k: int) -> list[np.ndarray]:
 def written_planes(path: Path) -> list[tuple[Fraction, list[np.ndarray]]]:
     with av.open(str(path)) as container:
         found = []
-        for frame in container.decode(video=0):
+        frames: Iterator[Any] = container.decode(video=0)
+        for frame in frames:
             arrays = [
                 np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
                 for plane in frame.planes
