@@ -33,11 +33,12 @@ TINY = ("--model", "cran-tiny", "--device", "cpu")
 
 
 def write_wav(path: Path, samples: int) -> Path:
+    """Write a sound that is not silent: a square wave of 8 kHz at 16 kHz."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16_000)
-        file.writeframes(b"\0\0" * samples)
+        file.writeframes(b"\0\x20\0\xe0" * (samples // 2) + b"\0\x20" * (samples % 2))
     return path
 
 
