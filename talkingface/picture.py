@@ -173,14 +173,16 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     media.require_file(path, KINDS)
-    formats = _with_heic(path, formats)
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # our error says enough
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # MAX_PIXELS, by _check_size
         try:
             # A file: of a path, Pillow would map a turned TIFF's pixels in the wrong order.
-            with path.open("rb") as file, Image.open(file, formats=formats) as image:
-                yield image
+            with path.open("rb") as file:
+                known = _with_heic(path, file.read(32), formats)
+                file.seek(0)
+                with Image.open(file, formats=known) as image:
+                    yield image
         except UnidentifiedImageError as error:
             raise _NoPicture(f"{path}: not {KINDS}; convert it to one of these") from error
         except _DAMAGED as error:
@@ -194,10 +196,8 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _with_heic(path: Path, formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the formats, with that of HEIC if the file is one. Raises UnreadableMedia."""
-    with path.open("rb") as file:
-        head = file.read(32)
+def _with_heic(path: Path, head: bytes, formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats, or that of HEIC if a file begins so. Raises UnreadableMedia."""
     if head[4:8] != b"ftyp" or head[8:12] not in _HEIC_BRANDS or b"avif" in head:
         return formats
     if formats != FORMATS:

@@ -233,7 +233,8 @@ def test_results_as_json(
     talking, sheet = map(json.loads, ran.out.splitlines())
     assert (ran.code, ran.err) == (0, "") and sheet == {"output": str(png)}
     assert talking.pop("took") > 0 and "mean face was laid into it" in talking.pop("note")
-    assert talking == {"output": str(out), "frames": 9, "seconds": 0.36}
+    made_from = {"image": str(drawing), "audio": str(short), "fps": 25.0}
+    assert talking == {"output": str(out), "frames": 9, "seconds": 0.36, **made_from}
     bad = write_wav(tmp_path / "bad.wav", 5)
     sounds = ("--speech", bad, "--speech", short, "--out-dir", tmp_path, "--max-size", 256)
     ran = cli("batch", portrait, *sounds, "--json", *TINY)
