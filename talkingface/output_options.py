@@ -31,6 +31,9 @@ class OutputKeywords(TypedDict, total=False):
     subtitles: PathLike | None
     burn_subtitles: bool
     pipe: PipeFormat
+    c2pa: bool
+    sign_certificate: PathLike | None
+    sign_key: PathLike | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class OutputOptions:
     subtitles: an SRT file, for a track of its own.
     burn_subtitles: True draws the subtitles into the frames instead.
     pipe: "y4m" or "rgb24", the format of frames on standard output, for the name "-".
+    c2pa: True adds a signed manifest of C2PA that says how the file was made: mp4, mov, gif, webp
+    and PNG files.
+    sign_certificate, sign_key: to sign with, PEM files; without them a certificate is made for this
+    file alone, which says that nobody vouches for it.
     """
 
     fps: float | str | Fraction = 25
@@ -55,6 +62,9 @@ class OutputOptions:
     subtitles: PathLike | None = None
     burn_subtitles: bool = False
     pipe: PipeFormat = "y4m"
+    c2pa: bool = False
+    sign_certificate: PathLike | None = None
+    sign_key: PathLike | None = None
 
     def updated(self, **keywords: Unpack[OutputKeywords]) -> OutputOptions:
         """Return a copy with changed fields. Raises TypeError for an unknown name."""
@@ -92,10 +102,19 @@ class OutputOptions:
             )
         if self.burn_subtitles and self.subtitles is None:
             raise BadRequest("burn_subtitles draws subtitles: give their SRT file too")
+        if (self.sign_certificate is None) != (self.sign_key is None):
+            raise BadRequest("sign_certificate and sign_key belong together: give both")
+        if self.sign_key is not None and not self.c2pa:
+            raise BadRequest("sign_certificate signs a manifest: give c2pa too")
 
     def of_second(self) -> OutputOptions:
         """Return the options of a second file of other pictures: the same rate, no subtitles."""
-        return OutputOptions(fps=self.fps)
+        return OutputOptions(
+            fps=self.fps,
+            c2pa=self.c2pa,
+            sign_certificate=self.sign_certificate,
+            sign_key=self.sign_key,
+        )
 
 
 DEFAULT_OUTPUT = OutputOptions()

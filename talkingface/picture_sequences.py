@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from talkingface import media
 from talkingface.errors import OutputError
+from talkingface.provenance import Signer
 from talkingface.types import PathLike, Picture
 
 _NAME = "%05d.png"  # in a folder
@@ -61,7 +62,9 @@ def check_sequence(path: PathLike, overwrite: bool) -> None:
 
 
 @contextmanager
-def png_sequence(path: PathLike, overwrite: bool, tag: str | None) -> Iterator[PngSequence]:
+def png_sequence(
+    path: PathLike, overwrite: bool, tag: str | None, signer: Signer | None = None
+) -> Iterator[PngSequence]:
     """Numbered PNG files; they get their names when all of them are complete.
 
     path: frames/%05d.png, or a folder as frames/. After an error no new file is left. Files of an
@@ -75,6 +78,9 @@ def png_sequence(path: PathLike, overwrite: bool, tag: str | None) -> Iterator[P
             part.mkdir()
         sequence = PngSequence(Path(path), part, tag)
         yield sequence
+        if signer is not None:
+            for number in range(1, sequence.frames + 1):
+                signer.sign(Path(path), part / str(number), "image2")
         with media.writing(folder, OSError):
             folder.mkdir(exist_ok=True)
             for old in _numbered(folder, pattern):

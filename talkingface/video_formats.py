@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from talkingface import provenance
 from talkingface.errors import BadRequest, OutputError
 from talkingface.output_options import OutputOptions
 from talkingface.types import PathLike
@@ -214,6 +215,10 @@ def check(path: PathLike, options: OutputOptions) -> None:
         )
     if options.audio_bitrate is not None and kind.sound is None:
         raise BadRequest(f"{path}: {kind.name} has no sound: leave --audio-bitrate out")
+    if options.c2pa and kind.container.format not in provenance.TYPES:
+        raise BadRequest(
+            f"{path}: {kind.name} holds no C2PA manifest: give mp4, mov, gif, webp or PNG files"
+        )
 
 
 def notes(path: PathLike, options: OutputOptions, sound: bool, alpha: bool) -> list[str]:

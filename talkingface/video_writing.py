@@ -24,6 +24,7 @@ from talkingface import (
     file_comments,
     media,
     picture_sequences,
+    provenance,
     sound_writing,
     video_formats,
     video_reading,
@@ -62,6 +63,8 @@ def check_output(
 ) -> None:
     """Call before the work starts: raises OutputError, BadRequest when `write` would."""
     video_formats.check(path, options)
+    if options.c2pa:
+        provenance.Signer(options, None)
     if str(path) == PIPE:
         picture_sequences.check_standard_output()
     elif video_formats.is_sequence(path):
@@ -166,8 +169,9 @@ def _open_sink(
     texts = [] if options.subtitles is None else read_srt(options.subtitles)
     burnt = SubtitlePainter(texts) if options.burn_subtitles else None
     as_track = None
+    signer = provenance.Signer(options, tag) if options.c2pa else None
     if video_formats.is_sequence(path):
-        pngs = renaming.enter_context(picture_sequences.png_sequence(path, overwrite, tag))
+        pngs = renaming.enter_context(picture_sequences.png_sequence(path, overwrite, tag, signer))
         return pngs if burnt is None else _Burning(pngs, burnt, options.rate)
     kind = video_formats.format_of(path, options)
     if texts and kind.subtitles and not burnt:
@@ -176,8 +180,9 @@ def _open_sink(
         target: Any = renaming.enter_context(picture_sequences.standard_output())
     else:
         target = renaming.enter_context(media.replacing(Path(path), overwrite))
+        name, size = kind.container.format, first.shape[:2]
+        renaming.enter_context(provenance.signing(Path(path), target, name, signer))
         if tag is not None:
-            name, size = kind.container.format, first.shape[:2]
             renaming.enter_context(file_comments.adding(Path(path), target, name, size, tag))
     writer = VideoWriter(
         Path(path),

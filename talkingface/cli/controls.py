@@ -103,6 +103,13 @@ _OUTPUT: dict[str, tuple[Any, Any]] = {
     "burn_subtitles": option(
         bool, False, "--burn-subtitles", help="draw the subtitles into the frames instead"
     ),
+    "c2pa": option(
+        bool, False, "--c2pa", help="add a signed manifest of C2PA that says how it was made"
+    ),
+    "sign_certificate": option(
+        Path | None, None, help="PEM file to sign it with [one made for this file alone]"
+    ),
+    "sign_key": option(Path | None, None, help="private key of that certificate, PEM"),
     "format": option(str, "y4m", help="of frames on standard output (-o -): y4m or rgb24"),
 }
 _FACE = {"face": (FaceChoice, None), "landmarks": (Landmarks, None), **_SHOWN}

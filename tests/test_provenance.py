@@ -1,0 +1,96 @@
+"""C2PA manifests of outputs, read back by the library; a changed file is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from talkingface import provenance, video_writing
+from talkingface.errors import BadRequest
+from talkingface.output_options import OutputOptions
+from talkingface.version import __version__
+
+c2pa = pytest.importorskip("c2pa", reason="needs the extra c2pa")
+SIGNED = OutputOptions(c2pa=True)
+FRAMES = [np.random.default_rng(k).integers(0, 255, (64, 96, 3), np.uint8) for k in range(3)]
+FILES = [
+    ("a.mp4", "a.mp4", "video/mp4"),
+    ("a.mov", "a.mov", "video/quicktime"),
+    ("a.gif", "a.gif", "image/gif"),
+    ("a.webp", "a.webp", "image/webp"),
+    ("f%d.png", "f2.png", "image/png"),
+]
+
+
+def read(data: bytes, kind: str) -> Any:
+    return c2pa.Reader(kind, io.BytesIO(data))
+
+
+def failures(reader: Any) -> set[str]:
+    return {own["code"] for own in reader.get_validation_results()["activeManifest"]["failure"]}
+
+
+@pytest.mark.parametrize(("name", "file", "kind"), FILES)
+def test_a_manifest_says_how_a_file_was_made(
+    tmp_path: Path, name: str, file: str, kind: str
+) -> None:
+    video_writing.write(tmp_path / name, FRAMES, None, options=SIGNED, tag="Synthetic")
+    data = (tmp_path / file).read_bytes()
+    reader = read(data, kind)
+    manifest = reader.get_active_manifest()
+    (actions,) = (own for own in manifest["assertions"] if own["label"] == "c2pa.actions.v2")
+    (action,) = actions["data"]["actions"]
+    assert action["action"] == "c2pa.created" and action["description"] == "Synthetic"
+    assert action["digitalSourceType"].endswith("/trainedAlgorithmicMedia")
+    assert action["softwareAgent"] == {"name": "talkingface", "version": __version__}
+    assert not manifest.get("ingredients") and not manifest.get("thumbnail")
+    assert "nobody vouches" in manifest["signature_info"]["issuer"]
+    assert reader.get_validation_state() == "Valid"
+    assert failures(reader) == {"signingCredential.untrusted"}  # all else holds
+    changed = bytearray(data)
+    places = [data.find(name) for name in (b"mdat", b"ANMF", b"IDAT")]
+    changed[max(places) + 60 if max(places) > 0 else len(data) - 600] ^= 1  # in the pictures
+    assert read(bytes(changed), kind).get_validation_state() == "Invalid"
+    assert b"Synthetic" in data and not list(tmp_path.glob(".*"))
+
+
+def test_ones_own_certificate_signs(tmp_path: Path) -> None:
+    key, chain = provenance._self_signed()
+    other, _ = provenance._self_signed()
+    from cryptography.hazmat.primitives import serialization as form
+
+    for name, own in (("key.pem", key), ("other.pem", other)):
+        pem = own.private_bytes(
+            form.Encoding.PEM, form.PrivateFormat.TraditionalOpenSSL, form.NoEncryption()
+        )
+        (tmp_path / name).write_bytes(pem)
+    (tmp_path / "cert.pem").write_bytes(chain)
+    signed = OutputOptions(
+        c2pa=True, sign_certificate=tmp_path / "cert.pem", sign_key=tmp_path / "key.pem"
+    )
+    serials = []
+    for name in ("a.mp4", "b.mp4"):
+        video_writing.write(tmp_path / name, FRAMES, None, options=signed)
+        reader = read((tmp_path / name).read_bytes(), "video/mp4")
+        assert "timestamp" not in json.dumps(reader.get_validation_results()["activeManifest"])
+        serials.append(reader.get_active_manifest()["signature_info"]["cert_serial_number"])
+    assert serials[0] == serials[1]
+    for change, said in (
+        ({"sign_key": tmp_path / "other.pem"}, "other.pem: is not the key of"),
+        ({"sign_key": tmp_path / "cert.pem"}, "cannot be read"),
+        ({"sign_key": None}, "belong together"),
+        ({"c2pa": False}, "give c2pa too"),
+    ):
+        with pytest.raises(BadRequest, match=said):
+            video_writing.check_output(tmp_path / "c.mp4", options=signed.updated(**change))
+
+
+@pytest.mark.parametrize("name", ["a.webm", "-"])
+def test_a_container_that_holds_no_manifest(name: str) -> None:
+    with pytest.raises(BadRequest, match="holds no C2PA manifest: give mp4, mov, gif, webp or PNG"):
+        video_writing.check_output(name, options=SIGNED)
