@@ -16,6 +16,7 @@ from talkingface.version import __version__
 
 if TYPE_CHECKING:
     from talkingface.controls import Controls
+    from talkingface.conversation import Conversation
     from talkingface.errors import TalkingFaceError
     from talkingface.face_options import FaceOptions
     from talkingface.generated_video import Video
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from talkingface.output_options import OutputOptions
     from talkingface.pipeline import TalkingFace, align, load, stream
     from talkingface.streaming import Stream
+    from talkingface.turns import Turn
 
 __all__ = [
     "Controls",
+    "Conversation",
     "FaceOptions",
     "Job",
     "JobResult",
@@ -41,6 +44,7 @@ __all__ = [
     "Stream",
     "TalkingFace",
     "TalkingFaceError",
+    "Turn",
     "Video",
     "__version__",
     "align",
@@ -51,6 +55,7 @@ __all__ = [
 
 _MODULES = {  # of the names that are not in `pipeline`
     "Controls": "controls",
+    "Conversation": "conversation",
     "FaceOptions": "face_options",
     "Job": "jobs",
     "JobResult": "jobs",
@@ -62,6 +67,7 @@ _MODULES = {  # of the names that are not in `pipeline`
     "OutputOptions": "output_options",
     "Stream": "streaming",
     "TalkingFaceError": "errors",
+    "Turn": "turns",
     "Video": "generated_video",
 }
 

@@ -104,7 +104,13 @@ def prepare_face(
     """
     options.check()
     loaded = LoadedImage.read(image, options.background)
-    located = loaded.locate(options)
+    return prepare_located(loaded, loaded.locate(options), options, model, info)
+
+
+def prepare_located(
+    loaded: LoadedImage, located: Located, options: FaceOptions, model: Generator, info: WeightsInfo
+) -> PreparedFace:
+    """Prepare a face that was found in a picture; else as `prepare_face`."""
     aligned = faces.align(loaded.pixels, located, model.config.crop)
     identity = encode(model, aligned)
     shown, matrix = shrink(loaded.pixels, aligned.matrix, options.max_size)

@@ -27,7 +27,7 @@ from talkingface.render.glasses import wears_glasses
 from talkingface.render.head import HeadRenderer
 from talkingface.render.mouth import MouthInterior
 from talkingface.render.warp import MeshWarp
-from talkingface.types import Floats, Picture
+from talkingface.types import Bounds, Floats, Picture
 
 # Pixels between the eyes: up to the first a picture gets all of a correction, from the second on
 # none. It was learned at 40 and would veil teeth that are sharper (docs/log.md).
@@ -112,6 +112,8 @@ class PreparedFace:
     note: note on the picture and on the face that was found, or None.
     alpha: (H, W) uint8 of the picture, whose transparent parts lie on `options.background`; 255 is
     opaque. None where all is opaque.
+    bounds: rows and columns of the picture (y0, y1, x0, x1), outside which the face moves nothing;
+    None is the whole picture. Beyond them are other faces.
     """
 
     identity: Any
@@ -125,6 +127,7 @@ class PreparedFace:
     moving: NDArray[np.int64] | None = None
     note: str | None = None
     alpha: NDArray[np.uint8] | None = None
+    bounds: Bounds | None = None
 
     @cached_property
     def renderer(self) -> FrameRenderer:
@@ -164,6 +167,7 @@ class FrameRenderer:
         self._face, self._back, self._share = None, invert(matrix), 0.0
         self._grey = bool((shown == shown[..., :1]).all())
         self._depth, self._has_eyes = face.depth, face.has_eyes
+        self._bounds = face.bounds if shown is face.picture else None
         if face.mouth is not None:
             assert face.moving is not None
             mesh, rest = (
@@ -180,7 +184,8 @@ class FrameRenderer:
     @cached_property
     def _head(self) -> HeadRenderer:
         unit = self._size * float(np.hypot(*self._back[:, 0]))
-        return HeadRenderer(self._picture.shape, self._mesh, self._depth.astype(np.float64) * unit)
+        depth = self._depth.astype(np.float64) * unit
+        return HeadRenderer(self._picture.shape, self._mesh, depth, self._bounds)
 
     @cached_property
     def _eyes(self) -> EyeRenderer:

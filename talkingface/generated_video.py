@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 
 from talkingface import frame_rates, video, video_formats, video_writing
 from talkingface.audio import FPS
@@ -58,16 +59,9 @@ class Video:
     def _frames(self, whole: bool = False) -> Iterator[OutputFrame]:
         """whole: with the model's own pictures, even where frames take none of them."""
         if isinstance(self._source, Motion):
-            parts = self._silent_parts(self._source, whole)
-        else:
-            parts = self._spoken_parts(self._source, whole)
-        return chain.from_iterable(ahead(parts, threads=max(1, torch.get_num_threads() - 1)))
-
-    def _spoken_parts(self, speech: Speech, whole: bool) -> Iterator[list[OutputFrame]]:
+            return _ahead(self._silent_parts(self._source, whole))
         stream = Stream(self._generator, self._painter, whole=whole)
-        for part in speech.parts():
-            yield list(stream.output(part))
-        yield list(stream.flush())
+        return spoken_frames(stream, self._source.parts())
 
     def _silent_parts(self, motion: Motion, whole: bool) -> Iterator[list[OutputFrame]]:
         if whole or self._face.options.show == "maps":
@@ -182,6 +176,24 @@ class Video:
         frames = self._frames(whole=isinstance(self._source, Speech))
         pictures = map(self._painter_of(options), frames)
         return video.sheet_of_frames(pictures, seconds=seconds, every=every, columns=columns)
+
+
+def spoken_frames(stream: Stream, sound: Iterable[Tensor]) -> Iterator[OutputFrame]:
+    """Yield the frames of a new stream for a whole sound, parts (n,) at 16 kHz.
+
+    They are generated in a thread, while those before are in use.
+    """
+    return _ahead(_spoken_parts(stream, sound))
+
+
+def _spoken_parts(stream: Stream, sound: Iterable[Tensor]) -> Iterator[list[OutputFrame]]:
+    for part in sound:
+        yield list(stream.output(part))
+    yield list(stream.flush())
+
+
+def _ahead(parts: Iterator[list[OutputFrame]]) -> Iterator[OutputFrame]:
+    return chain.from_iterable(ahead(parts, threads=max(1, torch.get_num_threads() - 1)))
 
 
 def ahead(items: Iterator[Item], threads: int) -> Generator[Item, None, None]:

@@ -6,9 +6,9 @@ carried from one to the next: a long recording needs no more memory than a short
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,11 +28,12 @@ from talkingface.animation import (
 )
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
 from talkingface.contract import Generator, moves_mesh
-from talkingface.controls import DEFAULTS, Controls
+from talkingface.controls import DEFAULTS, SEEDS, Controls
+from talkingface.conversation import Conversation, Member, Voice, cast_of
 from talkingface.dubbing.dubbed_video import DubbedVideo
 from talkingface.dubbing.timeline import Length
 from talkingface.dubbing.tracking import TrackOptions
-from talkingface.errors import BadRequest
+from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import ImageInput, LoadedImage, device_of, prepare_face
 from talkingface.faces import Aligned
@@ -40,6 +41,7 @@ from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
+from talkingface.group import FaceChoice, prepare_group
 from talkingface.jobs import Job, JobResult, JobRunner
 from talkingface.live_face import LiveFace
 from talkingface.models.head_motion import HeadNet
@@ -47,7 +49,8 @@ from talkingface.motion import Motion
 from talkingface.motion_file import Viseme
 from talkingface.sound_input import AudioInput, Samples
 from talkingface.streaming import CHUNK, Speech, Stream, check_samples
-from talkingface.types import Box, PathLike, Picture
+from talkingface.turns import Turn
+from talkingface.types import Box, Floats, PathLike, Picture
 from talkingface.version import __version__
 from talkingface.weights import WeightsInfo
 
@@ -288,6 +291,50 @@ class TalkingFace:
         source, given = _source(audio, motion, audio_track)
         return Video(face, self._generator(face, controls, given), source, self.tag)
 
+    def converse(
+        self,
+        image: ImageInput,
+        audio: Mapping[FaceChoice, AudioInput] | AudioInput,
+        *,
+        turns: PathLike | Sequence[Turn] | None = None,
+        faces: Mapping[str, FaceChoice] | None = None,
+        controls: Controls | None = None,
+        audio_track: int | None = None,
+        options: FaceOptions = DEFAULT_FACE,
+        **keywords: Unpack[FaceKeywords],
+    ) -> Conversation:
+        """Return a video of several people in one picture, of whom each speaks and listens.
+
+        Who does not speak waits: blinks, breathes and keeps the mouth at rest. Faces that are much
+        smaller than those of the speakers do not move.
+
+        image: as in `generate`.
+        audio: one recording for each face that speaks: {1: "a.wav", 2: "b.wav"}; or one recording
+        of all, with turns. A face is its number by size, 1 is the largest, or its box (x, y, width,
+        height) in pixels.
+        turns: who speaks when in the one recording: `Turn`s, or a file of JSON or RTTM.
+        faces: faces of the names in the turns. The others are the largest of the other faces: who
+        speaks first is the leftmost.
+        controls: how the faces move; each has a seed of its own, counted from this one's.
+        audio_track: of the one recording, as in `generate`.
+        options: how the picture is shown.
+        keywords: changes to the options, by field.
+
+        Raises the errors of `generate`; UnreadableMedia (the turns), BadRequest (who speaks).
+        """
+        cast = cast_of(audio, turns, faces, audio_track)
+        options = options.updated(**keywords)
+        group = prepare_group(image, cast.chosen, options, self.model, self.info)
+        controls = controls or DEFAULTS
+        voices: list[Voice | None] = [*cast.voices, *[None] * len(group.listeners)]
+        members = [
+            Member(face, self._generator(face, _seeded(controls, number)), voice)
+            for number, (face, voice) in enumerate(
+                zip([*group.speakers, *group.listeners], voices, strict=True)
+            )
+        ]
+        return Conversation(members, cast, options, group.note, self.tag)
+
     def motion(
         self,
         audio: AudioInput,
@@ -388,8 +435,31 @@ class TalkingFace:
         assert model is not None  # else there is no motion
         options = TrackOptions(face, box, time)
         space = model.readout.space
-        tag = self._tag("a video")
-        return DubbedVideo(video, speech, motion, space, options, length, tag, mark)
+        return DubbedVideo(
+            video,
+            speech,
+            motion,
+            space,
+            options,
+            length,
+            self._tag("a video"),
+            partial(self._predicted_lips, video),
+            mark,
+        )
+
+    def _predicted_lips(self, video: PathLike) -> Floats | None:
+        """Return how far lips are apart that speak a video's sound, (N,) interocular units.
+
+        They are 25 per second; None for a video without a sound.
+        """
+        try:
+            speech = Speech(video)
+        except UnreadableMedia:
+            return None
+        spoken = torch.from_numpy(self._spoken(speech, Controls(still=True)).expression)
+        assert self._mesh_model is not None
+        gaps = self._mesh_model.readout.space.lip_gap(spoken.to(self._device))
+        return np.asarray(gaps.cpu().numpy(), np.float32)
 
     def idle(
         self,
@@ -570,6 +640,11 @@ def _source(
         given = _as_motion(audio)
         return given, given
     return Speech(audio, track), None if motion is None else _as_motion(motion)
+
+
+def _seeded(controls: Controls, number: int) -> Controls:
+    """Return the controls with another seed for each face of a picture."""
+    return replace(controls, seed=(controls.seed + number) % SEEDS)
 
 
 def _as_motion(given: Any) -> Motion:

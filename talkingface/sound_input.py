@@ -48,9 +48,12 @@ class FileSound:
         """Yield (n,) samples at 16 kHz, a second at a time. mix: see `SoundAnalysis.mix`."""
         yield from audio.read(self.path, track=self.track, mix=mix)  # keeps the file until its end
 
-    def own(self) -> media.Sound:
-        """Open the sound for playback: at its own rate, level and layout."""
-        return media.open_sound(self.path, track=self.track)
+    def own(self, channels: int | None = None) -> media.Sound:
+        """Open the sound for playback: at its own rate, level and layout.
+
+        channels: see `media.open_sound`.
+        """
+        return media.open_sound(self.path, channels=channels, track=self.track)
 
 
 class ArraySound:
@@ -77,7 +80,7 @@ class ArraySound:
         for chunk in self.channels():
             yield from torch.from_numpy(mixed(chunk, mix)).split(SAMPLE_RATE)
 
-    def own(self) -> media.Sound:
+    def own(self, channels: int | None = None) -> media.Sound:
         """Open the sound for playback; more than two channels as their mean."""
         kept = self._samples if len(self._samples) <= 2 else self._samples.mean(0, keepdims=True)
         if self._rate in media.AAC_RATES or self._rate == SAMPLE_RATE:

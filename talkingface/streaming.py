@@ -77,9 +77,12 @@ class Speech:
         """Number of the file's audio track, see `media.open_sound`."""
         return self._source.track
 
-    def own(self) -> Sound:
-        """Open the sound for playback, as it was given: rate, level and layout are its own."""
-        return self._source.own()
+    def own(self, channels: int | None = None) -> Sound:
+        """Open the sound for playback, as it was given: rate, level and layout are its own.
+
+        channels: 1 or 2, for no more than so many.
+        """
+        return self._source.own(channels)
 
     def __len__(self) -> int:
         """Return the number of video frames, counting the last, partial one."""

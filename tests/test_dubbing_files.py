@@ -41,7 +41,7 @@ class FakeTracker:
     def add(self, time: float, picture: Any) -> None:
         self.times.append(time)
 
-    def finish(self, loudness: Any = None) -> FakeTrack:
+    def finish(self, predict_lips: Any = None) -> FakeTrack:
         return FakeTrack(self.times)
 
     def save(self, path: Path) -> None:
@@ -142,7 +142,10 @@ def dubbed(
     """Dub a video by the stub with a tone of so many seconds."""
     tone = np.sin(np.arange(round(16_000 * seconds)) / 8).astype(np.float32) / 4
     speech, motion = Speech(tone), Motion.still(np.zeros((1, 4), np.float32))
-    made = DubbedVideo(video, speech, motion, None, TrackOptions(), length, "synthetic")  # type: ignore[arg-type]
+    space: Any = None
+    made = DubbedVideo(
+        video, speech, motion, space, TrackOptions(), length, "synthetic", lambda: None
+    )
     return made.save(output, **options)
 
 
@@ -504,7 +507,7 @@ def test_other_options_begin_anew(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "a.mp4", count=10)
 
-    def fail(self: Any, loudness: Any = None) -> None:
+    def fail(self: Any, predict_lips: Any = None) -> None:
         raise NoFaceFound("a.mp4: no frame shows a face")
 
     monkeypatch.setattr(FakeTracker, "finish", fail)

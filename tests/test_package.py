@@ -30,6 +30,7 @@ HEAVY = {"torch", "numpy", "cv2", "av", "safetensors", "rich", "fastapi", "starl
 def test_exported_names() -> None:
     assert set(talkingface.__all__) == {
         "Controls",
+        "Conversation",
         "FaceOptions",
         "Job",
         "JobResult",
@@ -42,6 +43,7 @@ def test_exported_names() -> None:
         "Stream",
         "TalkingFace",
         "TalkingFaceError",
+        "Turn",
         "Video",
         "__version__",
         "align",

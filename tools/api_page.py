@@ -28,6 +28,8 @@ ORDER = (
         "load",
         "TalkingFace",
         "Video",
+        "Conversation",
+        "Turn",
         "FaceOptions",
         "OutputOptions",
         "Controls",

@@ -28,6 +28,7 @@ from talkingface.cli.options import (
     Reporter,
     Update,
     parse_face,
+    parse_speakers,
     print_json,
     start_decoding,
 )
@@ -38,6 +39,7 @@ from talkingface.output_options import OutputOptions
 from talkingface.version import __version__
 
 if TYPE_CHECKING:
+    from talkingface.conversation import Conversation
     from talkingface.generated_video import Video
     from talkingface.jobs import Job
 
@@ -52,11 +54,29 @@ VideoFile = Annotated[
 ]
 PortraitFile = Annotated[Path, typer.Argument(help="a picture with a face")]
 SpeechOrMotion = Annotated[
-    Path, typer.Argument(help="a recording, a video with sound, or a motion (.json, .npz)")
+    Path | None,
+    typer.Argument(
+        help="a recording, a video with sound, or a motion (.json, .npz)", show_default=False
+    ),
 ]
 OtherMotion = Annotated[
     Path | None,
     typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
+]
+Speakers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--speaker",
+        metavar="FACE=RECORDING",
+        help="a face, as in --face, and what it speaks; repeat for each. With --turns: NAME=FACE",
+    ),
+]
+TurnsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="who speaks when in one recording of all: RTTM, or JSON, a list of {start, end, "
+        "speaker}; without --speaker who speaks first is the leftmost",
+    ),
 ]
 SheetFile = Annotated[Path | None, typer.Option(help="also write frames side by side as this .png")]
 MapsFile = Annotated[
@@ -75,12 +95,14 @@ SkipExisting = Annotated[
 @takes_face
 def generate(
     portrait: PortraitFile,
-    speech: SpeechOrMotion,
     output: VideoFile,
     report: Reporter,
     controls: Controls,
     options: FaceOptions,
     output_options: OutputOptions,
+    speech: SpeechOrMotion = None,
+    speakers: Speakers = None,
+    turns: TurnsFile = None,
     motion: OtherMotion = None,
     audio_track: AudioTrack = None,
     model: Model = "cran",
@@ -97,12 +119,35 @@ def generate(
     Where no face is found (drawings, statues), --face or --landmarks say where it is; the command
     `landmarks` writes a file to begin with.
 
+    Of several people in one picture each can speak a recording of its own (--speaker), or one
+    recording its turns (--turns). The others listen.
+
     Example: talkingface generate portrait.jpg speech.wav -o talking.mp4
+
+    Example: talkingface generate two.jpg --speaker 1=anna.wav --speaker 2=ben.wav -o talk.mp4
     """
     start_decoding()
-    from talkingface import pipeline
+    from talkingface import pipeline, video_writing
     from talkingface.jobs import Job
 
+    if speakers or turns is not None:
+        if motion is not None or sheet is not None or maps is not None:
+            raise BadRequest("--motion, --sheet and --maps are for one face: leave out --speaker")
+        sounds, named = parse_speakers(speakers or [], speech, turns)
+        video_writing.check_output(output, overwrite, output_options)
+        made = pipeline.load(model, device).converse(
+            portrait,
+            sounds,
+            turns=turns,
+            faces=named,
+            controls=controls,
+            audio_track=audio_track,
+            options=options,
+        )
+        _save(made, portrait, output, overwrite, output_options, report)
+        return
+    if speech is None:
+        raise BadRequest("nothing to speak: give a recording, or --speaker FACE=RECORDING for each")
     job = Job(
         portrait,
         speech,
@@ -170,7 +215,7 @@ def say(
 
 
 def _save(
-    made: Video,
+    made: Video | Conversation,
     portrait: Path,
     output: str,
     overwrite: bool,

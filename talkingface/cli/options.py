@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +108,11 @@ def parse_size(text: str) -> int:
     return int(text)
 
 
-def parse_face(text: str | None) -> tuple[int | None, Box | None]:
-    """`--face`: "2" -> (2, None); "10,20,64,64" -> (None, the box). Raises BadRequest."""
+def parse_face(text: str | None, option: str = "--face") -> tuple[int | None, Box | None]:
+    """`--face`: "2" -> (2, None); "10,20,64,64" -> (None, the box). Raises BadRequest.
+
+    option: its name, for errors.
+    """
     if text is None:
         return None, None
     try:
@@ -121,7 +124,39 @@ def parse_face(text: str | None) -> tuple[int | None, Box | None]:
         return None, (x, y, width, height)
     if len(numbers) == 1 and numbers[0].is_integer():
         return int(numbers[0]), None
-    raise BadRequest(f"--face {text!r}: give a number from 1, or x,y,width,height in pixels")
+    raise BadRequest(f"{option} {text!r}: give a number from 1, or x,y,width,height in pixels")
+
+
+def parse_speakers(
+    given: Sequence[str], speech: Path | None, turns: Path | None
+) -> tuple[Any, dict[str, int | Box] | None]:
+    """`--speaker` -> recordings by face and None; with turns the one recording, and faces by name.
+
+    Raises BadRequest.
+    """
+    if turns is not None:
+        if speech is None:
+            raise BadRequest("--turns divides one recording of all: give it after the picture")
+        halves = [text.rpartition("=") for text in given]
+        return speech, {name: _speaking_face(face) for name, _, face in halves}
+    if speech is not None:
+        raise BadRequest(
+            f"{speech} is one recording of several people: say who speaks when by --turns, or "
+            "leave it out and give --speaker FACE=RECORDING for each"
+        )
+    parts = [text.partition("=") for text in given]
+    sounds = {_speaking_face(face): Path(name) for face, _, name in parts}
+    if len(sounds) < len(given) or not all(name for _, _, name in parts):
+        raise BadRequest("give --speaker FACE=RECORDING once for each face, as 1=anna.wav")
+    return sounds, None
+
+
+def _speaking_face(text: str) -> int | Box:
+    number, box = parse_face(text, "--speaker")
+    if number is not None:
+        return number
+    assert box is not None  # it has one of them
+    return box
 
 
 def require_serve_extra(command: str) -> None:

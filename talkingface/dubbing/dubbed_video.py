@@ -19,7 +19,7 @@ from talkingface.dubbing.joining import Joined, join
 from talkingface.dubbing.passes import Passes
 from talkingface.dubbing.timeline import Length
 from talkingface.dubbing.track import TrackReport
-from talkingface.dubbing.tracking import TrackOptions
+from talkingface.dubbing.tracking import PredictLips, TrackOptions
 from talkingface.dubbing.work_folder import work_folder
 from talkingface.generated_video import Progress
 from talkingface.models.expression import ExpressionSpace
@@ -61,9 +61,11 @@ class DubbedVideo:
         options: TrackOptions,
         length: Length | None,
         tag: str,
+        predict_lips: PredictLips,
         mark: bool = False,
     ) -> None:
         """motion: of the speech, in expressions of `space`. tag: comment of the files.
+        predict_lips: of the source's own sound, see `FaceTracker.finish`.
         mark: whether a small label in every frame says "synthetic".
 
         Raises UnreadableMedia, BadRequest.
@@ -73,7 +75,7 @@ class DubbedVideo:
         self._path, self._speech, self._motion = Path(source), speech, motion
         self._space, self._options, self._length = space, options, length
         self._tag, self._mark = tag, mark
-        self._video = open_stored(self._path)
+        self._video, self._predict_lips = open_stored(self._path), predict_lips
 
     def save(
         self, path: PathLike, *, overwrite: bool = False, progress: Progress | None = None
@@ -96,7 +98,7 @@ class DubbedVideo:
         media.check_output(path, overwrite)
         chosen = codings.dub_coding(path, self._video)
         with work_folder(path, self._key(chosen)) as folder:
-            passes = Passes(self._path, chosen, folder, progress, self._mark)
+            passes = Passes(self._path, chosen, folder, progress, self._predict_lips, self._mark)
             with media.replacing(path, overwrite) as part:
                 return self._write(path, part, chosen, passes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from itertools import islice
@@ -13,29 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkingface import media, picture, video_writing
-from talkingface.audio import SAMPLE_RATE
+from talkingface import picture, video_writing
 from talkingface.dubbing.coding import DubCoding
 from talkingface.dubbing.face import DubbedFace
 from talkingface.dubbing.source import read_order
-from talkingface.dubbing.speaking import loudness
 from talkingface.dubbing.timeline import FrameClock, Timeline
 from talkingface.dubbing.track import FaceTrack
-from talkingface.dubbing.tracking import FaceTracker, TrackOptions
+from talkingface.dubbing.tracking import FaceTracker, PredictLips, TrackOptions
 from talkingface.dubbing.work_folder import WorkFolder
-from talkingface.errors import UnreadableMedia
 from talkingface.generated_video import Progress, ahead
 from talkingface.planes import Plane, change_planes
 from talkingface.stored_video import StoredFrame, read_stored
-from talkingface.types import Bounds, Floats, Picture
+from talkingface.types import Bounds, Picture
 from talkingface.video_formats import Container
 
 _PART = 10  # seconds of video that are encoded as a part: a hard stop loses that much at most
 _SAVED = 30.0  # seconds of work after which the tracking is saved
 _TRACKER, _TRACK, _STAMPS = "tracker.safetensors", "track.safetensors", "stamps.npy"
 _NONE = np.iinfo(np.int64).min  # in place of a missing stamp
-_BLOCK = 60.0  # seconds of sound that are in memory
-_MARGIN = 1.0  # seconds of sound beside it
 
 Stamps = list[int | None]
 
@@ -49,10 +44,13 @@ class Passes:
         chosen: DubCoding,
         folder: WorkFolder,
         progress: Progress | None,
-        mark: bool,
+        predict_lips: PredictLips,
+        mark: bool = False,
     ) -> None:
-        """progress: called with (frames done, frames in all) of both passes. mark: label frames."""
+        """progress: called with (frames done, frames in all) of both passes. predict_lips: of the
+        video's own sound, see `FaceTracker.finish`. mark: label frames."""
         self._path, self._chosen, self._folder, self._mark = path, chosen, folder, mark
+        self._predict_lips = predict_lips
         self._progress = progress or (lambda done, total: None)
         self._tracked = 0
         self.count = max(1, round(_PART * chosen.video.rate))  # frames of a part
@@ -103,7 +101,7 @@ class Passes:
                         tracker.save(part)
                     saved = time.monotonic()
         found = np.array(rows, np.int64)
-        return found, tracker.finish(self._loudness(times))
+        return found, tracker.finish(self._predict_lips)
 
     def _saved_tracker(self, options: TrackOptions) -> tuple[FaceTracker, list[tuple[int, int]]]:
         """Return the tracker of an earlier run, or a new one; stamp and length of its frames."""
@@ -117,14 +115,6 @@ class Passes:
     def _save_stamps(self, rows: NDArray[np.int64]) -> None:
         with self._folder.writing(_STAMPS) as part, part.open("wb") as file:
             np.save(file, rows)
-
-    def _loudness(self, times: Sequence[float]) -> Floats | None:
-        """The loudness of the video's own sound in each frame; None without sound."""
-        try:
-            chunks = media.open_sound(self._path, SAMPLE_RATE, 1).chunks
-        except UnreadableMedia:
-            return None
-        return _loudness_of((chunk[0] for chunk in chunks), np.asarray(times, np.float64))
 
     # --- the second pass ---
 
@@ -198,21 +188,3 @@ def _changed(before: Picture, after: Picture) -> Bounds:
     if not len(rows):
         return 0, 0, 0, 0
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-
-
-def _loudness_of(chunks: Iterator[Floats], times: NDArray[np.float64]) -> Floats:
-    """The loudness at these times, block by block: an hour of sound is not in memory."""
-    sound, start = np.zeros(0, np.float32), 0.0  # start: the time of sound[0]
-    parts, given = [], 0
-    while given < len(times):
-        chunk = next(chunks, None)
-        if chunk is not None:
-            sound = np.concatenate([sound, chunk])
-        end = start + len(sound) / SAMPLE_RATE
-        if chunk is not None and end - start < _BLOCK + 2 * _MARGIN:
-            continue
-        until = len(times) if chunk is None else int(np.searchsorted(times, end - _MARGIN))
-        parts.append(loudness(sound, times[given:until] - start))
-        drop = max(0, len(sound) - round(2 * _MARGIN * SAMPLE_RATE))
-        sound, start, given = sound[drop:], start + drop / SAMPLE_RATE, until
-    return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ PEOPLE = 8  # who are told apart; others are left out
 FEWEST = 5  # frames that show a person who is counted
 SEARCH_EVERY = 1.0  # seconds between two looks for other faces
 SEARCH_LOST = 0.2  # the same where a face was lost, or none is there
+PredictLips = Callable[[], Floats | None]
 REMEMBERED = 1.5  # seconds after which a face that was lost is not known by its place
 
 
@@ -28,7 +30,8 @@ REMEMBERED = 1.5  # seconds after which a face that was lost is not known by its
 class TrackOptions:
     """The choice of the person who is dubbed. At most one of face and box may be given.
 
-    Without them it is the one whose lips move with the video's own sound, else the largest.
+    Without them it is the one whose lips move as the model predicts from the video's own sound,
+    else the largest.
 
     face: number of the face by size, 1 is the largest, in the first frame with faces from `time`.
     box: (x, y, width, height) of the face in pixels of that frame.
@@ -129,10 +132,12 @@ class FaceTracker:
                 return person
         return None
 
-    def finish(self, loudness: Floats | None = None) -> FaceTrack:
+    def finish(self, predict_lips: PredictLips | None = None) -> FaceTrack:
         """Return the track of the person who is dubbed.
 
-        loudness: (T,), of the video's own sound in each frame, in any unit (`speaking.loudness`).
+        predict_lips: returns how far lips are apart that speak the video's own sound, (N,), 25 per
+        second, or None without a sound. It is called where there are several people and none was
+        asked for.
 
         Raises NoFaceFound where no frame shows a face, or none the one that was asked for.
         """
@@ -145,7 +150,8 @@ class FaceTracker:
         if options.face is not None or options.box is not None or options.time > 0:
             person = self._chosen(times)
         else:
-            person = choose_person(self._people, len(times), loudness)
+            spoken = None if predict_lips is None or len(self._people) == 1 else predict_lips()
+            person = choose_person(self._people, times, spoken)
         people = sum(len(one.records) >= FEWEST for one in self._people)
         return FaceTrack.of(times, np.array(self._shots), person, max(1, people))
 

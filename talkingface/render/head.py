@@ -39,6 +39,7 @@ BORDER = 0.6  # interocular: what is nearer to the picture's border moves less t
 # Radians, interocular, natural logarithm: softly approached, never passed. Beyond them the picture
 # would have to show what it does not.
 LARGEST = np.array([0.16, 0.19, 0.16, 0.15, 0.15, 0.06])
+NARROWEST = 0.15  # interocular: over less than that no motion fades beside another face
 STILL = 0.02  # pixels: what moves less is left as it is
 BROW_ABOVE, BROW_BELOW = 0.30, 0.5  # interocular; of the distance to the lid: reach of a brow
 BROW_LARGEST = 0.1  # interocular
@@ -49,18 +50,25 @@ _NONE = np.empty(0, np.float32)  # OpenCV's second map, where the first holds bo
 class HeadRenderer:
     """Moves finished frames of one picture."""
 
-    def __init__(self, shape: tuple[int, ...], mesh: Array, depth: Array) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], mesh: Array, depth: Array, bounds: Bounds | None = None
+    ) -> None:
         """shape: of the picture (H, W, ...). mesh: (478, 2) and depth: (478,) in its pixels, as the
-        picture shows the face; less depth is nearer."""
+        picture shows the face; less depth is nearer. bounds: outside which nothing moves, see
+        `frames.PreparedFace`. The nearer they are to the face, the less it moves."""
+        whole = 0, shape[0], 0, shape[1]
+        self._bounds = whole if bounds is None else bounds
         self._to_face = fit_similarity(mesh[STABLE_MESH], reference_mesh()[STABLE_MESH])
         back = invert(self._to_face)
         self._turn = back[:, :2]  # interocular, the face's axes -> picture pixels
         unit = float(np.hypot(back[0, 0], back[1, 0]))
         self._face = transform(mesh, self._to_face)
         self._depth = (depth - depth[list(EARS)].mean()) / unit
-        self._region = self._grid(shape, back, unit)
+        self._faded = self._fading(mesh, unit, whole)
+        self._strength = np.float32(min(self._faded) / (BORDER * unit))
+        self._region = self._grid(back, unit)
         self._nodes = self._region.nodes()
-        self._fields = self._made_fields(mesh, unit, shape)
+        self._fields = self._made_fields(mesh, unit)
 
     def draw(self, frame: Picture, head: Floats, brows: Floats) -> Picture:
         """A frame (H, W, 3) with its head moved as `Motion.head` (6,) and `brows` (2,) say.
@@ -80,26 +88,39 @@ class HeadRenderer:
 
     def _weights(self, head: Floats, brows: Floats) -> Floats:
         """Return the fields' factors of one frame: (6, 2), picture pixels."""
-        pitch, yaw, roll, x, y, scale = LARGEST * np.tanh(head / LARGEST)
+        pitch, yaw, roll, x, y, scale = self._strength * LARGEST * np.tanh(head / LARGEST)
         moved = np.exp(scale) * rotation(pitch, yaw, roll)[:2] - np.eye(3)[:2]
         inner, outer = BROW_LARGEST * np.tanh(brows / BROW_LARGEST)
         rows = [*moved.T, (x, y), (0, -inner), (0, -outer)]
         return (np.array(rows) @ self._turn.T).astype(np.float32)
 
-    def _grid(self, shape: tuple[int, ...], back: Array, unit: float) -> Region:
+    def _fading(self, mesh: Array, unit: float, whole: Bounds) -> list[float]:
+        """Return over how many pixels motion fades at each of the bounds.
+
+        At the picture's borders it is BORDER; elsewhere no more than there is beside the face.
+        """
+        (left, top), (right, bottom) = mesh[:SURFACE].min(0), mesh[:SURFACE].max(0)
+        y0, y1, x0, x1 = self._bounds
+        rooms = top - y0, y1 - bottom, left - x0, x1 - right
+        return [
+            BORDER * unit if own == edge else float(np.clip(room / unit, NARROWEST, BORDER)) * unit
+            for own, edge, room in zip(self._bounds, whole, rooms, strict=True)
+        ]
+
+    def _grid(self, back: Array, unit: float) -> Region:
         """Return the part of the picture that may move, and its nodes."""
         low, high = self._face[:SURFACE].min(0), self._face[:SURFACE].max(0)
         low = low - FADE - [HAIR_BESIDE, HAIR_ABOVE]
         high = high + FADE + [HAIR_BESIDE, 0]
         corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
         there = transform(corners, back)
-        limit = np.array(shape[1::-1])
-        (x0, y0), (x1, y1) = np.clip((there.min(0), there.max(0)), 0, limit).astype(int)
+        first, last = np.array(self._bounds)[[2, 0]], np.array(self._bounds)[[3, 1]]
+        (x0, y0), (x1, y1) = np.clip((there.min(0), there.max(0)), first, last).astype(int)
         step = 2 * int(unit * SPACING / 2) + 1  # odd, see `_sources`
         size = ((y1 - y0 - 1) // step + 2, (x1 - x0 - 1) // step + 2)
         return Region((int(y0), int(y1), int(x0), int(x1)), step, size)
 
-    def _made_fields(self, mesh: Array, unit: float, shape: tuple[int, ...]) -> Floats:
+    def _made_fields(self, mesh: Array, unit: float) -> Floats:
         """(rows, columns, 6): three coordinates from the joint, 1, and both ends of the brows."""
         points = np.column_stack([self._face - JOINT, self._depth])[:SURFACE]
         values, inside = self._interpolated(mesh, points)
@@ -110,7 +131,7 @@ class HeadRenderer:
         ones = np.ones((*inside.shape, 1), np.float32)
         rigid = np.concatenate([carried, ones], -1) * self._fade(unit)[..., None]
         fields = np.concatenate([rigid, self._brow_fields(nodes)], -1)
-        return (fields * self._border(unit, shape)[..., None]).astype(np.float32)
+        return (fields * self._border()[..., None]).astype(np.float32)
 
     def _interpolated(self, mesh: Array, values: Array) -> tuple[Floats, NDArray[np.bool_]]:
         """Values of points (468, C) at the grid's nodes, and which nodes lie in the mesh."""
@@ -156,12 +177,13 @@ class HeadRenderer:
             out += (tall * wide)[..., None] * np.stack([inward, 1 - inward], -1)
         return np.minimum(out, 1).astype(np.float32)
 
-    def _border(self, unit: float, shape: tuple[int, ...]) -> Floats:
-        """0 at the picture's border, 1 from BORDER on: (rows, columns)."""
+    def _border(self) -> Floats:
+        """0 at the bounds, 1 where they are far enough: (rows, columns)."""
         x, y = self._nodes.transpose(2, 0, 1)
-        height, width = shape[:2]
-        near = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-        return _ramp(near / (BORDER * unit))
+        y0, y1, x0, x1 = self._bounds
+        sides = y - y0, y1 - 1 - y, x - x0, x1 - 1 - x
+        shares = [side / fade for side, fade in zip(sides, self._faded, strict=True)]
+        return _ramp(np.minimum.reduce(shares))
 
     def _inverted(self, move: Floats) -> Floats:
         """Invert the nodes' displacement, by fixed-point iteration."""

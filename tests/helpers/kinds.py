@@ -40,6 +40,7 @@ from talkingface.motion import SIZES, Motion
 from talkingface.study import creation
 from talkingface.subtitles import read_srt
 from talkingface.training import loop
+from talkingface.turns import read_turns
 from talkingface.web import limits
 
 Read = Callable[[Path], object]
@@ -217,6 +218,9 @@ def _own(folder: Path) -> list[Kind]:
     ]
     (folder / "l.json").write_text(json.dumps(corpus_landmarks(4.0).tolist()))
     kinds.append(_kind(folder / "l.json", partial(given_landmarks, width=128, height=128)))
+    turns = [{"start": 0.0, "end": 1.5, "speaker": "anna"}, {"start": 2, "end": 3, "face": 1}]
+    (folder / "t.json").write_text(json.dumps(turns))
+    kinds.append(_kind(folder / "t.json", read_turns))
     return [*kinds, _checkpoint(folder), *_results(folder)]
 
 
@@ -337,6 +341,7 @@ def _labels(folder: Path) -> list[Kind]:
     texts = {
         "a.TextGrid": (_TEXTGRID, read_textgrid),
         "a.srt": (_SRT, read_srt),
+        "a.rttm": ("SPEAKER a 1 0.5 1.25 <NA> <NA> anna <NA> <NA>\n" * 3, read_turns),
         "a.align": ("0 100 sil\n100 2000 bin\n2000 4000 blue\n", read_alignment),
         "a_labelfiles.mlf": (_MLF, read_master_labels),
     }
