@@ -25,7 +25,7 @@ RATE = 16_000
 CHUNK = RATE // 50  # samples
 REST = 1.0  # seconds between utterances
 SPOKEN = 1.5  # seconds of every second utterance before it is interrupted
-DRAWN = 5  # in the run for memory, one of so many frames is drawn
+DRAWN = 25  # in the run for memory, one of so many frames is drawn
 
 
 class Listener:
