@@ -783,7 +783,8 @@ def test_the_document_describes_what_is_there(
         "/v1/dub/jobs": client.post("/v1/dub/jobs", files=to_dub, data=DUB),
         "/v1/jobs/{id}": client.get(where.headers["location"], params={"wait": 20}),
         "/v1/jobs/{id}/video": client.get(where.headers["location"] + "/video"),
-        **{path: client.get(path) for path in ("/v1/models", "/v1/limits", "/v1/health")},
+        **{path: client.get(path) for path in ("/v1/models", "/v1/limits")},
+        **{path: client.get(path) for path in ("/v1/health", "/v1/ready", "/metrics")},
         "/openapi.json": client.get("/openapi.json"),
     }
     assert set(ask) == {path for path, _ in routes}

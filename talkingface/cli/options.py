@@ -161,7 +161,7 @@ def _speaking_face(text: str) -> int | Box:
 
 def require_serve_extra(command: str) -> None:
     """Raise BadRequest when the web server's packages are not installed."""
-    wanted = ("fastapi", "python_multipart", "uvicorn", "websockets")
+    wanted = ("fastapi", "prometheus_client", "python_multipart", "uvicorn", "websockets")
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise BadRequest(

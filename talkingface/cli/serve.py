@@ -29,6 +29,7 @@ _LIMITS: dict[str, tuple[Any, Any]] = {
     "keep_minutes": option(float, 10, min=0.1, help="how long a job's file waits to be fetched"),
     "patience": option(float, 30, min=1, help="seconds before a silent client is dropped"),
     "work_minutes": option(float, 120, min=0.1, help="longest time for the work of one request"),
+    "drain_seconds": option(float, 30, min=0, help="time for work to end after SIGTERM"),
     "per_client": option(int, 8, min=1, help="requests with files at once, of one address"),
 }
 Host = Annotated[
@@ -75,9 +76,10 @@ def serve(
     listening = bind(host, port)
     known = Limits(**{name: value for name, value in limits.items() if value is not None})
     service = Service(model or ["cran", "atvg"], known, temp)
+    ready = served(service, [*(allow_host or []), host])
     _announce(host, _address(host, listening.getsockname()[1]), open_page)
-    hosts = [*(allow_host or []), host]
-    run(served(service, hosts), [listening], known.idle_seconds, known.connections, proxy or ())
+    times = known.idle_seconds, known.connections
+    run(ready, [listening], *times, proxy or (), known.drain_seconds)
 
 
 def _announce(host: str, address: str, open_page: bool) -> None:

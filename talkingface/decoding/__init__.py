@@ -99,6 +99,11 @@ def start() -> None:
             _pool.start()
 
 
+def count() -> int:
+    """Return the number of decoding processes of this process, those that wait too."""
+    return sum(worker.process.poll() is None for worker in list(_workers))
+
+
 def answer(task: str, path: Path, **options: Any) -> Answer:
     """Return the first answer of a task of `worker.TASKS`. Raises UnreadableMedia."""
     with closing(answers(task, path, **options)) as found:

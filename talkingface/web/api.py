@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 from fastapi import FastAPI, Query, Request, Response
@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from talkingface import voice
 from talkingface.controls import EXPRESSIONS
-from talkingface.web import rtc, schemas, uploads
+from talkingface.web import metrics, rtc, schemas, uploads
 from talkingface.web.client_quota import client_key
-from talkingface.web.errors import ApiError
+from talkingface.web.errors import RETRY_AFTER, ApiError
 from talkingface.web.generate_options import (
     LONGEST_WAIT,
     DubOptions,
@@ -88,6 +88,12 @@ class VideoResponse(FileResponse):
                 return  # unfinished: the connection is closed
 
 
+class MetricsResponse(Response):
+    """Response with metrics for Prometheus."""
+
+    media_type = metrics.CONTENT_TYPE
+
+
 class Api:
     """Request handlers. Each returns a response or raises ApiError."""
 
@@ -121,6 +127,8 @@ class Api:
         get("/v1/models")(self.models)
         get("/v1/limits")(self.limits)
         get("/v1/health", responses=errors(503, 507))(self.health)
+        get("/v1/ready", responses=errors(400, 503, 507))(self.ready)
+        get("/metrics", response_class=MetricsResponse)(self.metrics)
         get("/openapi.json")(self.openapi)
         self._document = schemas.document(app, self._models)
         for route in app.routes:  # after the document, which need not say it
@@ -187,10 +195,11 @@ class Api:
 
     async def job_video(self, id: str) -> Response:
         """Return the video of a finished job, until the job is deleted or old."""
-        future = self._jobs.get(id).slot.future
-        if future is None or not future.done():
+        job = self._jobs.get(id)
+        if job.slot.future is None or not job.finished:
             raise ApiError(409, "this job is not finished: ask for it until its state is done")
-        return VideoResponse(result(future), self._limits.patience)
+        job.fetched = True
+        return VideoResponse(result(job.slot.future), self._limits.patience)
 
     async def delete_job(self, id: str) -> None:
         """Cancel a job, or remove its files."""
@@ -227,6 +236,28 @@ class Api:
         return schemas.Health(
             files=_load(self._service.file_pool), live=_load(self._service.live_pool)
         )
+
+    async def ready(
+        self, response: Response, place: Literal["any", "live", "file"] = "any"
+    ) -> schemas.Ready:
+        """Return whether new work can be taken: an error if not, also while the server is stopping.
+
+        place: the kind of video for which a place must be free.
+        """
+        pools = self._service.pools
+        if self._service.draining:
+            raise ApiError(503, "the server is stopping", RETRY_AFTER)
+        if not any(pools[kind].has_place() for kind in pools if place in ("any", kind)):
+            raise ApiError(503, "no place is free", RETRY_AFTER)
+        await run_in_threadpool(self._service.temp_store.check)
+        response.headers["Cache-Control"] = "no-store"
+        return schemas.Ready()
+
+    async def metrics(self) -> Response:
+        """Return counts and times for Prometheus, without anything about clients."""
+        self._service.update_metrics()
+        text = await run_in_threadpool(self._service.metrics.text)
+        return MetricsResponse(text, headers={"Cache-Control": "no-store"})
 
     async def openapi(self) -> dict[str, Any]:
         """Return this document."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -25,7 +26,8 @@ class BoundedQueue(Generic[Item]):
         """Create a queue. size: most items. timeout: seconds that the thread waits."""
         self._loop = asyncio.get_running_loop()
         self._changed, self._moved = threading.Condition(), asyncio.Event()
-        self._items: deque[Item] = deque()
+        self._items: deque[tuple[float, Item]] = deque()  # with the times when they were added
+        self.arrived = time.monotonic()  # when the item that the thread took last was added
         self._size, self._timeout = size, timeout
         self._closed = False
 
@@ -39,14 +41,14 @@ class BoundedQueue(Generic[Item]):
         """Add an item, from the thread. Raises Cancelled, ApiError (408: full for too long)."""
         with self._changed:
             self._wait(lambda: len(self._items) < self._size, "your side takes no more data")
-            self._items.append(item)
+            self._items.append((time.monotonic(), item))
         self._loop.call_soon_threadsafe(self._moved.set)
 
     def get(self) -> Item:
         """Wait for an item, in the thread. Raises Cancelled, ApiError (408: empty for too long)."""
         with self._changed:
             self._wait(lambda: bool(self._items), "no more data came from your side")
-            item = self._items.popleft()
+            self.arrived, item = self._items.popleft()
         self._loop.call_soon_threadsafe(self._moved.set)
         return item
 
@@ -57,8 +59,9 @@ class BoundedQueue(Generic[Item]):
             if self._closed:
                 raise Cancelled
             if not in_time:
+                self.arrived = time.monotonic()
                 return None
-            item = self._items.popleft()
+            self.arrived, item = self._items.popleft()
         self._loop.call_soon_threadsafe(self._moved.set)
         return item
 
@@ -75,7 +78,7 @@ class BoundedQueue(Generic[Item]):
             self._moved.clear()
             await self._moved.wait()
         with self._changed:
-            self._items.append(item)
+            self._items.append((time.monotonic(), item))
             self._changed.notify_all()
 
     async def receive(self) -> Item:
@@ -84,6 +87,6 @@ class BoundedQueue(Generic[Item]):
             self._moved.clear()
             await self._moved.wait()
         with self._changed:
-            item = self._items.popleft()
+            _, item = self._items.popleft()
             self._changed.notify_all()
         return item

@@ -55,6 +55,7 @@ _EXPECTED = {  # what an error text asks for
     "text": f"at most {LONGEST_TEXT} characters",
     "lease": f"seconds, from 0 to {LONGEST_LEASE}",
     "wait": f"seconds, from 0 to {LONGEST_WAIT}",
+    "place": "any, live or file",
 }
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from talkingface.web.errors import RETRY_AFTER, ApiError
-from talkingface.web.limits import Limits
 from talkingface.web.schemas import JobState
 from talkingface.web.service import GeneratedFile, Service
 from talkingface.web.worker_pool import Slot, result
 
 _SWEEP = 0.5  # seconds between two removals
+_FETCH = 5.0  # seconds that a server that is stopping keeps a finished file for its client
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Job:
 
     stack: closes its slot and its folder. lease: seconds without a request after which the job is
     cancelled. seen: time of the last request. ended: when the work ended. Both are
-    `time.monotonic`.
+    `time.monotonic`. fetched: whether its file was sent.
     """
 
     name: str
@@ -33,6 +33,12 @@ class Job:
     lease: float | None
     seen: float = field(default_factory=time.monotonic)
     ended: float | None = None
+    fetched: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Return whether its work has ended."""
+        return self.slot.future is not None and self.slot.future.done()
 
     def describe(self) -> JobState:
         """Return the state."""
@@ -56,7 +62,7 @@ class Jobs:
     """All current jobs: waiting, working, or finished and not yet expired."""
 
     def __init__(self, service: Service) -> None:
-        self._limits: Limits = service.limits
+        self._service, self._limits = service, service.limits
         self._jobs: dict[str, Job] = {}
 
     def check_capacity(self) -> None:
@@ -87,6 +93,14 @@ class Jobs:
         job.seen = time.monotonic()
         return job
 
+    def settled(self) -> int:
+        """Return how many have ended and were fetched, or could have been for a while."""
+        now = time.monotonic()
+        return sum(
+            job.finished and (job.fetched or (job.ended is not None and now - job.ended > _FETCH))
+            for job in self._jobs.values()
+        )
+
     async def wait(self, job: Job, seconds: float) -> None:
         """Wait until the job has ended, for at most `seconds`."""
         await job.slot.wait(seconds)
@@ -98,12 +112,13 @@ class Jobs:
         await job.stack.aclose()
 
     async def sweep(self) -> None:
-        """Remove expired and abandoned jobs, in an endless loop."""
+        """Remove expired and abandoned jobs and update the metrics, in an endless loop."""
         while True:
             await asyncio.sleep(_SWEEP)
+            self._service.update_metrics()
             now = time.monotonic()
             for job in list(self._jobs.values()):
-                if job.ended is None and job.slot.future is not None and job.slot.future.done():
+                if job.ended is None and job.finished:
                     job.ended = now
                 forgotten = job.lease is not None and now - job.seen > job.lease
                 old = job.ended is not None and now - job.ended > 60 * self._limits.keep_minutes

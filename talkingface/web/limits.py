@@ -38,8 +38,9 @@ class Limits:
     counted after upload_grace seconds. uploads_mb: all uploads that are not complete. per_client:
     requests with an upload at once from one address, kept files included. work_minutes: time for
     the work of one request. idle_seconds: time of a connection without a request. connections:
-    connections at once. live_size, file_size: pixels of a video's longer side. The field names are
-    part of the HTTP interface (/v1/limits). Raises BadRequest for a number that is no limit.
+    connections at once. drain_seconds: time that work has to end after SIGTERM. live_size,
+    file_size: pixels of a video's longer side. The field names are part of the HTTP interface
+    (/v1/limits). Raises BadRequest for a number that is no limit.
     """
 
     picture_mb: float = 25
@@ -61,6 +62,7 @@ class Limits:
     work_minutes: float = 120
     idle_seconds: float = 10
     connections: int = 1000
+    drain_seconds: float = 30
     live_size: int = 640
     file_size: int = 1280
 

@@ -26,12 +26,14 @@ from torch import Tensor
 from talkingface import audio, media, video_writing
 from talkingface.audio import FPS
 from talkingface.media import Sound
+from talkingface.types import Picture
 from talkingface.web import rtc, uploads
 from talkingface.web.bounded_queue import BoundedQueue
 from talkingface.web.client_quota import client_key
 from talkingface.web.errors import ApiError, storage_error
 from talkingface.web.generate_options import LiveOptions, parse_options
 from talkingface.web.limits import Limits, check_sound
+from talkingface.web.metrics import Metrics, Pace
 from talkingface.web.microphone import Microphone, SoundQueue, sound_alone, sound_or_silence
 from talkingface.web.service import (
     AUDIO,
@@ -74,6 +76,7 @@ class Live:
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one socket until it closes."""
         await websocket.accept()
+        status = 499  # the client went before the end
         try:
             options = parse_options(dict(websocket.query_params), self._models, LiveOptions)
             client = client_key(websocket)
@@ -82,16 +85,21 @@ class Live:
                 async with aclosing(peer) if peer else nullcontext():
                     session = await self._receive_files(websocket, options, folder)
                     await self._run(websocket, session, slot, peer)
+            status = 200
             await websocket.close()
         except ApiError as error:
+            status = error.status
             await self._reject(websocket, error)
         except OSError as error:
             full = storage_error(error)
+            status = 500 if full is None else full.status
             if full is None:
                 raise
             await self._reject(websocket, full)
         except (WebSocketDisconnect, Cancelled):
             return
+        finally:
+            self._service.metrics.request("/v1/live", status)
 
     async def _reject(self, websocket: WebSocket, error: ApiError) -> None:
         try:
@@ -175,15 +183,19 @@ class Live:
         self, slot: Slot, session: _Session, outgoing: OutputQueue, incoming: SoundQueue
     ) -> None:
         """Generate and queue the video, in a worker thread. Raises ApiError, Cancelled."""
+        began, metrics = time.monotonic(), self._service.metrics
         with client_errors(session.folder):
             total, parts, sound = self._open_sound(slot, session, incoming)
             stream = self._service.open(
                 session.folder / IMAGE, session.options, self._limits.live_size
             )
-            spoken = frames(stream, parts, slot, total, self._limits.live_minutes)
+            parts = metrics.sound(parts, "live")
+            drawn = frames(stream, parts, slot, total, self._limits.live_minutes)
+            spoken = metrics.frames(drawn, "live")
             first = next(spoken, None)
             if first is None:
                 raise ApiError(400, "there was no sound: speak, or send a longer recording")
+            metrics.first_frame(time.monotonic() - began)
             tag = self._service.speakers[session.options.model].tag
             fragments = partial(video_writing.Fragments, first, sound, tag=tag)
             with closing(rtc.FramePairs(sound) if session.options.rtc else fragments()) as pieces:
@@ -197,7 +209,9 @@ class Live:
                     "note": stream.note,
                 }
                 outgoing.put({"start": start})
-                count = _send_frames(chain([first], spoken), pieces, outgoing, slot, session)
+                arrived = None if session.rate is None else lambda: incoming.arrived
+                pictures = _timed(chain([first], spoken), metrics, arrived)
+                count = _send_frames(pictures, pieces, outgoing, slot, session)
                 if rest := pieces.finish():
                     outgoing.put(rest)
         outgoing.put({"done": {"frames": count}})
@@ -217,6 +231,20 @@ class Live:
         path = session.folder / AUDIO
         total = check_sound(path, self._limits.live_minutes, slot.check)
         return total, audio.read(path, BLOCK), media.open_sound(path, SOUND_RATE)
+
+
+def _timed(
+    frames: Iterator[Picture], metrics: Metrics, arrived: Callable[[], float] | None
+) -> Iterator[Picture]:
+    """Yield frames and count those that are late.
+
+    arrived: returns when the sound came; None for a recording.
+    """
+    pace = Pace()
+    for count, frame in enumerate(frames, start=1):
+        if pace.is_late(count, arrived() if arrived else None):
+            metrics.late_frame()
+        yield frame
 
 
 def _send_frames(

@@ -103,6 +103,12 @@ class Health(BaseModel):
     live: Load
 
 
+class Ready(BaseModel):
+    """The server takes new work."""
+
+    status: Literal["ready"] = "ready"
+
+
 _MEANING = {
     400: "a form or an option that cannot be read",
     403: "sent by a page of another site",

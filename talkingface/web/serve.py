@@ -20,6 +20,7 @@ from talkingface.web.errors import ApiError, storage_error
 from talkingface.web.generate_options import error_text
 from talkingface.web.jobs import Jobs
 from talkingface.web.live import Live
+from talkingface.web.metrics import CountRequests
 from talkingface.web.origin_check import OriginCheckMiddleware
 from talkingface.web.server import (
     STATIC,
@@ -57,7 +58,11 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         openapi_url=None,  # api.py has its own, with the forms
         generate_unique_id_function=lambda route: route.name,
-        middleware=[Middleware(SafeHeaders), Middleware(OriginCheckMiddleware, names=names)],
+        middleware=[
+            Middleware(CountRequests, metrics=service.metrics),
+            Middleware(SafeHeaders),
+            Middleware(OriginCheckMiddleware, names=names),
+        ],
         exception_handlers={
             ApiError: _api_error,
             OSError: _storage_error,
@@ -74,7 +79,23 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
     served.add_route("/", _page)
     served.add_api_websocket_route("/v1/live", Live(service).serve)
     served.mount("/static", static_files())
+    served.state.work = _Work(service, jobs)
     return served
+
+
+class _Work:
+    """Work of the app, for `draining.DrainingServer`."""
+
+    def __init__(self, service: Service, jobs: Jobs) -> None:
+        self._service, self._jobs = service, jobs
+
+    def drain(self) -> None:
+        """Refuse new work from now on."""
+        self._service.draining = True
+
+    def unfinished(self) -> int:
+        """Return how many requests are not finished. Each has a folder; old files do not count."""
+        return len(self._service.temp_store.folders()) - self._jobs.settled()
 
 
 def _lifespan(

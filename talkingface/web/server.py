@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talkingface.errors import BadRequest
 from talkingface.signals import handled
+from talkingface.web.draining import DrainingServer
 from talkingface.web.errors import ApiError
 
 if TYPE_CHECKING:
@@ -123,11 +124,13 @@ def make_server(
     idle_seconds: float = IDLE_SECONDS,
     connections: int = CONNECTIONS,
     proxies: Collection[str] = (),
+    drain_seconds: float = 0.0,
 ) -> uvicorn.Server:
     """Return the server, not yet running.
 
     idle_seconds: time of a connection without a request. connections: most at once. proxies:
-    addresses or networks whose header X-Forwarded-For names the client.
+    addresses or networks whose header X-Forwarded-For names the client. drain_seconds: time that
+    the work of `app.state.work` has to end after SIGTERM.
     """
     import uvicorn
 
@@ -148,7 +151,7 @@ def make_server(
         ws_ping_timeout=None,  # the answer may wait behind sound; see TCP_USER_TIMEOUT
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
-    server = uvicorn.Server(config)
+    server = DrainingServer(config, getattr(app.state, "work", None), drain_seconds)
     sweep = ConnectionSweep(server.server_state.connections, idle_seconds, connections)
     config.callback_notify = sweep.run
     return server
@@ -160,11 +163,12 @@ def run(
     idle_seconds: float = IDLE_SECONDS,
     connections: int = CONNECTIONS,
     proxies: Collection[str] = (),
+    drain_seconds: float = 0.0,
 ) -> None:
     """Serve on these sockets until interrupted; see `make_server`."""
     files = _raise_file_limit()
     most = min(connections, max(files // 2, files - _SPARE_FILES))
-    server = make_server(app, idle_seconds, most, proxies)
+    server = make_server(app, idle_seconds, most, proxies, drain_seconds)
     with _ended_by_hangup(server):
         server.run(sockets=list(listening))
 

@@ -26,6 +26,7 @@ from talkingface.pipeline import TalkingFace
 from talkingface.streaming import Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import ByteBudget, Quota
+from talkingface.web.errors import RETRY_AFTER, ApiError
 from talkingface.web.generate_options import DubOptions, FileOptions, GenerateOptions
 from talkingface.web.limits import (
     MEGA,
@@ -36,6 +37,7 @@ from talkingface.web.limits import (
     check_video,
     sound_too_long,
 )
+from talkingface.web.metrics import Metrics
 from talkingface.web.schemas import Face, Faces, Model
 from talkingface.web.temp_store import TempStore, still_there
 from talkingface.web.worker_pool import Slot, WorkerPool
@@ -90,6 +92,8 @@ class Service:
         self.file_pool = WorkerPool("making files", most.jobs, most.queue, minutes)
         self.live_pool = WorkerPool("live videos", most.streams, 0, minutes)
         self.face_pool = WorkerPool("looking for faces", 1, 2 * most.queue, minutes)
+        self.pools = {"file": self.file_pool, "live": self.live_pool}
+        self.metrics, self.draining = Metrics(), False
         self.uploads = ByteBudget(round(most.uploads_mb * MEGA))
         self._clients = Quota(
             most.per_client,
@@ -104,14 +108,21 @@ class Service:
         """Create a folder and a slot for one request; stop the work and free both at the end.
 
         client: address, None for no limit per client. The slot is taken when its work is started.
-        Raises ApiError (429) when no slot is free, or when the client has too many requests.
+        Raises ApiError: 429 when no slot is free, or when the client has too many requests; 503
+        when the server is stopping.
         """
+        if self.draining:
+            raise ApiError(503, "the server is stopping: send it again in a moment", RETRY_AFTER)
         with self._clients.hold(client), pool.slot() as slot, self.temp_store.folder() as folder:
             try:
                 with still_there(folder):
                     yield folder, slot
             finally:
                 await slot.stop()
+
+    def update_metrics(self) -> None:
+        """Set the metrics of what happens now."""
+        self.metrics.update(self.pools, self.draining)
 
     def models(self) -> list[Model]:
         """Return the description of each model, the default first."""
@@ -165,7 +176,8 @@ class Service:
             video_formats.check(output, options.output)
             alpha = video_formats.keeps_alpha(output, options.output)
             stream = self.open(image, options, self.limits.file_size, alpha)
-            parts, minutes = audio.read(sound, BLOCK), self.limits.file_minutes
+            parts = self.metrics.sound(audio.read(sound, BLOCK), "file")
+            minutes = self.limits.file_minutes
             spoken: Iterator[Picture]
             if options.fps == audio.FPS:
                 spoken = frames(stream, parts, slot, total, minutes)
@@ -173,7 +185,8 @@ class Service:
                 undrawn = frames(_Undrawn(stream), parts, slot, total, minutes)
                 spoken = map(stream.paint, frame_rates.at_rate(undrawn, None, options.fps))
             tag = self.speakers[options.model].tag
-            count = video_writing.write(output, spoken, sound, options=options.output, tag=tag)
+            counted = self.metrics.frames(spoken, "file")
+            count = video_writing.write(output, counted, sound, options=options.output, tag=tag)
             return GeneratedFile(output, count, stream.note)
 
     def dub(self, slot: Slot, folder: Path, options: DubOptions) -> GeneratedFile:
@@ -202,6 +215,7 @@ class Service:
                 mark=options.mark,
             )
             result = made.save(output, progress=progress)
+        self.metrics.add_frames(result.frames, "file")
         report = result.source
         left = report.frames - report.dubbed
         notes = [*result.notes, *([f"{left} frames have no usable face"] if left else [])]

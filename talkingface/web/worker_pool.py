@@ -57,7 +57,7 @@ class WorkerPool:
 
     def __init__(self, name: str, workers: int, queue: int, minutes: float) -> None:
         """Create the pool. name: its kind of work, for error texts. minutes: for one piece."""
-        self.name, self.minutes, self._capacity = name, minutes, workers + queue
+        self.name, self.minutes, self.capacity = name, minutes, workers + queue
         self.slots: set[Slot] = set()
         self.order = itertools.count()
         self.threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=_use_one_thread)
@@ -77,13 +77,17 @@ class WorkerPool:
 
     def check_capacity(self) -> None:
         """Raise ApiError (429) when all slots are taken."""
-        if len(self.slots) >= self._capacity:
+        if not self.has_place():
             raise ApiError(
                 429,
-                f"the server is busy: all {self._capacity} places for {self.name} are taken; "
+                f"the server is busy: all {self.capacity} places for {self.name} are taken; "
                 "try again in a moment",
                 RETRY_AFTER,
             )
+
+    def has_place(self) -> bool:
+        """Return whether a slot could start now."""
+        return len(self.slots) < self.capacity
 
     def counts(self) -> tuple[int, int]:
         """Return the numbers of working and of waiting slots."""
