@@ -122,6 +122,7 @@ def finish(own: ClientConnection) -> tuple[int, dict[str, Any]]:
 def process(tmp_path: Path) -> Iterator[ServerProcess]:
     with server_process(tmp_path, "--model", "cran-tiny", "--drain-seconds", "20") as own:
         yield own
+        print(own.log())  # noqa: T201 shown where a test fails
     assert list(tmp_path.iterdir()) == []
 
 

@@ -766,7 +766,7 @@ def test_the_document_describes_what_is_there(
         for method in (route.methods or set()) - {"HEAD"}
     }
     documented = {(path, method) for path, item in document["paths"].items() for method in item}
-    assert documented == routes and len(routes) == 12
+    assert documented == routes and len(routes) == 14
     schemas = document["components"]["schemas"]
     assert set(schemas["Video"]["properties"]) == {"image", "audio", *NAMES}
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
