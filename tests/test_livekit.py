@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ class Room:
     off = on
 
 
+class TimedGenerator(FaceVideoGenerator):
+    """Keeps when it yields sound."""
+
+    def __init__(self, face: Any) -> None:
+        super().__init__(face)
+        self.sounded: list[float] = []
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for frame in super().__aiter__():
+            if isinstance(frame, rtc.AudioFrame):
+                self.sounded.append(time.monotonic())
+            yield frame
+
+
 async def record(room: Room, heard: list[Any], shown: list[Any]) -> None:
     """Keep what a listener would get, with the time."""
     await room.published.wait()
@@ -72,9 +87,9 @@ async def record(room: Room, heard: list[Any], shown: list[Any]) -> None:
         await asyncio.gather(sound.aclose(), pictures.aclose())
 
 
-async def run(face: Any, script: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
+async def run(face: Any, script: Any) -> tuple[list[Any], list[Any], list[Any], TimedGenerator]:
     room, heard, shown, finished = Room(), list[Any](), list[Any](), list[Any]()
-    output, generator = QueueAudioOutput(sample_rate=RATE), FaceVideoGenerator(face)
+    output, generator = QueueAudioOutput(sample_rate=RATE), TimedGenerator(face)
     output.on("playback_finished", finished.append)
     runner = AvatarRunner(
         room,
@@ -93,7 +108,7 @@ async def run(face: Any, script: Any) -> tuple[list[Any], list[Any], list[Any], 
     await runner.aclose()
     await generator.aclose()
     await asyncio.sleep(0.2)
-    return heard, shown, finished, generator.statistics
+    return heard, shown, finished, generator
 
 
 @pytest.fixture
@@ -117,7 +132,8 @@ def test_an_utterance_is_played_and_reported(face: Any, spoken: np.ndarray) -> N
         await say(output, spoken)
         await asyncio.wait_for(output.wait_for_playout(), 20)
 
-    heard, shown, finished, statistics = asyncio.run(run(face, script))
+    heard, shown, finished, generator = asyncio.run(run(face, script))
+    statistics = generator.statistics
     (event,) = finished
     assert event.playback_position == pytest.approx(1.0, abs=1e-6) and not event.interrupted
     assert statistics.speech == 25 and statistics.idle > 5
@@ -138,11 +154,14 @@ def test_a_cleared_buffer_is_silent_at_once(face: Any, spoken: np.ndarray) -> No
             await asyncio.wait_for(output.wait_for_playout(), 20)
             await asyncio.sleep(0.5)
 
-    heard, shown, finished, statistics = asyncio.run(run(face, script))
+    heard, shown, finished, generator = asyncio.run(run(face, script))
+    statistics = generator.statistics
     assert [event.interrupted for event in finished] == [True, True]
     assert all(0.1 < event.playback_position < 1.2 for event in finished)
     assert statistics.interruptions == 2 and statistics.dropped > 3
     for cleared in at:
+        late = [when for when in generator.sounded if cleared < when < cleared + 0.5]
+        assert not late or max(late) - cleared < 0.1
         loud = [when for when, samples in heard if np.abs(samples).max() > 300]
         assert not [when for when in loud if cleared + 0.3 < when < cleared + 0.5]
         assert [when for when, _ in shown if cleared < when < cleared + 0.5]  # it still moves
