@@ -161,6 +161,17 @@ def test_killed_and_resumed_gives_the_same_bits(
     assert exported[0] == exported[1]
 
 
+def test_means_of_the_log_are_the_same_where_checkpoints_fall_between_its_lines(
+    cache: Cache, reader_file: Path, tmp_path: Path
+) -> None:
+    options = loop.LoopOptions(log_every=5, save_every=3, validate_every=100)
+    loop.run(make_reading(cache, reader_file), tmp_path / "whole", options)
+    stopped = replace(options, stop_after=4)
+    loop.run(make_reading(cache, reader_file), tmp_path / "killed", stopped)
+    loop.run(make_reading(cache, reader_file), tmp_path / "killed", options)
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+
+
 def test_a_finished_run_does_nothing(cache: Cache, reader_file: Path, tmp_path: Path) -> None:
     loop.run(make_reading(cache, reader_file), tmp_path, EVERY_STEP)
     log = log_of(tmp_path)

@@ -224,11 +224,12 @@ def _record(
     stop: bool,
 ) -> None:
     """Write what is due after so many steps: rank 0's log line, checkpoint and weights."""
-    if last or stop or done % options.log_every == 0:
+    saved = last or stop or done % options.save_every == 0
+    if saved or done % options.log_every == 0:  # means never span a checkpoint: it can be resumed
         log.flush(done)
     if rank() != 0:
         return
-    if last or stop or done % options.save_every == 0:
+    if saved:
         log.sync()  # a checkpoint has its lines
         save_checkpoint(recipe, folder / CHECKPOINT, done)
     if last or (done % options.validate_every == 0 and not stop):
