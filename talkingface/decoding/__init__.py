@@ -101,7 +101,7 @@ def start() -> None:
 
 def count() -> int:
     """Return the number of decoding processes of this process, those that wait too."""
-    return sum(worker.process.poll() is None for worker in list(_workers))
+    return len(_workers)
 
 
 def answer(task: str, path: Path, **options: Any) -> Answer:
