@@ -32,6 +32,7 @@ _STYLE = re.compile(r"</?[a-zA-Z][^>]*>|\{\\[^}]*\}")  # HTML-like tags, ASS ove
 # Fonts with many scripts, by their usual file names; else Pillow's own, which is Latin.
 _FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
 _LINES_PER_HEIGHT = 18  # lines of text that would fill a picture
+_LINE_DISTANCE = 1.4  # of the letters' size
 _WIDTH = 0.9  # of the picture, for a line
 _TICK = Fraction(1, 1000)  # seconds
 # Without a header in the format of ASS, FFmpeg opens no encoder of subtitles.
@@ -163,16 +164,9 @@ def _drawn(text: str, height: int, width: int) -> tuple[Any, Any]:
     for stroke in (0, edge):
         plane = Image.new("L", (width, height))
         draw = ImageDraw.Draw(plane)
-        draw.multiline_text(
-            (width / 2, height - size * 0.8),
-            "\n".join(lines),
-            255,
-            font,
-            "md",
-            size * 0.25,
-            "center",
-            stroke_width=stroke,
-        )
+        for above, line in enumerate(reversed(lines)):  # Pillow's distance of lines has the stroke
+            place = width / 2, height - size * (0.8 + _LINE_DISTANCE * above)
+            draw.text(place, line, 255, font, "md", stroke_width=stroke)
         planes.append(np.asarray(plane, np.float32)[..., None])
     return planes[0], planes[1] / 255
 

@@ -318,6 +318,10 @@ def test_burnt_subtitles_are_at_the_bottom_and_only_in_their_time() -> None:
     assert rows.min() > 180 and abs((columns.min() + columns.max()) / 2 - 160) < 3
     assert drawn[..., :3].max() == 255 and drawn[..., :3].min() == 0  # white, with an outline
     assert drawn[rows, columns, 3].max() == 255
+    ink, cover = subtitles._drawn("several\nlines of\ntext", 240, 320)
+    rows = np.nonzero(ink.any((1, 2)))[0]
+    assert (np.diff(rows) > 1).sum() == 2  # three lines, none over another
+    assert (255 * cover >= ink - 1).all()  # each inside its outline
     long = subtitles.Subtitle(Fraction(0), Fraction(1), "word " * 30 + "x" * 200)
     drawn = subtitles.SubtitlePainter([long])(grey, Fraction(0))
     columns = np.nonzero((drawn != grey).any((0, 2)))[0]
