@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types unit slow smoke clean
+.PHONY: demo test lint types unit slow long smoke clean
 
 demo: $(VENV)/installed
 	@mkdir -p demo
@@ -26,10 +26,14 @@ types: $(VENV)/developing
 TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 unit: $(VENV)/developing
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not long"
 
 slow: $(VENV)/developing
 	$(TESTS) -m slow
+
+# Attacks on a server, and commands that are killed: not in CI, for they take minutes.
+long: $(VENV)/developing
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m long
 
 # The wheel and the sdist, each installed into an empty environment, make a video.
 smoke: $(VENV)/developing

@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "kill_test.py"
 TASKS = ("prepare", "train", "batch")  # caches and single videos are written in the same ways
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_commands_end_as_if_nothing_had_been() -> None:
     """Three commands are killed once; `tools/kill_test.py --kills 200` kills all, at length."""
     options = ["--kills", "3", "--seed", "7"]

@@ -340,7 +340,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GenerateOptions]:
     """Record the options that the page sends. The server answers with flashes."""
     found: list[GenerateOptions] = []
 
-    def opened(_: Service, __: Path, options: GenerateOptions, ___: int) -> Flashes:
+    def opened(_: Service, __: Path, options: GenerateOptions, *___: Any) -> Flashes:
         found.append(options)
         return Flashes()
 
