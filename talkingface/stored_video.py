@@ -20,6 +20,7 @@ from talkingface import decoding, media
 from talkingface.errors import UnreadableMedia
 from talkingface.planes import LAYOUTS, Layout, Plane
 from talkingface.types import Picture
+from talkingface.video_reading import required_stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -105,7 +106,7 @@ def read_stored(
 def probe(path: Path) -> StoredVideo:
     """Read as `open_stored` does, in this process."""
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         first = next(media.decoded(path, container, stream), None)
         if first is None or stream.time_base is None:
             raise UnreadableMedia(f"{path}: a video without a single frame")
@@ -141,15 +142,6 @@ def as_json(video: StoredVideo) -> dict[str, Any]:
 def _from_json(facts: dict[str, Any]) -> StoredVideo:
     fractions = {name: Fraction(facts[name]) for name in ("time_base", "rate", "aspect")}
     return StoredVideo(**facts | fractions | {"layout": Layout(**facts["layout"])})
-
-
-def _required_stream(path: Path, container: InputContainer) -> VideoStream:
-    stream = media.video_stream(container)
-    if stream is None:
-        raise UnreadableMedia(f"{path}: has no video; {media.FILE_KINDS}")
-    media.require_codec(path, stream)
-    stream.thread_type = "AUTO"
-    return stream
 
 
 def _layout(frame: VideoFrame) -> Layout:
@@ -197,13 +189,13 @@ def decode_stored(
 
 def _all_frames(path: Path) -> Iterator[VideoFrame]:
     with media.opened(path) as container:
-        yield from media.decoded(path, container, _required_stream(path, container))
+        yield from media.decoded(path, container, required_stream(path, container))
 
 
 def _frames_from(path: Path, start: int) -> Iterator[VideoFrame]:
     """The frames from a stamp on, without decoding all before; nothing where that is unsure."""
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         container.seek(start, stream=stream)
         frames = iter(media.decoded(path, container, stream))
         for number, frame in enumerate(frames):

@@ -60,7 +60,7 @@ class Codecs:
 def probe(path: Path) -> VideoInfo:
     """Size, rate and length of a video. Raises UnreadableMedia."""
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         first = next(media.decoded(path, container, stream), None)
         if first is None:
             raise UnreadableMedia(f"{path}: a video without a single frame")
@@ -81,14 +81,15 @@ def probe(path: Path) -> VideoInfo:
 def first_frame(path: Path) -> Picture:
     """The first frame of a video, (H, W, 3) uint8 RGB. Raises UnreadableMedia."""
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         frame = next(media.decoded(path, container, stream), None)
         if frame is None:
             raise UnreadableMedia(f"{path}: a video without a single frame")
         return _upright(frame)
 
 
-def _required_stream(path: Path, container: InputContainer) -> VideoStream:
+def required_stream(path: Path, container: InputContainer) -> VideoStream:
+    """Return the video stream of a file. Raises UnreadableMedia."""
     stream = media.video_stream(container)
     if stream is None:
         raise UnreadableMedia(f"{path}: has no video; {media.FILE_KINDS}")
@@ -108,7 +109,7 @@ def read_frames(path: Path, fps: int) -> Iterator[Picture]:
     """Read as `video.read_frames` does."""
     holes = media.Holes(path, "pictures")
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         step = 1 / (stream.average_rate or Fraction(_FPS))
         shown, given, start = None, 0, None
         now = Fraction(0)
@@ -153,7 +154,7 @@ def inspect(path: Path) -> Iterator[Codecs]:
     Raises UnreadableMedia, also at the end.
     """
     with media.opened(path) as container:
-        stream = _required_stream(path, container)
+        stream = required_stream(path, container)
         if not container.streams.audio:
             raise UnreadableMedia(f"{path}: has no sound; mux the recording into it")
         sound = container.streams.audio[0]
@@ -193,7 +194,7 @@ def _copied(path: Path, options: dict[str, str]) -> bytes:
 
     out = io.BytesIO()
     with media.opened(path) as container:
-        picture = _required_stream(path, container)
+        picture = required_stream(path, container)
         streams: list[Any] = [picture, *container.streams.audio[:1]]
         bitexact = {"fflags": "+bitexact"}  # no muxer's name
         with av.open(out, "w", format="mp4", container_options=bitexact | options) as written:
