@@ -15,7 +15,7 @@ from talkingface.web.limits import Limits
 LEFT_OUT = "positive_data_acceptance"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_server_answers_as_its_document_says(tmp_path: Path) -> None:
     temp = tmp_path / "temp"
     temp.mkdir()
