@@ -591,12 +591,7 @@ def making_folder(path: Path) -> Iterator[Path]:
     It is private, and `path` is missing or empty. All of it is on the disk before this returns.
     Temporary folders of dead processes are removed. Raises OutputError.
     """
-    part = part_name(path)
-    make_folder(part.parent)
-    _remove_parts(part, _is_dead)
-    with writing(path, OSError):
-        part.mkdir(mode=0o700)
-    try:
+    with temporary_folder(path) as part:
         yield part
         with writing(path, OSError):
             for own in sorted(part.rglob("*")):
@@ -604,6 +599,21 @@ def making_folder(path: Path) -> Iterator[Path]:
             sync(part)
             os.replace(part, path)
             sync(part.parent)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A private folder beside `path`, removed at the end with those of dead processes.
+
+    Raises OutputError.
+    """
+    part = part_name(path)
+    make_folder(part.parent)
+    _remove_parts(part, _is_dead)
+    with writing(path, OSError):
+        part.mkdir(mode=0o700)
+    try:
+        yield part
     finally:
         _remove(part)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,9 +53,10 @@ class PngSequence:
 def check_sequence(path: PathLike, overwrite: bool) -> None:
     """Raise OutputError when numbered files of this name cannot or must not be written."""
     folder, pattern = _place(path)
-    media.check_output(folder / (pattern % 1), overwrite) if folder.is_dir() else (
+    if folder.is_dir():
+        media.check_output(folder / (pattern % 1), overwrite)
+    else:
         media.check_output(folder)
-    )
     if not overwrite and (there := _numbered(folder, pattern)):
         raise OutputError(f"{there[0]}: exists already; give another name or --overwrite")
 
@@ -72,10 +72,7 @@ def png_sequence(
     """
     check_sequence(path, overwrite)
     folder, pattern = _place(path)
-    part = media.part_name(folder.absolute())
-    try:
-        with media.writing(folder, OSError):
-            part.mkdir()
+    with media.temporary_folder(folder.absolute()) as part:
         sequence = PngSequence(Path(path), part, tag)
         yield sequence
         if signer is not None:
@@ -87,8 +84,6 @@ def png_sequence(
                 old.unlink()
             for number in range(1, sequence.frames + 1):
                 (part / str(number)).replace(folder / (pattern % number))
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _place(path: PathLike) -> tuple[Path, str]:

@@ -62,7 +62,7 @@ def sentence() -> np.ndarray:
 
 
 def heard(sound: Any, **options: Any) -> np.ndarray:
-    """What a model hears of any sound."""
+    """Return the samples that a model hears of any sound."""
     return torch.cat(list(Speech(sound, **options).parts())).numpy()
 
 

@@ -50,7 +50,7 @@ def sound(speech: Path) -> np.ndarray:
 
 
 def gaps(made: Conversation, member: Member) -> np.ndarray:
-    """How far the lips of a face are apart in each frame, in distances of the eyes: (T,)."""
+    """Return the gap of a face's lips in each frame, in distances of the eyes: (T,)."""
     painter: Any = SimpleNamespace(needs_motion_alone=True)
     frames = made._frames_of(member, painter, Fraction(25), len(made))
     meshes = np.stack([frame.made.mesh[0, frame.t].numpy() for frame in frames])  # type: ignore[index]

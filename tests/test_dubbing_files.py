@@ -445,7 +445,7 @@ def test_the_file_says_that_it_is_synthetic(tmp_path: Path) -> None:
 
 
 class Stop(BaseException):
-    """As a signal ends a command."""
+    """Ends a command like a signal."""
 
 
 def work_of(folder: Path) -> list[Path]:

@@ -61,7 +61,7 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file. what: one of CLASSES; text: of the errors; memory: MB, the most."""
+    """Result of reading a file. what: one of CLASSES; text: of the errors; memory: MB, the most."""
 
     what: str
     text: str = ""

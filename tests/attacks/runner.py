@@ -27,7 +27,7 @@ _FILES = 3  # open files that may stay
 
 @dataclass
 class Report:
-    """What happened. wrong: one line for each fault; none if all is well."""
+    """Counts of a run. wrong: one line for each fault; none if all is well."""
 
     name: str
     seconds: float

@@ -29,7 +29,7 @@ Tree = dict[str, "File | Tree"]  # a folder's names
 
 @dataclass(frozen=True)
 class Cut:
-    """What a power cut would leave. said: how many things were said to be saved."""
+    """Files after a power cut. said: how many things were said to be saved."""
 
     left: Tree
     said: int
@@ -137,7 +137,7 @@ def _listing(folder: Path) -> dict[str, tuple[int, bool, int]]:
 
 
 def _torn(known: bytes, live: bytes) -> bytes:
-    """What is on the disk, and half of what is not."""
+    """Return the bytes on the disk, and half of those that are not there yet."""
     if not live.startswith(known):
         known = b""
     return live[: (len(known) + len(live)) // 2 if len(known) < len(live) else len(live)]

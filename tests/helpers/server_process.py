@@ -21,7 +21,7 @@ _END = 60.0  # seconds that it may take to end
 
 @dataclass(frozen=True)
 class Vitals:
-    """What a server uses: megabytes of memory, threads, open files, decoders, requests' folders.
+    """Resources of a server: megabytes of memory, threads, open files, decoders, requests' folders.
 
     files: without those of the decoders.
     """
