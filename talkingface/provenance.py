@@ -48,7 +48,7 @@ class Signer:
         else:
             self._key, self._certificates = _read(options.sign_certificate, options.sign_key)
         self._names = options.sign_certificate or "a generated certificate"
-        self._signer()  # a certificate that C2PA forbids is refused before the work
+        self._signer = self._new_signer()  # what C2PA forbids is refused before the work
 
     def sign(self, path: Path, file: Path, container: str) -> None:
         """Add a signed manifest to a finished file, in place.
@@ -62,7 +62,7 @@ class Signer:
             builder = c2pa.Builder(self._manifest(), c2pa.Context.from_dict(_SETTINGS))
             with media.writing(path, OSError):
                 with file.open("rb") as source, part.open("w+b") as signed:
-                    builder.sign(self._signer(), TYPES[container], source, signed)
+                    builder.sign(self._signer, TYPES[container], source, signed)
                 os.replace(part, file)
         except c2pa.C2paError as error:
             raise OutputError(
@@ -79,7 +79,7 @@ class Signer:
         actions = {"label": "c2pa.actions.v2", "data": {"actions": [action]}}
         return {"claim_generator_info": [agent], "assertions": [actions]}
 
-    def _signer(self) -> Any:
+    def _new_signer(self) -> Any:
         import c2pa
         from cryptography.hazmat.primitives import serialization
 
