@@ -46,6 +46,15 @@ def value(words: list[str], option: str) -> float:
     return float(words[words.index(option) + 1])
 
 
+def check_shares(words: list[str], cores: float) -> None:
+    """There is a worker process for each core, and a place for each of them."""
+    workers, jobs, streams = (
+        int(value(words, name)) for name in ("--workers", "--jobs", "--streams")
+    )
+    assert workers == cores
+    Limits(jobs=jobs, streams=streams).share(0, workers)
+
+
 def test_the_image_runs_the_server_without_root_and_knows_its_health(
     cli: Cli, paths: set[str]
 ) -> None:
@@ -72,6 +81,7 @@ def test_compose(cli: Cli) -> None:
     assert own["read_only"] and own["tmpfs"][0].startswith("/tmp:")
     assert float(own["stop_grace_period"].rstrip("s")) > value(own["command"], "--drain-seconds")
     assert own["ports"] == ["127.0.0.1:8000:8000"]
+    check_shares(own["command"], float(own["cpus"]))
 
 
 def test_kubernetes(cli: Cli, paths: set[str]) -> None:
@@ -82,6 +92,7 @@ def test_kubernetes(cli: Cli, paths: set[str]) -> None:
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["path"].partition("?")[0] in paths
     assert pod["metadata"]["annotations"]["prometheus.io/path"] in paths
+    check_shares(container["args"], float(container["resources"]["requests"]["cpu"]))
     wait = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
     drain = value(container["args"], "--drain-seconds")
     assert pod["spec"]["terminationGracePeriodSeconds"] > wait + drain

@@ -316,6 +316,20 @@ def test_a_stream_that_is_given_up_keeps_its_process(tmp_path: Path, portrait: P
     assert len(process_ids()) == 1
 
 
+def test_the_collector_may_close_a_stream_where_the_pool_is_locked(tmp_path: Path) -> None:
+    parts = audio.read(long_recording(tmp_path / "a.wav", 600))
+    next(parts)
+
+    def close() -> None:
+        with decoding._pool._lock:
+            parts.close()  # type: ignore[attr-defined]
+
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 def test_threads_have_processes_of_their_own(portrait: Path, speech: Path) -> None:
     expected, barrier = audio.load(speech), threading.Barrier(4)
 

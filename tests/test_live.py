@@ -370,7 +370,7 @@ def test_two_at_once_and_a_third_has_to_wait(served: Served, small: bytes, speec
             assert "start" in json.loads(own.recv(timeout=10))
         with socket_to(served) as third:
             said, _ = take(third)
-        assert said[0]["status"] == 429 and "2 places for live videos" in said[0]["error"]
+        assert said[0]["status"] == 429 and "places for live videos" in said[0]["error"]
         assert third.close_code == 1013
         say(first, end=True)
         say(second, end=True)

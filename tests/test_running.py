@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from websockets.sync.client import ClientConnection, connect
 
-from helpers.live_viewer import FrameCounter, send_file, view
-from helpers.served import Served, serving, until
+from helpers.live_viewer import SECOND, finish, speaking, view
+from helpers.served import Served, samples, serving, until
 from helpers.server_process import ServerProcess, server_process
 from talkingface.web.limits import Limits
 from talkingface.web.metrics import LATE, Pace
 
 LIMITS = Limits(jobs=1, queue=0, streams=1)
-SECOND = bytes(2 * 16_000)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(LIMITS, tmp_path_factory.mktemp("temp"), proxies=("127.0.0.1",)) as own:
         yield own
-
-
-def samples(url: str) -> dict[tuple[str, ...], float]:
-    """Return all metrics: (name, values of its labels) -> value."""
-    text = httpx.get(f"{url}/metrics").text
-    return {
-        (own.name.removeprefix("talkingface_"), *(own.labels[key] for key in sorted(own.labels))): (
-            own.value
-        )
-        for family in text_string_to_metric_families(text)
-        for own in family.samples
-    }
 
 
 def test_metrics_count_what_was_made_and_name_nobody(
@@ -60,7 +42,7 @@ def test_metrics_count_what_was_made_and_name_nobody(
     assert found["requests_total", "/v1/generate", "200"] == 1
     assert found["requests_total", "/v1/jobs/{id}", "404"] == 1
     assert found["requests_total", "other", "404"] == 1
-    until(lambda: samples(served.url)["requests_total", "/v1/live", "200"] == 1, 3)
+    until(lambda: samples(served.url).get(("requests_total", "/v1/live", "200")) == 1, 3)
     assert found["first_frame_seconds_count",] == 1
     assert found["first_frame_seconds_sum",] <= seen.first + 0.5
     assert found["places", "file"] == found["places", "live"] == 1
@@ -92,30 +74,6 @@ def test_a_frame_is_late_when_the_viewer_waits_for_it_and_its_sound_was_there(
     assert pace.is_late(25, arrived=now - LATE - 0.01)
     assert not pace.is_late(25, arrived=now - 0.05)  # the client was late, not the server
     assert not pace.is_late(50, arrived=now - 1.0)  # sound was sent ahead, the viewer is served
-
-
-@contextmanager
-def speaking(url: str, picture: bytes) -> Iterator[ClientConnection]:
-    """A live stream during the block, which has begun to send video."""
-    address = f"{url.replace('http', 'ws', 1)}/v1/live?show=face"
-    with connect(address, max_size=None, close_timeout=1, ping_interval=None) as own:
-        send_file(own, "image", picture)
-        own.send(json.dumps({"microphone": 16_000}))
-        own.send(SECOND)
-        assert "start" in json.loads(own.recv(timeout=30))
-        yield own
-
-
-def finish(own: ClientConnection) -> tuple[int, dict[str, Any]]:
-    """End the sound; return (frames that came, last message)."""
-    own.send('{"end": true}')
-    counter, frames = FrameCounter(), 0
-    while True:
-        message = own.recv(timeout=30)
-        if isinstance(message, bytes):
-            frames += counter.add(message)
-        elif not {"done", "error"}.isdisjoint(said := json.loads(message)):
-            return frames, said
 
 
 @pytest.fixture

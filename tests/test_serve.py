@@ -535,7 +535,7 @@ def test_the_queue_and_its_end(client: httpx.Client, files: dict[str, Any], serv
     assert client.get("/v1/health").json()["files"] == {"working": 1, "waiting": 2}
     for path in ("/v1/generate", "/v1/jobs"):
         full = client.post(path, files=files)
-        assert "busy: all 3 places for making files are taken" in error(full, 429)
+        assert "busy: all places for making files are taken" in error(full, 429)
         assert int(full.headers["retry-after"]) > 0
     assert client.post("/v1/faces", files={"image": files["image"]}).status_code == 200
     for job in jobs[1:]:
@@ -562,7 +562,7 @@ def test_there_is_room_for_so_many_finished_files(tmp_path: Path, files: dict[st
         for _ in range(2):
             job = client.post("/v1/jobs", files=files, data={"show": "face"}).headers["location"]
             assert client.get(job, params={"wait": 20}, timeout=30).json()["state"] == "done"
-        assert "keeps 2 files already" in error(client.post("/v1/jobs", files=files), 429)
+        assert "keeps as many files as it may" in error(client.post("/v1/jobs", files=files), 429)
         client.delete(job)
         assert client.post("/v1/jobs", files=files).status_code == 202
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +18,10 @@ from talkingface.cli.controls import option, with_options
 from talkingface.cli.options import AllowHost, Proxy, print_note, require_serve_extra
 from talkingface.errors import BadRequest
 
+if TYPE_CHECKING:
+    from talkingface.web.worker_process import WorkerOptions
+
+MODELS = ("cran", "atvg")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Limits by name, as in `talkingface.web.limits.Limits`; None keeps the number of cores.
 _LIMITS: dict[str, tuple[Any, Any]] = {
@@ -39,6 +46,9 @@ Offered = Annotated[
     list[str] | None,
     typer.Option(help="a name or weights file to offer; repeat, the default first [cran, atvg]"),
 ]
+Workers = Annotated[
+    int, typer.Option(min=1, help="processes behind the port; limits are for all together")
+]
 
 
 @app.command()
@@ -48,6 +58,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one")] = 8000,
     model: Offered = None,
+    workers: Workers = 1,
     open_page: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
     allow_host: AllowHost = None,
     proxy: Proxy = None,
@@ -68,18 +79,35 @@ def serve(
         if value is not None and not math.isfinite(value):
             raise BadRequest(f"--{name.replace('_', '-')} {value}: give a finite number")
     require_serve_extra("serve")
-    from talkingface.web.limits import Limits
-    from talkingface.web.serve import app as served
-    from talkingface.web.server import bind, run
-    from talkingface.web.service import Service
+    from talkingface.web import dispatcher
+    from talkingface.web.server import bind
+    from talkingface.web.worker_process import WorkerOptions
 
     listening = bind(host, port)
-    known = Limits(**{name: value for name, value in limits.items() if value is not None})
-    service = Service(model or ["cran", "atvg"], known, temp)
-    ready = served(service, [*(allow_host or []), host])
-    _announce(host, _address(host, listening.getsockname()[1]), open_page)
-    times = known.idle_seconds, known.connections
-    run(ready, [listening], *times, proxy or (), known.drain_seconds)
+    address = _address(host, listening.getsockname()[1])
+    started = partial(_announce, host, address, open_page)
+    given = {name: value for name, value in limits.items() if value is not None}
+    names = [*(allow_host or []), host]
+    if workers > 1:
+        most = max(workers, os.cpu_count() or 1)
+        given = {"jobs": most, "streams": most, **given}
+    options = WorkerOptions(model or MODELS, given, temp, names, proxy or (), workers)
+    run = dispatcher.run if workers > 1 else _serve
+    run(listening, options, started)
+
+
+def _serve(listening: socket.socket, options: WorkerOptions, started: Callable[[], None]) -> None:
+    """Serve with this process alone."""
+    from talkingface.web.limits import Limits
+    from talkingface.web.serve import app as served
+    from talkingface.web.server import run
+    from talkingface.web.service import Service
+
+    limits = Limits(**options.limits)
+    ready = served(Service(options.models, limits, options.temp), options.names)
+    started()
+    times = limits.idle_seconds, limits.connections
+    run(ready, [listening], *times, options.proxies, limits.drain_seconds)
 
 
 def _announce(host: str, address: str, open_page: bool) -> None:

@@ -310,7 +310,8 @@ class _Pool:
 
     def __init__(self) -> None:
         self.limits = Limits()
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a forgotten file in a thread that holds it.
+        self._lock = threading.RLock()
         self._idle: list[_Worker] = []
 
     def start(self) -> None:

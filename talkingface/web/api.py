@@ -227,7 +227,7 @@ class Api:
 
     async def limits(self) -> Limits:
         """Return the limits of this server."""
-        return self._limits
+        return self._service.whole_limits
 
     async def health(self, response: Response) -> schemas.Health:
         """Return how busy the server is. An error if it cannot write temporary files."""

@@ -22,6 +22,9 @@ class Work(Protocol):
     def unfinished(self) -> int:
         """Return how many pieces are not finished."""
 
+    def jobs(self) -> int:
+        """Return how many places for files are taken by jobs, whose requests have ended."""
+
 
 class DrainingServer(uvicorn.Server):
     """On SIGTERM it ends when its work has ended, or after so many seconds.
@@ -42,6 +45,11 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._captured_signals.append(sig)  # uvicorn raises it again at the end
+        self.drain()
+
+    def drain(self) -> None:
+        """Take no more work, and end when all has ended."""
+        assert self._work is not None
         self._work.drain()
         self._deadline = time.monotonic() + self._seconds
         if left := self._work.unfinished():

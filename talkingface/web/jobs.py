@@ -67,17 +67,29 @@ class Jobs:
 
     def check_capacity(self) -> None:
         """Raise ApiError (429) when the server keeps too many files."""
-        if len(self._jobs) >= self._limits.kept + self._limits.jobs + self._limits.queue:
+        if self.is_full():
             raise ApiError(
                 429,
-                f"the server keeps {len(self._jobs)} files already: fetch and delete yours, or try "
-                "again later",
+                "the server keeps as many files as it may: fetch and delete yours, or try again "
+                "later",
                 6 * RETRY_AFTER,
             )
 
+    def is_full(self) -> bool:
+        """Return whether the server keeps too many files to begin another."""
+        limits = self._limits
+        return len(self._jobs) >= limits.kept + limits.jobs + limits.queue
+
+    def working(self) -> int:
+        """Return how many are not finished."""
+        return sum(not job.finished for job in self._jobs.values())
+
     def add(self, slot: Slot, stack: AsyncExitStack, lease: float | None) -> Job:
         """Create a job. The job closes `stack` when it is removed."""
-        job = Job(secrets.token_urlsafe(16), slot, stack, lease)
+        name, worker = secrets.token_urlsafe(16), self._service.worker
+        if worker is not None:
+            name = f"{worker}-{name}"  # by which the dispatcher finds it
+        job = Job(name, slot, stack, lease)
         self._jobs[job.name] = job
         return job
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from talkingface import media, picture, stored_video
@@ -73,6 +73,23 @@ class Limits:
                 raise BadRequest(
                     f"--{limit.name.replace('_', '-')} {value:g}: give a finite number from 0"
                 )
+
+    def share(self, number: int, workers: int) -> Limits:
+        """Return the limits of one of several processes: its share of what is counted for all.
+
+        number: of the process, from 0. Requests of one address are counted by each process. Raises
+        BadRequest when a process would have no place.
+        """
+        for name, least in (("jobs", self.jobs), ("streams", self.streams)):
+            if least < workers:
+                raise BadRequest(
+                    f"--{name} {least}: with --workers {workers} give at least {workers}, one each"
+                )
+        counted = ("jobs", "queue", "streams", "kept", "connections")
+        parts = {own: getattr(self, own) // workers for own in counted}
+        more = {own: number < getattr(self, own) % workers for own in counted}
+        own = {name: part + more[name] for name, part in parts.items()}
+        return replace(self, uploads_mb=self.uploads_mb / workers, **own)
 
 
 _STATUS: dict[type[TalkingFaceError], int] = {

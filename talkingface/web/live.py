@@ -54,7 +54,7 @@ _REPORT_EVERY = FPS // 2  # frames between two progress messages
 _LAST_PACKETS = 0.5  # seconds for the last frames to be encoded and sent by WebRTC
 
 Piece = bytes | rtc.TimedFrame
-OutputQueue = BoundedQueue[Piece | dict[str, Any] | None]
+OutputQueue = BoundedQueue[Piece | dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class Live:
             if worker.done():
                 result(work)
                 await writer
-            else:  # the client left, sent a wrong message, or does not read
-                await (reader if reader.done() else writer)
+            else:  # all was sent, or the client left, sent a wrong message, or does not read
+                await (writer if writer.done() else reader)
         finally:
             slot.cancel()
             outgoing.close()
@@ -215,7 +215,6 @@ class Live:
                 if rest := pieces.finish():
                     outgoing.put(rest)
         outgoing.put({"done": {"frames": count}})
-        outgoing.put(None)
 
     def _open_sound(
         self, slot: Slot, session: _Session, incoming: SoundQueue
@@ -336,13 +335,19 @@ async def _read(websocket: WebSocket, session: _Session, incoming: SoundQueue) -
 async def _write(
     websocket: WebSocket, outgoing: OutputQueue, limits: Limits, peer: rtc.Peer | None
 ) -> None:
-    """Send the queued items to the client, until None. Raises WebSocketDisconnect, ApiError."""
-    while (item := await outgoing.receive()) is not None:
+    """Send the queued items to the client, until all is done.
+
+    Raises WebSocketDisconnect, ApiError.
+    """
+    done = False
+    while not done:
+        item = await outgoing.receive()
         if isinstance(item, rtc.TimedFrame):
             assert peer is not None
             await peer.send(item)
             continue
-        if peer is not None and isinstance(item, dict) and "done" in item:
+        done = isinstance(item, dict) and "done" in item
+        if peer is not None and done:
             await peer.drain()
             await asyncio.sleep(_LAST_PACKETS)
         await _send(websocket, item, limits)

@@ -60,7 +60,7 @@ def app(service: Service, names: Collection[str] = ()) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         middleware=[
             Middleware(CountRequests, metrics=service.metrics),
-            Middleware(SafeHeaders),
+            Middleware(SafeHeaders, one_request=service.worker is not None),
             Middleware(OriginCheckMiddleware, names=names),
         ],
         exception_handlers={
@@ -96,6 +96,12 @@ class _Work:
     def unfinished(self) -> int:
         """Return how many requests are not finished. Each has a folder; old files do not count."""
         return len(self._service.temp_store.folders()) - self._jobs.settled()
+
+    def jobs(self) -> int:
+        """Return how many places for files jobs take: all if no more files can be kept."""
+        if self._jobs.is_full():
+            return self._service.file_pool.capacity
+        return self._jobs.working()
 
 
 def _lifespan(

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talkingface.errors import BadRequest
 from talkingface.signals import handled
-from talkingface.web.draining import DrainingServer
+from talkingface.web.draining import DrainingServer, Work
 from talkingface.web.errors import ApiError
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ HEADERS = {
 class SafeHeaders:
     """ASGI middleware that adds `HEADERS` to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, one_request: bool = False) -> None:
+        """Wrap `app`. one_request: each connection ends after its first response."""
         self._app = app
+        self._headers = HEADERS | ({"Connection": "close"} if one_request else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request (ASGI)."""
@@ -64,7 +66,7 @@ class SafeHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -125,12 +127,13 @@ def make_server(
     connections: int = CONNECTIONS,
     proxies: Collection[str] = (),
     drain_seconds: float = 0.0,
-) -> uvicorn.Server:
+    kind: Callable[[uvicorn.Config, Work | None, float], DrainingServer] = DrainingServer,
+) -> DrainingServer:
     """Return the server, not yet running.
 
     idle_seconds: time of a connection without a request. connections: most at once. proxies:
     addresses or networks whose header X-Forwarded-For names the client. drain_seconds: time that
-    the work of `app.state.work` has to end after SIGTERM.
+    the work of `app.state.work` has to end after SIGTERM. kind: of server.
     """
     import uvicorn
 
@@ -151,7 +154,7 @@ def make_server(
         ws_ping_timeout=None,  # the answer may wait behind sound; see TCP_USER_TIMEOUT
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
-    server = DrainingServer(config, getattr(app.state, "work", None), drain_seconds)
+    server = kind(config, getattr(app.state, "work", None), drain_seconds)
     sweep = ConnectionSweep(server.server_state.connections, idle_seconds, connections)
     config.callback_notify = sweep.run
     return server
@@ -164,11 +167,11 @@ def run(
     connections: int = CONNECTIONS,
     proxies: Collection[str] = (),
     drain_seconds: float = 0.0,
+    kind: Callable[[uvicorn.Config, Work | None, float], DrainingServer] = DrainingServer,
 ) -> None:
     """Serve on these sockets until interrupted; see `make_server`."""
-    files = _raise_file_limit()
-    most = min(connections, max(files // 2, files - _SPARE_FILES))
-    server = make_server(app, idle_seconds, most, proxies, drain_seconds)
+    most = min(connections, most_connections())
+    server = make_server(app, idle_seconds, most, proxies, drain_seconds, kind)
     with _ended_by_hangup(server):
         server.run(sockets=list(listening))
 
@@ -191,13 +194,23 @@ def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _raise_file_limit() -> int:
-    """Raise the limit of open files as far as allowed; return it."""
+def most_connections() -> int:
+    """Raise the limit of open files as far as allowed; return how many connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return CONNECTIONS + _SPARE_FILES if soft == resource.RLIM_INFINITY else soft
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(soft // 2, soft - _SPARE_FILES)
+
+
+def idle_time(count: int, seconds: float, most: int) -> float:
+    """Return the seconds that a connection may wait: 1 s while there are more than half of `most`.
+
+    count: connections that there are. seconds: while there are less.
+    """
+    return seconds if count < most / 2 else min(1.0, seconds)
 
 
 class ConnectionSweep:
@@ -211,7 +224,7 @@ class ConnectionSweep:
     async def run(self) -> None:
         """Close what was idle for too long. Called every second."""
         now, open_ = time.monotonic(), list(self._connections)
-        seconds = self._seconds if len(open_) < self._most / 2 else min(1.0, self._seconds)
+        seconds = idle_time(len(open_), self._seconds, self._most)
         for connection in open_:
             if not _is_idle(connection):
                 self._idle.pop(connection, None)

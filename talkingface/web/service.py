@@ -75,13 +75,17 @@ class Service:
         models: Sequence[str],
         limits: Limits | None = None,
         temp: Path | None = None,
+        whole: Limits | None = None,
+        worker: int | None = None,
     ) -> None:
         """Load the models.
 
-        models: names or weights files, the default first. temp: folder for temporary files.
-        Raises UnknownModel, BadWeights, BadRequest.
+        models: names or weights files, the default first. temp: folder for temporary files. whole:
+        the limits of all processes together, if this is number `worker` of several. Raises
+        UnknownModel, BadWeights, BadRequest.
         """
         self.limits = limits or Limits()
+        self.whole_limits, self.worker = whole or self.limits, worker
         decoding.set_limits(_decoding_limits(self.limits))
         decoding.start()
         loaded = [pipeline.load(name) for name in models]

@@ -80,8 +80,7 @@ class WorkerPool:
         if not self.has_place():
             raise ApiError(
                 429,
-                f"the server is busy: all {self.capacity} places for {self.name} are taken; "
-                "try again in a moment",
+                f"the server is busy: all places for {self.name} are taken; try again in a moment",
                 RETRY_AFTER,
             )
 

@@ -6,6 +6,8 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 FPS, RATE = 25, 16_000
 STEP = RATE // FPS  # samples per message
+SECOND = bytes(2 * RATE)  # of silence
 _SETTLED = 3.0  # seconds after which a stream has caught up with the sound of its preparation
 
 
@@ -112,6 +115,30 @@ def _receive(own: ClientConnection) -> dict[str, Any]:
     if "error" in said:
         raise LiveError(str(said["error"]), int(said.get("status", 0)))
     return said
+
+
+@contextmanager
+def speaking(url: str, picture: bytes) -> Iterator[ClientConnection]:
+    """A live stream during the block, which has begun to send video."""
+    address = f"{url.replace('http', 'ws', 1)}/v1/live?show=face"
+    with connect(address, max_size=None, close_timeout=1, ping_interval=None) as own:
+        send_file(own, "image", picture)
+        own.send(json.dumps({"microphone": RATE}))
+        own.send(SECOND)
+        assert "start" in json.loads(own.recv(timeout=30))
+        yield own
+
+
+def finish(own: ClientConnection) -> tuple[int, dict[str, Any]]:
+    """End the sound; return (frames that came, last message)."""
+    own.send('{"end": true}')
+    counter, frames = FrameCounter(), 0
+    while True:
+        message = own.recv(timeout=30)
+        if isinstance(message, bytes):
+            frames += counter.add(message)
+        elif not {"done", "error"}.isdisjoint(said := json.loads(message)):
+            return frames, said
 
 
 class FrameCounter:

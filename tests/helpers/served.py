@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from talkingface.web.limits import Limits
 from talkingface.web.serve import app
@@ -72,8 +75,22 @@ def serving(
     finally:
         server.should_exit = True
         thread.join(20)
+        if thread.is_alive():
+            faulthandler.dump_traceback()  # of all threads, to standard error
         assert not thread.is_alive(), "the server does not stop"
         assert list(temp.iterdir()) == []
+
+
+def samples(url: str) -> dict[tuple[str, ...], float]:
+    """Return all metrics: (name, values of its labels) -> value."""
+    text = httpx.get(f"{url}/metrics").text
+    return {
+        (own.name.removeprefix("talkingface_"), *(own.labels[key] for key in sorted(own.labels))): (
+            own.value
+        )
+        for family in text_string_to_metric_families(text)
+        for own in family.samples
+    }
 
 
 class Flashes:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -56,16 +56,11 @@ class ServerProcess:
         return self.errors.read()
 
     def processor_seconds(self) -> float:
-        """Return the time of processors that it and its decoders have taken."""
-        pids = [str(self.process.pid), *self._decoders()]
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-        ticks = sum(int(own[11]) + int(own[12]) for own in fields)
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def _decoders(self) -> list[str]:
-        """Return the process ids of its decoders."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [pid for path in threads if path.exists() for pid in path.read_text().split()]
+        """Return the time of processors that it and the processes that it started have taken."""
+        pids = [self.process.pid]
+        for pid in pids:  # it grows
+            pids += children(pid)
+        return sum(map(_processor_ticks, pids)) / os.sysconf("SC_CLK_TCK")
 
     def vitals(self) -> Vitals:
         """Return what it uses now."""
@@ -74,10 +69,27 @@ class ServerProcess:
         memory, threads = (
             int(re.findall(rf"{key}:\s+(\d+)", status)[0]) for key in ("VmRSS", "Threads")
         )
-        decoders = len(self._decoders())
+        decoders = len(children(self.process.pid))
         files = len(os.listdir(home / "fd")) - _FILES_OF_DECODER * decoders
         folders = sum(path.is_dir() for path in self.temp.glob("*/*"))
         return Vitals(memory // 1024, threads, files, decoders, folders)
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of what a process has started and that still runs."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return found
+
+
+def _processor_ticks(pid: int) -> int:
+    """Return the time that a process and its ended children have taken; 0 if it has ended."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15]))
+    return 0
 
 
 @contextmanager
