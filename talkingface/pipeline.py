@@ -70,6 +70,8 @@ def load(name: PathLike, device: str = "cpu") -> TalkingFace:
 
     Raises UnknownModel, BadWeights, BadRequest (an unknown device, or weights of another kind).
     """
+    import av  # noqa: F401 its modules import each other: two threads that are the first both fail
+
     model, info = weights.load_with_info(name, find_device(device))
     if not isinstance(model, Generator):
         raise BadRequest(f"{name}: weights of a {info.family}, which is no generator of faces")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,15 @@ from talkingface.jobs import Job, JobResult, plan
 from talkingface.landmarks import MEAN_FACE
 from talkingface.models.lipreader import SmallLipReader
 from talkingface.pipeline import TalkingFace
+
+
+def test_loading_imports_what_threads_must_not_be_the_first_to_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyAV's modules import each other: two threads that begin at the same time both fail."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError):
+        pipeline.load("cran-tiny")
 
 
 @pytest.fixture(scope="module")
