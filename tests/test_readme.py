@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import wave
 from dataclasses import replace
 from importlib import import_module
 from itertools import pairwise
@@ -34,8 +35,20 @@ SILENT = {"generate", "batch", "idle", "motion", "landmarks"}  # unless somethin
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that has what a clone has for the commands; a stub that opens no browser."""
-    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    """A folder that has what a clone has for the commands; a stub that opens no browser.
+
+    Its examples are small and short, for here the commands are tested.
+    """
+    (tmp_path / "examples").mkdir()
+    for path in EXAMPLES.glob("*.jpg"):
+        put_small(tmp_path / "examples" / path.name, path)
+    for path in EXAMPLES.glob("*.wav"):
+        with (
+            wave.open(str(SENTENCE)) as whole,
+            wave.open(f"{tmp_path}/examples/{path.name}", "wb") as part,
+        ):
+            part.setparams(whole.getparams())
+            part.writeframes(whole.readframes(whole.getframerate()))
     shutil.copytree(ROOT / "tests" / "fixtures", tmp_path / "tests" / "fixtures")
     stub = tmp_path / "stub" / "xdg-open"
     stub.parent.mkdir()
@@ -78,9 +91,7 @@ def bring(words: list[str]) -> None:
         if path.exists() or word.startswith("-"):
             continue
         if path.suffix == ".jpg":
-            small = np.ascontiguousarray(picture.read(EXAMPLES / "portrait.jpg")[::3, ::3])
-            two = "--face" in words
-            picture.write_png(path, np.hstack([small, small]) if two else small)
+            put_small(path, EXAMPLES / "portrait.jpg", twice="--face" in words)
         elif path.suffix in (".wav", ".m4a"):
             shutil.copy(SENTENCE, path)
         elif before == "--pairs":
@@ -89,6 +100,12 @@ def bring(words: list[str]) -> None:
             bring_videos(Path(word.partition("=")[2]), "{0}.mp4")
         elif before == "grid":
             trees.grid_corpus(path)
+
+
+def put_small(path: Path, of: Path, twice: bool = False) -> None:
+    """Write a third of a picture, once or twice side by side."""
+    small = picture.read(of)[::3, ::3]
+    picture.write_png(path, np.ascontiguousarray(np.hstack([small] * (1 + twice))))
 
 
 def bring_videos(folder: Path, *files: str) -> None:

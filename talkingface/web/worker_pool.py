@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from talkingface.web.errors import RETRY_AFTER, ApiError, storage_error
@@ -25,6 +27,7 @@ from talkingface.web.errors import RETRY_AFTER, ApiError, storage_error
 Result = TypeVar("Result")
 
 UNFORESEEN = "the server failed here; what happened is in its log"
+_CAN_WAIT = 10  # by which the nice value of threads is raised whose work can wait
 _log = logging.getLogger("talkingface.web")
 
 
@@ -55,12 +58,19 @@ def result(work: Work[Result]) -> Result:
 class WorkerPool:
     """A thread pool with a bounded queue. Further work is rejected."""
 
-    def __init__(self, name: str, workers: int, queue: int, minutes: float) -> None:
-        """Create the pool. name: its kind of work, for error texts. minutes: for one piece."""
+    def __init__(
+        self, name: str, workers: int, queue: int, minutes: float, can_wait: bool = False
+    ) -> None:
+        """Create the pool.
+
+        name: its kind of work, for error texts. minutes: for one piece. can_wait: whether other
+        work of the machine comes first.
+        """
         self.name, self.minutes, self.capacity = name, minutes, workers + queue
         self.slots: set[Slot] = set()
         self.order = itertools.count()
-        self.threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=_use_one_thread)
+        prepare = partial(_prepare_thread, can_wait)
+        self.threads = ThreadPoolExecutor(workers, f"pool-{name}", initializer=prepare)
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
@@ -101,13 +111,19 @@ class WorkerPool:
         self.threads.shutdown()
 
 
-def _use_one_thread() -> None:
-    """Limit torch and OpenCV to one thread, because busy workers block each other."""
+def _prepare_thread(can_wait: bool) -> None:
+    """Limit torch and OpenCV to one thread, because busy workers block each other.
+
+    can_wait: whether other threads get the processors first. It holds for the threads that this one
+    starts, too. On Linux `nice` is of a thread, elsewhere of the process.
+    """
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if can_wait and sys.platform == "linux":
+        os.nice(_CAN_WAIT)
 
 
 def _run(work: Callable[[Slot], Result], slot: Slot) -> Result | Failure:

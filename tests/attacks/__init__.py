@@ -57,7 +57,7 @@ def _table() -> dict[str, Attack]:
         "forgotten-jobs": Attack(requests.forget, _right("202")),
         "live-vanishing": Attack(live.vanish, _right("left")),
         "live-not-reading": Attack(live.not_reading, _right("left")),
-        "live-nonsense": Attack(live.nonsense, _right("400", "413", "closed")),
+        "live-nonsense": Attack(live.nonsense, _right("400", "413", "415", "closed")),
         "full-disk": Attack(storage.full, _right("507", "200", "closed"), small_disk=True),
         "removed-folder": Attack(storage.removed, _right("200", "503")),
     }
