@@ -18,7 +18,7 @@ import numpy as np
 from talkingface.data import shards, sources
 from talkingface.data.extraction import ClipExtraction, clips_of
 from talkingface.data.prepare import default_filters
-from talkingface.data.workers import single_thread
+from talkingface.workers import single_thread
 
 
 def main() -> None:

@@ -1,21 +1,25 @@
-"""Jobs: videos to generate from files to files. A job that fails does not stop the others."""
+"""Jobs: videos to generate or to dub, from files to files. One that fails stops no other."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from talkingface import media, picture, video_writing
 from talkingface.controls import DEFAULTS, Controls
+from talkingface.dubbing import dubbed_video
+from talkingface.dubbing.dubbed_video import DubbedVideo, DubResult
+from talkingface.dubbing.timeline import Length, parse
+from talkingface.dubbing.tracking import DEFAULT_PERSON, TrackOptions
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.frames import PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.output_options import DEFAULT_OUTPUT, OutputOptions
-from talkingface.types import PathLike
+from talkingface.types import Box, PathLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,6 +73,72 @@ class Job:
         if self.sheet is not None:
             media.check_output(self.sheet, self.overwrite)
 
+    def absolute(self) -> Job:
+        """Return the job with absolute paths, for a process with another current folder."""
+        return replace(
+            self,
+            **_absolute(self, "image", "audio", "output", "motion", "sheet", "maps"),
+            options=replace(self.options, **_absolute(self.options, "landmarks")),
+            output_options=_absolute_output(self.output_options),
+        )
+
+
+@dataclass(frozen=True)
+class DubJob:
+    """One video to dub, from files to files.
+
+    video: a video of a person.
+    audio: the recording.
+    output: the video to write; its name decides the format (`DubbedVideo.save`).
+    controls: how the mouth moves (`TalkingFace.dub`).
+    person: who is dubbed.
+    length: where the result ends (`TalkingFace.dub`).
+    mark: True writes a small label "synthetic" into every frame.
+    overwrite: True replaces an existing file.
+    audio_track: number of the audio track of `audio`, from 1, or None.
+    output_options: signature of the output; other options have their defaults.
+    """
+
+    video: PathLike
+    audio: PathLike
+    output: PathLike
+    controls: Controls = DEFAULTS
+    person: TrackOptions = DEFAULT_PERSON
+    length: Length | None = None
+    mark: bool = False
+    overwrite: bool = False
+    audio_track: int | None = None
+    output_options: OutputOptions = DEFAULT_OUTPUT
+
+    def check(self) -> None:
+        """Check options, controls and the output before any work.
+
+        Raises OutputError, BadRequest.
+        """
+        self.controls.check()
+        self.person.check()
+        parse(self.length)
+        media.check_names([self.video, self.audio], [self.output])
+        dubbed_video.check_output(self.output, self.overwrite, self.output_options)
+
+    def absolute(self) -> DubJob:
+        """Return the job with absolute paths, for a process with another current folder."""
+        output_options = _absolute_output(self.output_options)
+        paths = _absolute(self, "video", "audio", "output")
+        return replace(self, **paths, output_options=output_options)
+
+
+def _absolute_output(options: OutputOptions) -> OutputOptions:
+    paths = _absolute(options, "subtitles", "sign_certificate", "sign_key")
+    return replace(options, **paths)
+
+
+def _absolute(given: Any, *names: str) -> dict[str, Any]:
+    """Return those of these fields that are paths, as absolute ones."""
+    values = {name: getattr(given, name) for name in names}
+    paths = {name: value for name, value in values.items() if isinstance(value, (str, Path))}
+    return {name: Path(value).absolute() for name, value in paths.items()}
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -79,13 +149,15 @@ class JobResult:
     seconds: time taken.
     error: the error, or None if the job succeeded.
     note: note on the face that was found, the sound and the output, or None.
+    dubbed: what became of the frames of a video that was dubbed, or None.
     """
 
-    job: Job
+    job: Job | DubJob
     frames: int
     seconds: float
     error: TalkingFaceError | None = None
     note: str | None = None
+    dubbed: DubResult | None = None
 
 
 def plan(
@@ -96,24 +168,54 @@ def plan(
     options: FaceOptions = DEFAULT_FACE,
     controls: Controls = DEFAULTS,
     overwrite: bool = False,
+    audio_track: int | None = None,
+    output_options: OutputOptions = DEFAULT_OUTPUT,
     **keywords: Unpack[FaceKeywords],
 ) -> list[Job]:
     """Return a job for every portrait with every recording: folder/<portrait>-<recording>.mp4.
 
     Files of one name are told apart by their folders (a-anna, b-anna), or else by their suffixes.
 
-    keywords: changes to the options. Raises BadRequest if two outputs have the same name.
+    keywords: changes to the options. The others: see `Job`. Raises BadRequest if two outputs have
+    the same name.
     """
     options = options.updated(**keywords)
-    jobs: dict[Path, Job] = {}
-    faces, voices = distinct_names(portraits), distinct_names(recordings)
-    for image, face in zip(portraits, faces, strict=True):
+    return [
+        Job(
+            *files,
+            options,
+            controls,
+            overwrite=overwrite,
+            audio_track=audio_track,
+            output_options=output_options,
+        )
+        for files in _combined(portraits, recordings, folder)
+    ]
+
+
+def plan_dubbing(
+    videos: Sequence[PathLike], recordings: Sequence[PathLike], folder: PathLike, **fields: Any
+) -> list[DubJob]:
+    """Return a job for every video with every recording, named as by `plan`.
+
+    fields: of each `DubJob`. Raises BadRequest if two outputs have the same name.
+    """
+    return [DubJob(*files, **fields) for files in _combined(videos, recordings, folder)]
+
+
+def _combined(
+    faces: Sequence[PathLike], recordings: Sequence[PathLike], folder: PathLike
+) -> list[tuple[PathLike, PathLike, Path]]:
+    """Return every face with every recording, and the output of both. Raises BadRequest."""
+    found: dict[Path, tuple[PathLike, PathLike, Path]] = {}
+    names, voices = distinct_names(faces), distinct_names(recordings)
+    for face, name in zip(faces, names, strict=True):
         for sound, voice in zip(recordings, voices, strict=True):
-            output = Path(folder) / f"{face}-{voice}.mp4"
-            if output in jobs:
+            output = Path(folder) / f"{name}-{voice}.mp4"
+            if output in found:
                 raise BadRequest(f"{output} would be written twice: give each file once")
-            jobs[output] = Job(image, sound, output, options, controls, overwrite=overwrite)
-    return list(jobs.values())
+            found[output] = face, sound, output
+    return list(found.values())
 
 
 def distinct_names(files: Sequence[PathLike]) -> list[str]:
@@ -159,6 +261,21 @@ class Speaker(Protocol):
     ) -> Video:
         """See `TalkingFace.animate`."""
 
+    def dub(
+        self,
+        video: PathLike,
+        audio: PathLike,
+        *,
+        controls: Controls | None,
+        length: Length | None,
+        face: int | None,
+        box: Box | None,
+        time: float,
+        mark: bool,
+        audio_track: int | None,
+    ) -> DubbedVideo:
+        """See `TalkingFace.dub`."""
+
 
 class JobRunner:
     """Runs jobs, one after the other. Neighbours with the same face share its preparation."""
@@ -167,10 +284,17 @@ class JobRunner:
         self._speaker = speaker
         self._prepared: tuple[tuple[str, str], PreparedFace] | None = None
 
-    def run(self, job: Job, progress: Progress | None = None) -> JobResult:
-        """Generate one video file. Raises the errors of `generate` and `Video.save`."""
+    def run(self, job: Job | DubJob, progress: Progress | None = None) -> JobResult:
+        """Generate or dub one video file.
+
+        Raises the errors of `generate` and `Video.save`, or of `dub` and `DubbedVideo.save`.
+        """
         start = time.monotonic()
         job.check()
+        work = self._generate(job, progress) if isinstance(job, Job) else self._dub(job, progress)
+        return replace(work, seconds=time.monotonic() - start)
+
+    def _generate(self, job: Job, progress: Progress | None) -> JobResult:
         face = self._prepare(job)
         made = self._speaker.animate(
             face,
@@ -190,9 +314,26 @@ class JobRunner:
             picture.write_png(Path(job.sheet), made.contact_sheet(), overwrite=job.overwrite)
         notes = [made.note, *made.output_notes(job.output, job.output_options)]
         note = "; ".join(own for own in notes if own) or None
-        return JobResult(job, frames, time.monotonic() - start, note=note)
+        return JobResult(job, frames, 0.0, note=note)
 
-    def attempt(self, job: Job, progress: Progress | None = None) -> JobResult:
+    def _dub(self, job: DubJob, progress: Progress | None) -> JobResult:
+        made = self._speaker.dub(
+            job.video,
+            job.audio,
+            controls=job.controls,
+            length=job.length,
+            face=job.person.face,
+            box=job.person.box,
+            time=job.person.time,
+            mark=job.mark,
+            audio_track=job.audio_track,
+        )
+        result = made.save(
+            job.output, overwrite=job.overwrite, progress=progress, output=job.output_options
+        )
+        return JobResult(job, result.frames, 0.0, dubbed=result)
+
+    def attempt(self, job: Job | DubJob, progress: Progress | None = None) -> JobResult:
         """`run`, with a user's error as the result."""
         start = time.monotonic()
         try:
@@ -201,7 +342,7 @@ class JobRunner:
             return JobResult(job, 0, time.monotonic() - start, error)
 
     def _prepare(self, job: Job) -> PreparedFace:
-        key = (str(job.image), repr(job.options))
-        if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, self._speaker.prepare(job.image, job.options)
-        return self._prepared[1]
+        key, known = (str(job.image), repr(job.options)), self._prepared
+        if known is None or known[0] != key:  # another thread may replace it meanwhile
+            known = self._prepared = key, self._speaker.prepare(job.image, job.options)
+        return known[1]

@@ -53,7 +53,7 @@ class OutputOptions:
     c2pa: True adds a signed manifest of C2PA that says how the file was made: mp4, mov, gif, webp
     and PNG files.
     sign_certificate, sign_key: to sign with, PEM files; without them a certificate is made for this
-    file alone, which says that nobody vouches for it.
+    process alone, which says that nobody vouches for it.
     """
 
     fps: float | str | Fraction = 25
@@ -109,11 +109,13 @@ class OutputOptions:
 
     def of_second(self) -> OutputOptions:
         """Return the options of a second file of other pictures: the same rate, no subtitles."""
+        return replace(self.signature, fps=self.fps)
+
+    @property
+    def signature(self) -> OutputOptions:
+        """Return the options that sign, and the defaults of all others."""
         return OutputOptions(
-            fps=self.fps,
-            c2pa=self.c2pa,
-            sign_certificate=self.sign_certificate,
-            sign_key=self.sign_key,
+            c2pa=self.c2pa, sign_certificate=self.sign_certificate, sign_key=self.sign_key
         )
 
 

@@ -77,7 +77,7 @@ def png_sequence(
         yield sequence
         if signer is not None:
             for number in range(1, sequence.frames + 1):
-                signer.sign(Path(path), part / str(number), "image2")
+                signer.sign(Path(path), part / str(number), "image2", tag)
         with media.writing(folder, OSError):
             folder.mkdir(exist_ok=True)
             for old in _numbered(folder, pattern):

@@ -42,7 +42,7 @@ from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
 from talkingface.group import FaceChoice, prepare_group
-from talkingface.jobs import Job, JobResult, JobRunner
+from talkingface.jobs import DubJob, Job, JobResult, JobRunner
 from talkingface.live_face import LiveFace
 from talkingface.models.head_motion import HeadNet
 from talkingface.motion import Motion
@@ -566,20 +566,22 @@ class TalkingFace:
         """
         return _streamed(self.open(image, **options), chunks)
 
-    def run(self, job: Job, progress: Progress | None = None) -> JobResult:
-        """Generate one video file.
+    def run(self, job: Job | DubJob, progress: Progress | None = None) -> JobResult:
+        """Generate or dub one video file.
 
         job: files, options and controls.
         progress: function to call with (frames done, frames in all) after every frame.
 
-        Raises the errors of `generate` and `Video.save`.
+        Raises the errors of `generate` and `Video.save`, or of `dub` and `DubbedVideo.save`.
         """
         return JobRunner(self).run(job, progress)
 
     def generate_many(
-        self, jobs: Sequence[Job], progress: Callable[[JobResult], None] | None = None
+        self, jobs: Sequence[Job | DubJob], progress: Callable[[JobResult], None] | None = None
     ) -> list[JobResult]:
-        """Generate many video files; return one result per job, in their order.
+        """Generate or dub many video files; return one result per job, in their order.
+
+        `batch.run_batch` does it in several processes, or on a cluster.
 
         An error is kept in the job's result, and the next job starts. Jobs of the same face that
         follow each other share its preparation.

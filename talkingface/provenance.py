@@ -10,12 +10,14 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from talkingface import media
 from talkingface.errors import BadRequest, OutputError
 from talkingface.output_options import OutputOptions
+from talkingface.types import PathLike
 from talkingface.version import __version__
 
 # Media types by FFmpeg's names of the containers.
@@ -26,7 +28,8 @@ TYPES = {
     "webp": "image/webp",
     "image2": "image/png",
 }
-_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_GENERATED, _COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _SELF_SIGNED = "talkingface, self-signed: nobody vouches for who made this"
 _SETTINGS = {
     "verify": {"verify_after_sign": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -36,30 +39,26 @@ _ELLIPTIC = {256: "es256", 384: "es384", 521: "es512"}  # bits of the key: C2PA'
 
 
 class Signer:
-    """Signs files with a certificate, or with one that is made for this signer alone."""
+    """Signs files with a certificate. Made by `signer_of`."""
 
-    def __init__(self, options: OutputOptions, tag: str | None) -> None:
-        """tag: description of the files. Raises BadRequest."""
-        if importlib.util.find_spec("c2pa") is None:
-            raise BadRequest("c2pa needs c2pa-python: pip install 'talkingface[c2pa]'")
-        self._tag = tag
-        if options.sign_certificate is None or options.sign_key is None:
-            self._key, self._certificates = _self_signed()
-        else:
-            self._key, self._certificates = _read(options.sign_certificate, options.sign_key)
-        self._names = options.sign_certificate or "a generated certificate"
-        self._signer = self._new_signer()  # what C2PA forbids is refused before the work
+    def __init__(self, key: Any, certificates: bytes, names: str) -> None:
+        """certificates: the chain, PEM. names: what errors call them. Raises BadRequest."""
+        self._names = names
+        self._signer = _native_signer(key, certificates, names)
 
-    def sign(self, path: Path, file: Path, container: str) -> None:
+    def sign(
+        self, path: Path, file: Path, container: str, tag: str | None, edited: bool = False
+    ) -> None:
         """Add a signed manifest to a finished file, in place.
 
-        path: what errors name. container: FFmpeg's name of it. Raises OutputError, BadRequest.
+        path: what errors name. container: FFmpeg's name of it. tag: description of the file.
+        edited: whether parts of it are of a real video. Raises OutputError, BadRequest.
         """
         import c2pa
 
         part = media.part_name(path)
         try:
-            builder = c2pa.Builder(self._manifest(), c2pa.Context.from_dict(_SETTINGS))
+            builder = c2pa.Builder(_manifest(tag, edited), c2pa.Context.from_dict(_SETTINGS))
             with media.writing(path, OSError):
                 with file.open("rb") as source, part.open("w+b") as signed:
                     builder.sign(self._signer, TYPES[container], source, signed)
@@ -71,38 +70,76 @@ class Signer:
         finally:
             part.unlink(missing_ok=True)
 
-    def _manifest(self) -> dict[str, Any]:
-        agent = {"name": "talkingface", "version": __version__}
-        action = {"action": "c2pa.created", "digitalSourceType": _SOURCE, "softwareAgent": agent}
-        if self._tag is not None:
-            action["description"] = self._tag
-        actions = {"label": "c2pa.actions.v2", "data": {"actions": [action]}}
-        return {"claim_generator_info": [agent], "assertions": [actions]}
 
-    def _new_signer(self) -> Any:
-        import c2pa
-        from cryptography.hazmat.primitives import serialization
+def signer_of(options: OutputOptions) -> Signer | None:
+    """Return the signer of outputs with these options; None where none is asked for.
 
-        private = self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        info = c2pa.C2paSignerInfo(_algorithm(self._key), self._certificates, private, None)
-        try:
-            return c2pa.Signer.from_info(info)
-        except c2pa.C2paError as error:
-            raise BadRequest(
-                f"{self._names}: cannot sign ({error}); give a certificate for signing C2PA"
-            ) from error
+    It is made once for a certificate. Raises BadRequest.
+    """
+    if not options.c2pa:
+        return None
+    if importlib.util.find_spec("c2pa") is None:
+        raise BadRequest("c2pa needs c2pa-python: pip install 'talkingface[c2pa]'")
+    certificate, key = options.sign_certificate, options.sign_key
+    if certificate is None or key is None:
+        return _own_signer()
+    try:
+        chain, private = Path(certificate).read_bytes(), Path(key).read_bytes()
+    except OSError as error:
+        raise _unreadable(certificate, key, error) from error
+    return _signer(chain, private, str(certificate), str(key))
+
+
+@lru_cache(maxsize=1)
+def _own_signer() -> Signer:
+    return Signer(*_self_signed(), "a generated certificate")
+
+
+@lru_cache(maxsize=1)
+def _signer(chain: bytes, private: bytes, certificate: str, key: str) -> Signer:
+    return Signer(_private_key(chain, private, certificate, key), chain, certificate)
+
+
+def _manifest(tag: str | None, edited: bool) -> dict[str, Any]:
+    agent = {"name": "talkingface", "version": __version__}
+    source = _SOURCES + (_COMPOSITE if edited else _GENERATED)
+    action = {"action": "c2pa.created", "digitalSourceType": source, "softwareAgent": agent}
+    if tag is not None:
+        action["description"] = tag
+    actions = {"label": "c2pa.actions.v2", "data": {"actions": [action]}}
+    return {"claim_generator_info": [agent], "assertions": [actions]}
 
 
 @contextmanager
-def signing(path: Path, file: Path, container: str, signer: Signer | None) -> Iterator[None]:
+def signing(
+    path: Path,
+    file: Path,
+    container: str,
+    signer: Signer | None,
+    tag: str | None,
+    edited: bool = False,
+) -> Iterator[None]:
     """Sign a file that the block writes, see `Signer.sign`; without a signer do nothing."""
     yield
     if signer is not None:
-        signer.sign(path, file, container)
+        signer.sign(path, file, container, tag, edited)
+
+
+def _native_signer(key: Any, certificates: bytes, names: str) -> Any:
+    """Return the signer of c2pa-python. Raises BadRequest for what C2PA forbids."""
+    import c2pa
+    from cryptography.hazmat.primitives import serialization
+
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    info = c2pa.C2paSignerInfo(_algorithm(key), certificates, private, None)
+    try:
+        return c2pa.Signer.from_info(info)
+    except c2pa.C2paError as error:
+        raise BadRequest(
+            f"{names}: cannot sign ({error}); give a certificate for signing C2PA"
+        ) from error
 
 
 def _algorithm(key: Any) -> str:
@@ -118,8 +155,8 @@ def _algorithm(key: Any) -> str:
     raise BadRequest("the key to sign with is of no kind that C2PA has: give EC, Ed25519 or RSA")
 
 
-def _read(certificate: Any, key: Any) -> tuple[Any, bytes]:
-    """Read a private key, and the chain of certificates that begins with its own, both PEM.
+def _private_key(chain: bytes, private: bytes, certificate: str, key: str) -> Any:
+    """Read the private key of a chain of certificates that begins with its own, both PEM.
 
     Raises BadRequest.
     """
@@ -127,17 +164,20 @@ def _read(certificate: Any, key: Any) -> tuple[Any, bytes]:
     from cryptography.hazmat.primitives import serialization
 
     try:
-        chain = Path(certificate).read_bytes()
         own = x509.load_pem_x509_certificates(chain)[0]
-        private = serialization.load_pem_private_key(Path(key).read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
-        raise BadRequest(
-            f"{certificate}, {key}: cannot be read ({error}); give a certificate and its private "
-            "key without a password, both as PEM"
-        ) from error
-    if private.public_key() != own.public_key():
+        found = serialization.load_pem_private_key(private, None)
+    except (ValueError, TypeError) as error:  # TypeError: it is encrypted
+        raise _unreadable(certificate, key, error) from error
+    if found.public_key() != own.public_key():
         raise BadRequest(f"{key}: is not the key of {certificate}: give the one it was made with")
-    return private, chain
+    return found
+
+
+def _unreadable(certificate: PathLike, key: PathLike, error: Exception) -> BadRequest:
+    return BadRequest(
+        f"{certificate}, {key}: cannot be read ({error}); give a certificate and its private key "
+        "without a password, both as PEM"
+    )
 
 
 def _self_signed() -> tuple[Any, bytes]:

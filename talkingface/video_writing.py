@@ -63,8 +63,7 @@ def check_output(
 ) -> None:
     """Call before the work starts: raises OutputError, BadRequest when `write` would."""
     video_formats.check(path, options)
-    if options.c2pa:
-        provenance.Signer(options, None)
+    provenance.signer_of(options)
     if str(path) == PIPE:
         picture_sequences.check_standard_output()
     elif video_formats.is_sequence(path):
@@ -169,7 +168,7 @@ def _open_sink(
     texts = [] if options.subtitles is None else read_srt(options.subtitles)
     burnt = SubtitlePainter(texts) if options.burn_subtitles else None
     as_track = None
-    signer = provenance.Signer(options, tag) if options.c2pa else None
+    signer = provenance.signer_of(options)
     if video_formats.is_sequence(path):
         pngs = renaming.enter_context(picture_sequences.png_sequence(path, overwrite, tag, signer))
         return pngs if burnt is None else _Burning(pngs, burnt, options.rate)
@@ -181,7 +180,7 @@ def _open_sink(
     else:
         target = renaming.enter_context(media.replacing(Path(path), overwrite))
         name, size = kind.container.format, first.shape[:2]
-        renaming.enter_context(provenance.signing(Path(path), target, name, signer))
+        renaming.enter_context(provenance.signing(Path(path), target, name, signer, tag))
         if tag is not None:
             renaming.enter_context(file_comments.adding(Path(path), target, name, size, tag))
     writer = VideoWriter(

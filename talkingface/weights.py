@@ -134,12 +134,17 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> nn.Mod
     return load_with_info(name_or_path, device)[0]
 
 
+def is_file_name(text: str) -> bool:
+    """Return whether `load` takes a text for a file, not for the name of a pretrained model."""
+    return text.endswith(".safetensors") or os.sep in text
+
+
 def load_with_info(
     name_or_path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, WeightsInfo]:
     """`load`, and what is known about the model."""
     text = str(name_or_path)
-    if isinstance(name_or_path, Path) or text.endswith(".safetensors") or os.sep in text:
+    if isinstance(name_or_path, Path) or is_file_name(text):
         path = Path(name_or_path)
         model, info = _from_file(path, path.stem, expected_sha256=None)
     elif text in WITHOUT_FILE:

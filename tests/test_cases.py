@@ -340,11 +340,12 @@ def test_the_default_track_or_a_chosen_one_is_heard(
         heard(path, track=4)
     with pytest.raises(BadRequest, match="samples have no audio tracks"):
         heard(sentence, track=1)
-    ran = cli(
-        *("generate", portrait, path, "-o", tmp_path / "a.mp4", "--model", "cran-tiny"),
-        *("--audio-track", 4),
-    )
-    assert ran.code == 2 and "no audio track 4" in ran.err and ran.err.count("\n") == 1
+    for command in (
+        ("generate", portrait, path, "-o", tmp_path / "a.mp4"),
+        ("batch", portrait, "--speech", path, "--out-dir", tmp_path),
+    ):
+        ran = cli(*command, "--model", "cran-tiny", "--audio-track", 4)
+        assert ran.code == 2 and "no audio track 4" in ran.err and ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("suffix", [".m4a", ".mp4", ".mov"])

@@ -33,6 +33,7 @@ from talkingface.evaluation import evaluator as evaluators
 from talkingface.metrics.lips import aperture, reading_accuracy
 from talkingface.models.lipreader import PublishedLipReader, PublishedReaderConfig
 from talkingface.training.reading import word_logits, words_of
+from talkingface.workers import Workers
 
 EYES = np.ptp([landmarks(0)[36:42, 0].mean(), landmarks(0)[42:48, 0].mean()])  # pixels apart
 
@@ -465,13 +466,42 @@ def test_the_command_measures_and_writes(cli: Cli, photographed: Path, tmp_path:
     assert unasked.code == 2 and "judge is a lipreader-published, which measures" in unasked.err
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_same_file(photographed: Path, tmp_path: Path) -> None:
-    for jobs in (1, 2):
-        out = tmp_path / str(jobs)
-        evaluation.evaluate(["still"], photographed, out, splits=["test"], clips=2, jobs=jobs)
+@pytest.fixture(scope="module")
+def evaluated(photographed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation in this process."""
+    out = tmp_path_factory.mktemp("evaluated")
+    evaluation.evaluate(["still"], photographed, out, splits=["test"], clips=2)
+    return out
+
+
+def assert_same_files(one: Path, two: Path) -> None:
     for name in ("results.jsonl", "tables.md", "tables.tex"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_files(
+    photographed: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"splits": ["test"], "clips": 2, "workers": Workers(2)}
+    evaluation.evaluate(["still"], photographed, tmp_path, **options)
+    assert_same_files(evaluated, tmp_path)
+
+
+def test_a_cluster_gives_the_same_files(
+    cli: Cli,
+    photographed: Path,
+    evaluated: Path,
+    scheduler: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(photographed.parent)
+    options = ("--models", "still", "--splits", "test", "--clips", 2, "--experts", "")
+    cluster = ("--engine", "dask", "--scheduler", scheduler)
+    ran = cli("evaluate", *options, "--cache", photographed.name, "--out", tmp_path, *cluster)
+    assert ran.code == 0, ran.err
+    assert_same_files(evaluated, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from talkingface.errors import (
 from talkingface.geometry import CropSpec
 from talkingface.landmarks import IBUG
 from talkingface.models.lipreader import GRID_WORDS
+from talkingface.workers import THIS_PROCESS
 
 SPEC = CropSpec()
 FRAMES = 26
@@ -116,7 +117,7 @@ def prepared(corpus: Path, stills: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("prepared") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "CLIPS_PER_SHARD", 4)
-        prepare(corpus, out, jobs=1, portraits=stills)
+        prepare(corpus, out, workers=THIS_PROCESS, portraits=stills)
     return out
 
 
@@ -272,7 +273,8 @@ def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
 def test_every_clip_is_kept_or_dropped_by_its_reason(
     prepared: Path, corpus: Path, stills: Path
 ) -> None:
-    summary = prepare(corpus, prepared, jobs=1, portraits=stills)  # done already: only summed again
+    # done already: only summed again
+    summary = prepare(corpus, prepared, workers=THIS_PROCESS, portraits=stills)
     assert {outcome.key: outcome.result for outcome in summary.outcomes} == {
         "s4_pwij3p": "kept",
         "s7_bbaf2n": "kept",
@@ -348,7 +350,7 @@ def test_an_error_that_nobody_foresaw_is_an_outcome(
 
     monkeypatch.setattr(audio, "load", broken)
     shutil.copytree(corpus / "s7", tmp_path / "grid" / "s7")
-    summary = prepare(tmp_path / "grid", tmp_path / "out", jobs=1)
+    summary = prepare(tmp_path / "grid", tmp_path / "out", workers=THIS_PROCESS)
     found = {outcome.key: outcome for outcome in summary.outcomes}
     assert found["s7_bbaf2n"].result == "crashed"
     assert found["s7_bbaf2n"].detail == f"{kind.__name__}: no room"
@@ -366,7 +368,7 @@ def test_what_is_wrong_with_the_whole_run_stops_it(
 
     monkeypatch.setattr(audio, "load", broken)
     with pytest.raises(BadWeights):
-        prepare(corpus, tmp_path, jobs=1)
+        prepare(corpus, tmp_path, workers=THIS_PROCESS)
 
 
 def test_a_prepared_clip_is_the_face_and_the_sound(prepared: Path, corpus: Path) -> None:
@@ -400,7 +402,7 @@ def test_with_natural_pose_the_head_moves_in_its_crop(
     only = tmp_path / "grid"
     only.mkdir()
     (only / "s7").symlink_to(corpus / "s7")
-    prepare(only, tmp_path / "shards", jobs=1, natural_pose=True)
+    prepare(only, tmp_path / "shards", workers=THIS_PROCESS, natural_pose=True)
     free, still = all_clips(tmp_path / "shards")["s7_bbaf2n"], all_clips(prepared)["s7_bbaf2n"]
     assert free.info["natural_pose"]
     nose = [clip.landmarks[:, 27:31, 1].mean(1).std() for clip in (free, still)]
@@ -489,11 +491,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
 
     for place, finished in ((2, 0), (6, 1)):
         with pytest.raises(Killed):
-            prepare(corpus, out, jobs=1, portraits=stills, progress=kill_at(place))
+            prepare(corpus, out, workers=THIS_PROCESS, portraits=stills, progress=kill_at(place))
         assert len(list(out.glob("shard-*.json"))) == len(list(out.glob("*.tar"))) == finished
     (out / ".shard-00001.tar.0a1b2c3d.part").write_bytes(b"what a hard kill leaves")
     first = (out / "shard-00000.tar").stat().st_mtime_ns
-    prepare(corpus, out, jobs=1, portraits=stills)
+    prepare(corpus, out, workers=THIS_PROCESS, portraits=stills)
     assert (out / "shard-00000.tar").stat().st_mtime_ns == first
     assert contents(out) == contents(prepared)
 
@@ -503,7 +505,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(preparation, "clips_of", fail)
     reported = []
     prepare(
-        corpus, out, jobs=1, portraits=stills, progress=lambda done, total: reported.append(done)
+        corpus,
+        out,
+        workers=THIS_PROCESS,
+        portraits=stills,
+        progress=lambda done, total: reported.append(done),
     )
     assert reported == [14]
 
@@ -512,13 +518,13 @@ def test_a_folder_of_other_shards_is_refused(corpus: Path, prepared: Path, tmp_p
     before = contents(prepared)
     for options in ({}, {"natural_pose": True}, {"held_out": ("s7",)}):
         with pytest.raises(BadRequest, match="other recordings, splits or options"):
-            prepare(corpus, prepared, jobs=1, **options)
+            prepare(corpus, prepared, workers=THIS_PROCESS, **options)
     assert contents(prepared) == before
     shards.write(tmp_path / "shard-00000.tar", [random_clip()])
     with pytest.raises(BadRequest, match="no plan"):
-        prepare(corpus, tmp_path, jobs=1)
+        prepare(corpus, tmp_path, workers=THIS_PROCESS)
     with pytest.raises(OutputError, match="is a file"):
-        prepare(corpus, tmp_path / "shard-00000.tar", jobs=1)
+        prepare(corpus, tmp_path / "shard-00000.tar", workers=THIS_PROCESS)
     with pytest.raises(BadRequest, match="expected one of: grid"):
         prepare(corpus, tmp_path / "new", corpus="lrs9")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from talkingface import provenance, video_writing
+from conftest import Cli
+from helpers import media as recordings
+from talkingface import provenance, video, video_writing
+from talkingface.dubbing import dubbed_video
 from talkingface.errors import BadRequest
 from talkingface.output_options import OutputOptions
 from talkingface.version import __version__
@@ -88,6 +92,42 @@ def test_ones_own_certificate_signs(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadRequest, match=said):
             video_writing.check_output(tmp_path / "c.mp4", options=signed.updated(**change))
+
+
+def test_a_batch_is_signed_by_one_certificate_and_a_dubbed_video_is_composite(
+    cli: Cli, portrait: Path, speech: Path, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    frames = video.read_frames(Path(__file__).parent / "clips" / "s1_bbaf2n.mp4")
+    video_writing.write(clip, itertools.islice(frames, 6), None)
+    sounds = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for sound in sounds:
+        recordings.write_sound(sound, np.zeros(1_280, np.float32), 16_000, "pcm_s16le")
+    out, own = tmp_path / "out", ("--model", "atvg-tiny", "--c2pa")
+    given = [word for sound in sounds for word in ("--speech", sound)]
+    for command in (
+        ("batch", portrait, *given, "--out-dir", out, "--max-size", 256, "--jobs", 1),
+        ("dub", clip, sounds[0], "-o", out / "dubbed.mp4"),
+        ("batch", "--dub", clip, "--speech", sounds[0], "--out-dir", out),
+    ):
+        ran = cli(*command, *own)
+        assert ran.code == 0, ran.err
+    serials = set()
+    for path in sorted(out.iterdir()):
+        reader = read(path.read_bytes(), "video/mp4")
+        assert reader.get_validation_state() == "Valid" and video_writing.is_whole(path)
+        manifest = reader.get_active_manifest()
+        serials.add(manifest["signature_info"]["cert_serial_number"])
+        (actions,) = (own for own in manifest["assertions"] if own["label"] == "c2pa.actions.v2")
+        source = actions["data"]["actions"][0]["digitalSourceType"].rpartition("/")[2]
+        dubbed = path.name in ("dubbed.mp4", "clip-a.mp4")
+        expected = "compositeWithTrainedAlgorithmicMedia" if dubbed else "trainedAlgorithmicMedia"
+        assert source == expected
+    assert len(list(out.iterdir())) == 4 and len(serials) == 1
+    refused = cli("dub", clip, sounds[0], "-o", tmp_path / "a.webm", *own)
+    assert refused.code == 2 and "holds no C2PA manifest" in refused.err
+    with pytest.raises(BadRequest, match="coded as its source"):
+        dubbed_video.check_output(tmp_path / "a.mp4", options=OutputOptions(fps=30))
 
 
 @pytest.mark.parametrize("name", ["a.webm", "-"])

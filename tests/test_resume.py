@@ -26,6 +26,7 @@ from talkingface.evaluation import run as runs
 from talkingface.metrics.identity import similarity
 from talkingface.models.measures.identity import FaceEmbedding, IdentityConfig
 from talkingface.models.measures.sync import SyncConfig, SyncNet
+from talkingface.workers import Workers
 
 FILES = ("results.jsonl", "tables.md", "tables.tex")
 TEST_CLIPS = 3  # of the split "test", which has one speaker: both identity pictures for each
@@ -244,7 +245,7 @@ def test_two_runs_do_not_share_a_folder(folder: Path, run: Run, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a process died.*what was measured is kept"):
-        jobs.run(os._exit, [3, 3], 2, None)
+        jobs.run(os._exit, [3, 3], Workers(2))
 
 
 class Slow(Counting):

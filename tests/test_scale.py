@@ -16,12 +16,13 @@ import pytest
 
 from conftest import Cli
 from helpers import doomed, trees
-from talkingface.data import extraction, report, shards, workers
+from talkingface.data import extraction, report, shards
 from talkingface.data import prepare as preparation
 from talkingface.data.extraction import ClipExtraction, ExtractedClip
 from talkingface.data.prepare import prepare
 from talkingface.data.sources import Recording
 from talkingface.errors import BadRequest, OutputError
+from talkingface.workers import THIS_PROCESS, Workers
 
 ROOT = Path(__file__).parents[1]
 PER_SHARD = 2
@@ -32,11 +33,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from talkingface.data import prepare
+from talkingface.workers import Workers
 prepare.CLIPS_PER_SHARD = {PER_SHARD}
 def progress(done, total):
     print(done, flush=True)
-prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), corpus="videos", jobs=int(sys.argv[3]),
-                engine=sys.argv[4], progress=progress)
+prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), corpus="videos",
+                workers=Workers(int(sys.argv[3]), sys.argv[4]), progress=progress)
 """
 
 
@@ -57,7 +59,7 @@ def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     out = tmp_path_factory.mktemp("whole") / "shards"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "CLIPS_PER_SHARD", PER_SHARD)
-        prepare(tree, out, corpus="videos", jobs=1)
+        prepare(tree, out, corpus="videos", workers=THIS_PROCESS)
     return contents(out)
 
 
@@ -95,7 +97,7 @@ def test_the_shares_of_a_job_array_are_the_whole(
     out = tmp_path / "shards"
     seen = []
     for part in ((2, 2), (1, 2)):
-        summary = prepare(tree, out, corpus="videos", jobs=1, part=part)
+        summary = prepare(tree, out, corpus="videos", workers=THIS_PROCESS, part=part)
         seen.append((sorted(p.name for p in out.glob("*.tar")), summary.missing))
     assert seen == [
         (["shard-00001.tar"], 2),
@@ -103,7 +105,7 @@ def test_the_shares_of_a_job_array_are_the_whole(
     ]
     assert contents(out) == undisturbed
     monkeypatch.setattr(preparation, "clips_of", fail)  # nothing is left to do, for any share
-    assert prepare(tree, out, corpus="videos", jobs=1, part=(3, 7)).missing == 0
+    assert prepare(tree, out, corpus="videos", workers=THIS_PROCESS, part=(3, 7)).missing == 0
     assert contents(out) == undisturbed
 
 
@@ -111,7 +113,7 @@ def test_more_shares_than_shards_is_no_error(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "clips_of", fail)
-    summary = prepare(tree, tmp_path / "out", corpus="videos", jobs=1, part=(2, 9))
+    summary = prepare(tree, tmp_path / "out", corpus="videos", workers=THIS_PROCESS, part=(2, 9))
     assert (summary.outcomes, summary.missing) == ((), 1)
 
 
@@ -163,10 +165,10 @@ def test_only_a_file_that_could_not_be_read_and_changed_is_tried_again(
     real = extraction.clips_of
     monkeypatch.setattr(preparation, "clips_of", spy)
     (own / "plan.name").mkdir()  # no video: changes nothing
-    prepare(own, out, corpus="videos", jobs=1)
+    prepare(own, out, corpus="videos", workers=THIS_PROCESS)
     assert tried == []
     (own / "torn.mp4").write_bytes((own / "v1.mp4").read_bytes())
-    summary = prepare(own, out, corpus="videos", jobs=1)
+    summary = prepare(own, out, corpus="videos", workers=THIS_PROCESS)
     assert tried == ["mute", "torn"]  # the shard of it
     assert {o.key: o.result for o in summary.outcomes}["torn"] == "kept"
     assert "torn" not in (out / "dropped.jsonl").read_text()
@@ -197,8 +199,8 @@ def test_a_recording_that_kills_its_process_is_reported_alone(tmp_path: Path) ->
     names = ("a", "b", "poison", "c", "d", "victim", "e")
     recordings = [Recording(n, "s", tmp_path / f"{n}.mp4", "train") for n in names]
     work = partial(extraction.clips_of, options=ClipExtraction(label=doomed.dies))
-    made = list(workers.in_order(work, recordings, 2, preparation._crashed))
-    results = [result[0].outcome for result in made]
+    made = Workers(2).run(work, recordings, preparation._crashed, in_order=True)
+    results = [result[0].outcome for _, result in made]
     assert [outcome.key for outcome in results] == list(names)
     assert [o.result for o in results if o.key != "poison"] == ["unreadable"] * 6
     assert results[2].result == "crashed" and results[2].source.endswith("poison.mp4")
@@ -284,9 +286,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
         prepare(
             *(tree, tmp_path / "out"),
             corpus="videos",
-            jobs=1,
-            engine="dask",
-            scheduler="tcp://127.0.0.1:1",
+            workers=Workers(1, "dask", "tcp://127.0.0.1:1"),
         )
 
 

@@ -93,13 +93,17 @@ def test_generate_leaves_nothing(portrait: Path, long: Path, tmp_path: Path, num
     assert list(tmp_path.iterdir()) == []
 
 
-def test_batch_says_how_it_goes_on(portrait: Path, long: Path, tmp_path: Path) -> None:
-    call = ("batch", portrait, "--speech", long, "--out-dir", tmp_path, "--crop", *TINY)
-    with running(*call) as ran:
-        wait_for(tmp_path, ".*.part", ran)
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_batch_says_how_it_goes_on(
+    portrait: Path, speech: Path, long: Path, tmp_path: Path, jobs: int
+) -> None:
+    sounds = ("--speech", long, "--speech", speech)
+    call = ("batch", portrait, *sounds, "--out-dir", tmp_path, "--crop", *TINY)
+    with running(*call, "--jobs", jobs) as ran:
+        wait_for(tmp_path, ".portrait-long.mp4.*.part", ran)
         said = end(ran, signal.SIGINT, group=True)
     assert said == "stopped: the same command with --skip-existing goes on\n"
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*-long.mp4")) and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ at. The microphone and the camera are Chromium's own fakes.
 from __future__ import annotations
 
 import argparse
+import base64
 import re
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from talkingface import audio, picture  # noqa: E402
 from talkingface.web.limits import Limits  # noqa: E402
 
 PORTRAIT, SPEECH = ROOT / "examples/portrait.jpg", ROOT / "examples/speech.wav"
+CLIP = ROOT / "tests/clips/s1_bbaf2n.mp4"
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
     "--no-sandbox",
@@ -39,8 +41,10 @@ ARGUMENTS = [
 ]
 VARIANTS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 PATIENCE = 180_000  # milliseconds
-# Pages in a browser without Media Source Extensions, or with a microphone that gives only zeros.
-NO_LIVE = "delete window.MediaSource; delete window.ManagedMediaSource;"
+# Pages in a browser without Media Source Extensions, without WebRTC too, or with a microphone that
+# gives only zeros.
+NO_PIECES = "delete window.MediaSource; delete window.ManagedMediaSource;"
+NO_LIVE = f"{NO_PIECES} delete window.RTCPeerConnection;"
 SILENCE = """navigator.mediaDevices.getUserMedia = async () =>
   new AudioContext().createMediaStreamDestination().stream;"""
 
@@ -69,6 +73,24 @@ class Visit:
             self.says("found|taken|no face|not a|damaged", "#picture-about")
         if sound is not None:
             self.page.set_input_files("#sound-file", sound)
+
+    def drop(self, file: Path, where: str) -> None:
+        """Drop a file on an element, as from a file manager."""
+        script = """([data, name, type]) => {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            const given = new DataTransfer();
+            given.items.add(new File([bytes], name, { type }));
+            return given;
+        }"""
+        data = base64.b64encode(file.read_bytes()).decode()
+        given = self.page.evaluate_handle(script, [data, file.name, "video/mp4"])
+        self.page.dispatch_event(where, "drop", {"dataTransfer": given})
+
+    def reload(self, script: str) -> None:
+        """Load the page again, with a script that runs before its own."""
+        self.page.add_init_script(script)
+        self.page.reload()
+        self.page.wait_for_selector("body[data-ready]")
 
     def says(self, text: str, where: str = "#status") -> None:
         self.page.locator(where, has_text=re.compile(text)).wait_for(timeout=PATIENCE)
@@ -296,10 +318,62 @@ def settings(own: Visit) -> None:
 
 
 @state
+def sentence_typed(own: Visit) -> None:
+    if own.page.is_hidden("#sentence"):
+        raise RuntimeError("the server has no voice: pip install 'talkingface[voice]'")
+    own.choose(sound=None)
+    own.page.fill("#text", "Good morning! What would you like for breakfast?")
+    own.page.click("#sentence button")
+    own.says("Ready")
+
+
+@state
+def sentence_finished(own: Visit) -> None:
+    sentence_typed(own)
+    own.click("file")
+    own.finished()
+
+
+@state
+def video_dropped(own: Visit) -> None:
+    own.drop(CLIP, "#picture-drop")
+    own.says("a video", "#picture-about")
+    own.page.wait_for_timeout(500)  # its first frame
+
+
+@state
+def video_ready(own: Visit) -> None:
+    video_dropped(own)
+    own.choose(image=None)
+    own.says("Ready")
+
+
+@state
+def video_finished(own: Visit) -> None:
+    video_ready(own)
+    own.click("file")
+    own.finished()
+
+
+@state
+def rtc_playing(own: Visit) -> None:
+    own.reload(NO_PIECES)
+    own.choose()
+    own.click("live")
+    own.played(1.2)
+
+
+@state
+def rtc_ended(own: Visit) -> None:
+    own.reload(NO_PIECES)
+    own.choose()
+    own.click("live")
+    own.finished()
+
+
+@state
 def without_live(own: Visit) -> None:
-    own.page.add_init_script(NO_LIVE)
-    own.page.reload()
-    own.page.wait_for_selector("body[data-ready]")
+    own.reload(NO_LIVE)
     own.choose()
     own.click("live")
     own.says("cannot play")

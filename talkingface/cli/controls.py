@@ -28,6 +28,7 @@ from talkingface.controls import BLINKS, DEFAULTS, HEAD, MOUTH, SEEDS, SMOOTH, C
 from talkingface.errors import BadRequest
 from talkingface.face_options import DEFAULT_FACE, FaceOptions
 from talkingface.output_options import OutputOptions
+from talkingface.workers import Workers
 
 Command = Callable[..., None]
 REQUIRED = inspect.Parameter.empty  # default of an option that has none
@@ -85,6 +86,26 @@ _SHOWN: dict[str, tuple[Any, Any]] = {
     "max_size": (MaxSize, str(DEFAULT_FACE.max_size)),
     "background": (Background, DEFAULT_FACE.background),
 }
+SIGNATURE: dict[str, tuple[Any, Any]] = {
+    "c2pa": option(
+        bool, False, "--c2pa", help="add a signed manifest of C2PA that says how it was made"
+    ),
+    "sign_certificate": option(
+        Path | None, None, help="PEM file to sign it with [one made for this run alone]"
+    ),
+    "sign_key": option(Path | None, None, help="private key of that certificate, PEM"),
+}
+WORKERS: dict[str, tuple[Any, Any]] = {
+    "jobs": option(int | None, None, min=1, help="processes [one per core; GPU: 1]"),
+    "engine": option(
+        str | None, None, metavar="local|dask", help="processes here, or a Dask cluster [local]"
+    ),
+    "scheduler": option(
+        str | None,
+        None,
+        help="with dask: its address, as tcp://host:8786 [processes of this machine]",
+    ),
+}
 _OUTPUT: dict[str, tuple[Any, Any]] = {
     "fps": option(str, "25", help="frames per second, as 24, 29.97 or 60", metavar="RATE"),
     "codec": option(
@@ -103,13 +124,7 @@ _OUTPUT: dict[str, tuple[Any, Any]] = {
     "burn_subtitles": option(
         bool, False, "--burn-subtitles", help="draw the subtitles into the frames instead"
     ),
-    "c2pa": option(
-        bool, False, "--c2pa", help="add a signed manifest of C2PA that says how it was made"
-    ),
-    "sign_certificate": option(
-        Path | None, None, help="PEM file to sign it with [one made for this file alone]"
-    ),
-    "sign_key": option(Path | None, None, help="private key of that certificate, PEM"),
+    **SIGNATURE,
     "format": option(str, "y4m", help="of frames on standard output (-o -): y4m or rgb24"),
 }
 _FACE = {"face": (FaceChoice, None), "landmarks": (Landmarks, None), **_SHOWN}
@@ -129,6 +144,19 @@ def _output_options(format: str, **given: Any) -> OutputOptions:
     options = OutputOptions(**given, pipe=format)  # type: ignore[arg-type]
     options.check()
     return options
+
+
+def _signature(**given: Any) -> OutputOptions:
+    options = OutputOptions(**given)
+    options.check()
+    return options
+
+
+def parse_workers(jobs: int | None, engine: str | None, scheduler: str | None) -> Workers:
+    """Return the workers of these options. Raises BadRequest."""
+    workers = Workers(jobs, engine or "local", scheduler)  # type: ignore[arg-type]
+    workers.check()
+    return workers
 
 
 def takes_controls(command: Command) -> Command:
@@ -155,6 +183,16 @@ def takes_display(command: Command) -> Command:
 def takes_output(command: Command) -> Command:
     """Give a command the options of `OutputOptions`, which reach it as `output_options`."""
     return with_options(command, "output_options", _OUTPUT, _output_options)
+
+
+def takes_signature(command: Command) -> Command:
+    """Give a command the options of `OutputOptions` that sign, as its argument `output_options`."""
+    return with_options(command, "output_options", SIGNATURE, _signature)
+
+
+def takes_workers(command: Command) -> Command:
+    """Give a command the options of `Workers`, which reach it as its argument `workers`."""
+    return with_options(command, "workers", WORKERS, parse_workers)
 
 
 def takes_report(command: Command) -> Command:

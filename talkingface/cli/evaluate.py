@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,14 @@ from typing import Any
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.controls import REQUIRED, option, takes_report, with_options
+from talkingface.cli.controls import (
+    REQUIRED,
+    WORKERS,
+    option,
+    parse_workers,
+    takes_report,
+    with_options,
+)
 from talkingface.cli.options import (
     Device,
     Reporter,
@@ -181,7 +187,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "author_compat": option(
         bool, False, "--author-compat", help="also PSNR, SSIM and LMD as ATVGnet's script has them"
     ),
-    "jobs": option(int | None, None, help="processes [one per core]"),
+    **WORKERS,
     "device": (Device, "cpu"),
     "overwrite": option(
         bool, False, "--overwrite", help="write the tables anew; what is measured is used again"
@@ -340,7 +346,7 @@ def _videos(options: Options, report: Reporter) -> Iterator[Outcome]:
         "learned_metrics": _names(options["experts"]) or [],
         "author_compat": options["author_compat"],
         "device": device,
-        "jobs": _cores(device) if options["jobs"] is None else options["jobs"],
+        "workers": parse_workers(**{name: options[name] for name in WORKERS}).for_device(device),
     }
     of_cache = {name: options[name] for name in ("judge", "clips", "reference")}
     of_cache["splits"] = _names(options["splits"])
@@ -370,17 +376,12 @@ def _check_videos(options: Options) -> None:
         raise BadRequest("--judge, --reference and --clips say nothing about --pairs; leave them")
 
 
-def _cores(device: str) -> int:
-    """Return the number of cores, or one where processes would share a GPU."""
-    return os.cpu_count() or 1 if device == "cpu" else 1
-
-
 EVALUATIONS = (
     Evaluation(("portraits",), ("phones", "sample", "likeness", "sheet"), _portraits),
     Evaluation(("free_speech", "phones", "noise"), ("video",), _lips),
     Evaluation(
         ("models", "preset", "pairs"),
-        ("cache", "judge", "splits", "clips", "reference", "author_compat", "jobs"),
+        ("cache", "judge", "splits", "clips", "reference", "author_compat", *WORKERS),
         _videos,
     ),
 )

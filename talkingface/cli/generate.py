@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,17 +16,19 @@ from talkingface.cli.controls import (
     takes_face,
     takes_output,
     takes_report,
+    takes_signature,
+    takes_workers,
 )
 from talkingface.cli.options import (
     AsJson,
     AudioTrack,
     Device,
+    DubLength,
     FaceChoice,
     Landmarks,
     Model,
     Overwrite,
     Reporter,
-    Update,
     parse_face,
     parse_speakers,
     print_json,
@@ -37,11 +39,12 @@ from talkingface.errors import BadRequest
 from talkingface.face_options import FaceOptions
 from talkingface.output_options import OutputOptions
 from talkingface.version import __version__
+from talkingface.workers import Workers
 
 if TYPE_CHECKING:
     from talkingface.conversation import Conversation
     from talkingface.generated_video import Video
-    from talkingface.jobs import Job
+    from talkingface.jobs import DubJob, Job
 
 VideoFile = Annotated[
     str,
@@ -343,6 +346,8 @@ def find_landmarks(
 @takes_report
 @takes_controls
 @takes_display
+@takes_signature
+@takes_workers
 def batch(
     portraits: Annotated[list[Path], typer.Argument(help="pictures with a face each")],
     speech: Annotated[list[Path], typer.Option("--speech", help="a recording; repeat for more")],
@@ -350,6 +355,13 @@ def batch(
     report: Reporter,
     controls: Controls,
     options: FaceOptions,
+    output_options: OutputOptions,
+    workers: Workers,
+    dub: Annotated[
+        bool, typer.Option("--dub", help="dub videos, as the command `dub`: give them as PORTRAITS")
+    ] = False,
+    length: DubLength = None,
+    audio_track: AudioTrack = None,
     model: Model = "cran",
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -357,51 +369,80 @@ def batch(
 ) -> None:
     """Make a video of every portrait with every recording.
 
-    A video that fails does not stop the others.
+    A video that fails does not stop the others. With --dub the person of every video speaks every
+    recording.
 
     With --skip-existing, videos that are there and whole are done; damaged ones are made again.
 
+    On a cluster: --engine dask --scheduler tcp://host:8786; its workers see the same folders.
+
     Example: talkingface batch anna.jpg ben.jpg --speech hello.wav --speech bye.wav --out-dir videos
+
+    Example: talkingface batch --dub anna.mp4 ben.mp4 --speech hello.wav --out-dir videos
     """
     start_decoding()
-    from talkingface import jobs, video_writing
+    from talkingface import jobs
+    from talkingface.dubbing import timeline
 
     if skip_existing and overwrite:
         raise BadRequest("--skip-existing and --overwrite contradict each other: give one of them")
-    replace = overwrite or skip_existing
-    planned = jobs.plan(
-        portraits, speech, out_dir, options=options, controls=controls, overwrite=replace
-    )
-    there = [job for job in planned if skip_existing and video_writing.is_whole(job.output)]
-    for job in there:
-        report.existing(job.output)
-    left = [job for job in planned if job not in there]
-    failed = _make(left, model, device, out_dir, report) if left else 0
-    kept = f", {len(there)} were there" if there else ""
-    report.summary(f"{len(left) - failed} of {len(planned)} videos written to {out_dir}{kept}")
+    own: dict[str, Any] = {
+        "controls": controls,
+        "overwrite": overwrite or skip_existing,
+        "audio_track": audio_track,
+        "output_options": output_options,
+    }
+    planned: Sequence[Job | DubJob]
+    if dub:
+        _check_dubbing(controls, options)
+        own |= {"length": timeline.parse(length), "mark": options.mark}
+        planned = jobs.plan_dubbing(portraits, speech, out_dir, **own)
+    elif length is not None:
+        raise BadRequest("--length says where a dubbed video ends: give --dub too")
+    else:
+        planned = jobs.plan(portraits, speech, out_dir, options=options, **own)
+    failed = _make(planned, skip_existing, out_dir, report, model, device, workers)
     if failed:
         raise typer.Exit(2)
 
 
-def _make(planned: list[Job], model: str, device: str, out_dir: Path, report: Reporter) -> int:
-    """Make a video for each job; return how many failed."""
-    from talkingface import jobs, media, pipeline
+def _check_dubbing(controls: Controls, options: FaceOptions) -> None:
+    """Raise BadRequest for options that a dubbed video does not have."""
+    mouth = {"mouth": controls.mouth, "smooth": controls.smooth}
+    own = Controls(**mouth, expressions=controls.expressions)
+    if controls != own or options != FaceOptions(mark=options.mark):
+        raise BadRequest(
+            "a dubbed video keeps its head, eyes and size: of the options of a face give --mouth, "
+            "--smooth, --express and --mark alone"
+        )
 
-    speaker = pipeline.load(model, device)
-    media.make_folder(out_dir)
-    runner, count, failed = jobs.JobRunner(speaker), len(planned), 0
-    with report.progress("videos") as progress:
-        for number, job in enumerate(planned):
-            result = runner.attempt(job, partial(_advance, progress, number, count))
-            progress(number + 1, count)
-            report.job(result)
-            failed += result.error is not None
+
+def _make(
+    planned: Sequence[Job | DubJob],
+    skip_existing: bool,
+    out_dir: Path,
+    report: Reporter,
+    model: str,
+    device: str,
+    workers: Workers,
+) -> int:
+    """Make a video for each job, but for those that are there; return how many failed."""
+    from talkingface import media, video_writing
+    from talkingface.batch import run_batch
+
+    there = [job for job in planned if skip_existing and video_writing.is_whole(job.output)]
+    for job in there:
+        report.existing(job.output)
+    left, failed = [job for job in planned if job not in there], 0
+    if left:
+        media.make_folder(out_dir)
+        with report.progress("videos") as progress:
+            for result in run_batch(left, model, device, workers, progress):
+                report.job(result)
+                failed += result.error is not None
+    kept = f", {len(there)} were there" if there else ""
+    report.summary(f"{len(left) - failed} of {len(planned)} videos written to {out_dir}{kept}")
     return failed
-
-
-def _advance(update: Update, videos: int, count: int, frames: int, frames_in_all: int) -> None:
-    """Show so many videos, and a part of the next, as done."""
-    update(videos + frames / frames_in_all, count)
 
 
 @app.command("models")

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ import typer
 from talkingface.errors import BadRequest, TalkingFaceError
 
 if TYPE_CHECKING:
+    from talkingface.dubbing.dubbed_video import DubResult
     from talkingface.jobs import JobResult
     from talkingface.types import Box
 
@@ -31,6 +32,19 @@ LANDMARKS_HELP = (
     "where the face is, instead of looking for it: JSON, a list of its 68 iBUG points [x, y], or "
     'an object {"landmarks": that list, ...}, in pixels of the picture as it is seen'
 )
+LENGTH_HELP = (
+    "where the result ends: video, with the video (silence follows a shorter sound, a longer one "
+    "is cut); sound, with the sound, at the latest with the video; loop, bounce or freeze, with "
+    "the sound, while the video begins again, runs back and forth, or stays at its last frame "
+    "[video; bounce where the sound is longer]"
+)
+# Frames of a dubbed video that are left as they are, by the reason.
+_LEFT = {
+    "no_face": "without a face",
+    "too_small": "with a face that is too small",
+    "turned": "with a face that is turned away",
+    "covered": "with a mouth that is covered",
+}
 Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, --crop-size a side")]
@@ -84,6 +98,10 @@ AudioTrack = Annotated[
         min=1,
         help="which audio track of the file, from 1 [the one it marks as default, else the first]",
     ),
+]
+DubLength = Annotated[
+    str | None,
+    typer.Option("--length", help=LENGTH_HELP, metavar="video|sound|loop|bounce|freeze"),
 ]
 AllowHost = Annotated[
     list[str] | None,
@@ -279,7 +297,13 @@ class Reporter:
     def job(self, result: JobResult) -> None:
         """Report a job that is done, or why it failed."""
         job, error = result.job, result.error
-        if error is None:
+        if error is not None:
+            print_error(error)
+            if self.json:
+                print(json.dumps(_plain({"output": job.output, "error": one_line(error)})))
+        elif result.dubbed is not None:
+            self._dubbed(job.output, result.dubbed, result.seconds)
+        else:
             self.video(
                 job.image,
                 job.output,
@@ -289,10 +313,22 @@ class Reporter:
                 float(job.output_options.rate),
                 audio=job.audio,
             )
-            return
-        print_error(error)
-        if self.json:
-            print(json.dumps(_plain({"output": job.output, "error": one_line(error)})))
+
+    def _dubbed(self, output: Path | str, result: DubResult, took: float) -> None:
+        """Report a video that was dubbed. took: seconds of work."""
+        left = [f"{getattr(result.source, name)} {why}" for name, why in _LEFT.items()]
+        left = [text for text in left if not text.startswith("0 ")]
+        notes = list(result.notes)
+        if left:
+            notes.append(f"frames that are left as they are: {', '.join(left)}")
+        if result.resumed:
+            notes.append(f"{result.resumed} frames were there already")
+        for note in notes:
+            self.note(note)
+        text = f"{result.seconds:.2f} s, {result.frames} frames, in {took:.1f} s"
+        facts = {"frames": result.frames, "seconds": result.seconds, "resumed": result.resumed}
+        facts |= {"took": round(took, 3)}
+        self.result(output, text, **facts, source=asdict(result.source), notes=notes)
 
     def video(
         self,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talkingface.cli.app import app
-from talkingface.cli.controls import takes_report
+from talkingface.cli.controls import takes_report, takes_workers
 from talkingface.cli.options import Overwrite, Reporter, Shards
 from talkingface.errors import BadRequest
+from talkingface.workers import Workers
 
 if TYPE_CHECKING:
     from talkingface.data.report import Summary
@@ -89,19 +90,17 @@ Group = Annotated[
 Share = Annotated[
     str | None, typer.Option(help="i/N: only the i-th of N shares, as a job array's task")
 ]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(help="with dask: its address, as tcp://host:8786 [processes of this machine]"),
-]
 
 
 @app.command(help=HELP)
 @takes_report
+@takes_workers
 def prepare(
     corpus: Annotated[str, typer.Argument(help="what is read, see above")],
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="its folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the shards")],
     report: Reporter,
+    workers: Workers,
     portraits: Annotated[
         Path | None, typer.Option(help="also a folder of faces, for training in silence")
     ] = None,
@@ -109,17 +108,12 @@ def prepare(
     limit: Limits = None,
     hold_out: HoldOut = None,
     split: Group = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one per core]")] = None,
     shard: Share = None,
-    engine: Annotated[str, typer.Option(help="local or dask")] = "local",
-    scheduler: Scheduler = None,
 ) -> None:
     """Turn a corpus into shards; HELP is what the user reads."""
     from talkingface.data import filters, sources
     from talkingface.data import prepare as preparation
 
-    if engine not in ("local", "dask") or (scheduler is not None and engine != "dask"):
-        raise BadRequest("--engine is local or dask, and --scheduler goes with dask")
     with report.progress("clips") as progress:
         summary = preparation.prepare(
             source,
@@ -127,12 +121,10 @@ def prepare(
             corpus=corpus,
             natural_pose=natural_pose,
             filters=filters.with_limits(preparation.default_filters(corpus), limit or []),
-            jobs=jobs,
+            workers=workers,
             held_out=_held_out(sources.CORPORA, corpus, hold_out, split),
             portraits=portraits,
             part=_share(shard),
-            engine="dask" if engine == "dask" else "local",
-            scheduler=scheduler,
             progress=progress,
         )
     _print_summary(summary, report)

@@ -13,6 +13,7 @@ from talkingface.signals import handled
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 2.0  # seconds in which a second signal does not disturb the first: terminals send two
+_MOMENT = 2.0  # seconds that worker processes have to end
 
 
 class Stopped(BaseException):
@@ -40,7 +41,15 @@ def stopping() -> Iterator[None]:
 
 
 def _end_workers() -> None:
-    """Kill the processes of pools: leaving a pool waits until they have done their work."""
+    """End the processes of pools: leaving a pool waits until they have done their work.
+
+    They have a moment to remove their temporary files.
+    """
     multiprocessing = sys.modules.get("multiprocessing")
-    for child in multiprocessing.active_children() if multiprocessing else ():
+    children = multiprocessing.active_children() if multiprocessing else []
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + _MOMENT
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
         child.kill()

@@ -36,10 +36,10 @@ from talkingface.contract import LANDMARKS, MESH_POINTS, Portrait
 from talkingface.data.augment import AugmentConfig, augment_faces, augment_speech
 from talkingface.data.clip import TRAIN, stored_split
 from talkingface.data.reenactment import animate, can_speak, closed_mouth, move_landmarks, move_mesh
-from talkingface.data.workers import process_pool, start_worker
 from talkingface.errors import BadShard, OutputError
 from talkingface.landmarks import IBUG, LIPS, lip_gap
 from talkingface.models.lipreader import GRID_WORDS
+from talkingface.workers import process_pool, start_worker
 
 AHEAD = 2  # batches that are prefetched
 BATCHES = 16  # the least number of batches in a share of the clips

@@ -11,17 +11,16 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from talkingface import media
 from talkingface.data import filters as limits
-from talkingface.data import report, shards, sources, workers
+from talkingface.data import report, shards, sources
 from talkingface.data.clip import Clip
 from talkingface.data.extraction import ClipExtraction, ExtractedClip, bytes_of, clips_of
 from talkingface.data.filters import Drop, Filters
@@ -29,9 +28,9 @@ from talkingface.data.report import Outcome, Summary
 from talkingface.data.sources import Corpus, Recording
 from talkingface.errors import BadRequest, OutputError
 from talkingface.geometry import CropSpec
+from talkingface.workers import ALL_CORES, Workers, locked, single_thread
 
 Progress = Callable[[int, int], None]  # recordings done, of how many
-Engine = Literal["local", "dask"]
 Part = tuple[int, int]  # the i-th of n shares, from 1
 Extract = Callable[[Recording], list[ExtractedClip]]
 Group = tuple[int, list[Recording]]  # a shard's number and its recordings
@@ -47,20 +46,18 @@ def prepare(
     corpus: str = "grid",
     natural_pose: bool | None = None,
     filters: Filters | None = None,
-    jobs: int | None = None,
+    workers: Workers = ALL_CORES,
     held_out: Sequence[str] | None = None,
     portraits: Path | None = None,
     part: Part = WHOLE,
-    engine: Engine = "local",
-    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn the corpus in `source` into shards in the folder `out`.
 
     corpus: a name of `sources.CORPORA`. natural_pose: one crop per clip, the head moves in it [as
-    the corpus says]. filters: which clips are kept [`default_filters`]. jobs: processes, as many as
-    cores by default. held_out: speakers kept from training [the corpus's]. portraits: a folder of
-    still pictures to add. part: the share of a job array's task. engine, scheduler: see `workers`.
+    the corpus says]. filters: which clips are kept [`default_filters`]. workers: what extracts; a
+    cluster gets a shard at a time. held_out: speakers kept from training [the corpus's]. portraits:
+    a folder of still pictures to add. part: the share of a job array's task.
     A second call resumes where the first stopped, or does nothing. It retries only recordings that
     could not be read and have changed since. Raises BadRequest (nothing to prepare, or `out` holds
     something else), UnknownModel, BadWeights, OutputError.
@@ -74,14 +71,14 @@ def prepare(
     limits.require_sync(filters)
     options = ClipExtraction(CropSpec(), pose, filters, entry.label, packed=True)
     name = ".lock" if part == WHOLE else f".lock-{part[0]}-of-{part[1]}"
-    with workers.locked(out, "writing shards", name):
+    workers.check()
+    with locked(out, "writing shards", name), single_thread():
         _check_plan(out, source, recordings, corpus, options)
         work = _Work(out, recordings, options, part, progress)
-        count = min(jobs or os.cpu_count() or 1, max(1, work.recordings))
-        if engine == "dask" and work.todo:
-            work.write_on_cluster(scheduler, count)
+        if workers.engine == "dask" and work.todo:
+            work.write_on_cluster(workers.limited(len(work.todo)))
         else:
-            work.write(work.todo, count)
+            work.write(work.todo, workers.limited(work.recordings))
         return _summary(work)
 
 
@@ -130,27 +127,31 @@ class _Work:
         if self._progress is not None:
             self._progress(self._done, self._total)
 
-    def write(self, groups: list[Group], jobs: int) -> None:
+    def write(self, groups: list[Group], workers: Workers) -> None:
         """Write shards with processes of this machine, recording by recording."""
         recordings = [recording for _, group in groups for recording in group]
-        with closing(workers.in_order(self.extract, recordings, jobs, _crashed)) as results:
+        with closing(workers.run(self.extract, recordings, _crashed, in_order=True)) as results:
             for number, group in groups:
                 write_shard(self.out, number, self._counted(itertools.islice(results, len(group))))
 
-    def _counted(self, results: Iterable[list[ExtractedClip]]) -> Iterator[list[ExtractedClip]]:
-        for result in results:
+    def _counted(
+        self, results: Iterable[tuple[int, list[ExtractedClip]]]
+    ) -> Iterator[list[ExtractedClip]]:
+        for _, result in results:
             yield result
             self.advance(1)
 
-    def write_on_cluster(self, scheduler: str | None, jobs: int) -> None:
+    def write_on_cluster(self, workers: Workers) -> None:
         """Write the shards on a cluster; each is written by the worker that extracts it."""
-        with workers.cluster(scheduler, jobs) as client:
-            tasks = ((self.out.absolute(), *group, self.extract) for group in self.todo)
-            for place, error in workers.on_cluster(client, shard_of, tasks):
-                if error is None:
-                    self.advance(len(self.todo[place][1]))
-                else:  # workers die: extract here, to find the recording that causes it
-                    self.write([self.todo[place]], jobs=2)
+        work = partial(shard_of, self.out.absolute(), self.extract)
+        with closing(workers.run(work, self.todo, self._write_here)) as results:
+            for _, recordings in results:
+                self.advance(recordings)
+
+    def _write_here(self, group: Group) -> int:
+        """Write a shard at which workers died, in processes here that find the recording."""
+        self.write([group], Workers(jobs=2))
+        return 0  # they are counted already
 
 
 def _is_done(out: Path, number: int, groups: list[list[Recording]]) -> bool:
@@ -171,11 +172,12 @@ def _crashed(recording: Recording) -> list[ExtractedClip]:
     return [ExtractedClip(outcome.dropped(Drop(limits.CRASHED), recording.path))]
 
 
-def shard_of(out: Path, number: int, recordings: list[Recording], extract: Extract) -> None:
-    """Extract and write one shard in this process, as a task of a cluster."""
+def shard_of(out: Path, extract: Extract, group: Group) -> int:
+    """Extract and write one shard in this process; return the number of its recordings."""
+    number, recordings = group
     if not _report(out, number).is_file():  # an earlier try may have written it
-        with workers.single_thread():
-            write_shard(out, number, map(extract, recordings))
+        write_shard(out, number, map(extract, recordings))
+    return len(recordings)
 
 
 def write_shard(out: Path, number: int, results: Iterable[list[ExtractedClip]]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talkingface import media, sound_writing, stored_tracks
+from talkingface import media, provenance, sound_writing, stored_tracks, video_writing
 from talkingface.dubbing import coding as codings
 from talkingface.dubbing import timeline as timelines
 from talkingface.dubbing.coding import DubCoding
@@ -21,16 +23,34 @@ from talkingface.dubbing.timeline import Length
 from talkingface.dubbing.track import TrackReport
 from talkingface.dubbing.tracking import PredictLips, TrackOptions
 from talkingface.dubbing.work_folder import work_folder
+from talkingface.errors import BadRequest
 from talkingface.generated_video import Progress
 from talkingface.models.expression import ExpressionSpace
 from talkingface.motion import Motion
+from talkingface.output_options import DEFAULT_OUTPUT, OutputKeywords, OutputOptions
 from talkingface.stored_tracks import StoredTracks
 from talkingface.stored_video import open_stored
 from talkingface.streaming import Speech
 from talkingface.types import PathLike
 from talkingface.version import __version__
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _HEARD = 0.05  # seconds of sound whose loss is worth a note
+
+
+def check_output(
+    path: PathLike, overwrite: bool = False, options: OutputOptions = DEFAULT_OUTPUT
+) -> None:
+    """Call before the work starts: raises OutputError, BadRequest when `save` would."""
+    if options != options.signature:
+        raise BadRequest(
+            "a dubbed video is coded as its source: of the options of an output give c2pa, "
+            "sign_certificate and sign_key alone"
+        )
+    codings.require_name(path)
+    video_writing.check_output(path, overwrite, options)
 
 
 @dataclass(frozen=True)
@@ -78,7 +98,13 @@ class DubbedVideo:
         self._video, self._predict_lips = open_stored(self._path), predict_lips
 
     def save(
-        self, path: PathLike, *, overwrite: bool = False, progress: Progress | None = None
+        self,
+        path: PathLike,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        output: OutputOptions = DEFAULT_OUTPUT,
+        **keywords: Unpack[OutputKeywords],
     ) -> DubResult:
         """Write the video with the new sound, coded as its source.
 
@@ -89,17 +115,22 @@ class DubbedVideo:
         path: the .mp4, .mov or .webm to write.
         overwrite: True replaces an existing file.
         progress: function to call with (frames done, frames in all), in the two passes together.
+        output: signature of the file; its other options have their defaults.
+        keywords: changes to them, by field: c2pa=True.
 
-        Raises NoFaceFound (in no frame), OutputError, UnreadableMedia.
+        Raises NoFaceFound (in no frame), OutputError, BadRequest, UnreadableMedia.
         """
-        path = Path(path)
-        codings.require_name(path)
+        path, output = Path(path), output.updated(**keywords)
+        check_output(path, overwrite, output)
         media.check_names([self._path, self._speech.path], [path])
-        media.check_output(path, overwrite)
         chosen = codings.dub_coding(path, self._video)
         with work_folder(path, self._key(chosen)) as folder:
             passes = Passes(self._path, chosen, folder, progress, self._predict_lips, self._mark)
-            with media.replacing(path, overwrite) as part:
+            with ExitStack() as renaming:
+                part = renaming.enter_context(media.replacing(path, overwrite))
+                name, signer = chosen.kind.container.format, provenance.signer_of(output)
+                signed = provenance.signing(path, part, name, signer, self._tag, edited=True)
+                renaming.enter_context(signed)
                 return self._write(path, part, chosen, passes)
 
     def _write(self, path: Path, part: Path, chosen: DubCoding, passes: Passes) -> DubResult:

@@ -52,6 +52,9 @@ class TrackOptions:
             raise BadRequest(f"time is {self.time:g}: give seconds from the video's beginning")
 
 
+DEFAULT_PERSON = TrackOptions()
+
+
 class FaceTracker:
     """Tracks all faces of a video. Give every frame in order of time, then call `finish`."""
 

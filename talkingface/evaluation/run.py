@@ -9,9 +9,10 @@ work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -19,10 +20,15 @@ from talkingface import media, weights
 from talkingface.data.clip import TEST, UNSEEN, split_name
 from talkingface.data.dataset import Cache, ClipInfo
 from talkingface.data.shards import open_cache
-from talkingface.data.workers import locked, single_thread
 from talkingface.errors import BadRequest, OutputError
 from talkingface.evaluation import clip_tables, pairs, speed
-from talkingface.evaluation.evaluator import LIPS_ALONE, EvaluatedModel, Evaluator, open_model
+from talkingface.evaluation.evaluator import (
+    FROM_LANDMARKS,
+    LIPS_ALONE,
+    EvaluatedModel,
+    Evaluator,
+    open_model,
+)
 from talkingface.evaluation.files import Progress, ResultCache, key_of
 from talkingface.evaluation.jobs import run as run_jobs
 from talkingface.evaluation.learned_metrics import load_learned_metrics
@@ -35,11 +41,13 @@ from talkingface.evaluation.results import (
     Identity,
     Result,
     check_rows,
+    named_row,
     reason,
     write_results,
 )
 from talkingface.models.lipreader import GRID_WORDS, PublishedLipReader, SmallLipReader
 from talkingface.training.reading import vocabulary_of
+from talkingface.workers import THIS_PROCESS, Workers, locked, single_thread
 
 EVALUATED_SPLITS = (TEST, UNSEEN)
 SILENCE_EVERY = 5  # every so many clips, one is also generated from silence
@@ -50,8 +58,13 @@ Task = tuple[str, bool]  # a clip's key, and whether it is also generated from s
 
 @dataclass(frozen=True)
 class Plan:
-    """Arguments of a worker process. out: folder of the evaluation. The last four: of clips."""
+    """Arguments of a worker process. Its paths are absolute.
 
+    run: a name that no other evaluation has, for what processes keep open. out: folder of the
+    evaluation. The last four: of clips.
+    """
+
+    run: str
     out: Path
     learned_metrics: tuple[str, ...]
     device: str
@@ -81,7 +94,7 @@ def evaluate(
     identities: Sequence[Identity] = IDENTITIES,
     splits: Sequence[str] | None = None,
     clips: int | None = None,
-    jobs: int = 1,
+    workers: Workers = THIS_PROCESS,
     device: str = "cpu",
     reference: str | None = None,
     author_compat: bool = False,
@@ -89,9 +102,9 @@ def evaluate(
 ) -> list[Result]:
     """Evaluate models on clips; write results, tables and each model's speed into the folder `out`.
 
-    The same arguments give the same bytes of results and tables, for any number of jobs, and for a
-    resumed run. Real video and the still picture are evaluated too, unless every model is one of
-    lips alone.
+    The same arguments give the same bytes of results and tables, for any workers, and for a resumed
+    run. Real video and the still picture are evaluated too, unless every model is one of lips
+    alone.
 
     models: names or weights files, as `open_model` reads them.
     cache: a training cache (see `data.dataset`).
@@ -102,7 +115,7 @@ def evaluate(
     identities: kinds of identity pictures.
     splits: splits of the cache; by default all those that were held out.
     clips: largest number of clips of each split, spread evenly. None takes all.
-    jobs: number of processes, of one thread each.
+    workers: what measures, on one thread each.
     device: "cpu", "cuda" or "cuda:N".
     reference: the row that the others are compared with; by default the first model.
     author_compat: True also measures as ATVGnet's script does.
@@ -115,22 +128,40 @@ def evaluate(
     given = [str(model) for model in models]
     beside = [] if all(name.endswith(LIPS_ALONE) for name in given) else [REAL, STILL]
     names = tuple(dict.fromkeys([*beside, *given]))
-    learned, judge_name = tuple(map(str, learned_metrics)), None if judge is None else str(judge)
-    how = (out, learned, device, author_compat)
-    plan = Plan(*how, names, cache, judge_name, tuple(identities))
-    _clear_caches()
+    plan = replace(
+        _plan(out, learned_metrics, device, author_compat),
+        models=tuple(map(_absolute, names)),
+        cache=cache.absolute(),
+        judge=None if judge is None else _absolute(str(judge)),
+        identities=tuple(identities),
+    )
     with locked(out, "evaluating"), single_thread():
         worker = _open(plan)
         _check(worker, reference)
         splits = held_out_splits(worker.evaluator.cache) if splits is None else splits
         tasks = _tasks(worker.evaluator.cache, splits, clips)
-        results = run_jobs(partial(_evaluate_clip, plan), tasks, jobs, progress)
+        results = run_jobs(partial(_evaluate_clip, plan), tasks, workers, progress)
         _sort_by_row(results)
         first = _clip(worker.evaluator.cache, tasks[0][0])
         speeds = speed.evaluate_speed(worker.evaluator, worker.models, first)
         _write(out, results, reference)  # all files at the end: a stopped run is resumed
         speed.write(out, speeds)
     return results
+
+
+def _plan(
+    out: Path, learned_metrics: Sequence[str | Path], device: str, author_compat: bool
+) -> Plan:
+    learned = tuple(_absolute(str(name)) for name in learned_metrics)
+    return Plan(uuid4().hex, out.absolute(), learned, device, author_compat)
+
+
+def _absolute(model: str) -> str:
+    """Return a model, as `open_model` reads it, for processes with another current folder."""
+    label, source = named_row(model)
+    if weights.is_file_name(source.removesuffix(FROM_LANDMARKS).removesuffix(LIPS_ALONE)):
+        source = str(Path(source).absolute())
+    return f"{label}={source}" if label else source
 
 
 def _sort_by_row(results: list[Result]) -> None:
@@ -144,7 +175,7 @@ def evaluate_pairs(
     out: Path,
     *,
     learned_metrics: Sequence[str | Path] = (),
-    jobs: int = 1,
+    workers: Workers = THIS_PROCESS,
     device: str = "cpu",
     author_compat: bool = False,
     progress: Progress | None = None,
@@ -153,16 +184,15 @@ def evaluate_pairs(
 
     folder: the pairs, NAME/real.mp4 beside NAME/generated.mp4.
     out: folder of results and tables.
-    learned_metrics, jobs, device, author_compat, progress: see `evaluate`.
+    learned_metrics, workers, device, author_compat, progress: see `evaluate`.
 
     Raises BadRequest (no pairs), BadWeights, UnknownModel, OutputError.
     """
     tasks = pairs.find(folder)
-    plan = Plan(out, tuple(map(str, learned_metrics)), device, author_compat)
-    _clear_caches()
+    plan = _plan(out, learned_metrics, device, author_compat)
     with locked(out, "evaluating"), single_thread():
         _learned_metrics(plan)  # an error is raised before the work
-        results = run_jobs(partial(_evaluate_pair, plan), tasks, jobs, progress)
+        results = run_jobs(partial(_evaluate_pair, plan), tasks, workers, progress)
         results.sort(key=lambda r: r.model != GENERATED)
         _write(out, results, GENERATED)
     return results
@@ -251,7 +281,7 @@ def _open(plan: Plan) -> Worker:
         vocabulary,
     )
     models = tuple(open_model(name, plan.device) for name in plan.models)
-    return Worker(evaluator, models, _results(plan.out))
+    return Worker(evaluator, models, _results(plan))
 
 
 @lru_cache(maxsize=1)
@@ -260,15 +290,8 @@ def _learned_metrics(plan: Plan) -> tuple[LearnedMetric, ...]:
 
 
 @lru_cache(maxsize=1)
-def _results(out: Path) -> ResultCache[Result]:
-    return ResultCache(out / CACHE_FILE, Result)
-
-
-def _clear_caches() -> None:
-    """Close the files of an earlier call: a weights file may have changed since."""
-    _open.cache_clear()
-    _learned_metrics.cache_clear()
-    _results.cache_clear()
+def _results(plan: Plan) -> ResultCache[Result]:
+    return ResultCache(plan.out / CACHE_FILE, Result)
 
 
 def _clip(cache: Cache, key: str) -> ClipInfo:
@@ -311,7 +334,7 @@ def _evaluate(
 
 def _evaluate_pair(plan: Plan, pair: Pair) -> list[Result]:
     """Return both rows of a pair, as `_evaluate`."""
-    cached, metrics = _results(plan.out), _learned_metrics(plan)
+    cached, metrics = _results(plan), _learned_metrics(plan)
     try:
         facts = pairs.facts(pair, metrics, plan.author_compat)
         keys = [key_of({**facts, "row": row}) for row in (GENERATED, REAL)]

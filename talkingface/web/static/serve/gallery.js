@@ -6,6 +6,9 @@ const FOLDER = "/static/examples/";
 const FACES = [
   { file: "nobody.jpg", name: "An invented woman", short: "Woman" },
   { file: "man.jpg", name: "An invented man", short: "Man" },
+  { file: "young.jpg", name: "An invented young woman", short: "Young woman" },
+  { file: "curls.jpg", name: "An invented woman with curls", short: "Curls" },
+  { file: "beard.jpg", name: "An invented man with a beard", short: "Beard" },
 ];
 const VOICES = [
   { file: "picnic.wav", name: "American woman", text: "What about a picnic by the river on Sunday instead?" },
