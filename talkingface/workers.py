@@ -1,7 +1,7 @@
 """Workers: processes of this machine, or of a Dask cluster, with retries.
 
 The tasks of a killed process are done again. A task at which a process dies twice, on its own, is
-reported as crashed and does not stop the others. torch and OpenCV are imported inside the
+reported as crashed and does not stop the others. torch, OpenCV and NumPy are imported inside the
 functions: the command line has options of workers.
 """
 
@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
-from talkingface import media
 from talkingface.errors import BadRequest, OutputError
 from talkingface.version import __version__
 
@@ -275,7 +274,8 @@ class _Cluster(Generic[Task, Result]):
     @property
     def ahead(self) -> int:
         """Number of tasks that are submitted at a time; workers come and go."""
-        return _AHEAD * max(1, sum(self._client.nthreads().values()))
+        threads: dict[str, int] = self._client.nthreads()
+        return _AHEAD * max(1, sum(threads.values()))
 
     def submit(self, task: Task) -> Future[Result]:
         """Return the coming result of a task."""
@@ -353,6 +353,8 @@ def locked(out: Path, doing: str, name: str = ".lock") -> Iterator[None]:
 
     doing: what the holder of the lock does, for whoever finds it locked. name: of the lock's file.
     """
+    from talkingface import media
+
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; give the name of a folder")
     with media.writing(out, OSError):

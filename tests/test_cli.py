@@ -30,6 +30,7 @@ from talkingface.errors import BadRequest
 from talkingface.landmarks import MEAN_FACE
 
 TINY = ("--model", "cran-tiny", "--device", "cpu")
+ALONE = (*TINY, "--jobs", 1)
 
 
 def write_wav(path: Path, samples: int) -> Path:
@@ -191,7 +192,7 @@ def test_a_batch_that_was_stopped_goes_on(
         sound.write_bytes(short.read_bytes())
     given = [word for sound in sounds for word in ("--speech", sound)]
     out = tmp_path / "out"
-    call = ("batch", portrait, *given, "--out-dir", out, "--crop", "--skip-existing", *TINY)
+    call = ("batch", portrait, *given, "--out-dir", out, "--crop", "--skip-existing", *ALONE)
     first = cli(*call)
     assert (first.code, first.out.splitlines()[-1]) == (0, f"3 of 3 videos written to {out}")
     made = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -217,7 +218,7 @@ def test_batch_goes_on_after_a_failure(
     out = tmp_path / "new" / "videos"
     bad = write_wav(tmp_path / "short.wav", 5)
     sounds = ("--speech", bad, "--speech", speech)
-    ran = cli("batch", portrait, *sounds, "--out-dir", out, "--crop", *TINY)
+    ran = cli("batch", portrait, *sounds, "--out-dir", out, "--crop", *ALONE)
     assert ran.code == 2
     assert [path.name for path in out.iterdir()] == ["portrait-sentence.mp4"]
     assert ran.err.startswith("error: ") and "short.wav" in ran.err and ran.err.count("\n") == 1
@@ -237,7 +238,7 @@ def test_results_as_json(
     assert talking == {"output": str(out), "frames": 9, "seconds": 0.36, **made_from}
     bad = write_wav(tmp_path / "bad.wav", 5)
     sounds = ("--speech", bad, "--speech", short, "--out-dir", tmp_path, "--max-size", 256)
-    ran = cli("batch", portrait, *sounds, "--json", *TINY)
+    ran = cli("batch", portrait, *sounds, "--json", *ALONE)
     failed, made = map(json.loads, ran.out.splitlines())
     assert ran.code == 2 and made["frames"] == 9 and "note" not in made
     assert set(failed) == {"output", "error"} and ran.err == f"error: {failed['error']}\n"

@@ -408,8 +408,7 @@ def batch(
 
 def _check_dubbing(controls: Controls, options: FaceOptions) -> None:
     """Raise BadRequest for options that a dubbed video does not have."""
-    mouth = {"mouth": controls.mouth, "smooth": controls.smooth}
-    own = Controls(**mouth, expressions=controls.expressions)
+    own = Controls(mouth=controls.mouth, smooth=controls.smooth, expressions=controls.expressions)
     if controls != own or options != FaceOptions(mark=options.mark):
         raise BadRequest(
             "a dubbed video keeps its head, eyes and size: of the options of a face give --mouth, "

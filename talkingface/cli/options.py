@@ -296,6 +296,8 @@ class Reporter:
 
     def job(self, result: JobResult) -> None:
         """Report a job that is done, or why it failed."""
+        from talkingface.jobs import Job
+
         job, error = result.job, result.error
         if error is not None:
             print_error(error)
@@ -303,7 +305,7 @@ class Reporter:
                 print(json.dumps(_plain({"output": job.output, "error": one_line(error)})))
         elif result.dubbed is not None:
             self._dubbed(job.output, result.dubbed, result.seconds)
-        else:
+        elif isinstance(job, Job):
             self.video(
                 job.image,
                 job.output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from talkingface.errors import OutputError
 from talkingface.evaluation.files import Progress
@@ -41,7 +41,7 @@ def _work_elsewhere(work: Callable[[Task], Sequence[R]], task: Task) -> Sequence
     return work(task)
 
 
-def _died(task: object) -> Sequence[R]:
+def _died(task: object) -> NoReturn:
     """Raise OutputError for a task at which processes died."""
     raise OutputError(
         "a process died (out of memory?): run the same command again with fewer --jobs; what was "
