@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from talkingface.version import __version__
 
 if TYPE_CHECKING:
+    from talkingface.batch import run_batch
     from talkingface.controls import Controls
     from talkingface.conversation import Conversation
     from talkingface.errors import TalkingFaceError
     from talkingface.face_options import FaceOptions
     from talkingface.generated_video import Video
-    from talkingface.jobs import Job, JobResult
+    from talkingface.jobs import DubJob, Job, JobResult
     from talkingface.live_clock import LiveClock
     from talkingface.live_face import LiveFace, LiveFrame, LiveStatistics
     from talkingface.motion import Motion
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from talkingface.pipeline import TalkingFace, align, load, stream
     from talkingface.streaming import Stream
     from talkingface.turns import Turn
+    from talkingface.workers import Workers
 
 __all__ = [
     "Controls",
     "Conversation",
+    "DubJob",
     "FaceOptions",
     "Job",
     "JobResult",
@@ -46,9 +49,11 @@ __all__ = [
     "TalkingFaceError",
     "Turn",
     "Video",
+    "Workers",
     "__version__",
     "align",
     "load",
+    "run_batch",
     "stream",
 ]
 
@@ -56,6 +61,7 @@ __all__ = [
 _MODULES = {  # of the names that are not in `pipeline`
     "Controls": "controls",
     "Conversation": "conversation",
+    "DubJob": "jobs",
     "FaceOptions": "face_options",
     "Job": "jobs",
     "JobResult": "jobs",
@@ -69,6 +75,8 @@ _MODULES = {  # of the names that are not in `pipeline`
     "TalkingFaceError": "errors",
     "Turn": "turns",
     "Video": "generated_video",
+    "Workers": "workers",
+    "run_batch": "batch",
 }
 
 

@@ -31,6 +31,7 @@ def test_exported_names() -> None:
     assert set(talkingface.__all__) == {
         "Controls",
         "Conversation",
+        "DubJob",
         "FaceOptions",
         "Job",
         "JobResult",
@@ -45,9 +46,11 @@ def test_exported_names() -> None:
         "TalkingFaceError",
         "Turn",
         "Video",
+        "Workers",
         "__version__",
         "align",
         "load",
+        "run_batch",
         "stream",
     }
     assert all(getattr(talkingface, name) is not None for name in talkingface.__all__)

@@ -38,7 +38,7 @@ ORDER = (
         "Motion",
     ),
     *("LiveFace", "LiveFrame", "LiveStatistics", "LiveClock"),
-    *("Job", "JobResult", "align"),
+    *("Job", "DubJob", "JobResult", "run_batch", "Workers", "align"),
 )
 APART = ("TalkingFaceError", "__version__")
 RETURNED = (PreparedFace, Maps, Aligned, WeightsInfo, Percentiles)
