@@ -324,12 +324,8 @@ def _client(scheduler: str | None, jobs: int) -> Iterator[Client]:
         with client:
             yield client
         return
-    with (
-        LocalCluster(
-            n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
-        ) as local,
-        Client(local) as client,
-    ):
+    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=jobs, **options) as local, Client(local) as client:
         yield client
 
 

@@ -61,7 +61,7 @@ def scheduler() -> Iterator[str]:
     """The address of a Dask scheduler, with a worker that is a thread of this process."""
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     options: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
-    options |= {"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
+    options |= {"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**options) as cluster:
         yield cluster.scheduler_address
 
