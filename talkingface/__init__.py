@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from talkingface.batch import run_batch
     from talkingface.controls import Controls
     from talkingface.conversation import Conversation
+    from talkingface.dubbing.dubbed_video import DubbedVideo
     from talkingface.errors import TalkingFaceError
     from talkingface.face_options import FaceOptions
     from talkingface.generated_video import Video
@@ -35,6 +36,7 @@ __all__ = [
     "Controls",
     "Conversation",
     "DubJob",
+    "DubbedVideo",
     "FaceOptions",
     "Job",
     "JobResult",
@@ -62,6 +64,7 @@ _MODULES = {  # of the names that are not in `pipeline`
     "Controls": "controls",
     "Conversation": "conversation",
     "DubJob": "jobs",
+    "DubbedVideo": "dubbing.dubbed_video",
     "FaceOptions": "face_options",
     "Job": "jobs",
     "JobResult": "jobs",

@@ -14,10 +14,8 @@ from talkingface.face_options import FaceOptions
 from talkingface.face_preparation import ImageInput, LoadedImage, prepare_located
 from talkingface.faces import Face, Located, same_face
 from talkingface.frames import PreparedFace
-from talkingface.types import Array, Bounds, Box
+from talkingface.types import Array, Bounds, Box, FaceChoice
 from talkingface.weights import WeightsInfo
-
-FaceChoice = int | Box  # number of a face by size, 1 is the largest; or its box in pixels
 
 MOST = 8  # faces that move in one picture
 _LISTENS = 0.5  # of the narrowest speaker's width: smaller faces do not move

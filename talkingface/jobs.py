@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,13 +13,13 @@ from talkingface.controls import DEFAULTS, Controls
 from talkingface.dubbing import dubbed_video
 from talkingface.dubbing.dubbed_video import DubbedVideo, DubResult
 from talkingface.dubbing.timeline import Length, parse
-from talkingface.dubbing.tracking import DEFAULT_PERSON, TrackOptions
+from talkingface.dubbing.tracking import TrackOptions, chosen_face
 from talkingface.errors import BadRequest, TalkingFaceError
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.frames import PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.output_options import DEFAULT_OUTPUT, OutputOptions
-from talkingface.types import Box, PathLike
+from talkingface.types import Box, FaceChoice, PathLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,12 +87,13 @@ class Job:
 class DubJob:
     """One video to dub, from files to files.
 
-    video: a video of a person.
-    audio: the recording.
+    video: a video of people.
+    audio: the recording, or one for each face.
     output: the video to write; its name decides the format (`DubbedVideo.save`).
-    controls: how the mouth moves (`TalkingFace.dub`).
-    person: who is dubbed.
-    length: where the result ends (`TalkingFace.dub`).
+    turns: a file, who speaks when in the one recording.
+    faces: faces of the names in the turns.
+    controls: how the mouth moves.
+    length, face, box, time: as in `TalkingFace.dub`.
     mark: True writes a small label "synthetic" into every frame.
     overwrite: True replaces an existing file.
     audio_track: number of the audio track of `audio`, from 1, or None.
@@ -100,11 +101,15 @@ class DubJob:
     """
 
     video: PathLike
-    audio: PathLike
+    audio: PathLike | Mapping[FaceChoice, PathLike]
     output: PathLike
+    turns: PathLike | None = None
+    faces: Mapping[str, FaceChoice] | None = None
     controls: Controls = DEFAULTS
-    person: TrackOptions = DEFAULT_PERSON
     length: Length | None = None
+    face: int | None = None
+    box: Box | None = None
+    time: float = 0.0
     mark: bool = False
     overwrite: bool = False
     audio_track: int | None = None
@@ -116,16 +121,18 @@ class DubJob:
         Raises OutputError, BadRequest.
         """
         self.controls.check()
-        self.person.check()
+        TrackOptions((chosen_face(self.face, self.box),), self.time).check()
         parse(self.length)
-        media.check_names([self.video, self.audio], [self.output])
+        sounds = self.audio.values() if isinstance(self.audio, Mapping) else [self.audio]
+        media.check_names([self.video, *sounds, self.turns], [self.output])
         dubbed_video.check_output(self.output, self.overwrite, self.output_options)
 
     def absolute(self) -> DubJob:
         """Return the job with absolute paths, for a process with another current folder."""
-        output_options = _absolute_output(self.output_options)
-        paths = _absolute(self, "video", "audio", "output")
-        return replace(self, **paths, output_options=output_options)
+        paths = _absolute(self, "video", "audio", "output", "turns")
+        if isinstance(self.audio, Mapping):
+            paths["audio"] = {face: Path(own).absolute() for face, own in self.audio.items()}
+        return replace(self, **paths, output_options=_absolute_output(self.output_options))
 
 
 def _absolute_output(options: OutputOptions) -> OutputOptions:
@@ -264,8 +271,10 @@ class Speaker(Protocol):
     def dub(
         self,
         video: PathLike,
-        audio: PathLike,
+        audio: PathLike | Mapping[FaceChoice, PathLike],
         *,
+        turns: PathLike | None,
+        faces: Mapping[str, FaceChoice] | None,
         controls: Controls | None,
         length: Length | None,
         face: int | None,
@@ -320,11 +329,13 @@ class JobRunner:
         made = self._speaker.dub(
             job.video,
             job.audio,
+            turns=job.turns,
+            faces=job.faces,
             controls=job.controls,
             length=job.length,
-            face=job.person.face,
-            box=job.person.box,
-            time=job.person.time,
+            face=job.face,
+            box=job.box,
+            time=job.time,
             mark=job.mark,
             audio_track=job.audio_track,
         )

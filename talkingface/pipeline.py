@@ -27,12 +27,13 @@ from talkingface.animation import (
     needs_head,
 )
 from talkingface.audio import FPS, SAMPLES_PER_FRAME, WindowStream
+from talkingface.cast import Cast, Voice, cast_of
 from talkingface.contract import Generator, moves_mesh
 from talkingface.controls import DEFAULTS, SEEDS, Controls
-from talkingface.conversation import Conversation, Member, Voice, cast_of
+from talkingface.conversation import Conversation, Member
 from talkingface.dubbing.dubbed_video import DubbedVideo
 from talkingface.dubbing.timeline import Length
-from talkingface.dubbing.tracking import TrackOptions
+from talkingface.dubbing.tracking import chosen_face
 from talkingface.errors import BadRequest, UnreadableMedia
 from talkingface.face_options import DEFAULT_FACE, FaceKeywords, FaceOptions
 from talkingface.face_preparation import ImageInput, LoadedImage, device_of, prepare_face
@@ -41,7 +42,7 @@ from talkingface.frame_generator import FrameGenerator
 from talkingface.frames import FramePainter, PreparedFace
 from talkingface.generated_video import Progress, Video
 from talkingface.geometry import CropSpec, resized, transform
-from talkingface.group import FaceChoice, prepare_group
+from talkingface.group import prepare_group
 from talkingface.jobs import DubJob, Job, JobResult, JobRunner
 from talkingface.live_face import LiveFace
 from talkingface.models.head_motion import HeadNet
@@ -50,7 +51,7 @@ from talkingface.motion_file import Viseme
 from talkingface.sound_input import AudioInput, Samples
 from talkingface.streaming import CHUNK, Speech, Stream, check_samples
 from talkingface.turns import Turn
-from talkingface.types import Box, Floats, PathLike, Picture
+from talkingface.types import Box, FaceChoice, Floats, PathLike, Picture
 from talkingface.version import __version__
 from talkingface.weights import WeightsInfo
 
@@ -352,10 +353,10 @@ class TalkingFace:
         Raises UnreadableMedia, BadRequest (also for a model that moves no mesh, or whose head's
         motion depends on its pictures).
         """
-        return self._spoken(Speech(audio, audio_track), controls)
+        return self._spoken(Voice(Speech(audio, audio_track)), controls)
 
-    def _spoken(self, speech: Speech, controls: Controls | None) -> Motion:
-        return Motion.join([part for part, _ in self._animated(speech, controls)])
+    def _spoken(self, voice: Voice, controls: Controls | None) -> Motion:
+        return Motion.join([part for part, _ in self._animated(voice, controls)])
 
     def motion_and_visemes(
         self,
@@ -376,16 +377,14 @@ class TalkingFace:
         model = self._mesh_model
         readout = model.readout if model is not None and visemes.reads(model.readout) else None
         parts, scores = [], []
-        for part, windows in self._animated(Speech(audio, audio_track), controls):
+        for part, windows in self._animated(Voice(Speech(audio, audio_track)), controls):
             parts.append(part)
             if readout is not None:
                 scores.append(visemes.scores(readout, windows))
         return Motion.join(parts), visemes.segments(np.concatenate(scores)) if scores else []
 
-    def _animated(
-        self, sound: Speech, controls: Controls | None
-    ) -> Iterator[tuple[Motion, Tensor]]:
-        """Yield the motion of a sound in parts, each with the model's windows of speech."""
+    def _animated(self, voice: Voice, controls: Controls | None) -> Iterator[tuple[Motion, Tensor]]:
+        """Yield the motion of a voice in parts, each with the model's windows of speech."""
         animator, state = self._animator(controls), None
         if animator is None:
             raise BadRequest(f"model {self.info.name} moves no mesh: give cran or atvg")
@@ -395,7 +394,7 @@ class TalkingFace:
                 "give cran or atvg"
             )
         stream = WindowStream(animator.spec)
-        for sound_part in chain(sound.parts(), [None]):
+        for sound_part in chain(voice.parts(), [None]):
             speech = stream.finish() if sound_part is None else stream.push(sound_part)
             for chunk in speech.to(self._device).split(CHUNK) if len(speech) else ():
                 part, state = animator(chunk, state)
@@ -404,8 +403,10 @@ class TalkingFace:
     def dub(
         self,
         video: PathLike,
-        audio: AudioInput,
+        audio: Mapping[FaceChoice, AudioInput] | AudioInput,
         *,
+        turns: PathLike | Sequence[Turn] | None = None,
+        faces: Mapping[str, FaceChoice] | None = None,
         controls: Controls | None = None,
         length: Length | None = None,
         face: int | None = None,
@@ -414,35 +415,44 @@ class TalkingFace:
         mark: bool = False,
         audio_track: int | None = None,
     ) -> DubbedVideo:
-        """Return the video with the lips of a person moved by another sound.
+        """Return the video with the lips of a person, or of several, moved by another sound.
 
         Head, eyes and all else stay the video's own, and so do frames without a usable face.
 
         video: a video file.
-        audio: a recording, a video or samples, as in `generate`.
+        audio: a recording, a video or samples, as in `generate`. Of several people one for each,
+        or one recording of all with turns, as in `converse`: who does not speak keeps the lips
+        closed, who is not given stays as in the video.
+        turns, faces: as in `converse`.
         controls: mouth, smooth and expressions count. The default is `Controls()`.
         length: where the result ends and what it shows after the video's end: "video", "sound",
         "loop", "bounce" or "freeze" (`dubbing.timeline`). The default is "video", and "bounce"
         where the sound is longer.
-        face, box, time: the person who is dubbed, as number or box of a face at a time in seconds
-        (`dubbing.tracking.TrackOptions`). The default is the one who speaks, else the largest.
+        face, box: the one person who is dubbed, as number or box of a face. The default is the one
+        who speaks in the video, else the largest.
+        time: seconds from the video's beginning, where the faces are chosen.
         mark: True writes a small label "synthetic" into every frame.
         audio_track: as in `generate`.
 
         Raises UnreadableMedia, BadRequest (also for a model that moves no mesh).
         """
-        speech = Speech(audio, audio_track)
-        motion = self._spoken(speech, replace(controls or DEFAULTS, still=True))
+        alone = chosen_face(face, box)
+        if isinstance(audio, Mapping) or turns is not None or faces is not None:
+            if alone is not None:
+                raise BadRequest("several people speak: give each one's face with its sound")
+            cast = cast_of(audio, turns, faces, audio_track)
+        else:
+            cast = Cast([alone], [Voice(Speech(audio, audio_track))])
+        still = replace(controls or DEFAULTS, still=True)
+        motions = [self._spoken(voice, still) for voice in cast.voices]
         model = self._mesh_model
         assert model is not None  # else there is no motion
-        options = TrackOptions(face, box, time)
-        space = model.readout.space
         return DubbedVideo(
             video,
-            speech,
-            motion,
-            space,
-            options,
+            cast,
+            motions,
+            model.readout.space,
+            time,
             length,
             self._tag("a video"),
             partial(self._predicted_lips, video),
@@ -455,10 +465,10 @@ class TalkingFace:
         They are 25 per second; None for a video without a sound.
         """
         try:
-            speech = Speech(video)
+            voice = Voice(Speech(video))
         except UnreadableMedia:
             return None
-        spoken = torch.from_numpy(self._spoken(speech, Controls(still=True)).expression)
+        spoken = torch.from_numpy(self._spoken(voice, Controls(still=True)).expression)
         assert self._mesh_model is not None
         gaps = self._mesh_model.readout.space.lip_gap(spoken.to(self._device))
         return np.asarray(gaps.cpu().numpy(), np.float32)

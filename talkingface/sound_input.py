@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,9 +44,9 @@ class FileSound:
         sound = media.open_sound(self.path, SAMPLE_RATE, channels=2, track=self.track)
         yield from sound.chunks
 
-    def parts(self, mix: tuple[float, float] | None) -> Iterator[Tensor]:
-        """Yield (n,) samples at 16 kHz, a second at a time. mix: see `SoundAnalysis.mix`."""
-        yield from audio.read(self.path, track=self.track, mix=mix)  # keeps the file until its end
+    def parts(self, mix: tuple[float, float] | None, block: int = SAMPLE_RATE) -> Iterator[Tensor]:
+        """Yield (n,) samples at 16 kHz, `block` at a time. mix: see `SoundAnalysis.mix`."""
+        yield from audio.read(self.path, block, self.track, mix)  # keeps the file until its end
 
     def own(self, channels: int | None = None) -> media.Sound:
         """Open the sound for playback: at its own rate, level and layout.
@@ -75,10 +75,10 @@ class ArraySound:
             yield resampler.push(samples[:, start : start + self._rate])
         yield resampler.finish()
 
-    def parts(self, mix: tuple[float, float] | None) -> Iterator[Tensor]:
-        """Yield (n,) samples at 16 kHz. mix: see `SoundAnalysis.mix`."""
+    def parts(self, mix: tuple[float, float] | None, block: int = SAMPLE_RATE) -> Iterator[Tensor]:
+        """Yield (n,) samples at 16 kHz, at most `block`. mix: see `SoundAnalysis.mix`."""
         for chunk in self.channels():
-            yield from torch.from_numpy(mixed(chunk, mix)).split(SAMPLE_RATE)
+            yield from torch.from_numpy(mixed(chunk, mix)).split(block)
 
     def own(self, channels: int | None = None) -> media.Sound:
         """Open the sound for playback; more than two channels as their mean."""
@@ -167,9 +167,10 @@ def _checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples
 
 
-def analyse(sound: FileSound | ArraySound) -> SoundAnalysis:
-    """Read a sound once, to its end. Raises UnreadableMedia."""
+def analyse(sound: FileSound | ArraySound, check: Callable[[], None]) -> SoundAnalysis:
+    """Read a sound once, to its end. check: called often meanwhile. Raises UnreadableMedia."""
     analysis = SoundAnalysis()
     for chunk in sound.channels():
+        check()
         analysis.push(chunk)
     return analysis

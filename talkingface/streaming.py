@@ -7,7 +7,7 @@ restored. Frames do not depend on the chunks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,20 @@ class Speech:
     difference; of a live and a dead one, the live one.
     """
 
-    def __init__(self, sound: AudioInput, track: int | None = None) -> None:
+    def __init__(
+        self,
+        sound: AudioInput,
+        track: int | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """sound: see `sound_input.open_input`; track: of a file, see `media.open_sound`.
+        check: called often while the sound is read; what it raises ends the work.
         `seconds` is its exact length.
 
         Raises UnreadableMedia (the file, read to its end), BadRequest (no sound).
         """
         self._source = sound_input.open_input(sound, track)
-        analysis = sound_input.analyse(self._source)
+        analysis = sound_input.analyse(self._source, check)
         self._mix, self.note = analysis.mix, analysis.note
         if analysis.samples < SAMPLES_PER_FRAME:
             if self.path is not None:
@@ -88,9 +94,9 @@ class Speech:
         """Return the number of video frames, counting the last, partial one."""
         return self._frames
 
-    def parts(self) -> Iterator[Tensor]:
-        """Yield (n,) float32 samples at 16 kHz, a second at a time."""
-        return self._source.parts(self._mix)
+    def parts(self, block: int = audio.SAMPLE_RATE) -> Iterator[Tensor]:
+        """Yield (n,) float32 samples at 16 kHz, at most `block` at a time."""
+        return self._source.parts(self._mix, block)
 
 
 class Stream:

@@ -38,7 +38,8 @@ class Coding:
 
     encoder, pixels: FFmpeg's names of the encoder and of its pixel format. options: of the encoder.
     colours: written into the file; RGB frames are converted to them. tag: four characters by which
-    the container names the codec, where its usual ones do not do.
+    the container names the codec, where its usual ones do not do. odd: odd sides are written as
+    they are, even where colours are halved.
     """
 
     encoder: str = "libx264"
@@ -46,6 +47,15 @@ class Coding:
     pixels: str = "yuv420p"
     colours: Colours = BT709
     tag: str | None = None
+    odd: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width in the file: odd sides are made even where that is needed."""
+        if self.odd:
+            return height, width
+        even_rows = "420" in self.pixels
+        even_columns = even_rows or "422" in self.pixels
+        return height + height % 2 * even_rows, width + width % 2 * even_columns
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ class VideoWriter:
         os.environ.setdefault("SVT_LOG", "1")  # its encoder of AV1 writes only errors then
         self._path, self._sound, self._fps = path, sound, Fraction(fps)
         self._size, self._coding = (int(size[0]), int(size[1])), coding
-        self._padded = tuple(side + side % _multiple(coding.pixels) for side in self._size)
+        self._padded = coding.size(*self._size)
         self._base = time_base or 1 / self._fps
         self._errors = (av.FFmpegError, OSError)
         self._subtitles, self._end = subtitles, Fraction(0)
@@ -384,7 +384,7 @@ class VideoWriter:
         if len(planes) != len(frame.planes):
             raise ValueError(f"{len(planes)} planes for {self._coding.pixels}")
         for plane, given in zip(frame.planes, planes, strict=True):
-            _fill(plane, np.ascontiguousarray(given))
+            _fill(plane, given, (height - self._size[0], width - self._size[1]))
         self._add(frame, time)
 
     def _add(self, frame: VideoFrame, time: Fraction | None) -> None:
@@ -427,18 +427,18 @@ class VideoWriter:
             self._mux(lambda end: subtitles.packets(end, at_end=True), self._end)
 
 
-def _multiple(pixels: str) -> int:
-    """Return what the sides of a picture must be multiples of: 2 where colours are halved."""
-    return 2 if "420" in pixels else 1
+def _fill(plane: Any, given: NDArray[Any], padding: tuple[int, int]) -> None:
+    """Copy an array into a plane of a frame; its lines may be longer.
 
-
-def _fill(plane: Any, given: NDArray[Any]) -> None:
-    """Copy an array into a plane of a frame; its lines may be longer. Raises ValueError."""
+    padding: rows and columns that may be missing; those before are repeated. Raises ValueError.
+    """
     height, width = given.shape
-    room = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
-    lines = given.view(np.uint8).reshape(height, -1)
-    if height != plane.height or width != plane.width:
+    missing = plane.height - height, plane.width - width
+    if any(own not in (0, most) for own, most in zip(missing, padding, strict=True)):
         raise ValueError(f"a plane of {width} x {height}, expected {plane.width} x {plane.height}")
+    whole = np.pad(given, [(0, own) for own in missing], mode="edge") if any(missing) else given
+    room = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
+    lines = np.ascontiguousarray(whole).view(np.uint8).reshape(plane.height, -1)
     room[:, : lines.shape[1]] = lines
 
 

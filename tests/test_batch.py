@@ -121,7 +121,7 @@ def test_videos_are_dubbed_as_by_the_command_dub(
     assert "bad.wav" in ran.err
     assert contents(tmp_path / "out") == {"a-1.mp4": (tmp_path / "a.mp4").read_bytes()}
     row = json.loads(alone.out)
-    assert row["source"]["no_face"] == 0 and row["frames"] == 8 and row["took"] > 0
+    assert row["sources"][0]["no_face"] == 0 and row["frames"] == 8 and row["took"] > 0
     there = dub(cli, inputs, tmp_path / "out", "--skip-existing", "--jobs", 1)
     assert "a-1.mp4: was there already" in there.out
 
@@ -154,8 +154,9 @@ def test_paths_of_a_job_for_another_folder(tmp_path: Path, monkeypatch: pytest.M
     assert job.output == tmp_path / "a.mp4" and job.maps is None
     assert (job.options.landmarks, job.motion) == (tmp_path / "points.json", tmp_path / "a.npz")
     assert job.output_options.sign_key == tmp_path / "k.pem"
-    dubbed = DubJob("a.png", "a.wav", "a.mp4").absolute()
+    dubbed = DubJob("a.png", {1: "a.wav"}, "a.mp4", turns="a.rttm").absolute()
     assert (dubbed.video, dubbed.output) == (tmp_path / "a.png", tmp_path / "a.mp4")
+    assert (dubbed.audio, dubbed.turns) == ({1: tmp_path / "a.wav"}, tmp_path / "a.rttm")
 
 
 def test_a_process_that_dies_costs_its_video_alone(inputs: Path) -> None:

@@ -2,7 +2,8 @@
 
 | kind | test |
 |---|---|
-| colour profiles, EXIF, 16 bits, CMYK, grey | `test_picture.py` |
+| colour profiles, Display P3, EXIF, 16 bits, CMYK, grey | `test_picture.py` |
+| black-and-white, sepia, dim and coloured light | `test_mouth.py` |
 | EXIF with alpha in every kind | `test_alpha_lies_upright_on_a_colour_and_is_kept` |
 | GIF, AVIF, animated WebP and PNG, HEIC, a video, wrong suffix | `test_any_file_is_a_picture` |
 | HEIC without its package | `test_heic_without_its_package` |

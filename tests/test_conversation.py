@@ -246,7 +246,7 @@ def test_the_command_line_takes_speakers_and_turns(
     for wrong, says in (
         ((group,), "nothing to speak"),
         ((group, speech, "--speaker", "1=a.wav"), "say who speaks when by --turns"),
-        ((group, "--turns", turns), "give it after the picture"),
+        ((group, "--turns", turns), "give that recording, too"),
         ((group, "--speaker", "x=a.wav"), "--speaker 'x': give a number from 1"),
         ((group, "--speaker", "1=a.wav", "--speaker", "1=b.wav"), "once for each face"),
     ):

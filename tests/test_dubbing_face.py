@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from talkingface.dubbing.people import Person
 from talkingface.dubbing.records import RECORD, Record, Records, with_mesh
 from talkingface.dubbing.speaking import choose_person
 from talkingface.dubbing.track import FaceTrack, State
-from talkingface.dubbing.tracking import FaceTracker, TrackOptions
+from talkingface.dubbing.tracking import SEARCH_EVERY, FaceTracker, TrackOptions
 from talkingface.errors import BadRequest, NoFaceFound
 from talkingface.faces import find_faces
 from talkingface.landmarks import (
@@ -73,7 +74,7 @@ def tracked(frames: list[Picture], options: TrackOptions | None = None) -> FaceT
 
 @pytest.fixture(scope="module")
 def track(clip: list[Picture]) -> FaceTrack:
-    return tracked(clip).finish()
+    return tracked(clip).finish()[0]
 
 
 def opening(space: ExpressionSpace, gap: float) -> Floats:
@@ -154,7 +155,7 @@ def test_frames_without_a_face_are_left_alone_and_counted(
 ) -> None:
     empty = np.full_like(face, 90)
     frames = [*clip[:6], *[empty] * 4, *clip[6:]]
-    track = tracked(frames).finish()
+    track = tracked(frames).finish()[0]
     report = track.report()
     assert (report.frames, report.no_face, report.dubbed, report.people) == (16, 4, 12, 1)
     dubbed = DubbedFace(space, track, still(space, 0.2))
@@ -171,7 +172,7 @@ def test_what_goes_on_from_a_file_is_as_the_whole(clip: list[Picture], tmp_path:
     tracker.save(tmp_path / "resumed")
     whole.save(tmp_path / "whole")
     assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
-    track = whole.finish()
+    track = whole.finish()[0]
     track.save(tmp_path / "track")
     again = FaceTrack.load(tmp_path / "track")
     assert all((track.mesh(k) == again.mesh(k)).all() for k in range(FRAMES))
@@ -188,29 +189,47 @@ def test_a_cut_begins_a_shot_and_the_person_is_found_again(
     bright[:] = [200, 220, 240]
     small = cv2.resize(face[10:310, 50:350], (200, 200), interpolation=cv2.INTER_AREA)
     bright[60:260, 180:380] = small
-    track = tracked([*clip[:4], *[bright] * 4]).finish()
+    track = tracked([*clip[:4], *[bright] * 4]).finish()[0]
     report = track.report()
     assert (report.cuts, report.people, report.dubbed) == (1, 1, 8)
     assert track.shots.tolist() == [0, 4]
 
 
-def test_the_face_that_is_asked_for_is_tracked(face: Picture) -> None:
-    """Two faces: the larger one is number 1; a box names the other."""
+def test_the_faces_that_are_asked_for_are_tracked(face: Picture) -> None:
+    """Two faces, of which the larger one, number 1, is at the left; the second frame shows both."""
     both = np.full((320, 700, 3), 90, np.uint8)
     both[10:310, :300] = face[10:310, 50:350]
+    alone = both.copy()
     mirrored = np.ascontiguousarray(face[10:310, 50:350][:, ::-1])
     both[60:260, 450:650] = cv2.resize(mirrored, (200, 200), interpolation=cv2.INTER_AREA)
-    tracker = tracked([both] * 3)
-    assert tracker.finish().mesh(1)[:, 0].mean() < 350
-    tracker.options = TrackOptions(face=2)
-    assert tracker.finish().mesh(1)[:, 0].mean() > 350
-    tracker.options = TrackOptions(box=(480.0, 90.0, 130.0, 150.0))
-    assert tracker.finish().mesh(1)[:, 0].mean() > 350
-    tracker.options = TrackOptions(face=3)
-    with pytest.raises(NoFaceFound, match="number 3"):
-        tracker.finish()
-    with pytest.raises(BadRequest, match="not both"):
-        TrackOptions(face=1, box=(0.0, 0.0, 9.0, 9.0)).check()
+    tracker = FaceTracker()
+    for number, frame in enumerate([alone, both, both]):
+        tracker.add(2 * number * SEARCH_EVERY, frame)
+    left, right = (36.0, 30.0, 220.0, 240.0), (480.0, 90.0, 130.0, 150.0)
+    chosen: Any
+    for chosen, sides in (
+        ((None,), "l"),
+        ((2,), "r"),
+        ((2, 1), "rl"),
+        ((right, None), "rl"),
+        ((None, None), "lr"),
+    ):
+        tracker.options = TrackOptions(chosen)
+        places = [track.mesh(1)[:, 0].mean() for track in tracker.finish()]
+        assert ["l" if place < 350 else "r" for place in places] == list(sides)
+    tracker.options = TrackOptions((right,), time=1.0)
+    assert tracker.finish()[0].mesh(1)[:, 0].mean() > 350
+    for chosen, error, says in (
+        ((3,), NoFaceFound, "number 3"),
+        ((1, left), BadRequest, "two speakers have one face"),
+        ((1, None, None), NoFaceFound, "3 people"),
+    ):
+        tracker.options = TrackOptions(chosen)
+        with pytest.raises(error, match=says):
+            tracker.finish()
+    for chosen in ((), (1,) * 9, (0,)):
+        with pytest.raises(BadRequest):
+            TrackOptions(chosen).check()
 
 
 def records_of(gaps: Floats) -> Record:

@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from talkingface import planes, stored_tracks, stored_video
+from talkingface.cast import Cast, Voice
 from talkingface.dubbing import dubbed_video, passes, source, timeline, work_folder
 from talkingface.dubbing.dubbed_video import DubbedVideo
 from talkingface.dubbing.timeline import FrameClock, Length
 from talkingface.dubbing.track import TrackReport
-from talkingface.dubbing.tracking import TrackOptions
 from talkingface.errors import BadRequest, NoFaceFound, OutputError
 from talkingface.motion import Motion
 from talkingface.streaming import Speech
@@ -41,8 +41,8 @@ class FakeTracker:
     def add(self, time: float, picture: Any) -> None:
         self.times.append(time)
 
-    def finish(self, predict_lips: Any = None) -> FakeTrack:
-        return FakeTrack(self.times)
+    def finish(self, predict_lips: Any = None) -> list[FakeTrack]:
+        return [FakeTrack(self.times)]
 
     def save(self, path: Path) -> None:
         np.save(path.open("wb"), np.array(self.times))
@@ -84,11 +84,16 @@ class FakeFace:
         return out, BOX
 
 
+def set_stubs(patch: pytest.MonkeyPatch) -> None:
+    """Dub without faces."""
+    patch.setattr(passes, "FaceTracker", FakeTracker)
+    patch.setattr(passes, "FaceTrack", FakeTrack)
+    patch.setattr(dubbed_video, "DubbedFace", FakeFace)
+
+
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "FaceTracker", FakeTracker)
-    monkeypatch.setattr(passes, "FaceTrack", FakeTrack)
-    monkeypatch.setattr(dubbed_video, "DubbedFace", FakeFace)
+    set_stubs(monkeypatch)
 
 
 def picture(number: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -139,13 +144,12 @@ def make_video(
 def dubbed(
     video: Path, output: Path, seconds: float = 1.2, length: Length | None = None, **options: Any
 ) -> Any:
-    """Dub a video by the stub with a tone of so many seconds."""
-    tone = np.sin(np.arange(round(16_000 * seconds)) / 8).astype(np.float32) / 4
-    speech, motion = Speech(tone), Motion.still(np.zeros((1, 4), np.float32))
+    """Dub a video by the stub with a tone of so many seconds, which is loud and soft in turn."""
+    count = np.arange(round(16_000 * seconds))
+    tone = (np.sin(count / 8) / (4 + 12 * (count // 1600 % 2))).astype(np.float32)
+    cast, motion = Cast([None], [Voice(Speech(tone))]), Motion.still(np.zeros((1, 4), np.float32))
     space: Any = None
-    made = DubbedVideo(
-        video, speech, motion, space, TrackOptions(), length, "synthetic", lambda: None
-    )
+    made = DubbedVideo(video, cast, [motion], space, 0.0, length, "synthetic", lambda: None)
     return made.save(output, **options)
 
 
@@ -267,6 +271,38 @@ def test_codec_is_kept_where_it_can_be(tmp_path: Path, encoder: str, name: str, 
     assert bool(result.notes) == (before.codec != codec)
     assert len(new) == 12
     assert min(fidelity(before, old, new)) > 45
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pixels", "suffix", "written"),
+    [
+        ("libvpx-vp9", "yuv420p", ".webm", (95, 71)),
+        ("libsvtav1", "yuv420p", ".mp4", (95, 71)),
+        ("mjpeg", "yuvj420p", ".mov", (96, 72)),
+        ("mjpeg", "yuvj422p", ".mov", (95, 72)),
+        ("libx264", "yuv444p", ".mp4", (95, 71)),
+    ],
+)
+def test_odd_sizes(
+    tmp_path: Path, encoder: str, pixels: str, suffix: str, written: tuple[int, int]
+) -> None:
+    """They are kept where the codec can; else the last row and column come twice, with a note."""
+    size, (high, wide) = (95, 71), planes.LAYOUTS[pixels.replace("j", "")][1::-1]
+    path = make_video(tmp_path / f"a{suffix}", encoder=encoder, pixels=pixels, count=8, size=size)
+    result = dubbed(path, tmp_path / f"b{suffix}", 0.32)
+    (before, old), (after, new) = frames_of(path), frames_of(tmp_path / f"b{suffix}")
+    assert (before.layout.height, before.layout.width) == size
+    assert (after.layout.height, after.layout.width) == written
+    assert any("its edge is repeated" in note for note in result.notes) == (size != written)
+    for one, other in zip(old, new, strict=True):
+        steps = [(1, 1), (high, wide), (high, wide)]
+        for a, b, (down, right) in zip(one.planes, other.planes, steps, strict=True):
+            (height, width), below = a.shape, BOX[1] // down + 4
+            kept = b[:height, :width].astype(int)
+            assert np.abs(kept[below:] - a[below:]).mean() < 3
+            assert b.shape == (-(-written[0] // down), -(-written[1] // right))
+            assert np.abs(b[height:, :width].astype(int) - kept[-1:]).max(initial=0) < 20
+            assert np.abs(b[:height, width:].astype(int) - kept[:, -1:]).max(initial=0) < 20
 
 
 def test_unchanged_frames_keep_their_planes() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill_test.py"
-TASKS = ("prepare", "train", "batch")  # caches and single videos are written in the same ways
+TASKS = ("prepare", "train", "batch", "dub")  # caches and single videos are written as these
 
 
 @pytest.mark.long
 def test_killed_commands_end_as_if_nothing_had_been() -> None:
-    """Three commands are killed once; `tools/kill_test.py --kills 200` kills all, at length."""
-    options = ["--kills", "3", "--seed", "7"]
+    """Four commands are killed once; `tools/kill_test.py --kills 200` kills all, at length."""
+    options = ["--kills", "4", "--seed", "7"]
     options += [word for name in TASKS for word in ("--task", name)]
     ran = subprocess.run(
         [sys.executable, str(TOOL), *options], capture_output=True, text=True, timeout=1800

@@ -24,6 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 from helpers import media as recordings
 from helpers.served import Flashes, Served, serving, until
 from talkingface import video, video_writing
+from talkingface.sound_analysis import SILENT
 from talkingface.streaming import Stream
 from talkingface.web.limits import Limits
 from talkingface.web.live import AHEAD, _send
@@ -81,6 +82,15 @@ def take(own: ClientConnection) -> tuple[list[dict[str, Any]], bytes]:
 
 def pcm(sound: np.ndarray) -> bytes:
     return bytes((np.clip(sound, -1, 1) * 32767).round().astype("<i2"))
+
+
+def test_a_silent_recording_is_noted(served: Served, small: bytes, tmp_path: Path) -> None:
+    silence = np.zeros(6400, np.float32)
+    path = recordings.write_sound(tmp_path / "a.wav", silence, 16_000, "pcm_s16le")
+    with socket_to(served, "mark=false") as own:
+        send_files(own, image=small, audio=path.read_bytes())
+        said, _ = take(own)
+    assert said[0]["start"]["note"] == SILENT and said[-1] == {"done": {"frames": 10}}
 
 
 def test_a_recording_comes_back_as_a_video(

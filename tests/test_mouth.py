@@ -104,6 +104,35 @@ def test_grey_stays_grey(opened: bool) -> None:
     assert np.ptp(out, axis=-1).max() == 0
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_sepia_stays_sepia(opened: bool) -> None:
+    """The tone is that of CSS (Filter Effects, `sepia(1)`), here of a grey picture."""
+    tone = np.array([1.351, 1.203, 0.937])
+    own = _mesh(0.15) if opened else _mesh()
+    grey = _picture((150, 150, 150), (90, 90, 90), own)
+    if opened:
+        cv2.fillPoly(grey, [np.rint(own[INNER_LIPS]).astype(np.int32)], (150, 150, 150))
+    sepia = np.rint(grey * tone).clip(0, 255).astype(np.uint8)
+    mesh = _mesh(0.2)
+    box = _box(mesh)
+    out = MouthInterior(sepia, own, _mesh()).draw(mesh, box)[_inside(mesh, box)]
+    expected = (out @ teeth.LUMA)[:, None] * tone / (tone @ teeth.LUMA)
+    assert np.ptp(out @ teeth.LUMA) > 20
+    assert np.abs(out - expected).max() < 4
+
+
+@pytest.mark.parametrize("light", [0.3, 0.15, 0.06])
+def test_in_very_dim_light_the_mouth_is_as_dim(light: float) -> None:
+    """Teeth do not shine, and nothing becomes green."""
+    dim = np.rint(_picture() * light).astype(np.uint8)
+    mesh = _mesh(0.2)
+    box = _box(mesh)
+    out = MouthInterior(dim, _mesh(), _mesh()).draw(mesh, box)[_inside(mesh, box)]
+    cheeks = np.median(dim[300:, 100:300] @ teeth.LUMA)
+    assert np.percentile(out @ teeth.LUMA, 98) < 1.8 * cheeks
+    assert (out[:, 1] - (out[:, 0] + out[:, 2]) / 2).mean() <= 1
+
+
 @pytest.mark.parametrize("skin", [SKIN, (120, 82, 66), (228, 190, 170), (70, 45, 36)])
 @pytest.mark.parametrize("gap", [0.05, 0.12, 0.25])
 def test_neutral_pictures_get_no_green(skin: tuple[int, int, int], gap: float) -> None:

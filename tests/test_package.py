@@ -32,6 +32,7 @@ def test_exported_names() -> None:
         "Controls",
         "Conversation",
         "DubJob",
+        "DubbedVideo",
         "FaceOptions",
         "Job",
         "JobResult",

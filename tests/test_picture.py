@@ -246,6 +246,32 @@ def test_a_colour_profile_is_converted_to_srgb(tmp_path: Path, rgb: np.ndarray) 
     assert np.array_equal(picture.read(path), np.asarray(Image.open(path)))
 
 
+def test_display_p3_becomes_srgb(tmp_path: Path) -> None:
+    """By the matrix of the two primaries and the white point in linear light (CSS Color 4)."""
+    # red, green and blue of Display P3 in the profile's light (D50), in 1 / 65536
+    primaries = {"r": (33758, 15808, -69), "g": (19128, 45367, 2744), "b": (10304, 4361, 51391)}
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for entry in range(132, 132 + 12 * struct.unpack(">I", profile[128:132])[0], 12):
+        tag = profile[entry : entry + 4].decode()
+        place = struct.unpack(">I", profile[entry + 4 : entry + 8])[0]
+        if tag[1:] == "XYZ" and tag[0] in primaries:
+            profile[place + 8 : place + 20] = struct.pack(">3i", *primaries[tag[0]])
+    pixels = np.random.default_rng(0).integers(110, 190, (64, 64, 3)).astype(np.uint8)
+    from_p3 = np.array([
+        [1.2249401, -0.2249402, 0.0],
+        [-0.0420569, 1.0420571, 0.0],
+        [-0.0196376, -0.0786361, 1.0982735],
+    ])  # fmt: skip
+    value = pixels / 255
+    linear = (((value + 0.055) / 1.055) ** 2.4 @ from_p3.T).clip(0.0031308, 1)
+    expected = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
+    path = tmp_path / "p3.png"
+    Image.fromarray(pixels).save(path, icc_profile=bytes(profile))
+    found = picture.read(path)
+    assert np.abs(found - expected).max() < 2.5
+    assert np.abs(found.astype(int) - pixels).mean() > 3  # it is another picture than untagged
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".avif", ".png", ".tiff"])
 def test_of_several_frames_the_first_is_read(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
     path, first = tmp_path / f"a{suffix}", Image.fromarray(rgb)

@@ -21,9 +21,11 @@ from talkingface.data.extraction import ExtractedClip
 from talkingface.data.filters import KEPT
 from talkingface.data.prepare import write_shard
 from talkingface.data.report import Outcome
+from talkingface.dubbing import passes
 from talkingface.evaluation.files import ResultCache
 from talkingface.evaluation.results import Result
 from talkingface.training import loop
+from test_dubbing_files import dubbed, make_video, set_stubs
 from test_prepare import random_clip
 
 Say = Callable[[], None]
@@ -192,6 +194,37 @@ def check_videos(folder: Path, said: int) -> None:
         assert not path.exists() or video_writing.is_whole(path)
 
 
+# ---- dubbed videos
+
+
+def dub_video(folder: Path, name: str) -> None:
+    """Dub four frames in two parts, and save the tracking after every frame."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_stubs(patch)
+        patch.setattr(passes, "_PART", 0.08)
+        patch.setattr(passes, "_SAVED", 0.0)
+        dubbed(folder / "a.mp4", folder / name, 0.16, overwrite=True)
+
+
+def prepare_dubbing(folder: Path) -> None:
+    make_video(folder / "a.mp4", count=4)
+    dub_video(folder, "whole.mp4")
+
+
+def write_dubbed(folder: Path, say: Say) -> None:
+    dub_video(folder, "b.mp4")
+    say()
+
+
+def check_dubbed(folder: Path, said: int) -> None:
+    whole = (folder / "whole.mp4").read_bytes()
+    if said:
+        assert (folder / "b.mp4").read_bytes() == whole
+    dub_video(folder, "b.mp4")  # goes on with what is left
+    assert (folder / "b.mp4").read_bytes() == whole
+    assert not list(folder.glob(".*.parts"))
+
+
 # ---- results
 
 
@@ -215,6 +248,7 @@ WRITERS = {
     "shards": Writer(write_shards, check_shards),
     "cache": Writer(write_cache, check_cache, write_shards),
     "videos": Writer(write_videos, check_videos),
+    "dubbed videos": Writer(write_dubbed, check_dubbed, prepare_dubbing),
     "results": Writer(write_results, check_results),
 }
 

@@ -41,6 +41,7 @@ from helpers.served import Served, serving, until
 from talkingface import audio, decoding, picture, pipeline, video, video_writing, voice
 from talkingface.controls import Controls
 from talkingface.errors import BadRequest, OutputError
+from talkingface.sound_analysis import SILENT
 from talkingface.streaming import Stream
 from talkingface.web import server, temp_store, uploads, worker_pool
 from talkingface.web.generate_options import NAMES, RANGES, parse_options
@@ -294,6 +295,25 @@ def test_a_picture_without_a_face_and_a_box_instead(
     )
     answer = client.post("/v1/generate", files=files, data={"box": "50,50,100,100"})
     assert answer.status_code == 200 and "mean face" in answer.headers["talkingface-note"]
+
+
+def test_a_sound_is_heard_as_by_the_command_line(
+    client: httpx.Client, files: dict[str, Any], speech: Path, tmp_path: Path
+) -> None:
+    """Channels that cancel each other are heard as one; silence is noted."""
+    voice = audio.load(speech).numpy()[8000 : 8000 + 12 * 640]
+    shown, notes = {}, {}
+    for name, sound in (("one", voice), ("two", np.stack([voice, -voice])), ("none", 0 * voice)):
+        path = recordings.write_sound(tmp_path / "x.wav", sound, 16_000, "pcm_f32le")
+        files["audio"] = ("x.wav", path.read_bytes())
+        answer = client.post("/v1/generate", files=files, data={"show": "face"})
+        assert answer.status_code == 200
+        (tmp_path / "a.mp4").write_bytes(answer.content)
+        shown[name] = np.stack(list(video.read_frames(tmp_path / "a.mp4")))
+        notes[name] = answer.headers.get("talkingface-note")
+    assert np.array_equal(shown["one"], shown["two"])
+    assert not np.array_equal(shown["one"], shown["none"])
+    assert notes == {"one": None, "two": None, "none": SILENT}
 
 
 def test_forms_that_are_none(client: httpx.Client, files: dict[str, Any]) -> None:

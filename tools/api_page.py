@@ -17,6 +17,8 @@ from typing import Any
 
 import talkingface
 from talkingface import errors, evaluation
+from talkingface.dubbing.dubbed_video import DubResult
+from talkingface.dubbing.track import TrackReport
 from talkingface.faces import Aligned
 from talkingface.frames import Maps, PreparedFace
 from talkingface.live_face import Percentiles
@@ -29,6 +31,7 @@ ORDER = (
         "TalkingFace",
         "Video",
         "Conversation",
+        "DubbedVideo",
         "Turn",
         "FaceOptions",
         "OutputOptions",
@@ -41,7 +44,7 @@ ORDER = (
     *("Job", "DubJob", "JobResult", "run_batch", "Workers", "align"),
 )
 APART = ("TalkingFaceError", "__version__")
-RETURNED = (PreparedFace, Maps, Aligned, WeightsInfo, Percentiles)
+RETURNED = (PreparedFace, Maps, Aligned, DubResult, TrackReport, WeightsInfo, Percentiles)
 WIDTH = 100  # columns of a signature in one line
 
 INTRODUCTION = """# Python API

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +72,18 @@ def tasks(inputs: Path) -> list[Task]:
     _run((*prepare, "-o", prepared))
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers.corpus import write_cache
+    from helpers.media import write_video
 
     write_cache(inputs / "cache")
+    talking = inputs / "talking.mp4"  # one frame a second: a part of ten seconds has ten frames
+    write_video(talking, ((Fraction(k), np.roll(shown, k % 3, 1)) for k in range(40)), "libx264")
     sync = ("train", "sync", inputs / "cache", "--preset", "sync-tiny", "--set", "steps=60")
     sounds = [inputs / f"{name}.wav" for name in "abc"]
     for sound in sounds:
         sound.write_bytes(speech.read_bytes())
     given = [word for sound in sounds for word in ("--speech", sound)]
     batch = (*TALKINGFACE, "batch", portrait, *given, *TINY)
+    dub = (*TALKINGFACE, "dub", talking, speech, "--model", "atvg-tiny")
     generate = (*TALKINGFACE, "generate", portrait, speech, *TINY, "--overwrite")
     return [
         Task("prepare", lambda out: (*prepare, "-o", out, "--jobs", 2)),
@@ -86,6 +91,7 @@ def tasks(inputs: Path) -> list[Task]:
         Task("train", lambda out: (*TALKINGFACE, *sync, "-o", out, "--save-every", 10)),
         Task("generate", lambda out: (*generate, "-o", out / "a.mp4", "--sheet", out / "a.png")),
         Task("batch", lambda out: (*batch, "--out-dir", out), ("--skip-existing",)),
+        Task("dub", lambda out: (*dub, "-o", out / "a.mp4", "--overwrite")),
     ]
 
 
@@ -149,7 +155,8 @@ def _killed(command: Sequence[object], after: float) -> bool:
 
 def disturb(task: Task, folder: Path, seconds: float, rng: random.Random, most: int) -> int:
     """Kill a task some times while it writes into a folder, and let it end; return the kills."""
-    kills, again = 0, ()
+    kills = 0
+    again: tuple[str, ...] = ()
     for _ in range(rng.randint(1, min(most, MOST_KILLS))):
         if not _killed((*task.command(folder), *again), rng.uniform(0.1, 1.05 * seconds)):
             break

@@ -29,6 +29,8 @@ from talkingface.cli.options import (
     Model,
     Overwrite,
     Reporter,
+    Speakers,
+    TurnsFile,
     parse_face,
     parse_speakers,
     print_json,
@@ -65,21 +67,6 @@ SpeechOrMotion = Annotated[
 OtherMotion = Annotated[
     Path | None,
     typer.Option(help="a motion (.json, .npz) to draw to this sound, in place of its own"),
-]
-Speakers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--speaker",
-        metavar="FACE=RECORDING",
-        help="a face, as in --face, and what it speaks; repeat for each. With --turns: NAME=FACE",
-    ),
-]
-TurnsFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="who speaks when in one recording of all: RTTM, or JSON, a list of {start, end, "
-        "speaker}; without --speaker who speaks first is the leftmost",
-    ),
 ]
 SheetFile = Annotated[Path | None, typer.Option(help="also write frames side by side as this .png")]
 MapsFile = Annotated[
@@ -133,10 +120,10 @@ def generate(
     from talkingface import pipeline, video_writing
     from talkingface.jobs import Job
 
+    sounds, named = parse_speakers(speakers or [], speech, turns)
     if speakers or turns is not None:
         if motion is not None or sheet is not None or maps is not None:
             raise BadRequest("--motion, --sheet and --maps are for one face: leave out --speaker")
-        sounds, named = parse_speakers(speakers or [], speech, turns)
         video_writing.check_output(output, overwrite, output_options)
         made = pipeline.load(model, device).converse(
             portrait,
@@ -149,11 +136,9 @@ def generate(
         )
         _save(made, portrait, output, overwrite, output_options, report)
         return
-    if speech is None:
-        raise BadRequest("nothing to speak: give a recording, or --speaker FACE=RECORDING for each")
     job = Job(
         portrait,
-        speech,
+        sounds,
         output,
         options,
         controls,

@@ -38,13 +38,6 @@ LENGTH_HELP = (
     "the sound, while the video begins again, runs back and forth, or stays at its last frame "
     "[video; bounce where the sound is longer]"
 )
-# Frames of a dubbed video that are left as they are, by the reason.
-_LEFT = {
-    "no_face": "without a face",
-    "too_small": "with a face that is too small",
-    "turned": "with a face that is turned away",
-    "covered": "with a mouth that is covered",
-}
 Model = Annotated[str, typer.Option(help="a name of `talkingface models`, or a .safetensors file")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Crop = Annotated[bool, typer.Option("--crop", help="only the aligned face, --crop-size a side")]
@@ -103,6 +96,21 @@ DubLength = Annotated[
     str | None,
     typer.Option("--length", help=LENGTH_HELP, metavar="video|sound|loop|bounce|freeze"),
 ]
+Speakers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--speaker",
+        metavar="FACE=RECORDING",
+        help="a face, as in --face, and what it speaks; repeat for each. With --turns: NAME=FACE",
+    ),
+]
+TurnsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="who speaks when in one recording of all: RTTM, or JSON, a list of {start, end, "
+        "speaker}; without --speaker who speaks first is the leftmost",
+    ),
+]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(help="a host name by which it is reached, behind a proxy; repeat for more"),
@@ -150,13 +158,19 @@ def parse_speakers(
 ) -> tuple[Any, dict[str, int | Box] | None]:
     """`--speaker` -> recordings by face and None; with turns the one recording, and faces by name.
 
-    Raises BadRequest.
+    Without both it is the one recording and None. Raises BadRequest.
     """
     if turns is not None:
         if speech is None:
-            raise BadRequest("--turns divides one recording of all: give it after the picture")
+            raise BadRequest("--turns divides one recording of all: give that recording, too")
         halves = [text.rpartition("=") for text in given]
         return speech, {name: _speaking_face(face) for name, _, face in halves}
+    if not given:
+        if speech is None:
+            raise BadRequest(
+                "nothing to speak: give a recording, or --speaker FACE=RECORDING for each"
+            )
+        return speech, None
     if speech is not None:
         raise BadRequest(
             f"{speech} is one recording of several people: say who speaks when by --turns, or "
@@ -318,11 +332,7 @@ class Reporter:
 
     def _dubbed(self, output: Path | str, result: DubResult, took: float) -> None:
         """Report a video that was dubbed. took: seconds of work."""
-        left = [f"{getattr(result.source, name)} {why}" for name, why in _LEFT.items()]
-        left = [text for text in left if not text.startswith("0 ")]
         notes = list(result.notes)
-        if left:
-            notes.append(f"frames that are left as they are: {', '.join(left)}")
         if result.resumed:
             notes.append(f"{result.resumed} frames were there already")
         for note in notes:
@@ -330,7 +340,7 @@ class Reporter:
         text = f"{result.seconds:.2f} s, {result.frames} frames, in {took:.1f} s"
         facts = {"frames": result.frames, "seconds": result.seconds, "resumed": result.resumed}
         facts |= {"took": round(took, 3)}
-        self.result(output, text, **facts, source=asdict(result.source), notes=notes)
+        self.result(output, text, **facts, sources=list(map(asdict, result.sources)), notes=notes)
 
     def video(
         self,

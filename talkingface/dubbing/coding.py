@@ -33,10 +33,11 @@ _CODINGS = {
         {"preset": "ultrafast", "x265-params": "log-level=error:qp=13:pbratio=1"},
         tag="hvc1",
     ),
-    "av1": Coding("libsvtav1", {"preset": "10", "crf": "5"}),
+    "av1": Coding("libsvtav1", {"preset": "10", "crf": "5"}, odd=True),
     "vp9": Coding(
         "libvpx-vp9",
         {"crf": "5", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"},
+        odd=True,
     ),
 }
 
@@ -75,10 +76,15 @@ def dub_coding(path: PathLike, video: StoredVideo) -> DubCoding:
     layout = replace(video.layout, pixels=_pixels(coding.encoder, video.layout.pixels))
     if layout.pixels != video.pixels.replace("yuvj", "yuv"):
         notes.append(f"the pixels are {video.pixels}, they are written as {layout.pixels}")
+    coding = replace(coding, pixels=layout.pixels)
+    sides = layout.height, layout.width
+    if (written := coding.size(*sides)) != sides:
+        own, even = (f"{width}x{height}" for height, width in (sides, written))
+        notes.append(f"the video is {own}, {codec} is written as {even}: its edge is repeated")
     if video.interlaced:
         notes.append("the video is interlaced; it is written as whole frames")
     colours = Colours(video.primaries, video.transfer, video.matrix, layout.full)
-    coding = replace(coding, pixels=layout.pixels, colours=colours)
+    coding = replace(coding, colours=colours)
     return DubCoding(FORMATS[suffix], coding, replace(video, layout=layout), notes)
 
 

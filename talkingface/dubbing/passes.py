@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from itertools import islice
@@ -29,7 +29,7 @@ from talkingface.video_formats import Container
 
 _PART = 10  # seconds of video that are encoded as a part: a hard stop loses that much at most
 _SAVED = 30.0  # seconds of work after which the tracking is saved
-_TRACKER, _TRACK, _STAMPS = "tracker.safetensors", "track.safetensors", "stamps.npy"
+_TRACKER, _TRACK, _STAMPS = "tracker.safetensors", "track{}.safetensors", "stamps.npy"
 _NONE = np.iinfo(np.int64).min  # in place of a missing stamp
 
 Stamps = list[int | None]
@@ -58,24 +58,26 @@ class Passes:
 
     # --- the first pass ---
 
-    def track(self, options: TrackOptions) -> tuple[FaceTrack, Stamps, list[int], int]:
-        """Return the face's track; the frames' stamps; their starts, and their end, in ticks.
+    def track(self, options: TrackOptions) -> tuple[list[FaceTrack], Stamps, list[int], int]:
+        """Return the faces' tracks; the frames' stamps; their starts, and their end, in ticks.
 
-        Raises NoFaceFound, UnreadableMedia.
+        Raises NoFaceFound, UnreadableMedia, BadRequest.
         """
-        times, done = self._folder.file(_STAMPS), self._folder.file(_TRACK)
-        if done.exists():
-            found, track = np.load(times), FaceTrack.load(done)
+        names = [_TRACK.format(number) for number in range(len(options.chosen))]
+        if self._folder.has(_STAMPS, *names):
+            found = np.load(self._folder.file(_STAMPS))
+            tracks = [FaceTrack.load(self._folder.file(name)) for name in names]
         else:
-            found, track = self._track(options)
+            found, tracks = self._track(options)
             self._save_stamps(found)
-            with self._folder.writing(_TRACK) as part:
-                track.save(part)
+            for name, track in zip(names, tracks, strict=True):
+                with self._folder.writing(name) as part:
+                    track.save(part)
         self._tracked = len(found)
         stamps = [None if stamp == _NONE else int(stamp) for stamp in found[:, 0]]
         clock = FrameClock(self._step)
         starts = [clock.add(stamp) for stamp in stamps]
-        return track, stamps, starts, starts[-1] + (int(found[-1, 1]) or max(1, round(self._step)))
+        return tracks, stamps, starts, starts[-1] + (int(found[-1, 1]) or max(1, round(self._step)))
 
     @property
     def _step(self) -> Fraction:
@@ -83,7 +85,7 @@ class Passes:
         video = self._chosen.video
         return 1 / (video.rate * video.time_base)
 
-    def _track(self, options: TrackOptions) -> tuple[NDArray[np.int64], FaceTrack]:
+    def _track(self, options: TrackOptions) -> tuple[NDArray[np.int64], list[FaceTrack]]:
         tracker, rows = self._saved_tracker(options)
         video, saved = self._chosen.video, time.monotonic()
         clock, unit = FrameClock(self._step), video.time_base
@@ -105,10 +107,9 @@ class Passes:
 
     def _saved_tracker(self, options: TrackOptions) -> tuple[FaceTracker, list[tuple[int, int]]]:
         """Return the tracker of an earlier run, or a new one; stamp and length of its frames."""
-        path = self._folder.file(_TRACKER)
-        if not path.exists():
+        if not self._folder.has(_STAMPS, _TRACKER):
             return FaceTracker(options), []
-        tracker = FaceTracker.load(path, options)
+        tracker = FaceTracker.load(self._folder.file(_TRACKER), options)
         rows = np.load(self._folder.file(_STAMPS))[: tracker.count]
         return tracker, [(int(stamp), int(length)) for stamp, length in rows]
 
@@ -118,17 +119,17 @@ class Passes:
 
     # --- the second pass ---
 
-    def encode(self, face: DubbedFace, stamps: Stamps, shown: Timeline) -> list[Path]:
+    def encode(self, faces: Sequence[DubbedFace], stamps: Stamps, shown: Timeline) -> list[Path]:
         """Draw and encode all frames, in parts that are whole or not there; return the parts.
 
         Raises UnreadableMedia, OutputError.
         """
         names = [f"{n:05d}.mp4" for n in range(-(-len(shown) // self.count))]
         have = 0
-        while have < len(names) and self._folder.file(names[have]).exists():
+        while have < len(names) and self._folder.has(names[have]):
             have += 1
         self.resumed = min(have * self.count, len(shown))
-        frames = self._drawn(face, stamps, shown, self.resumed)
+        frames = self._drawn(faces, stamps, shown, self.resumed)
         threads = max(1, torch.get_num_threads() - 1)
         with closing(frames), closing(ahead(frames, threads)) as drawn:
             for number in range(have, len(names)):
@@ -136,22 +137,24 @@ class Passes:
         return [self._folder.file(name) for name in names]
 
     def _drawn(
-        self, face: DubbedFace, stamps: Stamps, shown: Timeline, first: int
+        self, faces: Sequence[DubbedFace], stamps: Stamps, shown: Timeline, first: int
     ) -> Generator[list[Plane], None, None]:
         """The planes of each frame from number `first` on."""
         video, order = self._chosen.video, shown.sources[first:]
         for number, frame in enumerate(read_order(self._path, video, stamps, order), start=first):
             seconds = float(shown.starts[number] * video.time_base)
-            yield self._draw(face, shown.sources[number], seconds, frame)
+            yield self._draw(faces, shown.sources[number], seconds, frame)
 
     def _draw(
-        self, face: DubbedFace, number: int, seconds: float, frame: StoredFrame
+        self, faces: Sequence[DubbedFace], number: int, seconds: float, frame: StoredFrame
     ) -> list[Plane]:
-        drawn = face.draw(number, seconds, frame.picture)
+        """Draw one face after the other: where two overlap, the later one is seen."""
         layout, planes, shown = self._chosen.video.layout, frame.planes, frame.picture
-        if drawn is not None:
-            shown, bounds = drawn
-            planes = change_planes(planes, layout, frame.picture, shown, bounds)
+        for face in faces:
+            drawn = face.draw(number, seconds, shown)
+            if drawn is not None:
+                planes = change_planes(planes, layout, shown, *drawn)
+                shown = drawn[0]
         if self._mark:
             marked = picture.label(shown)
             bounds = _changed(shown, marked)

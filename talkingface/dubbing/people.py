@@ -67,6 +67,10 @@ class Person:
         """Box of the face in that frame."""
         return box_of(meshes_of(self.records.all()[-1:])[0])
 
+    def is_at(self, frame: int) -> bool:
+        """Return whether a frame shows the person."""
+        return bool((self.records.all()["frame"] == frame).any())
+
     def box_at(self, frame: int) -> Box:
         """Box of the face in a frame that shows it."""
         records = self.records.all()

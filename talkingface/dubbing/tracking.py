@@ -16,7 +16,7 @@ from talkingface.dubbing.speaking import choose_person
 from talkingface.dubbing.track import FaceTrack
 from talkingface.errors import BadRequest, NoFaceFound
 from talkingface.faces import Face, find_faces, find_quickly, same_face
-from talkingface.types import Array, Box, Floats, PathLike, Picture
+from talkingface.types import Array, Box, FaceChoice, Floats, PathLike, Picture
 
 PEOPLE = 8  # who are told apart; others are left out
 FEWEST = 5  # frames that show a person who is counted
@@ -28,31 +28,39 @@ REMEMBERED = 1.5  # seconds after which a face that was lost is not known by its
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """The choice of the person who is dubbed. At most one of face and box may be given.
+    """The choice of the people who are dubbed, 1 to PEOPLE.
 
-    Without them it is the one whose lips move as the model predicts from the video's own sound,
-    else the largest.
-
-    face: number of the face by size, 1 is the largest, in the first frame with faces from `time`.
-    box: (x, y, width, height) of the face in pixels of that frame.
+    chosen: the face of each, as number or box in the first frame from `time` that shows enough
+    faces. One of None is the one whose lips move as the model predicts from the video's own sound,
+    else the largest. Among several, those of None are the largest of the other faces, from left to
+    right.
     time: seconds.
     """
 
-    face: int | None = None
-    box: Box | None = None
+    chosen: tuple[FaceChoice | None, ...] = (None,)
     time: float = 0.0
 
     def check(self) -> None:
         """Check all ranges. Raises BadRequest."""
-        if self.face is not None and self.box is not None:
-            raise BadRequest("give the face's number or its box, not both")
-        if self.face is not None and self.face < 1:
-            raise BadRequest(f"face is {self.face}: give a number from 1, the largest face")
+        if not 0 < len(self.chosen) <= PEOPLE:
+            raise BadRequest(f"{len(self.chosen)} people speak: give 1 to {PEOPLE}")
+        for own in self.chosen:
+            if isinstance(own, int) and own < 1:
+                raise BadRequest(f"face is {own}: give a number from 1, the largest face")
         if self.time < 0:
             raise BadRequest(f"time is {self.time:g}: give seconds from the video's beginning")
 
+    @property
+    def faces(self) -> int:
+        """Number of faces that a frame must show for the choice."""
+        return max(len(self.chosen), *(own for own in self.chosen if isinstance(own, int)), 1)
 
-DEFAULT_PERSON = TrackOptions()
+
+def chosen_face(face: int | None, box: Box | None) -> FaceChoice | None:
+    """Return which of the two chooses a face, None if neither. Raises BadRequest for both."""
+    if face is not None and box is not None:
+        raise BadRequest("give the face's number or its box, not both")
+    return face if box is None else box
 
 
 class FaceTracker:
@@ -135,14 +143,15 @@ class FaceTracker:
                 return person
         return None
 
-    def finish(self, predict_lips: PredictLips | None = None) -> FaceTrack:
-        """Return the track of the person who is dubbed.
+    def finish(self, predict_lips: PredictLips | None = None) -> list[FaceTrack]:
+        """Return the tracks of the people who are dubbed, in the order of their choice.
 
         predict_lips: returns how far lips are apart that speak the video's own sound, (N,), 25 per
         second, or None without a sound. It is called where there are several people and none was
         asked for.
 
-        Raises NoFaceFound where no frame shows a face, or none the one that was asked for.
+        Raises NoFaceFound where no frame shows a face, or none those that were asked for; and
+        BadRequest where one face was given twice.
         """
         if not self._people:
             raise NoFaceFound(
@@ -150,35 +159,55 @@ class FaceTracker:
                 "the front and at least 40 pixels wide"
             )
         times, options = np.array(self._times), self.options
-        if options.face is not None or options.box is not None or options.time > 0:
-            person = self._chosen(times)
-        else:
+        if options.chosen == (None,) and options.time == 0:
             spoken = None if predict_lips is None or len(self._people) == 1 else predict_lips()
-            person = choose_person(self._people, times, spoken)
-        people = sum(len(one.records) >= FEWEST for one in self._people)
-        return FaceTrack.of(times, np.array(self._shots), person, max(1, people))
+            chosen = [choose_person(self._people, times, spoken)]
+        else:
+            chosen = self._chosen(times)
+        people = max(1, sum(len(one.records) >= FEWEST for one in self._people))
+        shots = np.array(self._shots)
+        return [FaceTrack.of(times, shots, person, people) for person in chosen]
 
-    def _chosen(self, times: Array) -> Person:
-        """Return the person whom the options name. Raises NoFaceFound."""
-        options = self.options
-        seen = [(int(f), p) for p in self._people for f in p.records.all()["frame"]]
-        frame = min((f for f, _ in seen if times[f] >= options.time), default=None)
-        if frame is None:
-            raise NoFaceFound(f"no face found from {options.time:g} s on: give an earlier time")
-        there = [person for f, person in seen if f == frame]
-        boxes = {id(person): person.box_at(frame) for person in there}
-        if options.box is not None:
-            asked = options.box
-            there = [person for person in there if same_face(boxes[id(person)], asked)]
-        there.sort(key=lambda person: -boxes[id(person)][2] * boxes[id(person)][3])
-        number = options.face or 1
-        if len(there) < number:
-            what = "in that box" if options.box is not None else f"number {number}"
+    def _chosen(self, times: Array) -> list[Person]:
+        """Return the people whom the options name. Raises NoFaceFound, BadRequest."""
+        frame = self._frame_of_choice(times)
+        there = [person for person in self._people if person.is_at(frame)]
+        there.sort(key=lambda person: -np.prod(person.box_at(frame)[2:]))
+        where = f"at {times[frame]:.2f} s, where {len(there)} were found: give"
+        known: dict[int, Person] = {}
+        for number, own in enumerate(self.options.chosen):
+            if own is None:
+                continue
+            person = _named(own, there, frame)
+            if person is None:
+                what = f"number {own}" if isinstance(own, int) else "in that box"
+                raise NoFaceFound(
+                    f"no face {what} {where} a number from 1 (the largest) to {len(there)}, a box "
+                    "around a face, or a time"
+                )
+            if person in known.values():
+                raise BadRequest(f"two speakers have one face, {own}: give another one")
+            known[number] = person
+        missing = [number for number, own in enumerate(self.options.chosen) if own is None]
+        others = [person for person in there if person not in known.values()][: len(missing)]
+        if len(others) < len(missing):
+            raise NoFaceFound(f"no faces for {len(self.options.chosen)} people {where} a time")
+        others.sort(key=lambda person: person.box_at(frame)[0])
+        known |= dict(zip(missing, others, strict=True))
+        return [known[number] for number in range(len(known))]
+
+    def _frame_of_choice(self, times: Array) -> int:
+        """Return the first frame from the time on with enough faces, else with one."""
+        counts = np.zeros(len(times), np.int64)
+        for person in self._people:
+            counts[person.records.all()["frame"]] += 1
+        counts[times < self.options.time] = 0
+        if not counts.any():
             raise NoFaceFound(
-                f"no face {what} at {times[frame]:.2f} s, where {len(boxes)} were found: give a "
-                f"number from 1 (the largest) to {len(boxes)}, a box around a face, or a time"
+                f"no face found from {self.options.time:g} s on: give an earlier time"
             )
-        return there[number - 1]
+        enough = min(int(counts.max()), self.options.faces)
+        return int(np.argmax(counts >= enough))
 
     def save(self, path: PathLike) -> None:
         """Write everything known so far to a safetensors file, to go on later."""
@@ -208,3 +237,10 @@ class FaceTracker:
             }
             tracker._people.append(Person.of(parts))
         return tracker
+
+
+def _named(choice: FaceChoice, there: list[Person], frame: int) -> Person | None:
+    """Return the person whom a choice names of those in a frame, largest first."""
+    if isinstance(choice, int):
+        return there[choice - 1] if choice <= len(there) else None
+    return next((own for own in there if same_face(own.box_at(frame), choice)), None)

@@ -27,6 +27,10 @@ class WorkFolder:
         """Return the path of a file by its name."""
         return self._folder / name
 
+    def has(self, *names: str) -> bool:
+        """Return whether all of these files are there: a removal may have been cut short."""
+        return all(self.file(name).exists() for name in names)
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A temporary name for a file, which gets its own on success. Raises OutputError."""

@@ -23,9 +23,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from torch import Tensor
 
-from talkingface import audio, media, video_writing
+from talkingface import media, video_writing
 from talkingface.audio import FPS
 from talkingface.media import Sound
+from talkingface.streaming import Speech
 from talkingface.types import Picture
 from talkingface.web import rtc, uploads
 from talkingface.web.bounded_queue import BoundedQueue
@@ -42,6 +43,7 @@ from talkingface.web.service import (
     Service,
     client_errors,
     frames,
+    joined_notes,
 )
 from talkingface.web.worker_pool import Cancelled, Slot, result
 
@@ -64,6 +66,16 @@ class _Session:
     options: LiveOptions
     folder: Path
     rate: int | None
+
+
+@dataclass(frozen=True)
+class _OpenedSound:
+    """Sound of one socket. total: its frames, 0 if unknown. heard: for the model, in blocks."""
+
+    total: int
+    heard: Iterator[Tensor]
+    played: Sound
+    note: str | None
 
 
 class Live:
@@ -185,11 +197,12 @@ class Live:
         """Generate and queue the video, in a worker thread. Raises ApiError, Cancelled."""
         began, metrics = time.monotonic(), self._service.metrics
         with client_errors(session.folder):
-            total, parts, sound = self._open_sound(slot, session, incoming)
+            opened = self._open_sound(slot, session, incoming)
+            total, sound = opened.total, opened.played
             stream = self._service.open(
                 session.folder / IMAGE, session.options, self._limits.live_size
             )
-            parts = metrics.sound(parts, "live")
+            parts = metrics.sound(opened.heard, "live")
             drawn = frames(stream, parts, slot, total, self._limits.live_minutes)
             spoken = metrics.frames(drawn, "live")
             first = next(spoken, None)
@@ -206,7 +219,7 @@ class Live:
                     "fps": FPS,
                     "of": total,
                     "latency": stream.latency,
-                    "note": stream.note,
+                    "note": joined_notes(stream.note, opened.note),
                 }
                 outgoing.put({"start": start})
                 arrived = None if session.rate is None else lambda: incoming.arrived
@@ -216,20 +229,19 @@ class Live:
                     outgoing.put(rest)
         outgoing.put({"done": {"frames": count}})
 
-    def _open_sound(
-        self, slot: Slot, session: _Session, incoming: SoundQueue
-    ) -> tuple[int, Iterator[Tensor], Sound]:
-        """Return (frames or 0 if unknown, sound for the model, sound for playback)."""
+    def _open_sound(self, slot: Slot, session: _Session, incoming: SoundQueue) -> _OpenedSound:
         rate = session.rate
         if rate is not None:
             sent = sound_alone(incoming)
             if session.options.idle:
                 sent = sound_or_silence(incoming, rate, lambda: slot.done)
             microphone = Microphone(sent, rate)
-            return 0, microphone.parts(), Sound(rate, 1, microphone)
+            return _OpenedSound(0, microphone.parts(), Sound(rate, 1, microphone), None)
         path = session.folder / AUDIO
         total = check_sound(path, self._limits.live_minutes, slot.check)
-        return total, audio.read(path, BLOCK), media.open_sound(path, SOUND_RATE)
+        speech = Speech(path, check=slot.check)
+        played = media.open_sound(path, SOUND_RATE)
+        return _OpenedSound(total, speech.parts(BLOCK), played, speech.note)
 
 
 def _timed(

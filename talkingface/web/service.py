@@ -23,7 +23,7 @@ from talkingface import (
 )
 from talkingface.errors import BadRequest
 from talkingface.pipeline import TalkingFace
-from talkingface.streaming import Stream
+from talkingface.streaming import Speech, Stream
 from talkingface.types import Picture
 from talkingface.web.client_quota import ByteBudget, Quota
 from talkingface.web.errors import RETRY_AFTER, ApiError
@@ -60,7 +60,7 @@ _GOOD_AT = {
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """A finished video. note: a remark for the user about how the face was found."""
+    """A finished video. note: remarks for the user on the face and the sound."""
 
     path: Path
     frames: int
@@ -177,10 +177,11 @@ class Service:
         with client_errors(folder):
             self.speak(slot, sound, options.text)
             total = check_sound(sound, self.limits.file_minutes, slot.check)
+            speech = Speech(sound, check=slot.check)
             video_formats.check(output, options.output)
             alpha = video_formats.keeps_alpha(output, options.output)
             stream = self.open(image, options, self.limits.file_size, alpha)
-            parts = self.metrics.sound(audio.read(sound, BLOCK), "file")
+            parts = self.metrics.sound(speech.parts(BLOCK), "file")
             minutes = self.limits.file_minutes
             spoken: Iterator[Picture]
             if options.fps == audio.FPS:
@@ -190,8 +191,8 @@ class Service:
                 spoken = map(stream.paint, frame_rates.at_rate(undrawn, None, options.fps))
             tag = self.speakers[options.model].tag
             counted = self.metrics.frames(spoken, "file")
-            count = video_writing.write(output, counted, sound, options=options.output, tag=tag)
-            return GeneratedFile(output, count, stream.note)
+            count = video_writing.write(output, counted, speech, options=options.output, tag=tag)
+            return GeneratedFile(output, count, joined_notes(stream.note, speech.note))
 
     def dub(self, slot: Slot, folder: Path, options: DubOptions) -> GeneratedFile:
         """Dub the video in `folder` with the recording beside it, in a worker thread.
@@ -220,10 +221,7 @@ class Service:
             )
             result = made.save(output, progress=progress)
         self.metrics.add_frames(result.frames, "file")
-        report = result.source
-        left = report.frames - report.dubbed
-        notes = [*result.notes, *([f"{left} frames have no usable face"] if left else [])]
-        return GeneratedFile(output, result.frames, "; ".join(notes) or None)
+        return GeneratedFile(output, result.frames, joined_notes(*result.notes))
 
     @staticmethod
     def speak(slot: Slot, sound: Path, text: str | None) -> None:
@@ -262,6 +260,11 @@ class Service:
             for number, face in enumerate(found, start=1)
         ]
         return Faces(width=round(scale * width), height=round(scale * height), faces=boxes)
+
+
+def joined_notes(*notes: str | None) -> str | None:
+    """Return notes as one, None where there is none."""
+    return "; ".join(note for note in notes if note) or None
 
 
 def _check_names(models: Sequence[str], loaded: Sequence[TalkingFace]) -> None:
