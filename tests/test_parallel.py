@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -380,25 +381,52 @@ def finish(process: subprocess.Popen[bytes], output: Path) -> tuple[int, str]:
         process.kill()
 
 
+# The command line, in which rank 1 sends itself a signal at the third step of the first start.
+DISTURBED = """
+import os, signal, sys
+from talkingface.cli import main
+from talkingface.training import cran, reading
+step = {recipe}.step
+def disturbed(recipe, batch, number, *part):
+    if os.environ["RANK"] == "1":
+        print("step", number, "of process", os.getpid(), flush=True)
+        if number == 2 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.{signal})
+    return step(recipe, batch, number, *part)
+{recipe}.step = disturbed
+main(sys.argv[1:])
+"""
+
+
+def disturbed(folder: Path, recipe: str, name: str) -> Path:
+    """Write DISTURBED for a recipe and a signal."""
+    script = folder / "disturbed.py"
+    script.write_text(DISTURBED.format(recipe=recipe, signal=name))
+    return script
+
+
 @pytest.mark.slow
-def test_two_processes_are_one_that_adds_up_two_batches(
+def test_two_processes_of_which_one_is_killed_are_one_that_adds_up_two_batches(
     cli: Cli, corpus: Path, tmp_path: Path
 ) -> None:
     """Generator and discriminators agree through all stages.
 
-    The mean of two numbers is the sum of their halves; another order of summing would change the
-    last bits.
+    The agent restarts both processes, and they resume from the checkpoint. The mean of two numbers
+    is the sum of their halves; another order of summing would change the last bits.
     """
-    command = ("train", "cran", corpus, *TINY, "--steps", "2,2,4", "-o")
-    output = tmp_path / "output"
-    process = launch("-m", "talkingface", *command, tmp_path / "two", output=output)
+    command = ("train", "cran", corpus, *TINY, "--steps", "1,2,2", "--save-every", 2, "-o")
+    script, output = disturbed(tmp_path, "cran.CranRecipe", "SIGKILL"), tmp_path / "output"
+    process = launch("--max-restarts", 1, script, *command, tmp_path / "two", output=output)
     code, said = finish(process, output)
     assert code == 0, said
-    assert said.count("8 of 8 steps") == 1  # one of them prints
+    steps = re.findall(r"step (\d+) of process (\d+)", said)
+    assert [number for number, _ in steps] == ["0", "1", "2", "2", "3", "4"]
+    assert f"(pid: {steps[0][1]})" in said  # the agent saw it die
+    assert said.count("5 of 5 steps") == 1  # one of them prints
     assert cli(*command, tmp_path / "added", "--accumulate", 2).code == 0
     assert cli(*command, tmp_path / "alone").code == 0
     two, added, alone = (state_of(tmp_path / name) for name in ("two", "added", "alone"))
-    assert two["step"] == added["step"] == 8
+    assert two["step"] == added["step"] == 5
     for name, module in two["modules"].items():
         for key, value in module.items():
             assert torch.allclose(value, added["modules"][name][key], rtol=1e-5, atol=1e-7), key
@@ -406,64 +434,10 @@ def test_two_processes_are_one_that_adds_up_two_batches(
             assert any(not torch.equal(v, alone["modules"][name][k]) for k, v in module.items())
 
 
-def worker(agent: int, rank: int) -> int | None:
-    """Return the process id of a launch's rank, once it exists."""
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    for child in map(int, children):
-        try:
-            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"RANK={rank}".encode() in environment:
-            return child
-    return None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
-def test_a_killed_process_is_started_again(cli: Cli, corpus: Path, tmp_path: Path) -> None:
-    """Rank 1 is killed in mid-run: the agent restarts both.
-
-    They resume from the checkpoint and end with the weights of an undisturbed run.
-    """
-    command = ("train", "cran", corpus, *TINY, "--steps", "6,6,12", "--save-every", 2, "-o")
-    output, run = tmp_path / "output", tmp_path / "run"
-    process = launch("--max-restarts", 3, "-m", "talkingface", *command, run, output=output)
-    checkpoint = run / "checkpoint.pt"
-    until = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    victim = worker(process.pid, 1)
-    assert victim is not None, output.read_text()
-    os.kill(victim, signal.SIGKILL)
-    code, said = finish(process, output)
-    assert code == 0, said
-    assert f"pid: {victim}" in said and "24 of 24 steps" in said
-    assert cli(*command, tmp_path / "whole", "--accumulate", 2).code == 0
-    one, two = state_of(run), state_of(tmp_path / "whole")
-    for name, module in one["modules"].items():
-        for key, value in module.items():
-            assert torch.allclose(value, two["modules"][name][key], rtol=1e-4, atol=1e-6), key
-
-
-STOPPED = """
-import os, signal, sys
-from talkingface.cli import main
-from talkingface.training.reading import ReadingRecipe
-step = ReadingRecipe.step
-def stopped(recipe, batch, number, *part):
-    if number == 2 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
-    return step(recipe, batch, number, *part)
-ReadingRecipe.step = stopped
-main(sys.argv[1:])
-"""
-
-
 @pytest.mark.slow
 def test_a_stop_signal_of_one_stops_all(corpus: Path, tmp_path: Path) -> None:
-    script, output, run = tmp_path / "stopped.py", tmp_path / "output", tmp_path / "run"
-    script.write_text(STOPPED)
+    script = disturbed(tmp_path, "reading.ReadingRecipe", "SIGTERM")
+    output, run = tmp_path / "output", tmp_path / "run"
     command = ("train", "lipreader", corpus, "--preset", "tiny", "-o", run)
     code, said = finish(launch(script, *command, output=output), output)
     assert code != 0 and "stopped after 3 of 6 steps" in said, said
