@@ -105,6 +105,10 @@ class Visit:
             self.page.wait_for_timeout(50)
         raise TimeoutError(self.page.inner_text("#watch"))
 
+    def watch_example(self) -> None:
+        self.page.locator(".example").nth(1).click()
+        self.finished()
+
     def finished(self) -> None:
         self.says("That is all of it|Finished")
 
@@ -192,15 +196,13 @@ def live_man(own: Visit) -> None:
 
 @state
 def live_ended(own: Visit) -> None:
-    own.page.locator(".example").nth(1).click()
-    own.finished()
+    own.watch_example()
     own.page.hover("#video")
 
 
 @state
 def live_paused(own: Visit) -> None:
-    own.page.locator(".example").nth(1).click()
-    own.finished()
+    own.watch_example()
     own.page.evaluate("document.getElementById('video').pause()")
     own.page.evaluate("document.getElementById('video').currentTime = 1.24")
     own.page.hover("#video")
@@ -208,8 +210,7 @@ def live_paused(own: Visit) -> None:
 
 @state
 def older_result(own: Visit) -> None:
-    own.page.locator(".example").nth(1).click()
-    own.finished()
+    own.watch_example()
     own.page.locator(".face").first.click()
     own.page.locator(".voice").nth(2).click()
     own.says("older", "#old")
@@ -224,8 +225,7 @@ def file_sent(own: Visit) -> None:
 
 @state
 def file_beside_older(own: Visit) -> None:
-    own.page.locator(".example").nth(1).click()
-    own.finished()
+    own.watch_example()
     own.choose(sound=own.files.long)
     own.click("file")
     own.says("Made so far", "#detail")
@@ -365,9 +365,7 @@ def rtc_playing(own: Visit) -> None:
 
 @state
 def rtc_ended(own: Visit) -> None:
-    own.reload(NO_PIECES)
-    own.choose()
-    own.click("live")
+    rtc_playing(own)
     own.finished()
 
 

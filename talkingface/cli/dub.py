@@ -9,6 +9,7 @@ import typer
 
 from talkingface.cli.app import app
 from talkingface.cli.controls import takes_mouth, takes_report, takes_signature
+from talkingface.cli.generate import run_job
 from talkingface.cli.options import (
     AudioTrack,
     Device,
@@ -73,7 +74,6 @@ def dub(
     Example: talkingface dub two.mp4 --speaker 1=anna.wav --speaker 2=ben.wav -o dubbed.mp4
     """
     start_decoding()
-    from talkingface import pipeline
     from talkingface.dubbing import timeline
     from talkingface.jobs import DubJob
 
@@ -95,8 +95,4 @@ def dub(
         audio_track,
         output_options,
     )
-    job.check()
-    speaker = pipeline.load(model, device)
-    with report.progress("frames") as progress:
-        result = speaker.run(job, progress)
-    report.job(result)
+    run_job(job, model, device, report)

@@ -149,15 +149,22 @@ def generate(
         audio_track,
         output_options,
     )
+    run_job(job, model, device, report)
+    if sheet is not None:
+        report.result(sheet, "contact sheet")
+    if maps is not None:
+        report.result(maps, "attention, colour and face")
+
+
+def run_job(job: Job | DubJob, model: str, device: str, report: Reporter) -> None:
+    """Check a job, do it and report it."""
+    from talkingface import pipeline
+
     job.check()
     speaker = pipeline.load(model, device)
     with report.progress("frames") as progress:
         result = speaker.run(job, progress)
     report.job(result)
-    if sheet is not None:
-        report.result(sheet, "contact sheet")
-    if maps is not None:
-        report.result(maps, "attention, colour and face")
 
 
 @app.command()
