@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--model", default="cran")
     parser.add_argument("--show", default="face", choices=["face", "picture", "maps"])
     parser.add_argument("--workers", default="1,2", help="processes, with commas between")
-    parser.add_argument("--clients", default="1,2,3,4,5", help="of each worker at once")
+    parser.add_argument("--clients", default="1,2,3,4", help="of each worker at once")
     parser.add_argument("--seconds", type=float, default=8.0, help="that each client speaks")
     parser.add_argument("--compare", type=Path, help="another checkout, to compare files with")
     parser.add_argument("--times", type=int, default=20, help="requests to each of the two")

@@ -294,6 +294,9 @@ class VideoWriter:
         self._errors = (av.FFmpegError, OSError)
         self._subtitles, self._end = subtitles, Fraction(0)
         self._converter = VideoReformatter()  # one for all frames: it is slow to set up
+        self._threads = {}
+        if "threads" in coding.options and int(av.__version__.partition(".")[0]) >= 17:
+            self._threads["threads"] = int(coding.options["threads"])
         self._palette = Palette() if coding.pixels == "pal8" else None
         self.frames = 0
         with media.writing(path, *self._errors):
@@ -370,6 +373,7 @@ class VideoWriter:
             format=self._coding.pixels,
             dst_colorspace=colours.matrix,
             dst_color_range=2 if colours.full else 1,
+            **self._threads,
         )
 
     def add_planes(self, planes: Sequence[NDArray[Any]], time: Fraction | None = None) -> None:

@@ -224,6 +224,12 @@ class PretendedQueue:
         self.now = max(self.now, when)
         return data
 
+    def get_waiting(self) -> list[bytes]:
+        waiting = []
+        while self._messages and self._messages[0][0] <= self.now:
+            waiting.append(self._messages.popleft()[1])
+        return waiting
+
 
 LATENCY = 5440  # samples at 16 kHz that a frame needs after its end
 SOUND = b"\1" * 1280  # of one frame
@@ -295,6 +301,13 @@ def test_sound_that_comes_all_at_once_is_played_before_it_is_missed() -> None:
     assert len(given) == len(silent) + 1
     assert silent[0].time == pytest.approx(given[0].frames / 25)  # when all of it was shown
     assert silent[-1].frames == pytest.approx(25 * 5, abs=2)
+
+
+def test_a_server_that_is_late_takes_all_that_waits_at_once() -> None:
+    numbered = [(time, bytes([k]) * 1280) for k, (time, _) in enumerate(steady(0, 2), start=1)]
+    given = listen([*numbered, (2.01, b"")], 20, work=0.2)
+    assert b"".join(own.data for own in given) == b"".join(data for _, data in numbered)
+    assert len(given) == 11 and given[-1].time < 2.2  # a message, then five every 0.2 s
 
 
 def test_a_face_is_alive_before_any_sound() -> None:

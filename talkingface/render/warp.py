@@ -253,6 +253,14 @@ class FaceGrid:
         return fade
 
 
+def _slopes(values: Floats) -> Floats:
+    """Return the slopes of values (N, ...) along their first axis, as `np.gradient` does."""
+    out = np.empty_like(values)
+    out[1:-1] = (values[2:] - values[:-2]) * np.float32(0.5)
+    out[0], out[-1] = values[1] - values[0], values[-1] - values[-2]
+    return out
+
+
 def _unfolded(edge: Array) -> Array:
     """A lip's edge (N, 2) from left to right, without the far end that a turned head hides."""
     x, middle = edge[:, 0], len(edge) // 2
@@ -314,10 +322,11 @@ class MeshWarp(FaceGrid):
         """
         move = forward / np.float32(self.region.step)
         x, y = self._columns, self._rows
-        across, down = np.gradient(move, axis=1), np.gradient(move, axis=0)
-        known = np.concatenate([move, across, down], -1).astype(np.float32)
-        for part in INVERSIONS:
-            seen: Any = remap(known, x, y) * np.float32(part)
+        known = np.concatenate(
+            [move, _slopes(move.swapaxes(0, 1)).swapaxes(0, 1), _slopes(move)], -1
+        )
+        for number, part in enumerate(INVERSIONS):
+            seen: Any = (remap(known, x, y) if number else known) * np.float32(part)
             a, c, b, d = seen[..., 2] + 1, seen[..., 3], seen[..., 4], seen[..., 5] + 1
             size = np.maximum(a * d - b * c, SQUEEZED)
             off_x, off_y = self._columns - x - seen[..., 0], self._rows - y - seen[..., 1]

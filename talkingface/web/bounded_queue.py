@@ -52,6 +52,16 @@ class BoundedQueue(Generic[Item]):
         self._loop.call_soon_threadsafe(self._moved.set)
         return item
 
+    def get_waiting(self) -> list[Item]:
+        """Return the items that are there already, from the thread, without waiting."""
+        with self._changed:
+            waiting = [item for _, item in self._items]
+            if self._items:
+                self.arrived, _ = self._items[-1]
+            self._items.clear()
+        self._loop.call_soon_threadsafe(self._moved.set)
+        return waiting
+
     def get_within(self, seconds: float) -> Item | None:
         """Wait for an item, in the thread; None after `seconds` without one. Raises Cancelled."""
         with self._changed:
