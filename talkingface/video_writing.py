@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 Rate = int | Fraction  # frames per second
 
 _BEHIND = 8  # frames: so many may wait for the encoder
-_FRAGMENT = 80_000  # microseconds of a live stream that are written together
+_FRAGMENT = 40_000  # microseconds of a live stream that are written together: a frame
 # delay_moov: the index comes with the first fragment, when AAC's priming is known, and tells
 # players to leave it out; so lips and sound stay together without either being moved.
 _LIVE_MP4 = Container(
@@ -451,7 +451,7 @@ class Fragments:
 
     H.264 and AAC as in `write`, encoded without looking ahead. The pieces, one after the other,
     are a fragmented mp4 (ISO 14496-12, 8.8), what a browser's MediaSource plays; the first has the
-    index. About two frames are held back.
+    index. About a frame is held back, and at first the sound with which an AAC stream begins.
     """
 
     def __init__(
