@@ -305,20 +305,23 @@ def test_odd_sizes(
             assert np.abs(b[:height, width:].astype(int) - kept[:, -1:]).max(initial=0) < 20
 
 
-def test_unchanged_frames_keep_their_planes() -> None:
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_unchanged_frames_keep_their_planes(size: tuple[int, int]) -> None:
     """Only samples under changed pixels change, in any orientation and subsampling."""
-    rng = np.random.default_rng(0)
+    rng, (height, width) = np.random.default_rng(0), size
     for turns in range(4):
         for name, (wide, high, bits) in planes.LAYOUTS.items():
-            layout = planes.Layout(48, 64, name, bool(turns % 2), 1, turns)
+            layout = planes.Layout(height, width, name, bool(turns % 2), 1, turns)
             kind: Any = np.uint8 if bits == 8 else np.uint16
-            shapes = [(48, 64), (48 // high, 64 // wide), (48 // high, 64 // wide)]
+            shapes = [size, *[(-(-height // high), -(-width // wide))] * 2]
             unit = 2 ** (bits - 8)
             old: Any = [(rng.integers(60, 180, own) * unit).astype(kind) for own in shapes]
-            shown = np.rot90(np.zeros((48, 64, 3), np.uint8), turns).copy()
+            shown = np.rot90(np.zeros((*size, 3), np.uint8), turns).copy()
             changed = shown.copy()
-            changed[5:12, 7:20] = 30
-            new = planes.change_planes(old, layout, shown, changed, (4, 13, 6, 22))
+            changed[-12:, -20:] = 30
+            bottom, right = shown.shape[:2]
+            bounds = (bottom - 13, bottom, right - 22, right)
+            new = planes.change_planes(old, layout, shown, changed, bounds)
             marked = np.rot90(changed.any(-1), -turns)
             assert ((new[0] != old[0]) == marked).all()
             # a grey difference: chroma stays

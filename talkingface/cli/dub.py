@@ -14,10 +14,10 @@ from talkingface.cli.options import (
     AudioTrack,
     Device,
     DubLength,
-    FaceChoice,
     Mark,
     Model,
     Overwrite,
+    PersonChoice,
     Reporter,
     Speakers,
     TurnsFile,
@@ -48,7 +48,7 @@ def dub(
     speakers: Speakers = None,
     turns: TurnsFile = None,
     length: DubLength = None,
-    face: FaceChoice = None,
+    face: PersonChoice = None,
     at: Annotated[
         float, typer.Option(min=0, help="seconds from the beginning where the face is seen")
     ] = 0.0,

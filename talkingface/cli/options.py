@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Update = Callable[[float, float], None]  # of a progress bar: called with (done, in all)
 
+PERSON_HELP = "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels"
 FACE_HELP = (
-    "which face: N, the N-th largest (from 1), or its box x,y,width,height in pixels; where the "
-    "finder knows no face in the box (a drawing), the mean face is laid into it"
+    f"{PERSON_HELP}; where the finder knows no face in the box (a drawing), the mean face is laid "
+    "into it"
 )
 LANDMARKS_HELP = (
     "where the face is, instead of looking for it: JSON, a list of its 68 iBUG points [x, y], or "
@@ -81,6 +82,7 @@ CacheFolder = Annotated[
 ]
 Everyone = Annotated[bool, typer.Option("--everyone", help="learn from the held-out speakers too")]
 FaceChoice = Annotated[str | None, typer.Option("--face", help=FACE_HELP, metavar="N|X,Y,W,H")]
+PersonChoice = Annotated[str | None, typer.Option("--face", help=PERSON_HELP, metavar="N|X,Y,W,H")]
 Landmarks = Annotated[
     Path | None, typer.Option("--landmarks", help=LANDMARKS_HELP, metavar="POINTS.JSON")
 ]
