@@ -758,7 +758,9 @@ def test_a_browser_without_media_source_plays_by_webrtc(
     page.click("#speak")
     until(page, f"{PLAYED} > 1")
     page.click("#done")
-    said(page, "That is all of it. To watch it again")
+    said(page, "That is all of it. To keep what you say")
+    assert page.is_visible("#video")  # its last frame
+    assert page.get_attribute("#video", "poster").startswith("data:image/jpeg")
 
 
 def stub_jobs(page: Any, address: str, film: bytes) -> list[bytes]:
@@ -796,7 +798,8 @@ def test_a_sentence_is_typed_where_the_server_has_a_voice(opened: Opened, portra
     page.fill("#text", " Good morning, everybody! ")
     page.click("#sentence button")
     said(page, "Good morning", "#sound-about")
-    page.click("#live")
+    assert page.is_hidden("#live") and page.is_visible("#speak")
+    page.click("#file")
     said(page, "Finished")
     assert fields(posted[0])["text"] == "Good morning, everybody!"
     assert page.get_attribute("#download", "download") == "portrait-Good-morning-everybody.mp4"
@@ -813,8 +816,9 @@ def test_a_video_is_taken_where_the_server_dubs(opened: Opened, speech: Path) ->
     said(page, "Its mouth will follow the voice", "#picture-about")
     choose(page, sound=speech)
     said(page, "Ready: make a file")
-    page.click("#speak")
-    said(page, "A video cannot speak live", "#error")
+    for name in ("#speak", "#live", "#head", "#blinks", "#still", "#seed"):
+        assert page.is_hidden(name)
+    assert page.is_visible("#mouth") and page.is_visible("#smooth")
     page.click("#file")
     said(page, "Finished")
     assert set(fields(posted[0])) <= {"model", "mark", "mouth", "smooth", "lease"}

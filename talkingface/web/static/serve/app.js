@@ -19,6 +19,9 @@ const SHOWN = {
   picture: "The picture as it is, with its face speaking.",
   face: "Only the face, cut out of its picture, upright and always of the same size: for other programs.",
 };
+// After a video that is not kept.
+const SPOKEN = "That is all of it. To keep what you say, record it in step 2 and make a file.";
+const WATCHED = "That is all of it. To watch it again, press “Watch now”. To save it, make a file.";
 const MARKED = "People who see the video then know what it is.";
 const UNMARKED =
   "Without it, nothing in the picture says that this person never said it. You take it on yourself to tell everyone you show it to.";
@@ -62,7 +65,7 @@ function setRunning(what, speaking = false) {
   }
   // The button that had the focus may be gone.
   if (focused) {
-    const usable = (own) => !own.hidden && own.id !== "done" && own.ariaDisabled !== "true";
+    const usable = (own) => own.offsetParent && own.id !== "done" && own.ariaDisabled !== "true";
     [...byId("actions").children].find(usable)?.focus();
   }
 }
@@ -101,7 +104,8 @@ class Page {
       document.querySelector(".settings").addEventListener(kind, () => this.#compare());
     }
     const { live_size: live, file_size: file } = limits;
-    byId("sizes").textContent = `“Watch now” begins at once, with up to ${live} pixels. A file takes longer and has up to ${file}.`;
+    byId("live-size").textContent = `“Watch now” begins at once, with up to ${live} pixels.`;
+    byId("file-size").textContent = `A file has up to ${file} pixels and takes a while.`;
     moves();
     this.#changed();
   }
@@ -128,9 +132,23 @@ class Page {
   #changed() {
     this.gallery?.show(this.picture.file, this.sound.file);
     if (running) return;
+    this.#offer();
     showError("");
     this.#compare();
     status(this.#next());
+  }
+
+  // Whether the video is made as a file, and not while it is watched.
+  get #onlyAsFile() {
+    return this.picture.isVideo || typeof this.sound.value === "string";
+  }
+
+  // Show what there is to do with a picture, a video or a sentence (the style sheet hides the rest).
+  #offer() {
+    document.body.dataset.source = this.picture.isVideo ? "video" : this.#onlyAsFile ? "sentence" : "recording";
+    byId("file").classList.toggle("primary", this.#onlyAsFile);
+    show(byId("speak-about"), !this.sound.value && !this.picture.isVideo);
+    this.motion.ofVideo = this.picture.isVideo;
   }
 
   // What to do next.
@@ -140,8 +158,8 @@ class Page {
     if (!picture.blob) return "Now a face.";
     if (picture.isAsking) return "Looking for a face …";
     if (picture.problem) return picture.problem;
-    if (!sound.value) return "Now a voice: choose one, record one, or speak live.";
-    if (picture.isVideo || typeof sound.value === "string") return "Ready: make a file.";
+    if (!sound.value) return `Now a voice: choose one${picture.isVideo ? " or record one" : ", record one, or speak live"}.`;
+    if (this.#onlyAsFile) return "Ready: make a file.";
     return picture.chosen ? `Ready: ${picture.chosen} will speak.` : "Ready: watch it now, or make a file.";
   }
 
@@ -163,7 +181,7 @@ class Page {
       await this.file(NO_LIVE);
       return;
     }
-    if (this.picture.isVideo || typeof this.sound.value === "string") {
+    if (this.#onlyAsFile) {
       await this.file();
       return;
     }
@@ -173,10 +191,6 @@ class Page {
 
   async speak() {
     if (running || !this.#has(false)) return;
-    if (this.picture.isVideo) {
-      showError("A video cannot speak live. Record your voice in step 2, then make a file.");
-      return;
-    }
     if (!this.Player) {
       showError("This browser cannot play a video while it is made. Record your voice in step 2, then make a file.");
       return;
@@ -229,9 +243,12 @@ class Page {
       if (blob) {
         this.stage.finish({ blob, name, made }, true);
         status("That is all of it. You can watch it again, or save it.");
-      } else {
+      } else if (live.isCancelled) {
         this.stage.back();
-        status(live.isCancelled ? "Cancelled." : "That is all of it. To watch it again, or to save it, make a file.");
+        status("Cancelled.");
+      } else {
+        this.stage.rest();
+        status(speaking ? SPOKEN : WATCHED);
       }
     } catch (error) {
       this.stage.back();

@@ -16,10 +16,12 @@ const SEEDS = 10_000; // of the button; the field takes larger ones
 
 const ABOUT = "The same take moves head, eyelids and gaze in the same way again; another take moves them differently.";
 const STILL = "Head, eyebrows, eyelids and gaze stay as they are in the picture.";
+const OF_VIDEO = "Head, eyes and all else stay as they are in the video.";
 const FIXED = "This method moves the face in its own way. To choose how, take another method under “More”.";
 
 export class Motion {
   #group = byId("motion");
+  #ofVideo = false;
 
   constructor(expressions) {
     for (const name of expressions) {
@@ -40,6 +42,12 @@ export class Motion {
   // Enable the options if the chosen model has them.
   enable(moves) {
     this.#group.disabled = !moves;
+    this.#update();
+  }
+
+  // Tell that only the mouth of a video moves, or that a picture does.
+  set ofVideo(value) {
+    this.#ofVideo = value;
     this.#update();
   }
 
@@ -70,7 +78,7 @@ export class Motion {
     const still = byId("still").checked;
     for (const id of NOT_WHEN_STILL) byId(id).disabled = still;
     show(byId("strength-row"), Boolean(byId("express").value));
-    const about = this.#group.disabled ? FIXED : still ? STILL : ABOUT;
-    setStatus(byId("motion-about"), about);
+    const own = this.#ofVideo ? OF_VIDEO : still ? STILL : ABOUT;
+    setStatus(byId("motion-about"), this.#group.disabled ? FIXED : own);
   }
 }

@@ -190,7 +190,7 @@ export class Picture {
     show(other, false);
     other.removeAttribute("src");
     shown.onerror = () => show(byId("picture-frame"), false); // sent all the same
-    if (this.#address) shown.src = this.#address;
+    if (this.#address) shown.src = this.isVideo ? `${this.#address}#t=0.001` : this.#address; // Safari draws no first frame
     show(byId("picture-frame"), Boolean(blob));
     show(byId("picture-invite"), !blob);
     byId("picture-faces").replaceChildren();

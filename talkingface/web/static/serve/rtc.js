@@ -4,6 +4,15 @@ const LAST_FRAMES = 500; // milliseconds until the last frames are shown
 
 export const canPlayRtc = () => Boolean(window.RTCPeerConnection);
 
+// The frame that a video shows, as an address; null where it shows none.
+function shownFrame(video) {
+  const { videoWidth: width, videoHeight: height } = video;
+  if (!width) return null;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return canvas.toDataURL("image/jpeg", 0.9);
+}
+
 export class RtcPlayer {
   static keeps = false;
   choices = { rtc: "true" }; // for the server
@@ -37,10 +46,12 @@ export class RtcPlayer {
 
   push() {}
 
-  // Resolves to null when the last frames were shown.
+  // Resolves to null when the last frames were shown. The very last one stays.
   async finish() {
     await new Promise((done) => setTimeout(done, LAST_FRAMES));
+    const frame = shownFrame(this.#video);
     this.stop();
+    if (frame) this.#video.poster = frame;
     return null;
   }
 

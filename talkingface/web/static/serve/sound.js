@@ -23,8 +23,7 @@ export class Sound {
       if (file) this.take(file, file.name);
     });
     acceptDrops(byId("sound-drop"), (file) => this.take(file, file.name));
-    const most = `up to ${limits.live_minutes} minutes live, ${limits.file_minutes} as a file`;
-    this.#about(`Speech, ${most}. Or skip this step and press “Speak live”.`);
+    this.#about(`Speech, up to ${limits.live_minutes} minutes live, ${limits.file_minutes} as a file.`);
     byId("record").addEventListener("click", () => (this.#recording ? this.stop() : this.#record()));
     show(byId("sentence"), speaks);
     byId("sentence").addEventListener("submit", (event) => {

@@ -62,6 +62,16 @@ export class Stage {
     }
   }
 
+  // After a video that is not kept: its last frame stays, unless there is a finished video.
+  rest() {
+    if (this.#result) {
+      this.back();
+      return;
+    }
+    this.#video.controls = false;
+    show(byId("download"), false);
+  }
+
   // Say whether the finished video is older than what is chosen now.
   compare(now) {
     const text = this.#result ? oldText(this.#result.made, now) : "";
@@ -75,6 +85,7 @@ export class Stage {
     show(byId("download"), visible);
     this.#video.controls = true;
     this.#video.playbackRate = 1;
+    this.#video.removeAttribute("poster");
   }
 
   #offer() {
