@@ -47,7 +47,7 @@ def test_changed_files_are_read_or_refused(
     assert last.startswith(f"| all | {2 * len(kinds)} | {count} |")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_many_changed_files_are_read_or_refused() -> None:
     command = [sys.executable, str(TOOL), "--files", "9999", "--structured", "9999"]
     ran = subprocess.run(

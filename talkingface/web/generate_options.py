@@ -119,7 +119,7 @@ FaceNumber = Annotated[
 FaceBox = Annotated[
     Box | None,
     BeforeValidator(_parse_box),
-    WithJsonSchema({"type": "string", "pattern": r"^[-0-9.]+(,[-0-9.]+){3}$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^([-0-9.]+(,[-0-9.]+){3})?$"}),
 ]
 FileFormat = Literal["mp4", "mov", "webm", "gif", "webp"]
 FrameRate = Annotated[

@@ -126,6 +126,8 @@ def odd_film(rng: random.Random, path: Path) -> None:
         with suppress(*_UNWRITABLE):
             size = rng.choice(((64, 64), (2, 2), (16, 4000), (66, 34), (640, 360)))
             codec = rng.choice(FILMS[path.suffix])
+            if codec == "libsvtav1" and size == (16, 4000):
+                continue  # the encoder may wait for ever
             _film(rng, path, codec, size, rng.choice((25, 1, 240, 1000)))
             return
 
