@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from helpers.live_viewer import SECOND, LiveError, finish, speaking, view
 from helpers.served import samples, until
 from helpers.server_process import ServerProcess, children, server_process
 from talkingface.errors import BadRequest
-from talkingface.web.dispatcher import read_request
+from talkingface.web import dispatcher
 from talkingface.web.limits import Limits
 
 OPTIONS = ("--model", "cran-tiny", "--workers", "2", "--streams", "2", "--jobs", "2")
@@ -166,7 +169,62 @@ def test_limits_are_shared_out() -> None:
     ],
 )
 def test_requests_are_told_by_their_first_line(line: bytes, expected: object) -> None:
-    assert read_request(line) == expected
+    assert dispatcher.read_request(line) == expected
+
+
+def test_a_first_line_that_comes_in_parts_is_read_and_left_in_place() -> None:
+    async def first_line(parts: list[bytes]) -> tuple[bytes, bytes]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            reading = asyncio.create_task(dispatcher.first_line(ours))
+            for part in parts:
+                theirs.sendall(part)
+                await asyncio.sleep(0.02)
+            if not parts:
+                theirs.close()
+            return await reading, ours.recv(1 << 16)
+
+    parts = [b"GET /v1/li", b"ve HTTP/1.1\r\nHo", b"st: x\r\n\r\n"]
+    line, left = asyncio.run(first_line(parts))
+    assert line == b"GET /v1/live HTTP/1.1\r" and left.startswith(b"".join(parts[:2]))
+    assert asyncio.run(first_line([b"x" * 10_000]))[0] == b"x" * 8192  # it is no request
+    with pytest.raises(ConnectionError):
+        asyncio.run(first_line([]))
+
+
+@dataclass
+class Busy:
+    """A worker with two places for live videos and one for files."""
+
+    number: int
+    live: int = 0
+    file: int = 0
+    ready: bool = True
+
+    def taken(self, kind: str) -> int:
+        return int(getattr(self, kind))
+
+    def has_place(self, kind: str) -> bool:
+        return self.taken(kind) < {"live": 2, "file": 1}[kind]
+
+
+@pytest.mark.parametrize(
+    ("workers", "wanted", "job", "expected"),
+    [
+        ([Busy(0), Busy(1)], ("live",), 1, {1}),  # the one that has the job
+        ([Busy(0), Busy(1)], ("live",), None, {0, 1}),  # in turns
+        ([Busy(0, live=2), Busy(1, live=1, file=9)], ("live",), None, {1}),  # with a place
+        ([Busy(0, live=1), Busy(1, file=2)], ("live",), None, {0}),  # with least work
+        ([Busy(0, live=2, file=1), Busy(1, live=2)], ("live", "file"), None, {1}),
+        ([Busy(0, ready=False), Busy(1, live=2, file=1)], (), 0, {1}),
+    ],
+)
+def test_who_gets_a_connection(
+    workers: list[Any], wanted: tuple[str, ...], job: int | None, expected: set[int]
+) -> None:
+    firsts = [dispatcher.order(workers, wanted, job, turn)[0].number for turn in range(4)]
+    assert set(firsts) == expected
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -267,27 +267,30 @@ class Dispatcher:
     async def _hand_over(self, connection: socket.socket, seconds: float) -> None:
         """Hand a connection to a worker when its request begins, within so many seconds."""
         with connection, suppress(OSError, asyncio.TimeoutError):
-            line = await asyncio.wait_for(_first_line(connection), seconds)
+            line = await asyncio.wait_for(first_line(connection), seconds)
             kind, wanted, number = read_request(line)
-            for worker in self._order(wanted, number):
+            self._turn += 1
+            for worker in order(self._workers, wanted, number, self._turn):
                 if worker.give(connection, kind):
                     return
 
-    def _order(self, wanted: Collection[str], number: int | None) -> list[Worker]:
-        """Return the workers in the order in which they should get a request.
 
-        wanted: the kinds of places of which one should be free. number: of the worker that has the
-        job. Of equals that with the least work is the first, or else they take turns.
-        """
-        ready = [worker for worker in self._workers if worker.ready]
-        self._turn += 1
-        first = self._turn % max(1, len(ready))
+def order(
+    workers: Iterable[Worker], wanted: Collection[str], number: int | None, turn: int
+) -> list[Worker]:
+    """Return the workers that serve, in the order in which they should get a request.
 
-        def key(worker: Worker) -> tuple[bool, bool, int]:
-            free = any(worker.has_place(kind) for kind in wanted)
-            return worker.number != number, not free, worker.taken(LIVE) + worker.taken(FILE)
+    wanted: the kinds of places of which one should be free. number: of the worker that has the job.
+    turn: of equals that with the least work is the first, or else they take turns.
+    """
+    ready = [worker for worker in workers if worker.ready]
+    first = turn % max(1, len(ready))
 
-        return sorted(ready[first:] + ready[:first], key=key)
+    def key(worker: Worker) -> tuple[bool, bool, int]:
+        free = any(worker.has_place(kind) for kind in wanted)
+        return worker.number != number, not free, worker.taken(LIVE) + worker.taken(FILE)
+
+    return sorted(ready[first:] + ready[:first], key=key)
 
 
 def read_request(line: bytes) -> tuple[str, Sequence[str], int | None]:
@@ -306,7 +309,7 @@ def read_request(line: bytes) -> tuple[str, Sequence[str], int | None]:
     return OTHER, (), None
 
 
-async def _first_line(connection: socket.socket) -> bytes:
+async def first_line(connection: socket.socket) -> bytes:
     """Return the first line of a request, which stays to be read. Raises OSError."""
     while True:
         await _readable(connection)
