@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
-from helpers.live_viewer import SECOND, finish, speaking, view
+from helpers.live_viewer import SECOND, finish, send_file, speaking, view
 from helpers.served import Served, samples, serving, until
 from helpers.server_process import ServerProcess, server_process
+from talkingface import video_writing
 from talkingface.web.limits import Limits
+from talkingface.web.live import QUEUE_SIZE
 from talkingface.web.metrics import LATE, Pace
 
 LIMITS = Limits(jobs=1, queue=0, streams=1)
@@ -74,6 +80,28 @@ def test_a_frame_is_late_when_the_viewer_waits_for_it_and_its_sound_was_there(
     assert pace.is_late(25, arrived=now - LATE - 0.01)
     assert not pace.is_late(25, arrived=now - 0.05)  # the client was late, not the server
     assert not pace.is_late(50, arrived=now - 1.0)  # sound was sent ahead, the viewer is served
+
+
+def test_a_client_that_leaves_does_not_disturb_the_end(
+    tmp_path: Path, small: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its goodbye has come, and what was sent to it waits in buffers that it does not read."""
+    errors: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    monkeypatch.setattr(video_writing.Fragments, "add", lambda *_: bytes(2_000_000))
+    with ExitStack() as stack, serving(LIMITS, tmp_path) as own:
+        address = f"{own.url.replace('http', 'ws')}/v1/live?show=face"
+        viewer = stack.enter_context(
+            connect(address, max_size=None, max_queue=1, close_timeout=1, ping_interval=None)
+        )
+        send_file(viewer, "image", small)
+        viewer.send(json.dumps({"microphone": 16_000}))
+        viewer.send(3 * SECOND)  # more than the queues hold
+        viewer.recv(timeout=30)
+        until(lambda: max(slot.done for slot in own.service.live_pool.slots) > QUEUE_SIZE, 5)
+        viewer.socket.sendall(b"\x88\x82\0\0\0\0\x03\xe8")  # goodbye; no more is read
+        until(lambda: own.service.live_pool.counts() == (0, 0), 10)
+    assert not errors
 
 
 @pytest.fixture

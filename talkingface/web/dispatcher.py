@@ -14,6 +14,7 @@ import multiprocessing
 import re
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -51,8 +52,10 @@ def run(
 ) -> None:
     """Serve with several processes until interrupted. started: called when all of them serve.
 
-    Raises BadRequest, and any error that a worker has at its start.
+    Raises BadRequest, also for an error that a worker has at its start.
     """
+    if sys.platform != "linux":  # others have no sockets of whole messages
+        raise BadRequest(f"--workers {options.workers}: more than one needs Linux; leave it out")
     files = TempStore(options.temp)
     metrics = files.root / "metrics"
     metrics.mkdir()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
+import socket
 import time
 from types import FrameType
 from typing import Protocol
@@ -62,3 +64,16 @@ class DrainingServer(uvicorn.Server):
             done = not self._work.unfinished()
             self.should_exit |= done or time.monotonic() >= self._deadline
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all connections and the app.
+
+        Those of WebSocket clients that are leaving end first: uvicorn would say goodbye to them,
+        too, which is an error and ends all others at once.
+        """
+        for connection in list(self.server_state.connections):
+            closing = connection.transport.is_closing()
+            if closing and not getattr(connection, "close_sent", True):  # it is a WebSocket
+                connection.transport.abort()
+        await asyncio.sleep(0)  # now they are gone
+        await super().shutdown(sockets)
