@@ -65,9 +65,11 @@ def check_output(
 class DubResult:
     """Result of a dubbing.
 
-    frames: number of frames written. seconds: length of the output. sources: for each person who
-    is dubbed, numbers of the source's frames by what became of them. resumed: frames that an
-    earlier run had encoded. notes: on the sound, what is not as in the source, frames left alone.
+    frames: number of frames written.
+    seconds: length of the output.
+    sources: for each person who is dubbed, what became of the source's frames.
+    resumed: number of frames that an earlier run had encoded.
+    notes: for the user: on the sound, on what is not as in the source, on frames left as they are.
     """
 
     frames: int

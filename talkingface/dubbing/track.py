@@ -48,8 +48,11 @@ class State(IntEnum):
 class TrackReport:
     """Numbers of frames of a tracked video, by their use.
 
-    frames: all of them. dubbed: those with a usable face. no_face, too_small, turned, covered:
-    those left as they are, by the reason. cuts: changes of the scene. people: persons seen.
+    frames: all of them.
+    dubbed: those with a usable face.
+    no_face, too_small, turned, covered: those left as they are, by the reason.
+    cuts: changes of the scene.
+    people: persons seen.
     """
 
     frames: int
