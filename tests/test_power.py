@@ -198,16 +198,16 @@ def check_videos(folder: Path, said: int) -> None:
 
 
 def dub_video(folder: Path, name: str) -> None:
-    """Dub four frames in two parts, and save the tracking after every frame."""
+    """Dub two frames in two parts, and save the tracking after every frame."""
     with pytest.MonkeyPatch.context() as patch:
         set_stubs(patch)
-        patch.setattr(passes, "_PART", 0.08)
+        patch.setattr(passes, "_PART", 0.04)
         patch.setattr(passes, "_SAVED", 0.0)
-        dubbed(folder / "a.mp4", folder / name, 0.16, overwrite=True)
+        dubbed(folder / "a.mp4", folder / name, 0.08, overwrite=True)
 
 
 def prepare_dubbing(folder: Path) -> None:
-    make_video(folder / "a.mp4", count=4)
+    make_video(folder / "a.mp4", count=2)
     dub_video(folder, "whole.mp4")
 
 
