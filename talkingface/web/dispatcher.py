@@ -15,7 +15,6 @@ import re
 import signal
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ _LARGEST_MESSAGE = 4096  # bytes
 _LONGEST_LINE = 8192  # bytes of a request's first line that are looked at
 _PARTIAL = 0.05  # seconds until the rest of a first line is looked for
 _LOOK = 1.0  # seconds between two looks for workers that hang
-_HANGS = 60.0  # seconds without a word after which a worker is killed
+_HANGS = 60  # looks without a word after which a worker is killed
 _RESTART = 1.0  # seconds from a worker's death to its new start
 _END = 10.0  # seconds that a worker may take to end when the dispatcher fails
 
@@ -74,7 +73,7 @@ class Worker:
 
     def __init__(self, number: int, options: WorkerOptions, metrics: Path) -> None:
         """Start process `number`. metrics: see `Dispatcher`."""
-        self.number, self.heard = number, time.monotonic()
+        self.number, self.silent = number, 0  # looks since it said something
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setblocking(False)
         given = number, theirs, options, metrics
@@ -117,7 +116,7 @@ class Worker:
         if not message:
             self.load = {}
             return False
-        self.heard, said = time.monotonic(), json.loads(message)
+        self.silent, said = 0, json.loads(message)
         if "error" in said:
             self.error = said["error"]
         elif "places" in said:
@@ -231,22 +230,23 @@ class Dispatcher:
         worker.process.join()
         self._workers.remove(worker)
         mark_process_dead(worker.process.pid, str(self._metrics))  # type: ignore[no-untyped-call]
-        cause = f"worker process {worker.number} ended ({_cause(worker.process.exitcode)})"
+        cause = worker.error or _cause(worker.process.exitcode)
         if self._stopping:
             if not self._workers:
                 self._done.set()
         elif self._started:
-            _log.error("%s: it is started again", cause)
+            _log.error("worker process %d ended (%s): it is started again", worker.number, cause)
             self._loop.call_later(_RESTART, self._start, worker.number)
         else:
-            self._failure = worker.error or f"{cause} at its start"
+            self._failure = worker.error or f"a worker process ended at its start ({cause})"
 
     async def _look(self) -> None:
         """Kill workers that hang, in an endless loop."""
         while True:
             await asyncio.sleep(_LOOK)
             for worker in self._workers:
-                if worker.ready and time.monotonic() - worker.heard > _HANGS:
+                worker.silent += worker.ready
+                if worker.silent > _HANGS:
                     _log.error("worker process %d hangs: it is killed", worker.number)
                     worker.process.kill()
 
@@ -261,6 +261,9 @@ class Dispatcher:
             except OSError as error:
                 _log.error("no connection can be accepted: %s", error)
                 await asyncio.sleep(_LOOK)
+                continue
+            if len(self._waiting) >= most:
+                connection.close()
                 continue
             seconds = idle_time(len(self._waiting), idle, most)
             task = asyncio.create_task(self._hand_over(connection, seconds))

@@ -94,12 +94,12 @@ class WorkerServer(DrainingServer):
         channel.setblocking(False)
         self._channel = channel
         self._open: list[tuple[asyncio.BaseTransport, str]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
         self._received, self._reported, self._when = 0, {"received": -1}, 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and take connections from now on."""
         await super().startup(sockets)
-        self._connecting: set[asyncio.Task[None]] = set()
         asyncio.get_running_loop().add_reader(self._channel, self._receive)
         self._looking = asyncio.create_task(self._look())
 
