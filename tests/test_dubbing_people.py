@@ -162,7 +162,7 @@ def write_loop(folder: Path, portrait: Path, rate: Fraction, minutes: float) -> 
     shown = [picture.read(portrait)[::8, ::8]] * 5 + [dark] * (round(PERIOD * rate) - 5)
     shown[first : first + 3] = [white] * 3
     moments = ((k / rate, frame) for k, frame in enumerate(shown))
-    path = recordings.write_video(folder / "a.mp4", moments, "libx264")
+    path = recordings.write_video(folder / "a.mp4", moments, "libx264", rate)
     sound = recordings.clicks(16_000, np.arange(FLASH, seconds, PERIOD).tolist(), seconds)
     return path, recordings.write_sound(folder / "a.wav", sound, 16_000, "pcm_s16le")
 
@@ -191,8 +191,8 @@ def late_clicks(path: Path, seconds: float = 60) -> np.ndarray:
 def test_sound_is_in_step_at_the_end_of_a_long_loop(
     speaker: TalkingFace, portrait: Path, tmp_path: Path
 ) -> None:
-    """Ten minutes of a mouth at rest, at 4.995 frames a second; an hour is in docs/log.md."""
-    path, speech = write_loop(tmp_path, portrait, Fraction(5000, 1001), 10)
+    """Six minutes of a mouth at rest, at 4.995 frames a second; an hour is in docs/log.md."""
+    path, speech = write_loop(tmp_path, portrait, Fraction(5000, 1001), 6)
     model: Any = speaker.model
     space = model.readout.space
     cast, motion = Cast([None], [Voice(Speech(speech))]), np.zeros((1, 16), np.float32)

@@ -49,14 +49,22 @@ def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str) -> Path:
     return path
 
 
-def write_video(path: Path, frames: Iterable[tuple[Fraction, np.ndarray]], codec: str) -> Path:
-    """Encode (time in seconds, (H, W, 3) uint8) at whatever times they come; no sound."""
+def write_video(
+    path: Path,
+    frames: Iterable[tuple[Fraction, np.ndarray]],
+    codec: str,
+    rate: Fraction = Fraction(25),
+) -> Path:
+    """Encode (time in seconds, (H, W, 3) uint8) at whatever times they come; no sound.
+
+    rate: frames per second, of the last frame's length.
+    """
     with av.open(str(path), "w") as container:
         stream: Any = None
         for time, picture in frames:
             if stream is None:
                 options = {"crf": "8"} if codec == "libx264" else {}
-                stream = container.add_stream(codec, rate=25, options=options)
+                stream = container.add_stream(codec, rate=rate, options=options)
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = Fraction(1, 30000)
