@@ -42,13 +42,16 @@ def run_batch(
 
     jobs: of one model. Jobs of the same face that follow each other share its preparation.
     model, device: see `pipeline.load`.
+    workers: without a number of processes each gets two jobs or more.
     progress: function to call after every video, and in a single process after every frame.
 
     Raises UnknownModel, BadWeights, BadRequest (the device), and the errors of `Workers.run`.
     """
     if workers.engine == "local":  # machines of a cluster have devices of their own
         device = str(pipeline.find_device(device))
-    workers = workers.for_device(device).limited(len(jobs))
+    # a process costs as much as two short videos before its first one
+    most = len(jobs) if workers.jobs else len(jobs) // 2
+    workers = workers.for_device(device).limited(most)
     is_file = isinstance(model, Path) or weights.is_file_name(model)
     name = str(Path(model).absolute() if is_file else model)
     advance = None

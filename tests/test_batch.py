@@ -91,6 +91,20 @@ def test_a_cluster_makes_the_same_files_and_goes_on(
     assert contents(tmp_path / "out") == alone and kept.stat().st_mtime_ns == before
 
 
+def test_few_videos_need_no_other_process(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of a video that are done are seen in the process that makes it alone."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    planned = jobs.plan([inputs / FACES[0]], [inputs / name for name in SOUNDS], tmp_path)
+    seen: list[float] = []
+    results = batch.run_batch(
+        planned, "cran-tiny", progress=lambda done, count: seen.append(done / count)
+    )
+    assert [result.error for result in results] == [None, None]
+    assert seen == sorted(seen) and seen[-1] == 1 and len(set(seen)) == 9 + 11
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "dask"])
 def test_several_processes_make_the_same_files(
