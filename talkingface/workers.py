@@ -233,10 +233,13 @@ class _Processes(Generic[Task, Result]):
         return self._crashed(task)
 
     def close(self) -> None:
-        """End the processes; a task that is being done is finished."""
+        """End the processes; a task that is being done is finished.
+
+        At its exit, Python 3.11 would do so too, and may fail at a pool that ends at that moment.
+        """
         for pool in (self._pool, self._alone):
             if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
 
 def _start_task_worker() -> None:
