@@ -6,12 +6,13 @@ functions (see `media`).
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -253,6 +254,26 @@ def encoding() -> Iterator[Encoding]:
         encoder.wait()
 
 
+class _File(io.FileIO):
+    """File that PyAV writes: it leaves one that it opens itself open when its first bytes fail.
+
+    error: the first one of the system. PyAV forgets it, and says later that there was one.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it, at once: FFmpeg reads the file again by its name."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        return len(data)
+
+
 class VideoWriter:
     """A video under construction.
 
@@ -299,10 +320,15 @@ class VideoWriter:
             self._threads["threads"] = int(coding.options["threads"])
         self._palette = Palette() if coding.pixels == "pal8" else None
         self.frames = 0
-        with media.writing(path, *self._errors):
+        self._file: AbstractContextManager[Any] = nullcontext(target)
+        with self._writing(), ExitStack() as failed:
+            if not hasattr(target, "write"):
+                self._file = _File(target, "w")
+            opened = failed.enter_context(self._file)
             options = dict(container.options)
-            name = target if hasattr(target, "write") else str(target)
-            self._container = av.open(name, "w", format=container.format, container_options=options)
+            self._container = av.open(
+                opened, "w", format=container.format, container_options=options
+            )
             if tag is not None:
                 self._container.metadata["comment"] = tag
             self._video = self._add_video(time_base, aspect)
@@ -310,6 +336,7 @@ class VideoWriter:
                 if track is not None:
                     track.add_to(self._container)
             self._container.start_encoding()
+            failed.pop_all()
 
     def _add_video(self, time_base: Fraction | None, aspect: Fraction | None) -> VideoStream:
         coding, colours = self._coding, self._coding.colours
@@ -337,8 +364,17 @@ class VideoWriter:
 
     def close(self) -> None:
         """Close the file; needed after `finish` too."""
-        with media.writing(self._path, *self._errors):
+        with self._writing(), self._file:
             self._container.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise what went wrong in the block as OutputError."""
+        with media.writing(self._path, *self._errors):
+            try:
+                yield
+            except self._errors as error:
+                raise getattr(self._file, "error", None) or error from None
 
     def add(self, picture: Picture, time: Fraction | None = None) -> None:
         """Add a frame, and the sound that belongs beside it.
@@ -413,7 +449,7 @@ class VideoWriter:
         return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._sound else "")
 
     def _mux(self, packets: Callable[[Any], Iterable[Packet[Any]]], given: Any) -> None:
-        with media.writing(self._path, *self._errors):
+        with self._writing():
             for packet in packets(given):
                 self._container.mux(packet)
 

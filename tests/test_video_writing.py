@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from talkingface.errors import OutputError
 from talkingface.video_formats import Coding, Colours, Container
 from talkingface.video_writing import VideoWriter
 
@@ -80,3 +82,20 @@ def test_rgb_is_converted_by_the_colours_that_the_file_tells(
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_range) == (matrix, 2 if full else 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the full device of Linux")
+def test_a_full_disk_is_named_and_leaves_no_file_open(tmp_path: Path) -> None:
+    def opened() -> set[str]:
+        return {os.readlink(own) for own in Path("/proc/self/fd").iterdir() if own.is_symlink()}
+
+    link = tmp_path / "a.mp4"
+    link.symlink_to("/dev/full")
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        VideoWriter(link, link, (64, 64)) as own,
+    ):
+        for _ in range(50):
+            own.add(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+        own.finish()
+    assert "/dev/full" not in opened()
