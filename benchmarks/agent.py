@@ -117,8 +117,8 @@ def latency(count: int, size: int, seconds: float) -> Line:
     row |= {"first frame p95": 1000 * slowest.first_frame.p95}
     row |= {"closed p50": 1000 * float(np.median(closed)), "closed max": 1000 * max(closed)}
     undrawn = sum(own.undrawn for own, _ in found) / sum(own.frames for own, _ in found)
-    busy = sum(own.real_time_factor for own, _ in found)
-    return {"streams": count, **row, "undrawn": undrawn, "cores busy": busy, **context(1)}
+    factors = sum(own.real_time_factor for own, _ in found)
+    return {"streams": count, **row, "undrawn": undrawn, "real-time factors": factors, **context(1)}
 
 
 def memory(size: int, minutes: float) -> Line:

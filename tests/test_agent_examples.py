@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -163,3 +164,25 @@ def test_a_conversation_with_a_real_face(tmp_path: Path, monkeypatch: pytest.Mon
     pictures, times, sound = read(path)
     assert len(pictures) == 75 + 40 + 50 + 75 + 4 * 25
     assert len(sound) / audio.SAMPLE_RATE == pytest.approx(times[-1] + 0.04, abs=OFFSET)
+
+
+@pytest.mark.slow
+def test_a_conversation_with_the_offline_voice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example as it is: text in, a voice that needs no network, and a face that speaks."""
+    pytest.importorskip("hibari", reason="needs talkingface[voice]")
+    path = tmp_path / "a.mp4"
+    example("conversation").main(str(path))
+    said = capsys.readouterr().out
+    counts = dict(re.findall(r"(\w+)=(\d+)", said))
+    speech, idle = int(counts["speech"]), int(counts["idle"])
+    assert counts["interruptions"] == "2" and idle == 4 * 25 and speech > 40 + 50 + 2 * 25
+    pictures, times, sound = read(path)
+    assert len(pictures) == speech + idle
+    assert len(sound) / audio.SAMPLE_RATE == pytest.approx(times[-1] + 0.04, abs=OFFSET)
+    loud = np.abs(sound[: len(pictures) * 640].reshape(-1, 640)).max(1) > 0.05
+    assert loud.mean() > 0.25
+    mouth = pictures[:, 200:320, 120:260].astype(float)  # of 384 pixels
+    moves = np.abs(np.diff(mouth, axis=0)).mean((1, 2))
+    assert moves[loud[1:]].mean() > 1.4 * moves[~loud[1:]].mean()
