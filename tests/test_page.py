@@ -789,11 +789,17 @@ CLIP = Path(__file__).parent / "clips" / "s1_bbaf2n.mp4"
 
 def test_a_sentence_is_typed_where_the_server_has_a_voice(opened: Opened, portrait: Path) -> None:
     page = opened()
-    assert page.is_hidden("#sentence")
     offers = page.evaluate("async () => (await fetch('/v1/models')).json()")
-    page.route("**/v1/models", lambda route: route.fulfill(json=offers | {"voice": True}))
+
+    def offer(voice: bool) -> None:
+        page.route("**/v1/models", lambda route: route.fulfill(json=offers | {"voice": voice}))
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.is_visible("#sentence") == voice
+
+    offer(False)
+    offer(True)
     posted = stub_jobs(page, "**/v1/jobs", CLIP.read_bytes())
-    page.reload()
     choose(page, portrait)
     page.fill("#text", " Good morning, everybody! ")
     page.click("#sentence button")

@@ -95,7 +95,7 @@ class Service:
         most, minutes = self.limits, self.limits.work_minutes
         self.file_pool = WorkerPool("making files", most.jobs, most.queue, minutes, can_wait=True)
         self.live_pool = WorkerPool("live videos", most.streams, 0, minutes)
-        self.face_pool = WorkerPool("looking for faces", 1, 2 * most.queue, minutes, can_wait=True)
+        self.face_pool = WorkerPool("looking for faces", 1, 2 * most.queue, minutes)
         self.pools = {"file": self.file_pool, "live": self.live_pool}
         self.metrics, self.draining = Metrics(), False
         self.uploads = ByteBudget(round(most.uploads_mb * MEGA))
