@@ -6,6 +6,7 @@ functions (see `media`).
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -255,22 +256,19 @@ def encoding() -> Iterator[Encoding]:
 
 
 class _File(io.FileIO):
-    """File that PyAV writes: it leaves one that it opens itself open when its first bytes fail.
-
-    error: the first one of the system. PyAV forgets it, and says later that there was one.
-    """
-
-    error: OSError | None = None
+    """File that PyAV writes: it leaves one that it opens itself open when its first bytes fail."""
 
     def write(self, data: Any, /) -> int:
-        """Write all of it, at once: FFmpeg reads the file again by its name."""
+        """Write all of it, at once: FFmpeg reads the file again by its name.
+
+        Returns FFmpeg's code of an error. PyAV would keep an exception, and with it the encoders.
+        """
         left = memoryview(data)
         try:
             while left:
                 left = left[super().write(left) :]
         except OSError as error:
-            self.error = self.error or error
-            raise
+            return -(error.errno or errno.EIO)
         return len(data)
 
 
@@ -321,7 +319,7 @@ class VideoWriter:
         self._palette = Palette() if coding.pixels == "pal8" else None
         self.frames = 0
         self._file: AbstractContextManager[Any] = nullcontext(target)
-        with self._writing(), ExitStack() as failed:
+        with media.writing(path, *self._errors), ExitStack() as failed:
             if not hasattr(target, "write"):
                 self._file = _File(target, "w")
             opened = failed.enter_context(self._file)
@@ -329,6 +327,7 @@ class VideoWriter:
             self._container = av.open(
                 opened, "w", format=container.format, container_options=options
             )
+            failed.callback(self._container.close)  # frees the encoders at once
             if tag is not None:
                 self._container.metadata["comment"] = tag
             self._video = self._add_video(time_base, aspect)
@@ -364,17 +363,8 @@ class VideoWriter:
 
     def close(self) -> None:
         """Close the file; needed after `finish` too."""
-        with self._writing(), self._file:
+        with media.writing(self._path, *self._errors), self._file:
             self._container.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Raise what went wrong in the block as OutputError."""
-        with media.writing(self._path, *self._errors):
-            try:
-                yield
-            except self._errors as error:
-                raise getattr(self._file, "error", None) or error from None
 
     def add(self, picture: Picture, time: Fraction | None = None) -> None:
         """Add a frame, and the sound that belongs beside it.
@@ -449,7 +439,7 @@ class VideoWriter:
         return f"avc1.{profile.hex().upper()}" + (", mp4a.40.2" if self._sound else "")
 
     def _mux(self, packets: Callable[[Any], Iterable[Packet[Any]]], given: Any) -> None:
-        with self._writing():
+        with media.writing(self._path, *self._errors):
             for packet in packets(given):
                 self._container.mux(packet)
 
