@@ -63,7 +63,7 @@ def sounds(speech: Path) -> list[np.ndarray]:
 
 @pytest.fixture
 def lossless() -> Iterator[None]:
-    """What is encoded is what was drawn."""
+    """Encode without loss, so that frames come back as they were drawn."""
     with pytest.MonkeyPatch.context() as patch:
         exact = Coding("libx264", {"preset": "ultrafast", "qp": "0"})
         patch.setitem(coding._CODINGS, "h264", exact)
@@ -81,7 +81,7 @@ def frames_of(path: Path) -> np.ndarray:
 def test_each_of_two_is_dubbed_as_alone(
     speaker: TalkingFace, two: Path, sounds: list[np.ndarray], tmp_path: Path
 ) -> None:
-    """Who is not given stays as in the video, to the bit."""
+    """A person who is not given stays as in the video, to the bit."""
     first, second = sounds
     shown, reports = {}, {}
     for name, given, face in (

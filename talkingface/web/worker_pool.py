@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from talkingface.web.errors import RETRY_AFTER, ApiError, storage_error
+from talkingface.workers import use_one_thread
 
 Result = TypeVar("Result")
 
@@ -117,11 +118,7 @@ def _prepare_thread(can_wait: bool) -> None:
     can_wait: whether other threads get the processors first. It holds for the threads that this one
     starts, too. On Linux `nice` is of a thread, elsewhere of the process.
     """
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_one_thread()
     if can_wait and sys.platform == "linux":
         os.nice(_CAN_WAIT)
 
